@@ -1,0 +1,15 @@
+"""SoftVQ-B-32: 32 tokens of 64 channels at 256 px, encoder B, decoder B.
+
+    python -m softvq_jax.main --config=configs/b32.py --workdir=... --config.data.path=.../imagenet/train
+
+Cost: 50 epochs of ImageNet, @FLOPS@.
+Score to expect: rFID 0.89 is published (softvq-b-32); not reproduced here.
+"""
+
+from softvq_jax.config import tokenizer_config
+
+
+def get_config():
+    config = tokenizer_config("B", "B")
+    config.model.update(image_size=256, num_latent_tokens=32, latent_dim=64)
+    return config

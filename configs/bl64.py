@@ -1,0 +1,15 @@
+"""SoftVQ-BL-64: 64 tokens of 32 channels at 256 px, encoder B, decoder L.
+
+    python -m softvq_jax.main --config=configs/bl64.py --workdir=... --config.data.path=.../imagenet/train
+
+Cost: 50 epochs of ImageNet, @FLOPS@.
+Score to expect: rFID 0.65 is published (softvq-bl-64); not reproduced here.
+"""
+
+from softvq_jax.config import tokenizer_config
+
+
+def get_config():
+    config = tokenizer_config("B", "L")
+    config.model.update(image_size=256, num_latent_tokens=64, latent_dim=32)
+    return config

@@ -1,0 +1,65 @@
+"""Arithmetic of a traced function: the multiply-adds of its matrix products and convolutions, counted as two."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+from jax.extend import core
+
+
+def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
+    """Floating-point operations of all matrix products and convolutions in `jaxpr`, over all devices.
+
+    A scan counts as often as it runs; of a conditional, the most expensive branch. Recomputation in the backward pass
+    is in the jaxpr and so counts too. Elementwise work, which the matrix units do not do, is left out.
+
+    Raises:
+      ValueError: a `while` of unknown length holds a product.
+    """
+    return _count(jaxpr.jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> float:
+    return sum(_equation(equation) for equation in jaxpr.eqns)
+
+
+def _equation(equation) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return _dot_general(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+    if name == "scan":
+        return params["length"] * _count(params["jaxpr"].jaxpr)
+    if name == "cond":
+        return max(_count(branch.jaxpr) for branch in params["branches"])
+    inner = sum(_count(jaxpr) for jaxpr in _jaxprs(params))
+    if name == "while" and inner:
+        raise ValueError(
+            "a while loop of unknown length holds matrix products: use scan, or fori_loop with fixed bounds"
+        )
+    return inner
+
+
+def _dot_general(equation) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation) -> float:
+    """Every output number is a sum over the kernel's window and input channels."""
+    kernel = equation.invars[1].aval.shape
+    out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    # Zeros inserted by an input dilation (the gradient of a strided convolution) are not work.
+    skipped = math.prod(equation.params["lhs_dilation"])
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_channels / skipped
+
+
+def _jaxprs(params: dict) -> Iterator[core.Jaxpr]:
+    for value in params.values():
+        for leaf in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr)):
+            if isinstance(leaf, core.ClosedJaxpr):
+                yield leaf.jaxpr
+            elif isinstance(leaf, core.Jaxpr):
+                yield leaf

@@ -1,0 +1,112 @@
+"""The cost of a compiled training step, in words and numbers."""
+
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from softvq_jax.aot import hlo
+from softvq_jax.aot.collectives import Total, by_kind, collectives
+from softvq_jax.aot.compile import Compiled, OutOfMemory
+from softvq_jax.aot.roofline import Roofline, roofline
+from softvq_jax.aot.topology import Topology
+from softvq_jax.aot.traffic import hbm_traffic
+
+IMAGENET_TRAIN_IMAGES = 1_281_167
+EPOCHS = 50
+
+
+class Memory(NamedTuple):
+    """Bytes of one chip's main memory; `arguments` and `temporaries` are unknown (0) of what does not fit."""
+
+    arguments: int
+    temporaries: int
+    total: int
+    available: int
+
+    @property
+    def share(self) -> float:
+        return self.total / self.available
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.available
+
+
+class Report(NamedTuple):
+    """One step of `batch` images on `chips` chips."""
+
+    topology: str
+    mesh: dict[str, int]
+    chips: int
+    batch: int
+    memory: Memory
+    flops: float
+    collectives: dict[str, Total]
+    roofline: Roofline | None
+    """None of what does not fit."""
+
+    @property
+    def images_per_second(self) -> float:
+        """At best: with the roofline's resources all at work together."""
+        return self.batch / self.roofline.overlapped
+
+    @property
+    def hours(self) -> float:
+        """Of 50 epochs of ImageNet, at best."""
+        return EPOCHS * IMAGENET_TRAIN_IMAGES / self.images_per_second / 3600
+
+
+def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> Report:
+    """Reads a program that `compile_for` made for `mesh`, a mesh of `topology`'s devices."""
+    program = hlo.parse(compiled.program.as_text())
+    found, devices = collectives(program), list(mesh.devices.flat)
+    costs = roofline(topology.chip, topology.shape, devices, compiled.flops / len(devices), hbm_traffic(program), found)
+    sizes = compiled.program.memory_analysis()
+    temporaries = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    total = sizes.argument_size_in_bytes + temporaries + results
+    memory = Memory(sizes.argument_size_in_bytes, temporaries + results, total, topology.chip.hbm)
+    return Report(topology.name, dict(mesh.shape), len(devices), batch, memory, compiled.flops, by_kind(found), costs)
+
+
+def does_not_fit(error: OutOfMemory, topology: Topology, mesh: Mesh, batch: int) -> Report:
+    """The report of a program the compiler refused."""
+    memory = Memory(0, 0, error.needed, error.available)
+    return Report(topology.name, dict(mesh.shape), mesh.size, batch, memory, error.flops, {}, None)
+
+
+def describe(report: Report) -> str:
+    """The report as lines of text."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
+    lines = [
+        f"{report.topology}: {report.chips} chips ({axes}), {report.batch} images a step",
+        _memory_line(report.memory),
+        f"arithmetic   {report.flops / 1e12:,.1f} TFLOP a step, {report.flops / report.chips / 1e12:,.2f} a chip, "
+        f"{report.flops / report.batch / 1e9:,.1f} GFLOP an image",
+    ]
+    if report.roofline is None:
+        return "\n".join([*lines, "does not fit: fewer images, more fsdp, or a remat setting that keeps less"])
+    lines += [
+        f"{kind:12s} {total.calls:,} calls, {total.bytes / 2**20:,.1f} MiB; a chip sends {total.sent / 2**20:,.1f} MiB"
+        for kind, total in report.collectives.items()
+    ] or ["no collectives"]
+    costs = report.roofline
+    return "\n".join(
+        [
+            *lines,
+            "step at best " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in costs._asdict().items()),
+            f"             {1e3 * costs.overlapped:.1f} ms if they overlap (bound by {costs.bound}), "
+            f"{1e3 * costs.serial:.1f} ms if they never do",
+            f"throughput   {report.images_per_second:,.0f} images/s at best; {EPOCHS} epochs of ImageNet in "
+            f"{report.hours:,.1f} h (no overlap: {report.hours * costs.serial / costs.overlapped:,.1f} h)",
+        ]
+    )
+
+
+def _memory_line(memory: Memory) -> str:
+    parts = f"arguments {memory.arguments / 2**30:.2f}, temporaries {memory.temporaries / 2**30:.2f}, "
+    known = parts if memory.fits else ""
+    return (
+        f"HBM a chip   {known}total {memory.total / 2**30:.2f} GiB of {memory.available / 2**30:.2f} "
+        f"({100 * memory.share:.0f} %)"
+    )

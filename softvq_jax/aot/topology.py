@@ -1,0 +1,93 @@
+"""TPU slices by name, described by the TPU compiler on a machine that has none."""
+
+import os
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from softvq_jax.aot.chips import CHIPS, Chip
+
+USUAL_SHAPES = {
+    2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    3: (
+        "1x1x1",
+        "2x2x1",
+        "2x2x2",
+        "2x2x4",
+        "2x4x4",
+        "4x4x4",
+        "4x4x8",
+        "4x8x8",
+        "8x8x8",
+        "8x8x16",
+        "8x16x16",
+        "16x16x16",
+    ),
+}
+
+
+class Topology(NamedTuple):
+    """`slices` equal slices of `shape` chips."""
+
+    name: str
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int
+    devices: list[jax.Device]
+
+    @property
+    def chips_per_slice(self) -> int:
+        return len(self.devices) // self.slices
+
+
+def get_topology(name: str, slices: int = 1) -> Topology:
+    """The slice called `name`, for instance `v5e:16x16`, with devices that can be compiled for but not run on.
+
+    Raises:
+      ValueError: the name is not known; the message lists the known ones.
+      RuntimeError: the TPU compiler (package `libtpu`) is not installed.
+    """
+    chip, shape = parse_name(name)
+    _quiet_libtpu()
+    options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}  # A v4 chip's two cores as one device.
+    if max(shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if slices > 1:
+        options["num_slices"] = slices
+    try:
+        devices = topologies.get_topology_desc(name, "tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"libtpu does not know the topology {name!r} ({error}). {known_names()}") from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            "compiling for TPUs needs the TPU compiler: pip install 'softvq-jax[aot]' (package libtpu)"
+        ) from error
+    return Topology(name, chip, shape, slices, list(devices))
+
+
+def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
+    """`v5e:16x16` as its chip and shape; ValueError, listing the known names, for what is not sold."""
+    family, _, sizes = name.partition(":")
+    chip = CHIPS.get(family)
+    shape = tuple(int(size) for size in sizes.split("x") if size.isdigit())
+    well_formed = chip is not None and "x".join(map(str, shape)) == sizes and len(shape) == len(chip.pod)
+    if not well_formed or any(size > most for size, most in zip(sorted(shape), chip.pod, strict=True)):
+        raise ValueError(f"unknown topology {name!r}. {known_names()}")
+    return chip, shape
+
+
+def known_names() -> str:
+    """A sentence that lists the usual slices of every generation."""
+    families: dict[int, list[str]] = {}
+    for chip in CHIPS.values():
+        families.setdefault(len(chip.pod), []).append(chip.name)
+    known = (f"{' and '.join(names)}: {', '.join(USUAL_SHAPES[axes])}" for axes, names in families.items())
+    return f"Known are generation:shape with, for {'; for '.join(known)}"
+
+
+def _quiet_libtpu() -> None:
+    # On a machine without a TPU, libtpu otherwise looks for one's host and complains at length.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # Any valid one; the name given decides.

@@ -1,0 +1,122 @@
+"""Photographs that need no download: those inside scikit-image's wheel.
+
+All of its RGB photographs but one, `motorcycle_right`, which shows the same scene as `motorcycle_left`. A band in the
+middle of each, from top to bottom, is held out: no pixel of it is ever trained on.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from softvq_jax.data import crops, source
+
+FILES = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+HELD_OUT_PER_PHOTOGRAPH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """A rectangle of one of the photographs."""
+
+    file: str
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+    label: int
+
+    def read(self) -> tuple[Image.Image, int]:
+        return _pixels(self), self.label
+
+
+class EmbeddedPhotographs:
+    """The parts to train on: left and right of each photograph's held-out band. Class = photograph.
+
+    Args:
+      holdout: width of the band, as a share of the photograph's.
+    """
+
+    class_names = tuple(pathlib.Path(file).stem for file in FILES)
+
+    def __init__(self, holdout: float):
+        self._regions = []
+        for label, (file, (width, height)) in enumerate(_sizes()):
+            left, right = _band(width, holdout)
+            self._regions += [Region(file, (0, 0, left, height), label), Region(file, (right, 0, width, height), label)]
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    def __getitem__(self, i: int) -> Region:
+        return self._regions[i]
+
+    def fingerprint(self) -> str:
+        return source.digest(map(str, self._regions))
+
+
+class HeldOutPhotographs(EmbeddedPhotographs):
+    """Squares of the held-out bands: always the same ones, `HELD_OUT_PER_PHOTOGRAPH` of each.
+
+    Sides and places are drawn as `crops.random_region` draws them for crops of `size` pixels.
+    """
+
+    def __init__(self, holdout: float, size: int):
+        rng = np.random.default_rng(0)
+        photographs = list(enumerate(_sizes()))
+        self._regions = []
+        for _ in range(HELD_OUT_PER_PHOTOGRAPH):
+            for label, (file, (width, height)) in photographs:
+                left, right = _band(width, holdout)
+                self._regions.append(Region(file, _square(left, right, height, size, rng), label))
+
+
+def _band(width, holdout):
+    left = round(width * (1 - holdout) / 2)
+    return left, width - left
+
+
+def _square(left, right, height, size, rng):
+    short = min(right - left, height)
+    side = int(rng.integers(min(size, short), min(crops.LARGEST_REGION * size, short), endpoint=True))
+    x = left + int(rng.integers(right - left - side, endpoint=True))
+    y = int(rng.integers(height - side, endpoint=True))
+    return x, y, x + side, y + side
+
+
+def _path(file: str) -> pathlib.Path:
+    package = importlib.util.find_spec("skimage")  # found, not imported: its import is slow, its data needs none
+    if package is None:
+        raise ModuleNotFoundError(
+            "data.source='embedded' reads photographs from scikit-image: pip install scikit-image"
+        )
+    path = pathlib.Path(package.submodule_search_locations[0], "data", file)
+    if not path.exists():
+        raise FileNotFoundError(f"the installed scikit-image does not ship {file} (looked for {path}); 0.26 does")
+    return path
+
+
+@functools.cache
+def _photograph(file: str) -> Image.Image:
+    path = _path(file)
+    return source.decode(path.read_bytes(), str(path))
+
+
+@functools.cache
+def _pixels(region: Region) -> Image.Image:
+    return _photograph(region.file).crop(region.box)
+
+
+def _sizes():
+    for file in FILES:
+        with Image.open(_path(file)) as image:
+            yield file, image.size

@@ -1,0 +1,213 @@
+"""Batches of crops, by Grain: which photograph and which crop a sample is depends on (seed, global sample index) alone.
+
+Sample `g` of a run is item `g % len` of the `g // len`-th shuffled pass over the source. Step `s` takes the samples
+`s * global_batch ... (s + 1) * global_batch - 1`, of which every process reads its contiguous share. So one integer,
+the index of the next sample, is the whole position of the data in a checkpoint, however many processes, workers or
+chips there were and will be.
+
+Images travel as uint8, a quarter of float32's bytes from host to device; `images / 127.5 - 1` belongs on the device.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+
+import grain
+import numpy as np
+from absl import logging
+
+from softvq_jax.data import samples, workers
+from softvq_jax.data.source import Source, UnreadableImage
+from softvq_jax.data.sources import held_out_source, training_source
+
+ENDLESS = 2**62
+ATTEMPTS = 20  # at a readable replacement
+FEWEST_JUDGED = 1000  # samples, or the source's length, before a share of unreadable ones means something
+
+
+class TooManyUnreadable(RuntimeError):
+    """More images than `data.max_unreadable_share` could not be read."""
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+    """The batches of one process, each a dict of arrays whose first axis is the process's share of the global batch.
+
+    - `image`: uint8 [b, S, S, 3]
+    - `label`: int32 [b], the class
+    - `index`: int64 [b], the global sample index
+    - `unreadable`: int32 [b], 1 where the sample's own image could not be read
+    - `valid`: bool [b], False for what only fills up the last batch of an evaluation, and for its unreadable images
+
+    Close it, or use it in a `with` statement. An error in a reading process or thread is raised by `next`.
+    """
+
+    def __init__(
+        self, dataset: grain.IterDataset, pool: workers.WorkerPool | None, length: int, max_unreadable_share: float
+    ):
+        self._batches = iter(dataset)
+        self._pool = pool
+        self._judged = min(length, FEWEST_JUDGED)
+        self._max_share = max_unreadable_share
+        self.seen = 0
+        self.unreadable = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        self.seen += len(batch["index"])
+        self.unreadable += int(batch["unreadable"].sum())
+        if self.unreadable > self._max_share * max(self.seen, self._judged):
+            raise TooManyUnreadable(
+                f"{self.unreadable} of the first {self.seen} images that this process read are unreadable, more than "
+                f"data.max_unreadable_share={self._max_share}; the warnings above name them"
+            )
+        return batch
+
+    def close(self) -> None:
+        self._batches.close()
+        if self._pool is not None:
+            self._pool.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def train_batches(
+    config: Mapping,
+    *,
+    image_size: int,
+    seed: int,
+    global_batch: int,
+    start_sample: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    source: Source | None = None,
+) -> Batches:
+    """Endless random crops, flipped at random, from `start_sample` on.
+
+    Args:
+      config: a `data` section; see `config.default_data_config`.
+      image_size: side S of the crops in pixels.
+      seed: of the order and of the crops.
+      global_batch: samples a step, over all processes.
+      start_sample: global index of the first sample: the position of a checkpoint, 0 for a new run.
+      process_index, process_count: which contiguous share of every global batch this process reads.
+      source: what to read, when it is open already; else what `config` names.
+
+    Raises:
+      ValueError: for a config that cannot be, or a global batch that does not divide by the process count.
+      FileNotFoundError: for a path without images.
+    """
+    local_batch = _local_batch(global_batch, process_count)
+    source = training_source(config) if source is None else source
+    read, pool = _reader(samples.training(image_size, config["augment"], seed), config["num_workers"])
+    order = _shuffled(len(source), seed)
+    warn = _warn_once()
+
+    def sample(i: int) -> dict:
+        index = start_sample + i // local_batch * global_batch + process_index * local_batch + i % local_batch
+        replacements = np.random.default_rng((seed, index, 1))
+        item = order[index]
+        for attempt in range(ATTEMPTS):
+            try:
+                image, label = read(source[item], index)
+            except UnreadableImage as error:
+                warn(error)
+                item = int(replacements.integers(len(source)))
+            else:
+                return _example(image, label, index, unreadable=attempt > 0, valid=True)
+        raise TooManyUnreadable(
+            f"{ATTEMPTS} images drawn one after the other are unreadable: the warnings above name them"
+        )
+
+    dataset = _in_parallel(grain.MapDataset.range(ENDLESS).map(sample), config, local_batch)
+    return Batches(dataset, pool, len(source), config["max_unreadable_share"])
+
+
+def eval_batches(
+    config: Mapping,
+    *,
+    image_size: int,
+    global_batch: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    source: Source | None = None,
+) -> Batches:
+    """Centre crops of all held-out images, once, in their order.
+
+    Every process gives the same number of batches; `valid` marks the samples that count. An unreadable image is named,
+    counted and black, and does not count. Arguments and errors as in `train_batches`.
+    """
+    local_batch = _local_batch(global_batch, process_count)
+    source = held_out_source(config, image_size) if source is None else source
+    read, pool = _reader(samples.evaluation(image_size), config["num_workers"])
+    warn = _warn_once()
+    black = np.zeros((image_size, image_size, 3), np.uint8)
+
+    def sample(i: int) -> dict:
+        index = i // local_batch * global_batch + process_index * local_batch + i % local_batch
+        if index >= len(source):
+            return _example(black, 0, index, unreadable=False, valid=False)
+        try:
+            image, label = read(source[index], index)
+        except UnreadableImage as error:
+            warn(error)
+            return _example(black, 0, index, unreadable=True, valid=False)
+        return _example(image, label, index, unreadable=False, valid=True)
+
+    batches = -(-len(source) // global_batch)
+    dataset = _in_parallel(grain.MapDataset.range(batches * local_batch).map(sample), config, local_batch)
+    return Batches(dataset, pool, len(source), config["max_unreadable_share"])
+
+
+def _local_batch(global_batch, process_count):
+    if global_batch < 1 or global_batch % process_count:
+        raise ValueError(f"a global batch of {global_batch} samples does not divide by {process_count} processes")
+    return global_batch // process_count
+
+
+def _reader(function, num_workers):
+    if not num_workers:
+        return function, None
+    pool = workers.WorkerPool(function, num_workers)
+    return pool, pool
+
+
+def _shuffled(length, seed):
+    """Item of every global sample index: pass after pass over `length` items, each in an order of its own."""
+    # Grain adds the number of the pass to its seed, so that seeds 0 and 1 would share all their orders but one.
+    hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return grain.MapDataset.range(length).shuffle(seed=hashed).repeat()
+
+
+def _in_parallel(dataset, config, local_batch):
+    threads = config["num_workers"] or min(16, os.cpu_count())
+    buffer = max(threads, config["prefetch"] * local_batch)
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)).batch(
+        local_batch
+    )
+
+
+def _example(image, label, index, *, unreadable, valid):
+    return {
+        "image": image,
+        "label": np.int32(label),
+        "index": np.int64(index),
+        "unreadable": np.int32(unreadable),
+        "valid": np.bool_(valid),
+    }
+
+
+def _warn_once():
+    named, lock = set(), threading.Lock()
+
+    def warn(error: UnreadableImage) -> None:
+        with lock:
+            new = error.where not in named
+            named.add(error.where)
+        if new:
+            logging.warning("Unreadable image, skipped: %s", error)
+
+    return warn

@@ -1,0 +1,62 @@
+"""One example as the bytes of an ArrayRecord record: named arrays and byte strings, with a checksum.
+
+A record is
+
+    version     1 byte, now 1
+    checksum    4 bytes, little-endian CRC-32 of all that follows
+    length      4 bytes, little-endian length of the header
+    header      JSON: {name: [type, shape]}, in the order of the data; the type is NumPy's ("<f4") or "bytes"
+    data        the fields' bytes one after the other, arrays in C order
+
+Images are `image` (the encoded file, "bytes"), `label` (int32) and `name` ("bytes").
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+VERSION = 1
+PREFIX = struct.Struct("<BII")
+CHECKED_FROM = 5  # the version and the checksum come before
+
+
+class CorruptRecord(ValueError):
+    """A record whose bytes are not what was written."""
+
+
+def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
+    """The record of an example. Raises `TypeError` for an array of anything but booleans and numbers."""
+    header, data = {}, []
+    for name, value in example.items():
+        if isinstance(value, bytes):
+            header[name] = ["bytes", [len(value)]]
+            data.append(value)
+        else:
+            array = np.asarray(value)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"field {name!r} has type {array.dtype}: records hold bytes, booleans and numbers")
+            header[name] = [array.dtype.str, array.shape]
+            data.append(array.tobytes())
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    checked = b"".join([struct.pack("<I", len(encoded)), encoded, *data])
+    return struct.pack("<BI", VERSION, zlib.crc32(checked)) + checked
+
+
+def decode(record: bytes) -> dict[str, np.ndarray | bytes]:
+    """The example of a record; arrays are read-only. Raises `CorruptRecord`."""
+    if len(record) < PREFIX.size or record[0] != VERSION:
+        raise CorruptRecord(f"not a record of version {VERSION}: it starts with {bytes(record[:1])!r}")
+    _, checksum, length = PREFIX.unpack_from(record)
+    if zlib.crc32(memoryview(record)[CHECKED_FROM:]) != checksum:
+        raise CorruptRecord("the checksum does not match the content")
+    example, start = {}, PREFIX.size + length
+    for name, (kind, shape) in json.loads(record[PREFIX.size : start]).items():
+        dtype = np.dtype(np.uint8 if kind == "bytes" else kind)
+        array = np.frombuffer(record, dtype, math.prod(shape), start).reshape(shape)
+        example[name] = array.tobytes() if kind == "bytes" else array
+        start += array.nbytes
+    return example

@@ -1,0 +1,101 @@
+"""Writes one ArrayRecord shard of labelled images, whole or not at all, and checks shards."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from softvq_jax.data import crops, records, source
+
+JPEG_QUALITY = 95  # of images that are made smaller
+UNFINISHED = ".unfinished"
+
+
+def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], size: int | None) -> dict:
+    """Writes images to a shard, reads it back, and only then gives it its name.
+
+    Args:
+      path: of the shard; until it is whole, its name ends in ".unfinished".
+      images: keys and references. Unreadable ones are left out.
+      size: smaller side in pixels that larger images are shrunk to, or None to keep every file's bytes as they are.
+
+    Returns:
+      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: what was left out, and why.
+
+    Raises:
+      OSError, RuntimeError: where the shard cannot be written.
+      ValueError: where it reads back other than it was written.
+    """
+    # The process's own: one that a killed parent left behind must not write to the same file.
+    unfinished = f"{path}.{os.getpid()}{UNFINISHED}"
+    # Groups of one: a record is read without its neighbours. Encoded images do not compress further.
+    writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
+    checksums, unreadable = [], []
+    for key, image in images:
+        try:
+            record = records.encode(_example(key, image, size))
+        except source.UnreadableImage as error:
+            unreadable.append([key, error.reason])
+        else:
+            writer.write(record)
+            checksums.append(hashlib.sha256(record).digest())
+    writer.close()
+    _read_back(unfinished, checksums)
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(unfinished)}
+    os.replace(unfinished, path)
+    return entry | {"unreadable": unreadable}
+
+
+def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
+    """What is wrong with a shard, by its entry in `dataset.json`; reads all of it and decodes every image."""
+    path = os.path.join(folder, entry["file"])
+    if not os.path.exists(path):
+        return [f"{path} is missing"]
+    if _size_and_checksum(path) == {"bytes": entry["bytes"], "sha256": entry["sha256"]}:
+        problems = []
+    else:
+        problems = [f"{path} has other bytes than those that were written"]
+    reader = ArrayRecordReader(path, "")
+    for position in range(entry["records"]):
+        where = f"{path} record {position}"
+        try:
+            example = records.decode(reader.read([position])[0])
+            source.decode(example["image"], where)
+        except source.UnreadableImage as error:
+            problems.append(str(error))
+        except (RuntimeError, IndexError, records.CorruptRecord) as error:
+            problems.append(f"{where}: {error}")
+        else:
+            if not 0 <= example["label"] < num_classes:
+                problems.append(f"{where}: label {example['label']}, but there are {num_classes} classes")
+    return problems
+
+
+def _example(key, reference, size):
+    encoded, label = reference.load()
+    image = source.decode(encoded, reference.where)  # to name a broken image now, not in the middle of a training
+    if size is not None and min(image.size) > size:
+        file = io.BytesIO()
+        shrunk = crops.resize_smaller_side(crops.to_rgb(image), size)
+        shrunk.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
+        encoded = file.getvalue()
+    return {"image": encoded, "label": np.int32(label), "name": key.encode(errors="surrogateescape")}
+
+
+def _read_back(path, checksums):
+    reader = ArrayRecordReader(path, "")
+    if reader.num_records() != len(checksums):
+        raise ValueError(f"{path}: {len(checksums)} records were written, {reader.num_records()} read back")
+    for position, checksum in enumerate(checksums):
+        if hashlib.sha256(reader.read([position])[0]).digest() != checksum:
+            raise ValueError(f"{path}: record {position} reads back with other bytes than were written")
+
+
+def _size_and_checksum(path):
+    with open(path, "rb") as file:
+        return {"bytes": os.path.getsize(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

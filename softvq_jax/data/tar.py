@@ -1,0 +1,200 @@
+"""Tar shards of labelled images, read at random through an index that is made once and kept.
+
+Three layouts, told apart by what is inside:
+
+- WebDataset: `key.jpg` beside `key.cls`, which holds the number of the class;
+- ImageNet's: a tar of tars, one a class, named by the class;
+- folders: `class/name.jpg`; images without a folder have class 0.
+"""
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import os
+import pathlib
+import tarfile
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from absl import logging
+
+from softvq_jax.data import source
+from softvq_jax.data.folder import EXTENSIONS
+
+
+@dataclasses.dataclass(frozen=True)
+class TarMember(source.EncodedImage):
+    """The bytes of one image inside a tar."""
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+    label: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.shard}:{self.name}"
+
+    def load(self) -> tuple[bytes, int]:
+        try:
+            file = _open(self.shard)  # held while it is read: the cache may drop it
+            return os.pread(file.fileno(), self.size, self.offset), self.label
+        except OSError as error:
+            raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The images of one shard. Their classes are names, or numbers as text where the shard gives numbers."""
+
+    names: np.ndarray  # bytes [n]
+    offsets: np.ndarray  # int64 [n]
+    sizes: np.ndarray  # int64 [n]
+    classes: np.ndarray  # bytes [n]
+    numbered: np.ndarray  # bool []
+
+
+class TarShards:
+    """All images of a tar file, or of the tar files of a folder sorted by name.
+
+    Raises:
+      FileNotFoundError: where there is no tar, or no image in them.
+      ValueError: for a shard that is compressed, cut short, or labelled otherwise than the others.
+    """
+
+    def __init__(self, path: str):
+        self._shards = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar"))) if os.path.isdir(path) else [path]
+        if not self._shards or not os.path.exists(self._shards[0]):
+            raise FileNotFoundError(f"no tar file at {path!r}: expected one .tar, or a folder of .tar files")
+        indexes = _indexes(self._shards)
+        self._shard_of = np.repeat(np.arange(len(indexes)), [len(index.names) for index in indexes])
+        if not len(self._shard_of):
+            raise FileNotFoundError(f"no image in the tar files at {path!r}: expected {', '.join(EXTENSIONS)} inside")
+        self._names, self._offsets, self._sizes, classes = (
+            np.concatenate([getattr(index, name) for index in indexes])
+            for name in ("names", "offsets", "sizes", "classes")
+        )
+        if len({bool(index.numbered) for index in indexes if len(index.names)}) > 1:
+            raise ValueError(f"some tar files at {path!r} have .cls files and some have not: give them one layout")
+        self._labels, self.class_names = _numbered(classes) if indexes[0].numbered else _named(classes)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> TarMember:
+        return TarMember(
+            self._shards[self._shard_of[i]],
+            self._names[i].decode(errors="replace"),
+            int(self._offsets[i]),
+            int(self._sizes[i]),
+            int(self._labels[i]),
+        )
+
+    def key(self, i: int) -> str:
+        return f"{os.path.basename(self._shards[self._shard_of[i]])}/{self._names[i].decode(errors='replace')}"
+
+    def fingerprint(self) -> str:
+        return source.digest([*map(os.path.basename, self._shards), *map(source.digest_of_file, self._shards)])
+
+
+def _named(classes):
+    names, labels = np.unique(classes, return_inverse=True)
+    return labels, tuple(name.decode(errors="replace") for name in names)
+
+
+def _numbered(classes):
+    labels = classes.astype(np.int64)
+    return labels, tuple(map(str, range(labels.max() + 1)))
+
+
+def _indexes(shards):
+    indexes, start = [], time.monotonic()
+    for number, shard in enumerate(shards, 1):
+        indexes.append(_cached_index(shard))
+        if time.monotonic() - start > 10:
+            start = time.monotonic()
+            logging.info("Indexed %d of %d tar files.", number, len(shards))
+    return indexes
+
+
+def _cached_index(shard):
+    """The shard's index from the cache folder, or a new one, kept there; the key changes with the shard."""
+    stat = os.stat(shard)
+    key = hashlib.sha256(f"{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
+    path = folder / f"{key}.npz"
+    if path.exists():
+        with np.load(path) as arrays:
+            return Index(**arrays)
+    index = _index(shard)
+    unfinished = folder / f"{key}.{os.getpid()}.unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            np.savez(file, **dataclasses.asdict(index))
+        os.replace(unfinished, path)
+    except OSError as error:
+        logging.warning("The index of %s cannot be kept (%s): it will be made again next time.", shard, error)
+    return index
+
+
+def _index(shard: str) -> Index:
+    images, numbers = [], {}
+    with open(shard, "rb") as file:
+        for name, group, offset, size in _members(file, shard):
+            stem, extension = os.path.splitext(name)
+            if extension.lower() == ".cls":
+                numbers[stem] = os.pread(file.fileno(), size, offset).strip()
+            elif extension.lower() in EXTENSIONS and not os.path.basename(name).startswith("."):
+                images.append((name, group, offset, size))
+    if numbers:
+        unlabelled = [name for name, *_ in images if os.path.splitext(name)[0] not in numbers]
+        if unlabelled:
+            raise ValueError(f"{shard}: {unlabelled[0]} has no .cls file beside it, but others have")
+        classes = [numbers[os.path.splitext(name)[0]] for name, *_ in images]
+    else:
+        classes = [group.encode(errors="surrogateescape") for _, group, *_ in images]
+    return Index(
+        np.array([name.encode(errors="surrogateescape") for name, *_ in images], np.bytes_),
+        np.array([offset for *_, offset, _ in images], np.int64),
+        np.array([size for *_, size in images], np.int64),
+        np.array(classes, np.bytes_),
+        np.array(bool(numbers)),
+    )
+
+
+def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
+    """Name, class, offset in the file and size of every regular file, those inside inner tars included."""
+    for member in _files(file, shard):
+        if not member.name.endswith(".tar"):
+            folder = os.path.basename(os.path.dirname(member.name))
+            yield member.name, folder, member.offset_data, member.size
+            continue
+        label = os.path.splitext(os.path.basename(member.name))[0]
+        file.seek(member.offset_data)
+        for inner in _files(file, f"{shard}:{member.name}"):
+            yield f"{member.name}/{inner.name}", label, inner.offset_data, inner.size
+
+
+def _files(file, where):
+    """The regular files of the tar that starts where `file` stands; between two of them `file` may be moved."""
+    try:
+        tar = tarfile.TarFile(fileobj=file)
+        while (member := tar.next()) is not None:
+            tar.members = []  # it would keep all of them
+            if member.isfile():
+                yield member
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes a cut header for the end
+            raise tarfile.ReadError("no end mark")
+    except tarfile.ReadError as error:
+        raise ValueError(f"{where} is no whole, uncompressed tar ({error}): unpack it, or copy it again") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _open(shard):
+    return open(shard, "rb", buffering=0)

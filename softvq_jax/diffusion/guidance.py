@@ -1,0 +1,32 @@
+"""Classifier-free guidance (Ho and Salimans, 2022): dropping labels in training, combining predictions in sampling."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def drop_labels(labels: jax.Array, num_classes: int, rate: float, key: jax.Array) -> jax.Array:
+    """`labels` `[B]`, each replaced with probability `rate` by `num_classes`, which stands for none."""
+    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), num_classes, labels)
+
+
+def guided(pair_fn: ModelFn, scale: float | jax.Array, channels: int) -> ModelFn:
+    """The function of `(x, t)` that predicts `u + scale (c - u)`.
+
+    Args:
+      pair_fn: the network on a doubled batch, `x` `[2B, ..., D]` and `t` `[2B]`: it gives the first half its classes
+        (`c`) and the second none (`u`). One call on both keeps the matrix products large.
+      channels: how many of the output's channels are guided; the others (the variances) are the class's own.
+    """
+
+    def fn(x: jax.Array, t: jax.Array) -> jax.Array:
+        output = pair_fn(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
+        conditional, unconditional = jnp.split(output, 2)
+        c, rest = jnp.split(conditional, [channels], axis=-1)
+        u = unconditional[..., :channels]
+        return jnp.concatenate([u + scale * (c - u), rest], axis=-1)
+
+    return fn

@@ -1,0 +1,99 @@
+"""Masked autoregressive generation (MAR, arXiv 2406.11838): which tokens are masked, in training and while sampling."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MASKED_SHARE_STD = 0.25
+LEAST_MASKED_SHARE = 0.7
+
+PredictFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def max_visible(num_tokens: int) -> int:
+    """The most tokens that a training mask leaves visible; at least one, so that no array is empty."""
+    return max(1, num_tokens - math.ceil(LEAST_MASKED_SHARE * num_tokens))
+
+
+def random_orders(keys: jax.Array, num_tokens: int) -> jax.Array:
+    """`[B, L]`: a random order of the tokens for each key; sampling fills them from its end to its beginning."""
+    return jax.vmap(lambda key: jax.random.permutation(key, num_tokens))(keys)
+
+
+def mask_first(orders: jax.Array, count: int | jax.Array) -> jax.Array:
+    """`[B, L]` booleans, True (masked) for the first `count` tokens of each order."""
+    return jnp.argsort(orders, axis=1) < count
+
+
+def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
+    """A training mask `[B, L]` (MAR, section 4.1).
+
+    The share of masked tokens is one draw for the batch, from a normal(1, 0.25) truncated to [0.7, 1]; which tokens
+    they are is drawn for each example.
+    """
+    share_key, order_key = jax.random.split(key)
+    lowest = (LEAST_MASKED_SHARE - 1) / MASKED_SHARE_STD
+    share = 1 + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
+    orders = random_orders(jax.random.split(order_key, batch), num_tokens)
+    return mask_first(orders, jnp.ceil(num_tokens * share))
+
+
+def masked_counts(num_tokens: int, iterations: int) -> np.ndarray:
+    """`[iterations + 1]`: tokens still masked before each iteration and, 0, after the last.
+
+    The cosine schedule of MaskGIT (Chang et al., 2022), made to fill at least one token an iteration.
+
+    Raises:
+      ValueError: fewer iterations than one or more than tokens.
+    """
+    if not 1 <= iterations <= num_tokens:
+        raise ValueError(f"{iterations} iterations for {num_tokens} tokens; expected 1 to {num_tokens}")
+    counts = [num_tokens]
+    for done in range(1, iterations):
+        scheduled = math.floor(num_tokens * math.cos(math.pi / 2 * done / iterations))
+        counts.append(max(1, min(counts[-1] - 1, scheduled)))
+    return np.array([*counts, 0])
+
+
+def guidance_ramp(scale: float | jax.Array, still_masked: np.ndarray, num_tokens: int) -> jax.Array:
+    """Guidance of each iteration, from 1 towards `scale` with the share of tokens that will be unmasked after it."""
+    return 1 + (scale - 1) * jnp.asarray((num_tokens - still_masked) / num_tokens, jnp.float32)
+
+
+def fill_tokens(
+    predict_fn: PredictFn, orders: jax.Array, channels: int, iterations: int, guidance: float | jax.Array
+) -> jax.Array:
+    """All tokens of a batch, `[B, L, D]`, a few in each iteration (MAR, algorithm of section 3.4) in one compiled loop.
+
+    Shapes must not depend on the iteration, so every iteration predicts as many tokens as the one that fills most;
+    what exceeds its own number is dropped.
+
+    Args:
+      predict_fn: `(latents [B, L, D], masked [B, L], positions [B, k], guidance, number) -> [B, k, D]`: samples the
+        tokens at `positions` given the unmasked ones; `number` counts the iterations.
+      orders: `[B, L]`, see `random_orders`.
+      guidance: the scale at the end of the ramp.
+    """
+    batch, num_tokens = orders.shape
+    counts = masked_counts(num_tokens, iterations)
+    most = int(np.max(counts[:-1] - counts[1:]))
+    examples = jnp.arange(batch)[:, None]
+
+    def fill(latents, step):
+        slots = step["masked_after"] + jnp.arange(most)
+        positions = orders[:, jnp.minimum(slots, num_tokens - 1)]
+        masked = mask_first(orders, step["masked"])
+        tokens = predict_fn(latents, masked, positions, step["guidance"], step["number"])
+        positions = jnp.where(slots < step["masked"], positions, num_tokens)  # past the end: dropped
+        return latents.at[examples, positions].set(tokens, mode="drop"), None
+
+    steps = {
+        "masked": jnp.asarray(counts[:-1], jnp.int32),
+        "masked_after": jnp.asarray(counts[1:], jnp.int32),
+        "guidance": guidance_ramp(guidance, counts[1:], num_tokens),
+        "number": jnp.arange(iterations),
+    }
+    return jax.lax.scan(fill, jnp.zeros((batch, num_tokens, channels)), steps)[0]

@@ -1,0 +1,77 @@
+"""What the generators are trained to minimise, per sample; label dropping is `guidance.drop_labels`."""
+
+import jax
+import jax.numpy as jnp
+
+from softvq_jax.diffusion import gaussian
+from softvq_jax.diffusion.gaussian import HybridLoss
+from softvq_jax.diffusion.guidance import ModelFn
+from softvq_jax.diffusion.paths import Path, draw_times
+from softvq_jax.diffusion.schedules import Schedule
+
+
+def sit_loss(velocity_fn: ModelFn, x: jax.Array, key: jax.Array, *, path: Path, time_distribution: str) -> jax.Array:
+    """Flow matching, `[B]`: squared error of the velocity at a random time (SiT, equation 5).
+
+    Args:
+      velocity_fn: of `(x_t [B, L, D], t [B])`.
+      x: normalised latents `[B, L, D]`.
+      time_distribution: see `paths.draw_times`.
+    """
+    time_key, noise_key = jax.random.split(key)
+    t = draw_times(path, time_distribution, x.shape[0], time_key)
+    return velocity_error(velocity_fn, x, jax.random.normal(noise_key, x.shape), t, path)
+
+
+def velocity_error(velocity_fn: ModelFn, x: jax.Array, noise: jax.Array, t: jax.Array, path: Path) -> jax.Array:
+    """`sit_loss` at given noise and times."""
+    at = t[:, None, None]
+    error = velocity_fn(path.interpolate(x, noise, at), t) - path.velocity(x, noise, at)
+    return jnp.mean(error**2, axis=(1, 2))
+
+
+def dit_loss(model_fn: ModelFn, x: jax.Array, key: jax.Array, *, schedule: Schedule) -> HybridLoss:
+    """DDPM's hybrid loss at a random step, `[B]` each.
+
+    Args:
+      model_fn: of `(x_t [B, L, D], timestep [B])`, giving `[B, L, 2D]`.
+      x: normalised latents `[B, L, D]`.
+    """
+    index_key, noise_key = jax.random.split(key)
+    index = jax.random.randint(index_key, x.shape[:1], 0, len(schedule))
+    return denoising_loss(model_fn, x, jax.random.normal(noise_key, x.shape), index, schedule)
+
+
+def denoising_loss(
+    model_fn: ModelFn, x: jax.Array, noise: jax.Array, index: jax.Array, schedule: Schedule
+) -> HybridLoss:
+    """`dit_loss` at given noise and steps; `x` may have any axes after the first."""
+    timesteps = jnp.asarray(schedule.timesteps, jnp.int32)[index]
+    output = model_fn(gaussian.add_noise(schedule, x, noise, index), timesteps)
+    return gaussian.hybrid_loss(schedule, output, x, noise, index)
+
+
+def mar_loss(head_fn, x: jax.Array, z: jax.Array, mask: jax.Array, key: jax.Array, *, schedule: Schedule, repeats: int):
+    """MAR's diffusion loss, `[B]`: the mean over each example's masked tokens (MAR, equation 2).
+
+    The head runs on visible tokens too, whose losses are then left out: at most 3 in 10 are visible, and how many
+    differs from step to step, which a compiled program cannot follow.
+
+    Args:
+      head_fn: the diffusion head, of `(x_t [N, D], timestep [N], condition [N, W])`, giving `[N, 2D]`.
+      x: normalised latents `[B, L, D]`.
+      z: conditions of the tokens, `[B, L, W]`.
+      mask: `[B, L]`, True for masked.
+      repeats: how many steps and noises are drawn for each token; the head is cheap beside what made `z`.
+    """
+    index_key, noise_key = jax.random.split(key)
+    x, z = (jnp.tile(array.reshape(-1, array.shape[-1]), (repeats, 1)) for array in (x, z))
+    index = jax.random.randint(index_key, x.shape[:1], 0, len(schedule))
+    noise = jax.random.normal(noise_key, x.shape)
+    losses = denoising_loss(lambda x, t: head_fn(x, t, z), x, noise, index, schedule).total
+    return masked_mean(losses.reshape(repeats, *mask.shape).mean(axis=0), mask)
+
+
+def masked_mean(losses: jax.Array, mask: jax.Array) -> jax.Array:
+    """`[B, L]` to `[B]`: the mean over the masked tokens."""
+    return jnp.sum(losses * mask, axis=1) / jnp.sum(mask, axis=1)

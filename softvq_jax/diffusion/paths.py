@@ -1,0 +1,82 @@
+"""Paths from data to noise: `x_t = alpha(t) x + sigma(t) e`, `t` from 0 (data) to 1 (noise) (SiT, arXiv 2401.08740).
+
+Coefficients are computed in the type of `t`: float64 NumPy arrays where a sampler makes its constants, traced JAX
+arrays where a loss draws its times.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = np.ndarray | jax.Array
+TIME_DISTRIBUTIONS = ("uniform", "lognormal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """A path, by its two coefficients, their time derivatives, and the time at which `sigma / alpha` has a value."""
+
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    alpha_rate: Callable[[Array], Array]
+    sigma_rate: Callable[[Array], Array]
+    time_of_ratio: Callable[[Array], Array]
+
+    def interpolate(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+        """`x_t`, for `t` that broadcasts against `x`."""
+        return self.alpha(t) * x + self.sigma(t) * noise
+
+    def velocity(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+        """The time derivative of `x_t`: what the network is trained to predict."""
+        return self.alpha_rate(t) * x + self.sigma_rate(t) * noise
+
+    def score_coefficients(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(a, b)` of the score `a v + b x_t`, the gradient of the log density (SiT, section 2.4); for t > 0."""
+        ratio = self.alpha(t) / self.alpha_rate(t)
+        scale = self.sigma(t) ** 2 - ratio * self.sigma_rate(t) * self.sigma(t)
+        return ratio / scale, -1.0 / scale
+
+
+LINEAR = Path(
+    alpha=lambda t: 1.0 - t,
+    sigma=lambda t: t,
+    alpha_rate=lambda t: 0.0 * t - 1.0,
+    sigma_rate=lambda t: 0.0 * t + 1.0,
+    time_of_ratio=lambda ratio: ratio / (1.0 + ratio),
+)
+
+
+def _cos(t):
+    return t.__array_namespace__().cos(math.pi / 2 * t)
+
+
+def _sin(t):
+    return t.__array_namespace__().sin(math.pi / 2 * t)
+
+
+COSINE = Path(
+    alpha=_cos,
+    sigma=_sin,
+    alpha_rate=lambda t: -math.pi / 2 * _sin(t),
+    sigma_rate=lambda t: math.pi / 2 * _cos(t),
+    time_of_ratio=lambda ratio: 2.0 / math.pi * jnp.arctan(ratio),
+)
+
+PATHS = {"linear": LINEAR, "cosine": COSINE}
+
+
+def draw_times(path: Path, distribution: str, count: int, key: jax.Array) -> jax.Array:
+    """`[count]` training times: "uniform", or "lognormal", which spreads `log(sigma / alpha)` as a standard normal.
+
+    Raises:
+      ValueError: another distribution.
+    """
+    if distribution == "uniform":
+        return jax.random.uniform(key, (count,))
+    if distribution == "lognormal":
+        return path.time_of_ratio(jnp.exp(jax.random.normal(key, (count,))))
+    raise ValueError(f"time distribution is {distribution!r}; expected one of {', '.join(TIME_DISTRIBUTIONS)}")

@@ -1,0 +1,193 @@
+"""Samplers: from noise to latents by repeated evaluation of a network.
+
+Each sampler is traceable and contains no host step: `jax.jit` makes it one program. The time grid is float64 NumPy;
+everything that depends on it alone is computed there and enters the program as float32 constants.
+
+Guidance costs a second evaluation, so the steps inside the guidance interval, which the static grid tells, and those
+outside run as separate loops: a sampler is given the network plain and guided, and calls each only where it applies.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from softvq_jax.diffusion.gaussian import ancestral_step
+from softvq_jax.diffusion.guidance import ModelFn
+from softvq_jax.diffusion.paths import Path
+from softvq_jax.diffusion.schedules import Schedule
+
+NoiseFn = Callable[[jax.Array], jax.Array]  # number of the step, from 0 -> standard normal noise of the sample's shape
+SDE_LAST_TIME = 0.04
+# A grid time that equals an end of the interval is inside, however its last bit was rounded.
+_INTERVAL_SLACK = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is sampled from: functions of `(x [B, ..., D], t [B])`, one with guidance and one without.
+
+    `guided` applies while `low <= t <= high`; None means no guidance anywhere.
+    """
+
+    plain: ModelFn
+    guided: ModelFn | None = None
+    low: float = 0.0
+    high: float = 1.0
+
+    def is_guided(self, times: np.ndarray) -> np.ndarray:
+        """Which of the steps that begin at `times` are guided."""
+        inside = (times >= self.low - _INTERVAL_SLACK) & (times <= self.high + _INTERVAL_SLACK)
+        return inside if self.guided is not None else np.zeros_like(inside)
+
+
+def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> NoiseFn:
+    """Noise `[B, *shape]` of each example's own key `[B]`: independent of what else is in the batch."""
+    return lambda step: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
+
+
+def ode_times(steps: int) -> np.ndarray:
+    """`steps + 1` times from noise to data."""
+    return np.linspace(1.0, 0.0, steps + 1)
+
+
+def sde_times(steps: int) -> np.ndarray:
+    """`steps + 1` times from noise to data; the last step, from 0.04, is the deterministic one."""
+    return np.append(np.linspace(1.0, SDE_LAST_TIME, steps), 0.0)
+
+
+def ode_euler(model: Model, x: jax.Array, steps: int) -> jax.Array:
+    """Euler's method on the probability flow `dx/dt = v`, from `x` at t = 1: one evaluation a step.
+
+    Raises:
+      ValueError: fewer than one step.
+    """
+    check_steps(steps, 1)
+    return _solve(_euler_step, model, x, _grid(model, ode_times(steps)))
+
+
+def ode_heun(model: Model, x: jax.Array, steps: int) -> jax.Array:
+    """Heun's second-order method: two evaluations a step, and one, Euler's, in the last.
+
+    The correction is guided when the step's beginning is inside the interval.
+
+    Raises:
+      ValueError: fewer than one step.
+    """
+    check_steps(steps, 1)
+    before_last, last = _split_last(_grid(model, ode_times(steps)))
+    return _solve(_euler_step, model, _solve(_heun_step, model, x, before_last), last)
+
+
+def _euler_step(fn, x, step):
+    return x + step["dt"] * fn(x, step["t"])
+
+
+def _heun_step(fn, x, step):
+    velocity = fn(x, step["t"])
+    corrected = fn(x + step["dt"] * velocity, step["t_next"])
+    return x + step["dt"] * (velocity + corrected) / 2
+
+
+def sde_euler_maruyama(model: Model, x: jax.Array, steps: int, *, path: Path, noise_fn: NoiseFn) -> jax.Array:
+    """Euler-Maruyama on the reverse SDE `dx = (v - t s) dt + sqrt(2t) dw` (SiT, equation 6), with `s` the score.
+
+    One evaluation a step: the score is a function of the velocity. The last step has no noise.
+
+    Args:
+      noise_fn: called with 0 to `steps - 2`.
+
+    Raises:
+      ValueError: fewer than two steps.
+    """
+    check_steps(steps, 2)
+    grid = _grid(model, sde_times(steps))
+    t, dt = grid["t"], grid["dt"]
+    score_on_velocity, score_on_x = path.score_coefficients(t)
+    grid |= {
+        "drift_on_velocity": 1 - t * score_on_velocity,
+        "drift_on_x": -t * score_on_x,
+        "diffusion": np.sqrt(2 * t * np.abs(dt)),
+    }
+
+    def mean_step(fn, x, step):
+        return x + step["dt"] * (step["drift_on_velocity"] * fn(x, step["t"]) + step["drift_on_x"] * x)
+
+    def noisy_step(fn, x, step):
+        return mean_step(fn, x, step) + step["diffusion"] * noise_fn(step["number"])
+
+    before_last, last = _split_last(grid)
+    return _solve(mean_step, model, _solve(noisy_step, model, x, before_last), last)
+
+
+def ddpm(model: Model, x: jax.Array, schedule: Schedule, *, noise_fn: NoiseFn, temperature=1.0) -> jax.Array:
+    """Ancestral sampling over the schedule's steps (DDPM, algorithm 2); the last step has no noise.
+
+    The network is told the original timesteps. The guidance interval counts them as shares of all timesteps.
+
+    Args:
+      noise_fn: called with 0 to `len(schedule) - 2`.
+      temperature: factor on the noise of every step.
+    """
+    timesteps = schedule.timesteps[::-1]
+    grid = {
+        "t": timesteps.astype(np.float64),
+        "index": np.arange(len(schedule))[::-1],
+        "number": np.arange(len(schedule)),
+        "guided": model.is_guided(timesteps / schedule.num_timesteps),
+    }
+
+    def mean_step(fn, x, step):
+        return ancestral_step(schedule, fn(x, step["t"]), x, step["index"], None)
+
+    def noisy_step(fn, x, step):
+        noise = noise_fn(step["number"])
+        return ancestral_step(schedule, fn(x, step["t"]), x, step["index"], noise, temperature)
+
+    before_last, last = _split_last(grid)
+    return _solve(mean_step, model, _solve(noisy_step, model, x, before_last), last)
+
+
+def check_steps(steps: int, least: int) -> None:
+    """Raises ValueError for fewer than `least` steps."""
+    if steps < least:
+        raise ValueError(f"{steps} sampling steps; this sampler takes at least {least}")
+
+
+def _grid(model, times):
+    """What each step of a time grid begins with and how long it is, as float64."""
+    t, t_next = times[:-1], times[1:]
+    guided = model.is_guided(t)
+    return {"t": t, "t_next": t_next, "dt": t_next - t, "number": np.arange(len(t)), "guided": guided}
+
+
+def _split_last(grid):
+    return tuple({name: values[part] for name, values in grid.items()} for part in (slice(-1), slice(-1, None)))
+
+
+def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) -> jax.Array:
+    """Applies `x = step_fn(fn, x, step)` along the grid, one compiled loop for each run of equally guided steps."""
+    batch = x.shape[:1]
+    for start, stop, is_guided in _runs(grid["guided"]):
+        network = model.guided if is_guided else model.plain
+        fn = lambda x, t, network=network: network(x, jnp.broadcast_to(t, batch))  # noqa: E731
+        steps = {name: _single(values[start:stop]) for name, values in grid.items() if name != "guided"}
+        x, _ = jax.lax.scan(lambda x, step, fn=fn: (step_fn(fn, x, step), None), x, steps)
+    return x
+
+
+def _runs(flags: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """`(start, stop, flag)` of every run of equal flags."""
+    start = 0
+    for flag, run in itertools.groupby(flags.tolist()):
+        stop = start + len(list(run))
+        yield start, stop, flag
+        start = stop
+
+
+def _single(constants: np.ndarray) -> jax.Array:
+    """float64 to float32; whole numbers to int32."""
+    return jnp.asarray(constants, jnp.float32 if np.issubdtype(constants.dtype, np.floating) else jnp.int32)

@@ -1,0 +1,96 @@
+"""Noise schedules of DDPM in float64: betas, respacing, and everything that follows from them.
+
+Ho et al., 2020 (DDPM); Nichol and Dhariwal, 2021 (improved DDPM: cosine betas, learned variance, respacing).
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+def linear_betas(count: int = 1000) -> np.ndarray:
+    """DDPM's betas, 1e-4 to 0.02 for 1,000 steps, scaled so that other counts destroy as much."""
+    scale = 1000 / count
+    return np.linspace(scale * 1e-4, scale * 0.02, count, dtype=np.float64)
+
+
+def cosine_betas(count: int = 1000, largest: float = 0.999) -> np.ndarray:
+    """Betas whose cumulative product follows a squared cosine (improved DDPM, equation 17)."""
+    remaining = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - remaining[1:] / remaining[:-1], largest)
+
+
+BETAS = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+def space_timesteps(num_timesteps: int, steps: int) -> np.ndarray:
+    """`steps` of the `num_timesteps`, as equally spaced as whole numbers allow, both ends included, ascending.
+
+    Raises:
+      ValueError: more steps than there are, or fewer than one.
+    """
+    if not 1 <= steps <= num_timesteps:
+        raise ValueError(f"{steps} steps out of {num_timesteps}: expected 1 to {num_timesteps}")
+    stride = (num_timesteps - 1) / (steps - 1) if steps > 1 else 1.0
+    # Accumulated, not multiplied: improved DDPM's own rounding.
+    return np.round(np.cumsum([0.0] + [stride] * (steps - 1))).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """A schedule on a subset of its steps; all arrays are float64 over that subset, in ascending time.
+
+    Attributes:
+      timesteps: the steps' numbers in the original schedule, which is what the network is told.
+      betas: noise added per step.
+      num_timesteps: how many steps the original schedule has.
+      signal: product of `1 - beta` up to and including the step (DDPM's alpha bar).
+      signal_before: the same up to the step before.
+      posterior_variance: of `x_{t-1}` given `x_t` and `x_0` (DDPM, equation 7); its first value, 0, is replaced by the
+        second so that it has a logarithm.
+      mean_on_x, mean_on_noise: `x_{t-1}` has mean `mean_on_x * x_t - mean_on_noise * noise` (DDPM, equation 11).
+    """
+
+    timesteps: np.ndarray
+    betas: np.ndarray
+    num_timesteps: int
+
+    @functools.cached_property
+    def signal(self) -> np.ndarray:
+        return np.cumprod(1 - self.betas)
+
+    @functools.cached_property
+    def signal_before(self) -> np.ndarray:
+        return np.append(1.0, self.signal[:-1])
+
+    @functools.cached_property
+    def posterior_variance(self) -> np.ndarray:
+        variance = self.betas * (1 - self.signal_before) / (1 - self.signal)
+        return np.append(variance[1:2] if len(variance) > 1 else self.betas, variance[1:])
+
+    @functools.cached_property
+    def mean_on_x(self) -> np.ndarray:
+        return 1 / np.sqrt(1 - self.betas)
+
+    @functools.cached_property
+    def mean_on_noise(self) -> np.ndarray:
+        return self.betas / np.sqrt((1 - self.betas) * (1 - self.signal))
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+@functools.cache
+def make_schedule(name: str, *, steps: int | None = None, num_timesteps: int = 1000) -> Schedule:
+    """The schedule called `name` ("linear" or "cosine") on `steps` of its `num_timesteps`, on all by default.
+
+    Raises:
+      ValueError: an unknown name, or a number of steps that cannot be had.
+    """
+    if name not in BETAS:
+        raise ValueError(f"noise schedule is {name!r}; expected one of {', '.join(BETAS)}")
+    betas = BETAS[name](num_timesteps)
+    timesteps = space_timesteps(num_timesteps, num_timesteps if steps is None else steps)
+    signal = np.cumprod(1 - betas)[timesteps]
+    return Schedule(timesteps, 1 - signal / np.append(1.0, signal[:-1]), num_timesteps)

@@ -1,0 +1,41 @@
+"""How much of a codebook is in use."""
+
+import numpy as np
+
+
+class CodeUsage:
+    """Counts which codes a stream of tokens falls on.
+
+    Attributes:
+      counts: `[C, K]` int64, tokens that fell on each code of each codebook.
+    """
+
+    def __init__(self, num_codebooks: int, codebook_size: int):
+        self.counts = np.zeros((num_codebooks, codebook_size), np.int64)
+
+    def update(self, indices: np.ndarray) -> None:
+        """Counts indices `[B, C, tokens of each codebook]`.
+
+        Raises:
+          ValueError: another number of codebooks, or an index that is no code.
+        """
+        indices = np.asarray(indices)
+        codebooks, size = self.counts.shape
+        if indices.ndim != 3 or indices.shape[1] != codebooks:
+            raise ValueError(f"indices of shape {indices.shape}; expected [B, {codebooks}, tokens]")
+        if indices.size and not 0 <= indices.min() <= indices.max() < size:
+            raise ValueError(f"indices reach from {indices.min()} to {indices.max()}; the codes are 0 to {size - 1}")
+        for counts, own in zip(self.counts, indices.swapaxes(0, 1), strict=True):
+            counts += np.bincount(own.ravel(), minlength=size)
+
+    @property
+    def use(self) -> float:
+        """Share of all codes that at least one token fell on."""
+        return float((self.counts > 0).mean())
+
+    @property
+    def perplexity(self) -> float:
+        """`exp` of the entropy of the codes' frequencies, averaged over the codebooks; K where all are equally used."""
+        p = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+        entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
+        return float(np.exp(entropy).mean())

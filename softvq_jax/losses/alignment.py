@@ -1,0 +1,60 @@
+"""Alignment of the latents with a teacher's patch tokens (SoftVQ-VAE, section 3.3)."""
+
+import jax
+import jax.numpy as jnp
+
+MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
+
+
+def check_alignment(mode: str, num_latents: int, num_patches: int) -> None:
+    """ValueError where the mode is unknown or cannot pair `num_latents` latents with `num_patches` patches."""
+    if mode not in MODES:
+        raise ValueError(f"alignment mode is {mode!r}; expected one of {', '.join(MODES)}")
+    if mode != "global" and num_patches % num_latents:
+        raise ValueError(
+            f"alignment mode {mode!r} pairs each latent with the same number of patches, but {num_patches} teacher "
+            f"patches are not divisible by {num_latents} latent tokens: change num_latent_tokens, or use mode 'global'"
+        )
+
+
+def alignment_inputs(mode: str, latents: jax.Array) -> jax.Array:
+    """What the alignment head is given: `[B, L, D]`, or their mean `[B, 1, D]` in mode "global"."""
+    return jnp.mean(latents, axis=1, keepdims=True) if mode == "global" else latents
+
+
+def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.Array | None = None) -> jax.Array:
+    """What the head's output is compared with.
+
+    Args:
+      mode: "repeat" compares every patch, "global" their mean, "avg_1d" means of consecutive patches, "avg_1d_shuffle"
+        means of patches in a random order, one for the whole batch.
+      patches: the teacher's `[B, N, width]`.
+      num_latents: `L`.
+      key: draws the order in mode "avg_1d_shuffle".
+
+    Returns:
+      `[B, N, width]`, `[B, 1, width]` or `[B, L, width]`.
+    """
+    if mode == "repeat":
+        return patches
+    if mode == "global":
+        return jnp.mean(patches, axis=1, keepdims=True)
+    if mode == "avg_1d_shuffle":
+        patches = patches[:, jax.random.permutation(key, patches.shape[1])]
+    batch, _, width = patches.shape
+    return jnp.mean(patches.reshape(batch, num_latents, -1, width), axis=2)
+
+
+def alignment_loss(projected: jax.Array, targets: jax.Array) -> jax.Array:
+    """`-cos`, averaged over patches and batch, in float32.
+
+    `projected` `[B, M, width]` is repeated where there are more targets than it has rows: row `i` stands for targets
+    `i*N/M ... (i+1)*N/M - 1`.
+    """
+    projected = jnp.repeat(projected, targets.shape[1] // projected.shape[1], axis=1)
+    return -jnp.mean(jnp.sum(_unit(projected) * _unit(targets), axis=-1))
+
+
+def _unit(x):
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))

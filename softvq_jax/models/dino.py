@@ -1,0 +1,58 @@
+"""The discriminator's frozen eyes: DINO ViT-S/16 (Caron et al., 2021, arXiv 2104.14294)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.vit import ViT, ViTConfig
+
+DINO_S = ViTConfig(width=384, depth=12, num_heads=6, patch_size=16, activation="gelu_tanh", layer_scale=None)
+DINO_IMAGE_SIZE = 224
+NUM_FEATURES = 5
+
+
+class DinoTrunk(nnx.Module):
+    """Features of images at five depths of a ViT: before the first block and after each quarter of the blocks.
+
+    The tanh approximation of GELU, where DINO itself has the exact one, is the discriminator's own (StyleGAN-T, VAR).
+
+    Raises:
+      ValueError: the depth is not divisible by 4, or the image size by the patch size.
+    """
+
+    def __init__(
+        self,
+        config: ViTConfig = DINO_S,
+        image_size: int = DINO_IMAGE_SIZE,
+        *,
+        dtype=None,
+        remat: str = "none",
+        rngs: nnx.Rngs,
+    ):
+        if config.depth % (NUM_FEATURES - 1):
+            raise ValueError(f"depth {config.depth} does not divide into {NUM_FEATURES - 1} equal parts")
+        self.image_size = image_size
+        self.vit = ViT(config, image_size, dtype=dtype, remat=remat, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Patch tokens + class token at five depths.
+
+        Args:
+          images: `[B, S, S, 3]` in [-1, 1], S the trunk's image size.
+
+        Returns:
+          `[5, B, N, width]` float32, N patches.
+        """
+        tokens = self.vit.embed(imagenet_normalize(images))
+        depth = self.vit.config.depth
+        quarter = depth // (NUM_FEATURES - 1)
+        features = [_readout(tokens)]
+        for start in range(0, depth, quarter):
+            tokens = self.vit.transformer.run_blocks(tokens, start=start, stop=start + quarter)
+            features.append(_readout(tokens))
+        return jnp.stack(features)
+
+
+def _readout(tokens):
+    return tokens[:, 1:] + tokens[:, :1]

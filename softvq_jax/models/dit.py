@@ -1,0 +1,190 @@
+"""The diffusion transformer on 1-D latents: SiT and DiT share it (arXiv 2212.09748 section 3, arXiv 2401.08740).
+
+`L` tokens of `D` channels with fixed positions, conditioned on time and class through adaptive layer norms whose gates
+start at zero (adaLN-Zero).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from softvq_jax.models import layers
+
+SIZES = {
+    "B": dict(width=768, depth=12, num_heads=12),
+    "L": dict(width=1024, depth=24, num_heads=16),
+    "XL": dict(width=1152, depth=28, num_heads=16),
+}
+TIME_CHANNELS = 256
+LONGEST_PERIOD = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Shape of the transformer.
+
+    Attributes:
+      num_tokens, channels: `L` and `D` of the latents.
+      learn_sigma: `2D` outputs per token, the noise and its variance (DiT), not `D` (SiT's velocity).
+      num_classes: label `num_classes` stands for none.
+      qk_norm: LayerNorm on each head's queries and keys.
+      dtype: type of the matmuls; parameters are float32.
+      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+    """
+
+    num_tokens: int
+    channels: int
+    width: int
+    depth: int
+    num_heads: int
+    learn_sigma: bool = False
+    num_classes: int = 1000
+    mlp_ratio: float = 4.0
+    qk_norm: bool = False
+    dtype: str = "float32"
+    remat: str = "none"
+
+    @classmethod
+    def preset(cls, size: str, **fields) -> "DiTConfig":
+        """Size "B", "L" or "XL".
+
+        Raises:
+          ValueError: another size.
+        """
+        if size not in SIZES:
+            raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
+        return cls(**SIZES[size], **fields)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> "DiTConfig":
+        return cls(**fields)
+
+    @property
+    def out_channels(self) -> int:
+        return self.channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one evaluation on one example: the matrix products of weights and of attention."""
+        width, length, hidden = self.width, self.num_tokens, int(self.mlp_ratio * self.width)
+        block = length * (4 * width**2 + 2 * width * hidden) + 2 * length**2 * width + 6 * width**2
+        ends = length * width * (self.channels + self.out_channels) + 2 * width**2
+        return self.depth * block + ends + width * (TIME_CHANNELS + width)
+
+
+class FixedPositions(nnx.Variable):
+    """Positions that come with the weights and are not trained."""
+
+
+def sincos_positions(length: int, width: int) -> np.ndarray:
+    """`[L, width]`: sines at even channels, cosines at odd ones (Vaswani et al., 2017, section 3.5)."""
+    angles = np.arange(length)[:, None] / LONGEST_PERIOD ** (np.arange(0, width, 2) / width)
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width).astype(np.float32)
+
+
+class TimeEmbedding(nnx.Module):
+    """`t` `[B]` to `[B, width]`: 256 cosines and sines of `t`, unscaled, and a two-layer SiLU MLP."""
+
+    def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
+        self.fc1 = normal_linear(TIME_CHANNELS, width, dtype=dtype, rngs=rngs)
+        self.fc2 = normal_linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, t: jax.Array) -> jax.Array:
+        half = TIME_CHANNELS // 2
+        # The published networks round the exponents to float32, which shows at t = 999.
+        exponents = -np.float32(np.log(LONGEST_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half)
+        frequencies = jnp.asarray(np.exp(exponents.astype(np.float64)), jnp.float32)
+        angles = t.astype(jnp.float32)[..., None] * frequencies
+        features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return self.fc2(jax.nn.silu(self.fc1(features)))
+
+
+class Block(nnx.Module):
+    """A transformer block with adaLN-Zero; `silu_condition` `[B, width]` is the condition after its SiLU."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.width, config.dtype
+        self.norm1 = layers.layer_norm(width, affine=False, rngs=rngs)
+        self.attn = layers.Attention(width, config.num_heads, qk_norm=config.qk_norm, dtype=dtype, rngs=rngs)
+        self.norm2 = layers.layer_norm(width, affine=False, rngs=rngs)
+        self.mlp = layers.MLP(width, int(config.mlp_ratio * width), "gelu_tanh", dtype=dtype, rngs=rngs)
+        self.modulation = zero_linear(width, 6 * width, dtype=dtype, rngs=rngs)
+        for linear in (self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2):
+            reset_to_xavier(linear, rngs)
+
+    def __call__(self, x: jax.Array, silu_condition: jax.Array) -> jax.Array:
+        modulation = self.modulation(silu_condition).astype(jnp.float32)[:, None]
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
+        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nnx.Module):
+    """Modulated norm and a linear map, both zero at first."""
+
+    def __init__(self, width: int, out_channels: int, *, dtype=None, rngs: nnx.Rngs):
+        self.norm = layers.layer_norm(width, affine=False, rngs=rngs)
+        self.modulation = zero_linear(width, 2 * width, dtype=dtype, rngs=rngs)
+        self.linear = zero_linear(width, out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, silu_condition: jax.Array) -> jax.Array:
+        shift, scale = jnp.split(self.modulation(silu_condition).astype(jnp.float32), 2, axis=-1)
+        return self.linear(modulate(self.norm(x), shift, scale)).astype(jnp.float32)
+
+
+class DiT(nnx.Module):
+    """The whole network: SiT's velocity, or DiT's noise and variance."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype = config.width, config.dtype
+        self.x_embedder = reset_to_xavier(layers.linear(config.channels, width, dtype=dtype, rngs=rngs), rngs)
+        self.pos_embed = FixedPositions(jnp.asarray(sincos_positions(config.num_tokens, width)))
+        self.t_embedder = TimeEmbedding(width, dtype=dtype, rngs=rngs)
+        table = 0.02 * jax.random.normal(rngs.params(), (config.num_classes + 1, width))
+        self.label_embeddings = nnx.Param(table)
+        self.blocks = layers.stack(lambda rngs: Block(config, rngs=rngs), config.depth, rngs)
+        self.final_layer = FinalLayer(width, config.out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
+        """The prediction at `x_t`.
+
+        Args:
+          x: `[B, L, D]`.
+          t: `[B]`, SiT's time in [0, 1] or DiT's timestep.
+          labels: `[B]` integers; `num_classes` for none.
+
+        Returns:
+          `[B, L, D]`, or `[B, L, 2D]` with `learn_sigma`; float32.
+        """
+        condition = self.t_embedder(t).astype(jnp.float32) + self.label_embeddings[...][labels]
+        silu_condition = jax.nn.silu(condition)
+        tokens = self.x_embedder(x).astype(jnp.float32) + self.pos_embed[...]
+        tokens = layers.scan_blocks(self.blocks, tokens, silu_condition, remat=self.config.remat)
+        return self.final_layer(tokens, silu_condition[:, None])
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """`x (1 + scale) + shift`."""
+    return x * (1 + scale) + shift
+
+
+def reset_to_xavier(linear: nnx.Linear, rngs: nnx.Rngs) -> nnx.Linear:
+    """`linear` with a new kernel, Xavier uniform as in DiT and MAR; `layers.linear` initialises as ViT."""
+    linear.kernel[...] = nnx.initializers.xavier_uniform()(rngs.params(), linear.kernel.shape)
+    return linear
+
+
+def normal_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear map of the time embedding: normal of 0.02."""
+    init = nnx.initializers.normal(0.02)
+    return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
+
+
+def zero_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear map that starts at zero, as adaLN-Zero's do."""
+    return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)

@@ -1,0 +1,134 @@
+"""Transformer building blocks shared by every network here.
+
+Blocks of equal shape are created stacked, `[depth, ...]` on every parameter, and applied by one `jax.lax.scan`: compile
+time and parameter names do not grow with depth. The residual stream is float32; `dtype` is the type of the matmuls.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from softvq_jax.models.attention import attention
+
+LAYER_NORM_EPS = 1e-6
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+_kernel_init = nnx.initializers.truncated_normal(stddev=0.02)
+
+
+def linear(in_features: int, out_features: int, *, use_bias: bool = True, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear map with the ViT initialisation: truncated normal of 0.02, zero bias."""
+    return nnx.Linear(in_features, out_features, use_bias=use_bias, dtype=dtype, kernel_init=_kernel_init, rngs=rngs)
+
+
+def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm in float32, eps 1e-6, as in DINOv2 and DiT."""
+    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalises each head's queries and keys."""
+
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dtype=None, rngs: nnx.Rngs):
+        if width % num_heads:
+            raise ValueError(f"width {width} does not divide into {num_heads} heads")
+        self.num_heads = num_heads
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
+        self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
+        self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, length, width = x.shape
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
+        return self.proj(attention(q, k, v).reshape(batch, length, width))
+
+
+class MLP(nnx.Module):
+    """`fc2(activation(fc1(x)))`; dropout after each of the two when a key is given."""
+
+    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, dtype=None, rngs: nnx.Rngs):
+        self.activation = activation
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
+
+
+class SwiGLU(nnx.Module):
+    """`fc2(silu(a) * b)`, `[a, b] = fc1(x)`: the MLP of DINOv2-g; `hidden` is the width of `a`."""
+
+    def __init__(self, width: int, hidden: int, *, dtype=None, rngs: nnx.Rngs):
+        self.fc1 = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate, value = jnp.split(self.fc1(x), 2, axis=-1)
+        return self.fc2(jax.nn.silu(gate) * value)
+
+
+def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sample: bool = False) -> jax.Array:
+    """Dropout (Srivastava et al., 2014), or stochastic depth (Huang et al., 2016) with one draw per sample.
+
+    Does nothing without a key, which is how evaluation is asked for.
+    """
+    if key is None:
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_sample else x.shape
+    keep = 1.0 - rate
+    return jnp.where(jax.random.bernoulli(key, keep, shape), x / keep, 0).astype(x.dtype)
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`count` independently initialised modules as one whose parameters have a leading axis `[count, ...]`."""
+
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs):
+        return make(rngs)
+
+    return create(rngs)
+
+
+def scan_blocks(
+    blocks: nnx.Module, x: jax.Array, *shared, per_block=(), remat: str = "none", start: int = 0, stop: int | None = None
+) -> jax.Array:
+    """Applies the stacked `blocks[start:stop]` in turn: `x = block(x, *shared, *per_block[i])`.
+
+    Args:
+      blocks: made by `stack`.
+      x: what goes through the blocks.
+      shared: further arguments, the same for every block (a condition, say).
+      per_block: tuple of trees with a leading axis of the stack's length (keys, rates).
+      remat: "none" keeps every activation for the backward pass, "dots" the results of the weight matmuls, "full"
+        only each block's input.
+      start, stop: which blocks, counted as a slice counts.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
+    graphdef, params = nnx.split(blocks)
+    if start or stop is not None:
+        params, per_block = jax.tree.map(lambda leaf: leaf[start:stop], (params, per_block))
+
+    def step(x, inputs):
+        params, per_block = inputs
+        return nnx.merge(graphdef, params)(x, *shared, *per_block), None
+
+    if remat != "none":
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(step, x, (params, per_block))[0]

@@ -1,0 +1,48 @@
+"""Image resizes that JAX does not have, as the linear maps they are: one small matrix for rows, one for columns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def area_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """`[out, in]`: row `i` is the mean over `floor(i*in/out) ... ceil((i+1)*in/out) - 1`, PyTorch's "area"."""
+    matrix = np.zeros((out_size, in_size), np.float32)
+    for i in range(out_size):
+        start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """`[out, in]`: PyTorch's "bicubic" without antialiasing (a = -0.75, half-pixel centres, border clamped)."""
+    centres = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
+    taps = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)
+    matrix = np.zeros((out_size, in_size))
+    # Taps beyond the border fall on it, several on one: hence add.at.
+    np.add.at(matrix, (np.arange(out_size)[:, None], taps.clip(0, in_size - 1)), _cubic(centres[:, None] - taps))
+    return matrix.astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' convolution kernel (Keys, 1981, equation 4, where a = -0.5)."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def area_resize(images: jax.Array, size: int) -> jax.Array:
+    """`[B, H, W, C] -> [B, size, size, C]` by means over whole pixels; for shrinking."""
+    return _resample(images, *(area_matrix(side, size) for side in images.shape[1:3]))
+
+
+def bicubic_resize(images: jax.Array, size: int) -> jax.Array:
+    """`[B, H, W, C] -> [B, size, size, C]` bicubically, not antialiased; for enlarging."""
+    return _resample(images, *(bicubic_matrix(side, size) for side in images.shape[1:3]))
+
+
+def _resample(images, rows, columns):
+    exact = jax.lax.Precision.HIGHEST
+    images = jnp.einsum("oh,bhwc->bowc", rows, images, precision=exact)
+    return jnp.einsum("pw,bowc->bopc", columns, images, precision=exact)

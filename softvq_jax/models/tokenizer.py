@@ -1,0 +1,194 @@
+"""The SoftVQ-VAE tokenizer: an image to `L` latent tokens of `D` channels, and back (arXiv 2412.10958, section 3)."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from softvq_jax.models import layers, quantizers
+from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
+
+BOTTLENECKS = ("softvq", "vq", "simvq", "kl", "ae")
+POSTERIORS = ("released", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Shape of a tokenizer. The fields from `codebook_size` on are read by the bottlenecks that have them.
+
+    Attributes:
+      image_size: side of the square images, in pixels.
+      encoder, decoder: the two transformers.
+      num_latent_tokens, latent_dim: `L` and `D`.
+      bottleneck: one of `BOTTLENECKS`.
+      codebook_size, num_codebooks: `K` and `C`; each codebook serves `L/C` consecutive tokens.
+      temperature: SoftVQ's tau.
+      l2_normalize: SoftVQ and VQ compare and return unit vectors.
+      posterior: SoftVQ's, "released" or "paper".
+      train_codebook: SimVQ trains the matrix as well as the map.
+      dtype: type of the matmuls; parameters are float32.
+      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+    """
+
+    encoder: ViTConfig
+    decoder: ViTConfig
+    image_size: int = 256
+    num_latent_tokens: int = 64
+    latent_dim: int = 32
+    bottleneck: str = "softvq"
+    codebook_size: int = 8192
+    num_codebooks: int = 4
+    temperature: float = 0.07
+    l2_normalize: bool = True
+    posterior: str = "released"
+    train_codebook: bool = False
+    dtype: str = "float32"
+    remat: str = "none"
+
+    def __post_init__(self):
+        for name, known in (("bottleneck", BOTTLENECKS), ("posterior", POSTERIORS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        if self.has_codebook and self.num_latent_tokens % self.num_codebooks:
+            raise ValueError(
+                f"num_latent_tokens {self.num_latent_tokens} is not divisible by num_codebooks {self.num_codebooks}: "
+                "each codebook serves the same number of tokens"
+            )
+        for vit in (self.encoder, self.decoder):
+            vit.grid(self.image_size)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> "TokenizerConfig":
+        """From nested fields, as in a config file."""
+        fields = dict(fields)
+        vits = {name: ViTConfig(**fields.pop(name)) for name in ("encoder", "decoder")}
+        return cls(**vits, **fields)
+
+    @property
+    def has_codebook(self) -> bool:
+        return self.bottleneck in ("softvq", "vq", "simvq")
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the latents are codes, so that indices say everything."""
+        return self.bottleneck in ("vq", "simvq")
+
+
+@flax.struct.dataclass
+class TokenizerOutput:
+    """`decoded`: the decoder's last features `[B, N, width]`, from which `to_pixels` makes `[B, H, W, 3]`."""
+
+    decoded: jax.Array
+    bottlenecked: quantizers.Bottlenecked
+
+
+class Encoder(nnx.Module):
+    """`[B, H, W, 3] -> [B, L, width]`: a ViT in which learned latent tokens attend to the image and leave with it."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        width, length = config.encoder.width, config.num_latent_tokens
+        normal = nnx.initializers.truncated_normal(stddev=0.02)
+        self.vit = ViT(config.encoder, config.image_size, dtype=config.dtype, remat=config.remat, rngs=rngs)
+        self.latent_tokens = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
+        self.latent_pos_embed = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
+
+    def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        tokens = self.vit.embed(images)
+        latents = self.latent_tokens[...] + self.latent_pos_embed[...]
+        latents = jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))
+        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), key=key)
+        return tokens[:, -latents.shape[1] :]
+
+
+class Decoder(nnx.Module):
+    """`[B, L, D] -> [B, N, width]`: mask tokens at every patch attend to the latents and become the image."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        vit = config.decoder
+        self.config, self.grid = vit, vit.grid(config.image_size)
+        normal = nnx.initializers.truncated_normal(stddev=0.02)
+        self.embed_latents = layers.linear(config.latent_dim, vit.width, dtype=config.dtype, rngs=rngs)
+        self.latent_pos_embed = nnx.Param(normal(rngs.params(), (config.num_latent_tokens, vit.width), jnp.float32))
+        self.cls_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, vit.width)))
+        self.mask_token = nnx.Param(normal(rngs.params(), (1, vit.width), jnp.float32))
+        self.pos_embed = nnx.Param(normal(rngs.params(), (1 + self.grid**2, vit.width), jnp.float32))
+        self.transformer = Transformer(vit, dtype=config.dtype, remat=config.remat, rngs=rngs)
+        self.to_patches = layers.linear(vit.width, 3 * vit.patch_size**2, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
+        count = self.grid**2
+        masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.config.width))
+        tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
+        tokens = self.transformer(jnp.concatenate([tokens, embedded], axis=1), key=key)
+        return tokens[:, 1 : 1 + count]
+
+    def to_pixels(self, decoded: jax.Array) -> jax.Array:
+        """`[B, N, width] -> [B, H, W, 3]` float32."""
+        patches = self.to_patches(decoded).astype(jnp.float32)
+        return unpatchify(patches, self.config.patch_size, self.grid)
+
+
+class TokenizerModel(nnx.Module):
+    """Encoder, `quant_conv` to the bottleneck's channels, bottleneck, decoder."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = Encoder(config, rngs=rngs)
+        self.bottleneck = make_bottleneck(config, rngs=rngs)
+        # Few parameters and the numbers that a codebook is compared with: float32 whatever `dtype` says.
+        self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+
+    def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> TokenizerOutput:
+        """A training pass with a `key` (sampling, stochastic depth), an evaluation pass without."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        z = self.pre_bottleneck(images, key=keys[0])
+        bottlenecked = self.bottleneck(z, keys[1])
+        return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
+
+    def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, 3] -> [B, L, bottleneck.input_dim]`: what the bottleneck is given."""
+        return self.to_latents(self.encoder(images, key=key))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """`[B, H, W, 3]` in [-1, 1] to latents `[B, L, D]`."""
+        return self.bottleneck.encode(self.pre_bottleneck(images))
+
+    def encode_indices(self, images: jax.Array) -> jax.Array:
+        """`[B, H, W, 3]` to code indices `[B, C, L/C]`, for discrete bottlenecks."""
+        return self.bottleneck.encode_indices(self.pre_bottleneck(images))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents `[B, L, D]` to images `[B, H, W, 3]`; not clipped to [-1, 1]."""
+        return self.decoder.to_pixels(self.decoder(latents))
+
+    def decode_indices(self, indices: jax.Array) -> jax.Array:
+        """Code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
+        return self.decode(self.bottleneck.lookup(indices))
+
+
+def make_bottleneck(config: TokenizerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The bottleneck that `config.bottleneck` names."""
+    dim, sizes = config.latent_dim, (config.codebook_size, config.num_codebooks)
+    match config.bottleneck:
+        case "softvq":
+            return quantizers.SoftVQ(
+                dim,
+                *sizes,
+                temperature=config.temperature,
+                l2_normalize=config.l2_normalize,
+                posterior=config.posterior,
+                rngs=rngs,
+            )
+        case "vq":
+            return quantizers.VQ(dim, *sizes, l2_normalize=config.l2_normalize, rngs=rngs)
+        case "simvq":
+            return quantizers.SimVQ(dim, *sizes, train_codebook=config.train_codebook, rngs=rngs)
+        case "kl":
+            return quantizers.KL(dim)
+        case "ae":
+            return quantizers.AE(dim)

@@ -1,0 +1,160 @@
+"""The vision transformer: tokenizer encoder and decoder, DINOv2 teacher and DINO trunk are all this one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from softvq_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Shape of a pre-norm vision transformer.
+
+    `activation` is "gelu" (exact), "gelu_tanh" or "swiglu"; `layer_scale` is LayerScale's initial value, None for no
+    LayerScale; `drop_path` is the stochastic depth rate of the last block, growing linearly from 0.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int = 16
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    layer_scale: float | None = 1e-5
+    drop_path: float = 0.0
+    num_registers: int = 0
+
+    def grid(self, image_size: int) -> int:
+        """Patches along one side of a square image, or ValueError where the patch does not divide it."""
+        if image_size % self.patch_size:
+            raise ValueError(
+                f"image size {image_size} is not divisible by the patch size {self.patch_size}: use a multiple of "
+                f"{self.patch_size}, for instance {max(1, round(image_size / self.patch_size)) * self.patch_size}"
+            )
+        return image_size // self.patch_size
+
+
+class LayerScale(nnx.Module):
+    """Learned gain per channel (Touvron et al., 2021)."""
+
+    def __init__(self, width: int, init: float):
+        self.gamma = nnx.Param(jnp.full((width,), init, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.gamma[...].astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """`x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`."""
+
+    def __init__(self, config: ViTConfig, *, dtype=None, rngs: nnx.Rngs):
+        width = config.width
+        self.norm1 = layers.layer_norm(width, rngs=rngs)
+        self.attn = layers.Attention(width, config.num_heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layers.layer_norm(width, rngs=rngs)
+        if config.activation == "swiglu":
+            # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
+            hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
+            self.mlp = layers.SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
+        else:
+            self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, dtype=dtype, rngs=rngs)
+        scaled = config.layer_scale is not None
+        self.ls1 = LayerScale(width, config.layer_scale) if scaled else None
+        self.ls2 = LayerScale(width, config.layer_scale) if scaled else None
+
+    def __call__(self, x: jax.Array, drop_path=0.0, key: jax.Array | None = None) -> jax.Array:
+        keys = (None, None) if key is None else jax.random.split(key)
+        for norm, branch, scale, key in (
+            (self.norm1, self.attn, self.ls1, keys[0]),
+            (self.norm2, self.mlp, self.ls2, keys[1]),
+        ):
+            y = branch(norm(x))
+            x = x + layers.drop(scale(y) if scale is not None else y, drop_path, key, per_sample=True)
+        return x
+
+
+class Transformer(nnx.Module):
+    """The blocks of a ViT and its last norm, on tokens `[B, T, width]`."""
+
+    def __init__(self, config: ViTConfig, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
+        self.config, self.remat = config, remat
+        self.blocks = layers.stack(lambda r: Block(config, dtype=dtype, rngs=r), config.depth, rngs)
+        self.norm = layers.layer_norm(config.width, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Tokens after the last norm, float32; with a `key`, stochastic depth is on (training)."""
+        return self.norm(self.run_blocks(tokens, key=key))
+
+    def run_blocks(self, tokens, *, key=None, start: int = 0, stop: int | None = None) -> jax.Array:
+        """Tokens after `blocks[start:stop]`, before any norm."""
+        per_block = ()
+        if key is not None and self.config.drop_path:
+            depth = self.config.depth
+            per_block = (jnp.linspace(0.0, self.config.drop_path, depth), jax.random.split(key, depth))
+        return layers.scan_blocks(
+            self.blocks, tokens, per_block=per_block, remat=self.remat, start=start, stop=stop
+        )
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """`[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`: patches in reading order, channel last inside a patch."""
+    batch, height, width, channels = images.shape
+    x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
+    """The inverse of `patchify` for a square image of `grid * grid` patches."""
+    batch, _, numbers = patches.shape
+    x = patches.reshape(batch, grid, grid, patch, patch, numbers // patch**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * patch, grid * patch, -1)
+
+
+class ViT(nnx.Module):
+    """Image to tokens: patch embedding, class token and positions, registers, blocks, last norm.
+
+    Tokens are `[class, registers, patches]`; registers carry no position (Darcet et al., 2024).
+    """
+
+    def __init__(self, config: ViTConfig, image_size: int, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
+        self.config, self.grid = config, config.grid(image_size)
+        width = config.width
+        normal = nnx.initializers.truncated_normal(stddev=0.02)
+        self.patch_embed = layers.linear(3 * config.patch_size**2, width, dtype=dtype, rngs=rngs)
+        self.cls_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, width)))
+        self.pos_embed = nnx.Param(normal(rngs.params(), (1 + self.grid**2, width), jnp.float32))
+        self.registers = (
+            nnx.Param(1e-6 * jax.random.normal(rngs.params(), (config.num_registers, width)))
+            if config.num_registers
+            else None
+        )
+        self.transformer = Transformer(config, dtype=dtype, remat=remat, rngs=rngs)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1 + self.config.num_registers
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """`[B, H, W, 3] -> [B, 1 + registers + N, width]` float32: the tokens before the first block."""
+        side = self.grid * self.config.patch_size
+        if images.shape[1:] != (side, side, 3):
+            raise ValueError(f"images of shape {images.shape}; this network takes [B, {side}, {side}, 3]")
+        patches = self.patch_embed(patchify(images, self.config.patch_size)).astype(jnp.float32)
+        registers = None if self.registers is None else self.registers[...]
+        return with_prefix(patches, self.cls_token[...], self.pos_embed[...], registers)
+
+    def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """All tokens after the last norm, `[B, 1 + registers + N, width]` float32."""
+        return self.transformer(self.embed(images), key=key)
+
+
+def with_prefix(tokens, cls_token, pos_embed, registers=None) -> jax.Array:
+    """`[class + its position, registers, tokens + their positions]` for `tokens` `[B, N, width]`."""
+    batch, _, width = tokens.shape
+    prefix = cls_token + pos_embed[:1]
+    if registers is not None:
+        prefix = jnp.concatenate([prefix, registers])
+    return jnp.concatenate([jnp.broadcast_to(prefix, (batch, *prefix.shape)), tokens + pos_embed[1:]], axis=1)

@@ -1,0 +1,176 @@
+"""The tokenizer as a user holds it: open, encode, decode, save."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.weights import files, layout
+from softvq_jax.weights import tokenizer as weights
+
+# Beside `config.json` where its flat fields cannot say everything about a tokenizer trained here.
+OWN_CONFIG = "softvq_jax.json"
+
+
+class Tokenizer:
+    """A trained tokenizer. Images are `[B, H, W, 3]` float32 in [-1, 1], latents `[B, L, D]` float32.
+
+    Attributes:
+      config: its shape.
+      params: the parameters of its `TokenizerModel`, a tree of arrays.
+      latent_mean, latent_std: statistics of its latents for generators, None where the weights do not carry them.
+    """
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        params: Mapping,
+        *,
+        published: Mapping | None = None,
+        extra: Mapping[str, np.ndarray] | None = None,
+    ):
+        """From parameters in memory; `from_pretrained` opens files.
+
+        Args:
+          published: the content of a published `config.json`, which `save_pretrained` gives back.
+          extra: tensors of the published layout that the model does not read, given back as well.
+        """
+        self.config = config
+        self.params = jax.tree.map(jnp.asarray, params)
+        self._published = dict(published or weights.published_fields(config))
+        self._extra = dict(weights.unused_patch_embed(config) if extra is None else extra)
+        graphdef, _ = nnx.split(nnx.eval_shape(lambda: TokenizerModel(config, rngs=nnx.Rngs(0))))
+
+        def compiled(method):
+            return jax.jit(lambda params, x: getattr(nnx.merge(graphdef, params), method)(x))
+
+        self._encode, self._decode = compiled("encode"), compiled("decode")
+        self._encode_indices, self._decode_indices = compiled("encode_indices"), compiled("decode_indices")
+
+    @property
+    def latent_mean(self) -> float | None:
+        return self._published.get("vq_mean")
+
+    @property
+    def latent_std(self) -> float | None:
+        return self._published.get("vq_std")
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, *, dtype: str = "float32", remat: str = "none") -> "Tokenizer":
+        """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
+
+        Args:
+          name: a local folder, `hf://owner/name` or `owner/name`.
+          dtype: type of the matmuls.
+          remat: see `layers.scan_blocks`; for gradients through the tokenizer.
+
+        Raises:
+          FileNotFoundError: no such folder, or a file is missing in it.
+          WeightsError: the files are damaged or are not a tokenizer's.
+        """
+        folder = files.resolve(name, purpose="tokenizer")
+        if (folder / "tokenizer" / "config.json").is_file():
+            folder = folder / "tokenizer"  # a run's workdir
+        for file in ("config.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"{folder} has no {file}: not a tokenizer folder")
+        published = files.read_json(folder / "config.json")
+        tensors = files.read_tensors(folder / "model.safetensors")
+        own = folder / OWN_CONFIG
+        if own.is_file():
+            config = TokenizerConfig.from_dict(files.read_json(own) | {"dtype": dtype, "remat": remat})
+        else:
+            config = weights.config_of(tensors, published, dtype=dtype, remat=remat)
+        return cls.from_tensors(config, tensors, published=published, source=str(folder / "model.safetensors"))
+
+    @classmethod
+    def from_tensors(
+        cls, config: TokenizerConfig, tensors: Mapping[str, np.ndarray], *, published: Mapping | None = None, source: str
+    ) -> "Tokenizer":
+        """From a state dict in the published naming."""
+        rules = weights.tokenizer_rules(config)
+        params = layout.read(rules, tensors, abstract_params(config), source=source)
+        used = {key for rule in rules for key in rule.keys}
+        extra = {key: tensor for key, tensor in tensors.items() if key not in used}
+        if extra:
+            logging.info("%s: %d tensors that the tokenizer does not read: %s", source, len(extra), ", ".join(sorted(extra)))
+        return cls(config, params, published=published, extra=extra)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes the published layout: what `from_pretrained` read comes back key for key, bit for bit."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = layout.write(weights.tokenizer_rules(self.config), self.params) | self._extra
+        files.write_safetensors(folder / "model.safetensors", tensors)
+        files.write_json(folder / "config.json", self._published)
+        inferred = weights.config_of(tensors, self._published, dtype=self.config.dtype, remat=self.config.remat)
+        if inferred != self.config:
+            files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Images to latents.
+
+        Raises:
+          ValueError: another shape, type or range than the tokenizer takes.
+        """
+        return self._encode(self.params, self._checked(images))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents to images, clipped to [-1, 1]."""
+        self._check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
+        return jnp.clip(self._decode(self.params, jnp.asarray(latents, jnp.float32)), -1.0, 1.0)
+
+    def reconstruct(self, images: jax.Array) -> jax.Array:
+        """`decode(encode(images))`."""
+        return self.decode(self.encode(images))
+
+    def encode_indices(self, images: jax.Array) -> jax.Array:
+        """Images to code indices `[B, C, L/C]` int32; for discrete bottlenecks (VQ, SimVQ)."""
+        self._check_discrete()
+        return self._encode_indices(self.params, self._checked(images))
+
+    def decode_indices(self, indices: jax.Array) -> jax.Array:
+        """Code indices `[B, C, L/C]` to images, clipped to [-1, 1]; for discrete bottlenecks (VQ, SimVQ)."""
+        self._check_discrete()
+        config = self.config
+        self._check_shape("indices", indices, (config.num_codebooks, config.num_latent_tokens // config.num_codebooks))
+        if not jnp.issubdtype(jnp.asarray(indices).dtype, jnp.integer):
+            raise ValueError(f"indices are {jnp.asarray(indices).dtype}; expected integers")
+        low, high = int(jnp.min(indices)), int(jnp.max(indices))
+        if low < 0 or high >= config.codebook_size:
+            raise ValueError(f"indices reach from {low} to {high}; the codebook has codes 0 to {config.codebook_size - 1}")
+        return jnp.clip(self._decode_indices(self.params, indices), -1.0, 1.0)
+
+    def _check_discrete(self):
+        if not self.config.discrete:
+            raise ValueError(
+                f"the {self.config.bottleneck} bottleneck has continuous latents and no indices that stand for them: "
+                "use encode and decode"
+            )
+
+    def _check_shape(self, what, array, expected):
+        if array.ndim != 1 + len(expected) or array.shape[1:] != expected:
+            sizes = ", ".join(map(str, expected))
+            raise ValueError(f"{what} of shape {tuple(array.shape)}; this tokenizer takes [B, {sizes}]")
+
+    def _checked(self, images):
+        size = self.config.image_size
+        self._check_shape("images", images, (size, size, 3))
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 from 0..255")
+        images = jnp.asarray(images, jnp.float32)
+        low, high = float(jnp.min(images)), float(jnp.max(images))
+        if not (low >= -1.001 and high <= 1.001):  # written so that NaN fails too
+            raise ValueError(f"image values reach from {low:.4g} to {high:.4g}; expected [-1, 1]")
+        return images
+
+
+def abstract_params(config: TokenizerConfig) -> dict:
+    """The parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
+    return nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: TokenizerModel(config, rngs=nnx.Rngs(0))))[1])

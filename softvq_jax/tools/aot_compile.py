@@ -1,0 +1,123 @@
+"""Compiles a config's training step for a TPU slice that is not here, and says what it costs.
+
+    python -m softvq_jax.tools.aot_compile --config=configs/l64.py --topology=v5e:16x16 --batch=4096
+
+Needs the TPU compiler (`pip install 'softvq-jax[aot]'`) and no TPU, weights or data. `--fit` finds the largest batch that
+fits the slice. Any field of the config can be set: `--config.mesh.fsdp=16`, `--config.model.remat=dots`.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # Nothing runs here; looking for an accelerator only costs time.
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from absl import app, flags  # noqa: E402
+from jax.sharding import Mesh  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from softvq_jax import config as configs  # noqa: E402
+from softvq_jax.aot.compile import OutOfMemory, compile_for  # noqa: E402
+from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Report, analyse, describe, does_not_fit  # noqa: E402
+from softvq_jax.aot.topology import Topology, get_topology  # noqa: E402
+from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S  # noqa: E402
+from softvq_jax.models.functional import Functional  # noqa: E402
+from softvq_jax.models.vit import ViT, ViTConfig  # noqa: E402
+from softvq_jax.parallel.mesh import batch_sharding, check_global_batch, make_mesh, replicated  # noqa: E402
+from softvq_jax.parallel.sharding import abstract, shardings_for  # noqa: E402
+from softvq_jax.train import tokenizer_networks  # noqa: E402
+from softvq_jax.train.compile import jit_step  # noqa: E402
+from softvq_jax.train.pretrained import Pretrained  # noqa: E402
+from softvq_jax.train.tokenizer_task import TokenizerTask  # noqa: E402
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
+_TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, as generation:shape, for instance v5e:16x16.")
+_SLICES = flags.DEFINE_integer("slices", 1, "How many such slices, joined by the data-centre network.")
+_BATCH = flags.DEFINE_integer("batch", None, "Images a step, over all chips; the config's if not given.")
+_FIT = flags.DEFINE_bool("fit", False, "Find the largest batch that fits, a power of two a chip.")
+
+
+def measure(config: ConfigDict, topology: Topology) -> Report:
+    """Compiles the step of `config` on `topology` and reads its cost.
+
+    Raises:
+      ValueError: the config's mesh or batch does not fit the number of chips.
+    """
+    mesh = make_mesh(**config.mesh, devices=topology.devices)
+    batch = config.train.batch_size
+    check_global_batch(batch, mesh)
+    try:
+        return analyse(compile_for(*abstract_step(config, mesh), mesh), topology, mesh, batch)
+    except OutOfMemory as error:
+        return does_not_fit(error, topology, mesh, batch)
+
+
+def largest_batch(config: ConfigDict, topology: Topology) -> Report:
+    """The report of the largest batch that fits, over 1, 2, 4, ... images a chip; of 1 a chip if that does not fit.
+
+    Memory grows with the batch in a line, but for what the compiler decides anew: two batches give a guess, and its
+    neighbours decide.
+    """
+    config, reports = config.copy_and_resolve_references(), {}
+
+    def fits(power: int) -> bool:
+        if power not in reports:
+            config.train.batch_size = 2**power * len(topology.devices)
+            reports[power] = measure(config, topology)
+        return reports[power].memory.fits
+
+    power = 0
+    while fits(power):
+        power += 1
+    return reports[max(power - 1, 0)]
+
+
+def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, tuple]:
+    """The jitted training step of a tokenizer, and its arguments as shapes with shardings."""
+    num_steps, steps_per_epoch = configs.steps(config, IMAGENET_TRAIN_IMAGES)
+    task = TokenizerTask(config, abstract_pretrained(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(task.init, key, task.initial)
+    image = (config.train.batch_size, config.model.image_size, config.model.image_size, 3)
+    batch = {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=batch_sharding(mesh))}
+    arguments = (
+        abstract(state, shardings_for(state, mesh)),
+        abstract(task.frozen, shardings_for(task.frozen, mesh)),
+        batch,
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh)),
+    )
+    return jit_step(task.step, state, task.frozen, mesh), arguments
+
+
+def abstract_pretrained(config: ConfigDict) -> Pretrained:
+    """The shapes of the weights that a run would read: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
+    encoder = ViTConfig(**config.model.encoder.to_dict())
+    teacher = encoder if config.loss.alignment_weight else None
+    trunk = (DINO_S, DINO_IMAGE_SIZE) if config.gan.discriminator == "dino" else None
+    nets = tokenizer_networks.build(config, teacher=teacher, trunk=trunk)
+    initial = Functional(lambda rngs: ViT(encoder, config.model.image_size, rngs=rngs)).shapes
+    frozen = {name: net.shapes for name, net in nets.frozen.items()}
+    return Pretrained(frozen, initial if config.weights.encoder else None, teacher, trunk)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
+    config = _CONFIG.value
+    if _BATCH.value is not None:
+        config.train.batch_size = _BATCH.value
+    topology = get_topology(_TOPOLOGY.value, _SLICES.value)
+    print(describe((largest_batch if _FIT.value else measure)(config, topology)))
+
+
+def run() -> None:
+    """The command line; errors that a person can act on end in their message alone."""
+    flags.mark_flags_as_required(["config", "topology"])
+    try:
+        app.run(main)
+    except (ValueError, RuntimeError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,167 @@
+"""Checkpoints: the whole state of a run, and enough beside it to refuse what does not belong together.
+
+The only file that imports Orbax. The state is saved as a flat `{path: array}`, so that a checkpoint knows no class of
+ours, and restored straight to its shards. A digest of every array's bits, computed on the devices, goes with it: storage
+that lost a file can give zeros without an error.
+"""
+
+import pathlib
+import shutil
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+# Sections and fields of the config that do not change what a step computes.
+FREE_SECTIONS = ("log", "eval", "checkpoint", "mesh")
+FREE_FIELDS = ("data.path", "data.eval_path", "data.num_workers", "data.prefetch")
+
+
+class OtherConfig(ValueError):
+    """The workdir's checkpoints were made by another config; the message names the fields that differ."""
+
+
+class NoCheckpoint(RuntimeError):
+    """There are checkpoints, and none of them can be read."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint's state, placed on the mesh, and its record (config, data position, fingerprints)."""
+
+    state: Any
+    record: dict
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, the newest ones kept.
+
+    Args:
+      folder: where they lie.
+      keep: how many of the newest to keep.
+      keep_every_steps: of the older ones, keep those whose step this divides; 0 keeps none.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
+        self.folder = folder
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every_steps or None, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state, record: dict) -> None:
+        """Starts saving; training goes on meanwhile. An error of the save before this one is raised here."""
+        self.check()
+        record = record | {"step": step, "digest": _digest(state)}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
+        self._manager.save(step, args=arguments)
+
+    def check(self) -> None:
+        """Raises the error of a save that failed in the background."""
+        self._manager.check_for_errors()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def restore(self, abstract_state) -> Restored | None:
+        """The newest readable checkpoint, None where there are none.
+
+        Args:
+          abstract_state: `ShapeDtypeStruct`s with shardings: where every array goes.
+
+        Raises:
+          NoCheckpoint: all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                restored = self._restore(step, abstract_state)
+            except Exception as error:  # whatever a damaged file makes the storage layers raise
+                logging.error("checkpoint %d cannot be read (%s: %s)", step, type(error).__name__, _first_line(error))
+                continue
+            self._set_aside([damaged for damaged in steps if damaged > step])
+            return restored
+        if steps:
+            raise NoCheckpoint(
+                f"none of the checkpoints {steps} in {self.folder} can be read: see the errors above. To start anew, "
+                "use another workdir"
+            )
+        return None
+
+    def record(self) -> dict | None:
+        """The record of the newest checkpoint that has a readable one."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+            except Exception as error:
+                logging.error("checkpoint %d has no readable record (%s)", step, _first_line(error))
+        return None
+
+    def close(self) -> None:
+        """Waits for the save under way; raises its error."""
+        self._manager.wait_until_finished()
+        self.check()
+        self._manager.close()
+
+    def _restore(self, step, abstract_state):
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_flat(abstract_state)), record=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step, args=arguments)
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [restored.state[p] for p in _flat(abstract_state)])
+        if _digest(state) != restored.record["digest"]:
+            raise ValueError("its arrays are not the ones that were saved: a file is damaged or lost")
+        return Restored(state, restored.record)
+
+    def _set_aside(self, damaged):
+        """Moves damaged checkpoints out of the way of the steps that will be saved again; nothing is deleted."""
+        for step in damaged if jax.process_index() == 0 else ():
+            aside = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+            aside.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), aside)
+            logging.error("moved the damaged checkpoint %d to %s", step, aside)
+        if damaged:
+            self._manager.reload()
+
+
+def check_config(saved: dict, config: dict) -> None:
+    """OtherConfig where two flat configs (`{"a.b": value}`) differ in what a step computes."""
+
+    def matters(field):
+        return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
+
+    differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
+    if differing:
+        lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
+        raise OtherConfig(
+            f"the checkpoints in this workdir are of another config:\n{lines}\n"
+            "Set these fields back to resume, or use another workdir"
+        )
+
+
+def _flat(tree) -> dict[str, Any]:
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    name = lambda key: str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))  # noqa: E731
+    return {".".join(map(name, path)): leaf for path, leaf in paths}
+
+
+def _digest(state) -> list[int]:
+    """A checksum of every array, the sum of its bits as integers: the same however the array is divided."""
+    return np.asarray(jax.jit(_bit_sums)(jax.tree.leaves(state))).tolist()
+
+
+def _bit_sums(leaves):
+    def one(leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            leaf = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
+        return jnp.sum(leaf.astype(jnp.uint32), dtype=jnp.uint32)
+
+    return jnp.stack([one(leaf) for leaf in leaves])
+
+
+def _first_line(error):
+    return str(error).split("\n")[0][:200]

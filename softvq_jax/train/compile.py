@@ -1,0 +1,37 @@
+"""The one place where a training step is jitted: shardings, donation, one trace."""
+
+import chex
+import jax
+from jax.sharding import Mesh
+
+from softvq_jax.parallel.mesh import batch_sharding, replicated
+from softvq_jax.parallel.sharding import shardings_for
+
+
+def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
+    """`step(state, frozen, batch, key) -> (state, metrics)`, jitted for a mesh.
+
+    The state is donated: the one that goes in is gone afterwards. A second trace is an error, because it means that
+    something about the inputs changed and every step may be compiling. Call and lower it inside `jax.set_mesh(mesh)`.
+
+    Args:
+      step: the pure step.
+      state_shapes, frozen_shapes: trees of arrays or `ShapeDtypeStruct`s, for their shardings.
+      mesh: from `parallel.mesh.make_mesh`.
+    """
+    state_sharding = shardings_for(state_shapes, mesh)
+    return jax.jit(
+        chex.assert_max_traces(lambda *args: step(*args), n=1),
+        in_shardings=(state_sharding, shardings_for(frozen_shapes, mesh), batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(state_sharding, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def put(tree, mesh: Mesh):
+    """Host arrays to their shards; in a multi-process run every process gives the same arrays."""
+
+    def place(leaf, sharding):
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, tree, shardings_for(tree, mesh))

@@ -1,0 +1,260 @@
+"""The one training loop. What is trained is a task's business; what happens around a step is here.
+
+Order of a start: weights and data are found, the workdir is tried, the newest checkpoint is read, and only then anything
+is compiled. Order of where parameters come from: the workdir's checkpoint, else the weights that the config names, else
+fresh ones.
+"""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from softvq_jax import config as configs
+from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
+from softvq_jax.data.sources import held_out_source, training_source
+from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
+from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.train.checkpoint import Checkpoints, check_config
+from softvq_jax.train.compile import jit_step, put
+from softvq_jax.train.metrics import MetricsWriter, check_finite
+from softvq_jax.train.preemption import Preempted, Preemption
+from softvq_jax.train.progress import Progress, parameter_table
+
+AHEAD = 2  # steps that may be queued on the device before the host waits for one
+
+
+class Run:
+    """A run of one task in one workdir; `Run(...).train()` does it all.
+
+    Args:
+      config: the locked config.
+      workdir: a new folder, or one whose run goes on.
+      make_task: `(config, num_steps=, steps_per_epoch=) -> task`; reads the pretrained weights.
+
+    Raises:
+      PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, make_task: Callable):
+        self.config, self.workdir = config, workdir
+        self.main = jax.process_index() == 0
+        self.mesh = make_mesh(**config.mesh)
+        check_global_batch(config.train.batch_size, self.mesh)
+        _check_writable(workdir)
+        self.source = training_source(config.data)
+        self.held_out = held_out_source(config.data, config.model.image_size)
+        self.num_steps, steps_per_epoch = configs.steps(config, len(self.source))
+        self.task = make_task(config, num_steps=self.num_steps, steps_per_epoch=steps_per_epoch)
+        self.checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            keep=config.checkpoint.keep,
+            keep_every_steps=config.checkpoint.keep_every_steps,
+        )
+        self.saved_config = json.loads(config.to_json_best_effort())
+        self.flat_config = {field: _plain(config, field) for field in configs.fields(config)}
+
+    def train(self) -> dict[str, float]:
+        """Trains to the last step and leaves checkpoint, metrics, pictures and the exported weights in the workdir.
+
+        Returns:
+          The last evaluation.
+
+        Raises:
+          NonFinite: a loss is not a number any more.
+          Preempted: told to stop, and saved.
+        """
+        with jax.set_mesh(self.mesh), Preemption() as preemption:
+            with preemption.idle():
+                state, start = self._restore_or_init()
+                self._write_config()
+                frozen = put(self.task.frozen, self.mesh)
+                batches = train_batches(
+                    self.config.data,
+                    image_size=self.config.model.image_size,
+                    seed=self.config.seed,
+                    global_batch=self.config.train.batch_size,
+                    start_sample=start * self.config.train.batch_size,
+                    process_index=jax.process_index(),
+                    process_count=jax.process_count(),
+                    source=self.source,
+                )
+                self.evaluation = self.task.compile_evaluation(self.mesh, state)
+                key = jax.random.key(self.config.seed)
+                first = global_batch(_images(next(batches)), self.mesh)
+                step = self._compile(state, frozen, first, key)
+            writer = MetricsWriter(
+                self.workdir, tensorboard=self.config.log.tensorboard, step=start, active=self.main
+            )
+            try:
+                state = self._steps(step, state, frozen, first, batches, key, start, writer, preemption)
+                results = self._evaluate(state, self.num_steps, writer)
+                self._export(state)
+            finally:
+                batches.close()
+                writer.close()
+                self.checkpoints.close()
+        return results
+
+    def _steps(self, step, state, frozen, batch, batches: Batches, key, start, writer, preemption):
+        """From step `start` to the last; returns the final state, saved."""
+        config, pending = self.config, []
+        progress = Progress(start, self.num_steps, config.train.batch_size)
+        for done in range(start + 1, self.num_steps + 1):
+            state, metrics = step(state, frozen, batch, key)
+            pending.append((done, metrics))
+            if done < self.num_steps:
+                batch = global_batch(_images(next(batches)), self.mesh)  # read while the device works
+            if len(pending) > AHEAD:
+                jax.block_until_ready(pending[-1 - AHEAD][1])
+            last, evaluating = done == self.num_steps, _due(done, config.eval.every_steps)
+            stopping = preemption.requested(done)
+            saving = last or stopping or _due(done, config.checkpoint.every_steps)
+            if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
+                values = _fetch(pending)
+                values["images_per_second"] = progress.rate(done)
+                writer.scalars(done, values | {"unreadable_images": batches.unreadable})
+                if self.main:
+                    logging.info(progress.line(done, values))
+                self.checkpoints.check()
+            if saving and self.checkpoints.latest_step() != done:
+                self.checkpoints.save(done, state, self._record(done))
+            if stopping and not last:
+                logging.warning("told to stop: step %d is being saved", done)
+                self.checkpoints.close()
+                raise Preempted
+            if evaluating and not last:
+                with progress.paused():
+                    self._evaluate(state, done, writer)
+        return state
+
+    def _restore_or_init(self):
+        record = self.checkpoints.record()
+        if record is not None:
+            check_config(record["config"], self.flat_config)
+            if record["data"] != self.source.fingerprint():
+                raise ValueError(
+                    f"the images of data.path={self.config.data.path!r} are not those that the checkpoint in "
+                    f"{self.workdir} was trained on (files were added, removed or changed): use another workdir"
+                )
+        key = jax.random.key(self.config.seed)
+        pretrained = put(self.task.initial, self.mesh)
+        shapes = jax.eval_shape(self.task.init, key, pretrained)
+        restored = self.checkpoints.restore(abstract(shapes, shardings_for(shapes, self.mesh)))
+        if restored is not None:
+            logging.info("resuming after step %d", restored.record["step"])
+            return restored.state, restored.record["step"]
+        if self.main:
+            logging.info("parameters by module:\n%s", parameter_table(self.task.parameters(shapes)))
+        return init_sharded(self.task.init, self.mesh, key, pretrained), 0
+
+    def _record(self, step):
+        """What a checkpoint holds beside the state; the data's position is a global sample index."""
+        return {
+            "config": self.flat_config,
+            "data": self.source.fingerprint(),
+            "next_sample": step * self.config.train.batch_size,
+        }
+
+    def _compile(self, state, frozen, batch, key):
+        logging.info("compiling the training step for %d devices", self.mesh.size)
+        began = time.monotonic()
+        compiled = jit_step(self.task.step, state, frozen, self.mesh).lower(state, frozen, batch, key).compile()
+        logging.info("compiled in %.1f s", time.monotonic() - began)
+        return compiled
+
+    def _evaluate(self, state, step, writer) -> dict[str, float]:
+        """Averages over the held-out images, and pictures of the first of them."""
+        total, pictures = None, None
+        size = self.config.eval.batch_size or self.config.train.batch_size
+        with eval_batches(
+            self.config.data,
+            image_size=self.config.model.image_size,
+            global_batch=size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            source=_First(self.held_out, self.config.eval.num_images),
+        ) as batches:
+            for batch in batches:
+                batch = global_batch({"image": batch["image"], "valid": batch["valid"]}, self.mesh)
+                sums, shown = jax.device_get(self.evaluation(state.ema, batch))
+                total = sums if total is None else jax.tree.map(np.add, total, sums)
+                pictures = shown if pictures is None else pictures
+        results = self.task.summarize(total)
+        writer.scalars(step, results)
+        writer.pictures(step, "reconstructions", pictures)
+        if self.main:
+            logging.info("step %d, held out: %s", step, ", ".join(f"{k[5:]} {v:.4g}" for k, v in results.items()))
+        return results
+
+    def _export(self, state):
+        params = jax.tree.map(_whole, state.ema)
+        if self.main:
+            folder = self.workdir / self.config.task
+            self.task.export(params).save_pretrained(folder)
+            logging.info("exported to %s", folder)
+
+    def _write_config(self):
+        if self.main:
+            (self.workdir / "config.json").write_text(json.dumps(self.saved_config, indent=2) + "\n")
+
+
+class _First:
+    """The first `count` items of a source."""
+
+    def __init__(self, source, count: int):
+        self._source, self._count = source, min(count, len(source))
+        self.class_names = source.class_names
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, i):
+        return self._source[i]
+
+
+def _images(batch):
+    return {"image": batch["image"]}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _fetch(pending) -> dict[str, float]:
+    """The newest step's metrics; every step since the last look is checked. Empties `pending`."""
+    values = {}
+    for step, metrics in pending:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        check_finite(step, values)
+    pending.clear()
+    return values
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """A sharded array on the host, in every process."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if jax.process_count() > 1 else array)
+
+
+def _plain(config, field):
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _check_writable(workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable_{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir") from error

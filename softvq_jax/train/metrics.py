@@ -1,0 +1,101 @@
+"""What a run writes down: JSON lines always, TensorBoard where asked, pictures."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+
+class NonFinite(FloatingPointError):
+    """A loss that is not a number any more; the message names the step and the first bad term."""
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` in a workdir, and to TensorBoard's event files.
+
+    Args:
+      workdir: the run's folder.
+      tensorboard: needs the `tensorboard` extra.
+      step: the step that the run goes on from; lines of later steps, written by a run that was cut off, are dropped.
+      active: False in all processes but one, which then write nothing.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, active: bool):
+        self._active, self._folder, self._tensorboard = active, workdir, None
+        if not active:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_after(path, step)
+        self._file = path.open("a")
+        if tensorboard:
+            try:
+                import tensorboardX
+            except ImportError as error:
+                raise ImportError("log.tensorboard needs: pip install 'softvq-jax[tensorboard]'") from error
+            self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line: `{"step": step, ...}`."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
+        """Rows of uint8 images `[n, H, W, 3]`, one above the other, as `images/NAME_STEP.png`."""
+        if not self._active:
+            return
+        picture = grid(rows)
+        folder = self._folder / "images"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{name}_{step:07d}.png")
+        if self._tensorboard is not None:
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._active:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def grid(rows: Sequence[np.ndarray], *, per_line: int = 8, gap: int = 2) -> np.ndarray:
+    """One picture of several rows of images `[n, H, W, 3]`; long rows are broken together, `per_line` images a line."""
+    lines = []
+    for start in range(0, len(rows[0]), per_line):
+        for row in rows:
+            cells = [np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255) for image in row[start : start + per_line]]
+            blank = [np.full_like(cells[0], 255)] * (min(per_line, len(row)) - len(cells))
+            lines.append(np.concatenate(cells + blank, axis=1))
+    return np.concatenate(lines)[:-gap, :-gap]
+
+
+def check_finite(step: int, values: Mapping[str, float]) -> None:
+    """NonFinite naming the first term that is not a finite number."""
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise NonFinite(
+                f"{name} is {value} at step {step}. The run stops; the last checkpoint is from before. Resume with a "
+                "lower optim.learning_rate or another seed, or look at the data of that step"
+            )
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # a line that was cut off
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(line + "\n" for line in kept))
+    os.replace(partial, path)

@@ -1,0 +1,77 @@
+"""Optimisation as published: AdamW, cosine with warm-up, clipping per network, EMA (SoftVQ-VAE, appendix)."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Leaves that PyTorch keeps as vectors, or calls a bias. Stacking over depth gives them a second axis here, so the
+# release's rule (decay what has two dimensions or more and is not called a bias) is stated by name.
+UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
+
+
+def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
+    """The rate at each step, counted from 0: linear over `warmup_epochs` to `learning_rate * batch_size / 256`, then
+
+    - "cosine": down to `final_factor` of that at the last step;
+    - "constant": that.
+    """
+    if kind not in ("cosine", "constant"):
+        raise ValueError(f"the learning rate's schedule is {kind!r}; expected 'cosine' or 'constant'")
+    peak = optim.learning_rate * batch_size / 256
+    warmup = max(1, round(optim.warmup_epochs * steps_per_epoch))
+
+    def schedule(count):
+        after = 1.0
+        if kind == "cosine":
+            progress = jnp.clip((count - warmup) / max(1, num_steps - warmup), 0.0, 1.0)
+            after = optim.final_factor + (1 - optim.final_factor) * 0.5 * (1 + jnp.cos(math.pi * progress))
+        return peak * jnp.minimum((count + 1) / warmup, after)
+
+    return schedule
+
+
+def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str], str]) -> optax.GradientTransformation:
+    """AdamW with a schedule for each group of parameters.
+
+    Args:
+      optim: the config's section.
+      schedules: by group.
+      group: the group of a parameter, by its `/`-joined path. "frozen" is not updated and has no optimiser state.
+    """
+
+    def one(schedule):
+        return optax.adamw(
+            schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
+        )
+
+    transforms = {name: one(schedule) for name, schedule in schedules.items()} | {"frozen": optax.set_to_zero()}
+    return optax.partition(transforms, lambda params: map_with_path(lambda path, _: group(path), params))
+
+
+def decay_mask(params) -> dict:
+    """True where weight decay applies: everything but biases, norms' gains and LayerScale."""
+    return map_with_path(lambda path, _: path.rsplit("/", 1)[-1] not in UNDECAYED, params)
+
+
+def map_with_path(function: Callable, tree):
+    """`function(path, leaf)` on every leaf, the path joined by `/`."""
+
+    def named(path, leaf):
+        return function("/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path), leaf)
+
+    return jax.tree_util.tree_map_with_path(named, tree)
+
+
+def clip_by_global_norm(grads, limit: float):
+    """Gradients times `min(1, limit / (norm + 1e-6))`, and their norm before: PyTorch's `clip_grad_norm_`."""
+    norm = optax.tree.norm(grads)
+    factor = jnp.minimum(1.0, limit / (norm + 1e-6))
+    return jax.tree.map(lambda grad: grad * factor, grads), norm
+
+
+def ema_update(ema, params, decay: float):
+    """`ema + (1 - decay) * (params - ema)`: exact where a parameter does not move."""
+    return jax.tree.map(lambda average, param: average + (1.0 - decay) * (param - average), ema, params)

@@ -1,0 +1,122 @@
+"""Training a tokenizer, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from softvq_jax.models.quantizers import code_counts
+from softvq_jax.parallel.mesh import batch_sharding, replicated
+from softvq_jax.parallel.sharding import shardings_for
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.train import optim, tokenizer_networks
+from softvq_jax.train.pretrained import Pretrained
+from softvq_jax.train.state import Discriminator, Network, TokenizerState
+from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep, as_float
+
+
+class TokenizerTask:
+    """What a tokenizer run does.
+
+    Attributes:
+      config: the run's config.
+      nets: its networks.
+      step: the pure training step.
+      frozen: host arrays of the frozen networks.
+      initial: host arrays that a fresh state starts from, given to `init`.
+    """
+
+    def __init__(self, config, pretrained: Pretrained, *, num_steps: int, steps_per_epoch: int):
+        """Builds the networks and optimisers; ValueError where parts of the config do not fit together."""
+        self.config = config
+        self.frozen, self.initial = pretrained.frozen, {"encoder": pretrained.encoder} if pretrained.encoder else {}
+        self.nets = tokenizer_networks.build(config, teacher=pretrained.teacher, trunk=pretrained.trunk)
+        run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
+        self.schedules = {
+            kind: optim.learning_rate(config.optim, kind, **run) for kind in {config.optim.schedule, "constant"}
+        }
+        self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
+        self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
+        self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
+
+    def _group(self, path: str) -> str:
+        """The optimiser's group of a parameter of the generator."""
+        model, optimizer = self.config.model, self.config.optim
+        in_bottleneck = path.startswith("model/bottleneck/")
+        if model.bottleneck == "simvq" and path == "model/bottleneck/codebook" and not model.train_codebook:
+            return "frozen"
+        return optimizer.codebook_schedule if in_bottleneck else optimizer.schedule
+
+    def init(self, key: jax.Array, initial) -> TokenizerState:
+        """A fresh state; `initial["encoder"]`, where it is there, are the parameters of the encoder's ViT."""
+        keys = jax.random.split(key, 3)
+        params = {"model": self.nets.model.init(keys[0])[0]}
+        if "encoder" in initial:
+            params["model"]["encoder"]["vit"] = initial["encoder"]
+        if self.nets.alignment is not None:
+            params["alignment"] = self.nets.alignment.init(keys[1])[0]
+        discriminator = None
+        if self.nets.discriminator is not None:
+            weights, buffers = self.nets.discriminator.init(keys[2])
+            discriminator = Discriminator(weights, buffers, self.discriminator_optimizer.init(weights))
+        model, code_age = self.nets.config, None
+        if model.has_codebook:
+            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USE_WINDOW, jnp.int32)
+        return TokenizerState(
+            step=jnp.zeros((), jnp.int32),
+            tokenizer=Network(params, self.generator_optimizer.init(params)),
+            # A copy: the state is donated, and a buffer can be given away only once.
+            ema=jax.tree.map(jnp.copy, params),
+            discriminator=discriminator,
+            lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
+            code_age=code_age,
+        )
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def compile_evaluation(self, mesh: Mesh, state_shapes: TokenizerState):
+        """`evaluate(ema, batch) -> (sums, pictures)`, jitted; see `_evaluate`."""
+        params = shardings_for(state_shapes.ema, mesh)
+        return jax.jit(
+            self._evaluate,
+            in_shardings=(params, batch_sharding(mesh)),
+            out_shardings=(replicated(mesh), replicated(mesh)),
+        )
+
+    def _evaluate(self, params, batch):
+        """Sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
+        images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
+        model = self.nets.model(params["model"])
+        out = model(images)
+        levels = [to_levels(x) for x in (images, model.decoder.to_pixels(out.decoded))]
+        error = jnp.mean(jnp.square(levels[0] - levels[1]), axis=(1, 2, 3))
+        psnr = 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-10))
+        sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
+        if out.bottlenecked.indices is not None:
+            sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
+        shown = [x[: self.config.eval.num_pictures].astype(jnp.uint8) for x in levels]
+        return sums, shown
+
+    def summarize(self, sums) -> dict[str, float]:
+        """What is reported of the summed-up evaluation."""
+        count = float(sums["images"])
+        results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
+        if "codes" in sums:
+            results["eval_codebook_use"] = float(np.mean(np.asarray(sums["codes"]) > 0))
+        return results
+
+    # --- what the run leaves -----------------------------------------------------------------------------------------
+
+    def parameters(self, state: TokenizerState):
+        """The trained parameters of a state, for the table at the start."""
+        trained = dict(state.tokenizer.params)
+        return trained | ({"discriminator": state.discriminator.params} if state.discriminator else {})
+
+    def export(self, params) -> Tokenizer:
+        """The tokenizer that averaged parameters `ema` (host arrays) make."""
+        return Tokenizer(self.nets.config, params["model"])
+
+
+def to_levels(images: jax.Array) -> jax.Array:
+    """[-1, 1] to the 256 levels of 8-bit images, rounded, as float32."""
+    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)

@@ -1,0 +1,68 @@
+"""DINOv2 weights in their three namings: the original, timm's, and Hugging Face's (old and new)."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from softvq_jax.models import dinov2
+from softvq_jax.weights.layout import WeightsError
+
+_RENAMES = [
+    (r"^(?:(?:dinov2|dinov2_with_registers|module|model|backbone|dino)\.)+", ""),
+    (r"^reg_token$", "register_tokens"),
+    (r"^embeddings\.(cls_token|register_tokens|mask_token)$", r"\1"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attn.{m[1][0]}."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"\.mlp\.(w12|weights_in)\.", ".mlp.fc1."),
+    (r"\.mlp\.(w3|weights_out)\.", ".mlp.fc2."),
+    # The original repository chunks the blocks of its largest models: blocks.CHUNK.INDEX.
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+]
+
+
+def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """The tensors in the original naming, with q, k and v joined and a position for the class token.
+
+    Raises:
+      WeightsError: these are not the weights of a DINOv2.
+    """
+    renamed = {}
+    for key, tensor in tensors.items():
+        for pattern, replacement in _RENAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = np.asarray(tensor)
+    for key in [key for key in renamed if ".attn.q." in key]:
+        parts = [renamed.pop(key.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
+        renamed[key.replace(".attn.q.", ".attn.qkv.")] = np.concatenate(parts)
+    for needed in ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight", "blocks.0.attn.qkv.weight"):
+        if needed not in renamed:
+            raise WeightsError(f"{source} has no {needed!r} in any known naming: not the weights of a DINOv2 or ViT")
+    positions = renamed["pos_embed"]
+    if int(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
+        # timm's register models add the class position to the class token and keep positions for patches only.
+        renamed["pos_embed"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
+    return renamed
+
+
+def resampled(
+    tensors: Mapping[str, np.ndarray], *, patch_size: int, image_size: int, positions: str = "antialiased"
+) -> dict[str, np.ndarray]:
+    """Canonical tensors for another patch and image size.
+
+    Args:
+      positions: "antialiased" as timm and the released tokenizers do it, or "hf" as Hugging Face's own model does.
+    """
+    grid = image_size // patch_size
+    resample = {"antialiased": dinov2.resample_positions, "hf": dinov2.interpolate_positions_hf}[positions]
+    return dict(tensors) | {
+        "pos_embed": resample(tensors["pos_embed"][0], grid)[None],
+        "patch_embed.proj.weight": dinov2.resample_patch_kernel(tensors["patch_embed.proj.weight"], patch_size),
+    }

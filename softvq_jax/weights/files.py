@@ -1,0 +1,135 @@
+"""Weight files: where they are, and what is in them.
+
+A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+from softvq_jax.weights.layout import WeightsError
+
+HUB = "hf://"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Path:
+    """The local file or folder that `name` stands for, fetched from the Hub when it is not here yet.
+
+    Args:
+      name: a local path, `hf://owner/name[/file]`, or a bare `owner/name` where no such path exists.
+      purpose: what the weights are for, for messages.
+
+    Raises:
+      FileNotFoundError: no such path, and no Hub id either, or the Hub does not have it or cannot be reached.
+    """
+    name = os.fspath(name)
+    if not name.startswith(HUB):
+        path = pathlib.Path(name).expanduser()
+        if path.exists():
+            return path
+        if not _HUB_ID.fullmatch(name):
+            raise FileNotFoundError(f"{purpose}: there is no file or folder {name!r}, and it is not a hub id (owner/name)")
+    return _fetch(name.removeprefix(HUB), purpose)
+
+
+def _fetch(hub_id: str, purpose: str) -> pathlib.Path:
+    import huggingface_hub
+
+    parts = hub_id.split("/")
+    if len(parts) < 2:
+        raise FileNotFoundError(f"{purpose}: {HUB}{hub_id} should be {HUB}owner/name or {HUB}owner/name/file")
+    repository, file = "/".join(parts[:2]), "/".join(parts[2:])
+    logging.info("fetching %s from the Hugging Face Hub: %s", purpose, hub_id)
+    try:
+        if file:
+            return pathlib.Path(huggingface_hub.hf_hub_download(repository, file))
+        patterns = ["config.json", "*.safetensors"]
+        return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
+    except Exception as error:
+        # The hub's client raises many types for "no network", "no such file" and "not allowed"; all end here.
+        raise FileNotFoundError(
+            f"{purpose}: could not fetch {hub_id} from the Hugging Face Hub ({type(error).__name__}: {error}). With no "
+            f"network, download it elsewhere from huggingface.co/{repository} and give the local path instead"
+        ) from error
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of a `.safetensors` file, or of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra).
+
+    Raises:
+      FileNotFoundError: no such file.
+      WeightsError: a file that is cut short or is not what its ending says.
+      ImportError: a PyTorch file, and torch is not installed.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in (".pth", ".pt", ".bin"):
+        return _read_torch(path)
+    raise WeightsError(f"{path}: unknown ending {path.suffix!r}; expected .safetensors, .pth, .pt or .bin")
+
+
+def _read_safetensors(path):
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged ({error}): copy or download it again"
+        ) from error
+
+
+def _read_torch(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a PyTorch file: pip install 'softvq-jax[torch]' to read it, or convert it to .safetensors"
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(f"{path} could not be read as a PyTorch file: {error}") from error
+    for wrapper in ("state_dict", "model", "teacher"):
+        if isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    return {key: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy() for key, value in content.items()}
+
+
+def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes `tensors` whole or not at all: under another name first, then renamed."""
+    from safetensors.numpy import save_file
+
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, partial, metadata={"format": "pt"})
+    os.replace(partial, path)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """A JSON object; WeightsError where the file is not one."""
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a JSON object of fields")
+    return content
+
+
+def write_json(path: str | os.PathLike, content: Mapping) -> None:
+    """Writes a JSON object whole or not at all."""
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)

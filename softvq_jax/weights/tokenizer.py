@@ -1,0 +1,135 @@
+"""Tokenizers in the published layout: `config.json` with flat fields, `model.safetensors` in PyTorch's naming."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from absl import logging
+
+from softvq_jax.models.tokenizer import TokenizerConfig
+from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
+from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
+
+# In every published file and read by nothing: the decoder's patch embedding, which sees no image.
+UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
+_TIMM_NAMES = {384: "vit_small", 768: "vit_base", 1024: "vit_large"}
+
+
+def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
+    """Rules of a `TokenizerModel`."""
+    rules = vit_rules(config.encoder, "encoder/vit/", "encoder.model.")
+    rules += [
+        Rule("encoder/latent_tokens", "encoder.latent_tokens", LEADING_ONE),
+        Rule("encoder/latent_pos_embed", "encoder.latent_pos_embed", LEADING_ONE),
+        Rule("decoder/latent_pos_embed", "decoder.latent_pos_embed", LEADING_ONE),
+        Rule("decoder/mask_token", "decoder.mask_token", LEADING_ONE),
+    ]
+    rules += prefix_rules("decoder/", "decoder.model.")
+    rules += transformer_rules(config.decoder, "decoder/transformer/", "decoder.model.")
+    rules += linear("to_latents", "quant_conv")
+    rules += linear("decoder/embed_latents", "post_quant_conv")
+    rules += linear("decoder/to_patches", "decoder.to_pixel.model")
+    return rules + bottleneck_rules(config, "bottleneck/", "quantize.")
+
+
+def bottleneck_rules(config: TokenizerConfig, path: str = "", key: str = "") -> list[Rule]:
+    """Rules of the bottleneck alone; VQ's and SimVQ's single codebook has no leading axis in the files."""
+    if config.bottleneck == "softvq":
+        return [Rule(f"{path}codebook", f"{key}embedding")]
+    if not config.discrete:
+        return []
+    count = 1 if config.num_codebooks == 1 else None
+    rules = [Rule(f"{path}codebook", f"{key}embedding.weight", SAME, count)]
+    if config.bottleneck == "simvq":
+        rules += [
+            Rule(f"{path}projection", f"{key}embedding_proj.weight", LINEAR),
+            Rule(f"{path}projection_bias", f"{key}embedding_proj.bias"),
+        ]
+    return rules
+
+
+def alignment_rules() -> list[Rule]:
+    """Rules of an `AlignmentHead`, which files of training runs carry."""
+    return [rule for i, n in enumerate((0, 2, 4), 1) for rule in linear(f"fc{i}", f"projection.{n}")]
+
+
+def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TokenizerConfig:
+    """The shape of a published tokenizer, read from its tensors; `config.json` gives only what shapes cannot.
+
+    `compute` are the fields that no file says: `dtype` and `remat`.
+
+    Raises:
+      WeightsError: the tensors are not a tokenizer's.
+    """
+    needed = ("encoder.latent_tokens", "encoder.model.patch_embed.proj.weight", "decoder.to_pixel.model.weight")
+    for key in (*needed, "quant_conv.weight", "post_quant_conv.weight"):
+        if key not in tensors:
+            raise WeightsError(f"the weights have no tensor {key!r}: not a SoftVQ-VAE tokenizer")
+    encoder_patch = tensors["encoder.model.patch_embed.proj.weight"].shape[-1]
+    decoder_patch = int(round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5))
+    encoder = vit_config_of(tensors, "encoder.model.", patch_size=encoder_patch)
+    decoder = vit_config_of(tensors, "decoder.model.", patch_size=decoder_patch)
+    image_size = int(round((tensors["encoder.model.pos_embed"].shape[1] - 1) ** 0.5)) * encoder_patch
+    if published.get("image_size", image_size) != image_size:
+        logging.info("config.json says image_size %s; the positions are for %d", published["image_size"], image_size)
+    latent_dim = tensors["post_quant_conv.weight"].shape[1]
+    return TokenizerConfig(
+        encoder=encoder,
+        decoder=decoder,
+        image_size=image_size,
+        num_latent_tokens=tensors["encoder.latent_tokens"].shape[1],
+        latent_dim=latent_dim,
+        **_bottleneck_fields(tensors, published, latent_dim),
+        **compute,
+    )
+
+
+def _bottleneck_fields(tensors, published, latent_dim):
+    fields = {"l2_normalize": bool(published.get("codebook_l2_norm", True))}
+    if "quantize.embedding" in tensors:
+        count, size, _ = tensors["quantize.embedding"].shape
+        tau = float(published.get("tau", 0.07))
+        return fields | dict(bottleneck="softvq", num_codebooks=count, codebook_size=size, temperature=tau)
+    if "quantize.embedding.weight" in tensors:
+        name = "simvq" if "quantize.embedding_proj.weight" in tensors else "vq"
+        codebook = tensors["quantize.embedding.weight"]
+        count = codebook.shape[0] if codebook.ndim == 3 else 1
+        return fields | dict(bottleneck=name, num_codebooks=count, codebook_size=codebook.shape[-2])
+    doubled = tensors["quant_conv.weight"].shape[0] == 2 * latent_dim
+    return fields | dict(bottleneck="kl" if doubled else "ae", num_codebooks=1)
+
+
+def published_fields(config: TokenizerConfig) -> dict:
+    """The flat `config.json` of a tokenizer trained here, in the fields that the published ones have."""
+    name = lambda vit: f"{_TIMM_NAMES.get(vit.width, f'vit_{vit.width}')}_patch14_dinov2.lvd142m"  # noqa: E731
+    return {
+        "image_size": config.image_size,
+        "codebook_size": config.codebook_size,
+        "codebook_embed_dim": config.latent_dim,
+        "codebook_l2_norm": config.l2_normalize,
+        "enc_type": "vit",
+        "dec_type": "vit",
+        "encoder_model": name(config.encoder),
+        "decoder_model": name(config.decoder),
+        "num_latent_tokens": config.num_latent_tokens,
+        "num_codebooks": config.num_codebooks,
+        "tau": config.temperature,
+        "enc_patch_size": config.encoder.patch_size,
+        "dec_patch_size": config.decoder.patch_size,
+        "repa": False,
+        "enc_pretrained": False,
+    }
+
+
+def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
+    """The tensors that the published layout has and nothing reads, as zeros, for a tokenizer trained here."""
+    width, patch = config.decoder.width, config.decoder.patch_size
+    return {
+        f"{UNUSED_PATCH_EMBED}.weight": np.zeros((width, 3, patch, patch), np.float32),
+        f"{UNUSED_PATCH_EMBED}.bias": np.zeros((width,), np.float32),
+    }
+
+
+def config_to_dict(config: TokenizerConfig) -> dict:
+    """All fields, nested, as `TokenizerConfig.from_dict` takes them."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,60 @@
+"""The rules of a vision transformer in timm's and DINO's naming."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from softvq_jax.models.vit import ViTConfig
+from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Rule, linear, norm
+
+
+def transformer_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
+    """Rules of the blocks and the last norm: `path` is our prefix, `key` theirs, each with its trailing separator."""
+    blocks, theirs, depth = f"{path}blocks", f"{key}blocks.{{i}}", config.depth
+    rules = norm(f"{path}norm", f"{key}norm")
+    for name in ("norm1", "norm2"):
+        rules += norm(f"{blocks}/{name}", f"{theirs}.{name}", depth)
+    for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        rules += linear(f"{blocks}/{name.replace('.', '/')}", f"{theirs}.{name}", depth)
+    if config.layer_scale is not None:
+        rules += [Rule(f"{blocks}/{n}/gamma", f"{theirs}.{n}.gamma", SAME, depth) for n in ("ls1", "ls2")]
+    return rules
+
+
+def prefix_rules(path: str, key: str) -> list[Rule]:
+    """Rules of the class token and the positions."""
+    return [
+        Rule(f"{path}cls_token", f"{key}cls_token", LEADING_ONE),
+        Rule(f"{path}pos_embed", f"{key}pos_embed", LEADING_ONE),
+    ]
+
+
+def vit_rules(config: ViTConfig, path: str = "", key: str = "") -> list[Rule]:
+    """Rules of a whole `ViT`."""
+    rules = prefix_rules(path, key) + transformer_rules(config, f"{path}transformer/", key)
+    rules += [
+        Rule(f"{path}patch_embed/kernel", f"{key}patch_embed.proj.weight", PATCH),
+        Rule(f"{path}patch_embed/bias", f"{key}patch_embed.proj.bias"),
+    ]
+    if config.num_registers:
+        rules.append(Rule(f"{path}registers", f"{key}register_tokens", LEADING_ONE))
+    return rules
+
+
+def vit_config_of(tensors: Mapping[str, np.ndarray], key: str = "", *, patch_size: int) -> ViTConfig:
+    """The shape of the transformer whose tensors begin with `key`; heads are 64 wide in every published size."""
+    blocks = f"{key}blocks."
+    fc1, fc2 = tensors[f"{blocks}0.mlp.fc1.weight"], tensors[f"{blocks}0.mlp.fc2.weight"]
+    gated = fc1.shape[0] != fc2.shape[1]
+    registers = tensors.get(f"{key}register_tokens")
+    return ViTConfig(
+        width=fc1.shape[1],
+        depth=1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in tensors if name.startswith(blocks)),
+        num_heads=fc1.shape[1] // 64,
+        patch_size=patch_size,
+        # SwiGLU keeps two thirds of the hidden width of a plain MLP: 4 for every published size.
+        mlp_ratio=4.0 if gated else fc1.shape[0] / fc1.shape[1],
+        activation="swiglu" if gated else "gelu",
+        layer_scale=1e-5 if f"{blocks}0.ls1.gamma" in tensors else None,
+        num_registers=0 if registers is None else registers.shape[1],
+    )

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from softvq_jax.data import crops, pipeline
+from softvq_jax.data.config import default_data_config
+
+
+def config(**fields):
+    return default_data_config() | fields
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """24 images in 3 classes, each of one colour of its own."""
+    for number in range(24):
+        path = tmp_path / "images" / f"class{number % 3}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 20), (number * 10, 7, 9)).save(path)
+    return tmp_path / "images"
+
+
+def take(batches, count):
+    with batches:
+        taken = [next(batches) for _ in range(count)]
+    return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
+
+
+def assert_same(ours, theirs):
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def texture(folder):
+    """Images whose crops all differ, for tests of the augmentation."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{number}.png")
+    return config(path=str(folder), holdout=0.0)
+
+
+def test_batch_layout(folder):
+    with pipeline.train_batches(config(path=str(folder)), image_size=16, seed=0, global_batch=6) as batches:
+        batch = next(batches)
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "image": ((6, 16, 16, 3), "uint8"),
+        "label": ((6,), "int32"),
+        "index": ((6,), "int64"),
+        "unreadable": ((6,), "int32"),
+        "valid": ((6,), "bool"),
+    }
+    np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] // 10 % 3)
+    assert batch["valid"].all()
+
+
+def test_every_pass_takes_every_image_once_in_another_order(folder):
+    fields = config(path=str(folder), holdout=0.0)
+    numbers = take(pipeline.train_batches(fields, image_size=16, seed=0, global_batch=24), 4)["image"][:, 0, 0, 0] // 10
+    passes = numbers.reshape(4, 24)
+    assert (np.sort(passes) == np.arange(24)).all()
+    assert len({tuple(order) for order in passes}) == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_depend_on_seed_and_index_alone(tmp_path, num_workers):
+    """The same from one process or three, threads or workers, from the start or from the middle."""
+    fields = texture(tmp_path / "images")
+    arguments = {"image_size": 16, "seed": 3, "global_batch": 6}
+    whole = take(pipeline.train_batches(fields, **arguments), 6)
+    np.testing.assert_array_equal(whole["index"], np.arange(36))
+
+    fields["num_workers"] = num_workers
+    late = take(pipeline.train_batches(fields, start_sample=12, **arguments), 4)
+    assert_same(late, {name: array[12:] for name, array in whole.items()})
+    other_batch = take(pipeline.train_batches(fields, image_size=16, seed=3, global_batch=4, start_sample=8), 3)
+    assert_same(other_batch, {name: array[8:20] for name, array in whole.items()})
+
+    shares = [take(pipeline.train_batches(fields, process_index=p, process_count=3, **arguments), 6) for p in range(3)]
+    merged = {
+        name: np.stack([share[name].reshape(6, 2, *whole[name].shape[1:]) for share in shares], 1) for name in whole
+    }
+    assert_same({name: array.reshape(whole[name].shape) for name, array in merged.items()}, whole)
+
+
+def test_seeds_differ(tmp_path):
+    fields = texture(tmp_path / "images")
+    one, two = (take(pipeline.train_batches(fields, image_size=16, seed=s, global_batch=5), 4)["image"] for s in (0, 1))
+    assert not (one == two).all((1, 2, 3)).any()
+
+
+def test_evaluation_covers_everything_once_on_any_number_of_processes(folder):
+    fields = config(path="unused", eval_path=str(folder))
+    expected = [Image.open(path) for path in sorted(folder.rglob("*.png"))]
+    for process_count in (1, 2):
+        seen = {}
+        for process in range(process_count):
+            arguments = {"process_index": process, "process_count": process_count}
+            with pipeline.eval_batches(fields, image_size=16, global_batch=10, **arguments) as batches:
+                batches = list(batches)
+            assert len(batches) == 3 and all(len(batch["index"]) == 10 // process_count for batch in batches)
+            for batch in batches:
+                for index, image, valid in zip(batch["index"], batch["image"], batch["valid"], strict=True):
+                    assert valid == (index < 24)
+                    if valid:
+                        seen[index] = image
+        assert sorted(seen) == list(range(24))
+        for index, image in seen.items():
+            np.testing.assert_array_equal(image, crops.center_crop(expected[index], 16))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_images_are_named_replaced_and_counted(folder, num_workers, monkeypatch):
+    (folder / "class1" / "04.png").write_bytes(b"torn")
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda message, *arguments: warnings.append(message % arguments))
+    fields = config(path=str(folder), holdout=0.0, max_unreadable_share=0.1, num_workers=num_workers)
+    arguments = {"image_size": 16, "seed": 0, "global_batch": 12}
+    taken = take(pipeline.train_batches(fields, **arguments), 4)
+    assert taken["unreadable"].sum() == 2  # once a pass
+    assert len(warnings) == 1 and "class1/04.png" in warnings[0] and "UnidentifiedImageError" in warnings[0]
+    assert (taken["image"][..., 0] != 40).all()
+    again = take(pipeline.train_batches(fields, start_sample=24, **arguments), 2)
+    assert_same(again, {name: array[24:] for name, array in taken.items()})
+
+
+def test_too_many_unreadable_images_stop_the_run(folder):
+    for path in sorted(folder.rglob("*.png"))[::3]:
+        path.write_bytes(b"torn")
+    fields = config(path=str(folder), holdout=0.0, max_unreadable_share=0.2)
+    with pytest.raises(pipeline.TooManyUnreadable, match=r"of the first \d+ .*data\.max_unreadable_share=0\.2"):
+        take(pipeline.train_batches(fields, image_size=16, seed=0, global_batch=4), 20)
+
+
+def test_a_folder_without_a_readable_image_stops_at_once(folder):
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"torn")
+    with pytest.raises(pipeline.TooManyUnreadable, match="one after the other"):
+        take(pipeline.train_batches(config(path=str(folder)), image_size=16, seed=0, global_batch=4), 1)
+
+
+def test_evaluation_does_not_count_unreadable_images(folder):
+    (folder / "class0" / "00.png").write_bytes(b"torn")
+    with pipeline.eval_batches(config(path="x", eval_path=str(folder)), image_size=16, global_batch=24) as batches:
+        (batch,) = batches
+    assert batch["unreadable"].tolist() == [1] + [0] * 23
+    assert batch["valid"].tolist() == [False] + [True] * 23
+
+
+def test_a_batch_that_does_not_divide(folder):
+    with pytest.raises(ValueError, match="global batch of 10 samples does not divide by 4 processes"):
+        pipeline.train_batches(config(path=str(folder)), image_size=16, seed=0, global_batch=10, process_count=4)
+
+
+def test_unknown_augment(folder):
+    with pytest.raises(ValueError, match=r"augment='mixup': expected one of random_crop, random_region"):
+        pipeline.train_batches(config(path=str(folder), augment="mixup"), image_size=16, seed=0, global_batch=8)

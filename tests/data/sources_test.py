@@ -1,0 +1,123 @@
+import collections
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softvq_jax.data import embedded, sources
+from softvq_jax.data.config import default_data_config
+from softvq_jax.data.folder import ImageFolder
+from softvq_jax.data.source import UnreadableImage
+
+
+def write_images(folder, names):
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+
+
+def config(**fields):
+    return default_data_config() | fields
+
+
+def test_held_out_pixels_are_never_trained_on():
+    train, held_out = embedded.EmbeddedPhotographs(0.3), embedded.HeldOutPhotographs(0.3, 64)
+    trained = collections.defaultdict(list)
+    for i in range(len(train)):
+        trained[train[i].file].append(train[i].box)
+    assert len(trained) == len(train.class_names) == 8
+    for i in range(len(held_out)):
+        left, top, right, bottom = held_out[i].box
+        assert right - left == bottom - top >= 64
+        for other_left, _, other_right, _ in trained[held_out[i].file]:
+            assert right <= other_left or other_right <= left
+
+
+def test_embedded_regions_are_pixels_of_the_photographs():
+    region = embedded.HeldOutPhotographs(0.3, 64)[1]
+    image, label = region.read()
+    whole = np.asarray(Image.open(embedded._path(region.file)))
+    left, top, right, bottom = region.box
+    np.testing.assert_array_equal(np.asarray(image), whole[top:bottom, left:right])
+    assert embedded.EmbeddedPhotographs.class_names[label] in region.file
+
+
+def test_folder_classes_are_the_sorted_subfolders(tmp_path):
+    write_images(tmp_path, ["b/1.JPEG", "a/2.png", "a/deep/3.webp", "c/4.bmp", "a/1.jpg"])
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "a" / "._1.jpg").write_bytes(b"another system's leftovers")
+    folder = ImageFolder(str(tmp_path))
+    assert folder.class_names == ("a", "b", "c")
+    assert [(folder.key(i), folder[i].label) for i in range(len(folder))] == [
+        ("a/1.jpg", 0), ("a/2.png", 0), ("a/deep/3.webp", 0), ("b/1.JPEG", 1), ("c/4.bmp", 2),
+    ]  # fmt: skip
+    assert folder[3].read()[1] == 1
+
+
+def test_folder_without_subfolders_is_one_class(tmp_path):
+    write_images(tmp_path, ["2.png", "1.png"])
+    folder = ImageFolder(str(tmp_path))
+    assert [(folder.key(i), folder[i].label) for i in range(2)] == [("1.png", 0), ("2.png", 0)]
+
+
+def test_empty_and_missing_folders_are_named(tmp_path):
+    (tmp_path / "class").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*\.jpeg"):
+        ImageFolder(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ImageFolder(str(tmp_path / "nowhere"))
+
+
+def test_broken_images_are_named_with_the_reason(tmp_path):
+    write_images(tmp_path, ["1.png", "2.png", "3.png"])
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    (tmp_path / "2.png").write_bytes(b"<html>not found</html>")
+    folder = ImageFolder(str(tmp_path))
+    (tmp_path / "3.png").unlink()
+    for i in range(3):
+        with pytest.raises(UnreadableImage, match=rf"{i + 1}\.png: \w+"):
+            folder[i].read()
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    write_images(tmp_path, ["a/1.png", "b/2.png"])
+    before = ImageFolder(str(tmp_path)).fingerprint()
+    assert ImageFolder(str(tmp_path)).fingerprint() == before
+    write_images(tmp_path, ["b/3.png"])
+    assert ImageFolder(str(tmp_path)).fingerprint() != before
+
+
+def test_a_share_is_held_out_by_name(tmp_path):
+    write_images(tmp_path, [f"{i % 4}/{i}.png" for i in range(40)])
+    fields = config(path=str(tmp_path), holdout=0.2)
+    train, held_out = sources.training_source(fields), sources.held_out_source(fields, 16)
+    keys = {train.key(i) for i in range(len(train))}, {held_out.key(i) for i in range(len(held_out))}
+    assert len(keys[0]) == 32 and len(keys[1]) == 8 and not keys[0] & keys[1]
+    assert train.class_names == ("0", "1", "2", "3")
+    assert train.fingerprint() != held_out.fingerprint()
+
+
+def test_a_separate_folder_is_held_out(tmp_path):
+    write_images(tmp_path, ["train/a/1.png", "val/a/2.png"])
+    fields = config(path=str(tmp_path / "train"), eval_path=str(tmp_path / "val"))
+    assert len(sources.training_source(fields)) == len(sources.held_out_source(fields, 16)) == 1
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"source": "zip", "path": "x"}, "data.source='zip': expected one of embedded, array_record, folder, tar, tfds"),
+    ({"source": "folder"}, "needs data.path"),
+    ({"source": "embedded", "path": "x"}, "takes no data.path"),
+    ({"source": "embedded", "holdout": 1.0}, "data.holdout=1.0"),
+])  # fmt: skip
+def test_configs_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        sources.training_source(config(**fields))
+
+
+def test_nothing_to_evaluate_on(tmp_path):
+    write_images(tmp_path, ["1.png"])
+    with pytest.raises(ValueError, match=r"set data\.eval_path"):
+        sources.held_out_source(config(path=str(tmp_path), holdout=0.0), 16)
+    with pytest.raises(ValueError, match="cannot hold out 50% of 1 images"):
+        sources.held_out_source(config(path=str(tmp_path), holdout=0.5), 16)

@@ -1,0 +1,105 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from softvq_jax.data import tar
+from softvq_jax.data.source import UnreadableImage
+from tests.data.photographs import pixels, png
+
+
+def write_tar(path, files):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def assert_images(shards, expected):
+    """`expected`: numbers of the pictures and labels, in order."""
+    assert len(shards) == len(expected)
+    for i, (number, label) in enumerate(expected):
+        image, ours = shards[i].read()
+        assert ours == label
+        np.testing.assert_array_equal(np.asarray(image), pixels(number))
+
+
+def test_webdataset_layout(tmp_path):
+    write_tar(tmp_path / "shards" / "01.tar", {"c.cls": b"2\n", "c.PNG": png(3)})
+    write_tar(
+        tmp_path / "shards" / "00.tar",
+        {"a.png": png(1), "a.cls": b"5", "a.json": b"{}", "b.png": png(2), "b.cls": b"0"},
+    )
+    shards = tar.TarShards(str(tmp_path / "shards"))
+    assert_images(shards, [(1, 5), (2, 0), (3, 2)])
+    assert shards.class_names == ("0", "1", "2", "3", "4", "5")
+    assert [shards.key(i) for i in range(3)] == ["00.tar/a.png", "00.tar/b.png", "01.tar/c.PNG"]
+
+
+def test_folder_layout(tmp_path):
+    path = write_tar(
+        tmp_path / "all.tar", {"x/dog/1.png": png(1), "x/cat/2.png": png(2), "x/cat/._2.png": b"", "x/readme": b""}
+    )
+    shards = tar.TarShards(str(path))
+    assert_images(shards, [(1, 1), (2, 0)])
+    assert shards.class_names == ("cat", "dog")
+
+
+def test_tar_of_tars(tmp_path):
+    """ImageNet's training archive."""
+    inner = {}
+    for name, numbers in {"n02": (3, 4), "n01": (1,)}.items():
+        path = write_tar(tmp_path / f"{name}.tar", {f"{name}_{number}.png": png(number) for number in numbers})
+        inner[path.name] = path.read_bytes()
+    shards = tar.TarShards(str(write_tar(tmp_path / "train" / "all.tar", inner)))
+    assert_images(shards, [(3, 1), (4, 1), (1, 0)])
+    assert shards.class_names == ("n01", "n02")
+
+
+def test_index_is_made_once_and_again_when_the_shard_changes(tmp_path, monkeypatch):
+    made = []
+    index = tar._index
+    monkeypatch.setattr(tar, "_index", lambda shard: made.append(shard) or index(shard))
+    path = write_tar(tmp_path / "all.tar", {"a/1.png": png(1)})
+    before = tar.TarShards(str(path)).fingerprint()
+    assert_images(tar.TarShards(str(path)), [(1, 0)])
+    assert len(made) == 1 and tar.TarShards(str(path)).fingerprint() == before
+
+    write_tar(path, {"b/2.png": png(2), "a/1.png": png(1)})
+    assert_images(tar.TarShards(str(path)), [(2, 1), (1, 0)])
+    assert len(made) == 2 and tar.TarShards(str(path)).fingerprint() != before
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert_images(tar.TarShards(str(write_tar(tmp_path / "all.tar", {"a/1.png": png(1)}))), [(1, 0)])
+
+
+def test_a_broken_image_is_named(tmp_path):
+    path = write_tar(tmp_path / "all.tar", {"a/1.png": png(1)[:100]})
+    with pytest.raises(UnreadableImage, match=r"all\.tar:a/1\.png: OSError"):
+        tar.TarShards(str(path))[0].read()
+
+
+def test_archives_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no tar file at"):
+        tar.TarShards(str(tmp_path / "nothing.tar"))
+    with pytest.raises(FileNotFoundError, match=r"no image in the tar files.*\.jpeg"):
+        tar.TarShards(str(write_tar(tmp_path / "text.tar", {"a.txt": b"x"})))
+    with pytest.raises(ValueError, match=r"b\.png has no \.cls file"):
+        tar.TarShards(str(write_tar(tmp_path / "half.tar", {"a.png": png(1), "a.cls": b"1", "b.png": png(2)})))
+
+    whole = write_tar(tmp_path / "whole.tar", {"a/1.png": png(1), "a/2.png": png(2)}).read_bytes()
+    for length in (1000, 2048, 2500, 3500, 4096):  # in a picture, between two, in a header, in the other, at the end
+        (tmp_path / "cut.tar").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut\.tar is no whole, uncompressed tar \("):
+            tar.TarShards(str(tmp_path / "cut.tar"))
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
+        archive.add(tmp_path / "whole.tar", "1.png")
+    with pytest.raises(ValueError, match=r"packed\.tar is no whole, uncompressed tar"):
+        tar.TarShards(str(tmp_path / "packed.tar"))

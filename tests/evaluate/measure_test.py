@@ -1,0 +1,75 @@
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.measure import _share, measure
+from softvq_jax.evaluate.records import Records
+
+
+class Squares:
+    """Image i is the number i; its row is i * i. Fails once, at `fails_at`."""
+
+    def __init__(self, count, fails_at=None):
+        self.count, self.fails_at, self.measured, self.threads = count, fails_at, [], set()
+
+    def __len__(self):
+        return self.count
+
+    def read(self, start, stop):
+        self.threads.add(threading.get_ident())
+        return np.arange(start, stop)
+
+    def rows(self, batch):
+        if self.fails_at in batch:
+            raise KeyboardInterrupt
+        self.measured += batch.tolist()
+        return {"square": batch.astype(np.float64) ** 2}
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (9, 3), (2, 5)])
+def test_every_image_is_measured_once_in_order(tmp_path, count, batch_size):
+    subject, records, seen = Squares(count), Records(tmp_path, {}), []
+    measure(subject, records, batch_size=batch_size, on_progress=seen.append)
+    assert subject.measured == list(range(count))
+    np.testing.assert_array_equal(records["square"][:], np.arange(count) ** 2)
+    assert seen == [*range(batch_size, count, batch_size), count]
+    assert threading.get_ident() not in subject.threads
+
+
+def test_an_interrupted_measurement_goes_on(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measure(Squares(20, fails_at=11), Records(tmp_path, {}), batch_size=4)
+    subject, records = Squares(20), Records(tmp_path, {})
+    measure(subject, records, batch_size=3)  # another batch size, on another machine perhaps
+    assert subject.measured == list(range(8, 20))
+    np.testing.assert_array_equal(records["square"][:], np.arange(20) ** 2)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 5, 16, 17])
+def test_the_hosts_shares_make_the_whole(count, hosts):
+    each = -(-count // hosts)
+    rows = []
+    for host in range(hosts):
+        start, stop = _share(100, 100 + count, host, hosts)
+        assert 100 <= start < stop <= 100 + count
+        rows += [*range(start, stop)] + [None] * (each - (stop - start))  # as `_gather` fills up
+    assert rows[:count] == [*range(100, 100 + count)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
+def test_batches_are_filled_up_and_cut_again(count):
+    devices, shapes = LocalDevices(batch_size=8), set()
+
+    def function(a, b):
+        shapes.add((a.shape, b.shape))
+        return {"sum": a.sum(axis=1) + b, "first": jnp.asarray(a[:, 0])}
+
+    a, b = np.arange(count * 3.0).reshape(count, 3), np.arange(float(count))
+    rows = devices.map(function, a, b)
+    np.testing.assert_array_equal(rows["sum"], a.sum(axis=1) + b)
+    np.testing.assert_array_equal(rows["first"], a[:, 0])
+    assert shapes == {((devices.batch_size, 3), (devices.batch_size,))}

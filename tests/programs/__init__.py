@@ -1,0 +1,60 @@
+"""Programs that need several devices or processes: tests start them as `python -m tests.programs.<name>`.
+
+A backend's number of devices is fixed at its first use, so these cannot run inside pytest's own process.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+CLUSTER = "SOFTVQ_TEST_CLUSTER"
+
+
+def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str, str] | None = None):
+    """Starts `processes` copies of a program, each with `devices` CPU devices, as a list of `subprocess.Popen`.
+
+    Their standard error goes to standard output. A program joins its siblings through `join`.
+    """
+    coordinator = f"127.0.0.1:{free_port()}"
+    running = []
+    for process in range(processes):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | (env or {})
+        if processes > 1:
+            environment[CLUSTER] = json.dumps([coordinator, processes, process])
+        command = [sys.executable, "-m", f"tests.programs.{name}", *map(str, args)]
+        options = {"cwd": ROOT, "env": environment, "text": True}
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options))
+    return running
+
+
+def run(name: str, *args, processes: int = 1, devices: int = 1, timeout: float = 300.0, env=None) -> list[str]:
+    """What each process printed, or AssertionError with all of it where one failed."""
+    running = start(name, *args, processes=processes, devices=devices, env=env)
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    codes = [process.returncode for process in running]
+    report = "\n".join(f"--- process {i}, exit code {codes[i]}\n{text}" for i, text in enumerate(outputs))
+    assert not any(codes), report
+    return outputs
+
+
+def join() -> None:
+    """Called first in a program: joins its siblings, if it has any."""
+    from softvq_jax.parallel import distributed
+
+    if CLUSTER in os.environ:
+        distributed.initialize(*json.loads(os.environ[CLUSTER]), timeout=120.0)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

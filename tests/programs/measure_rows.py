@@ -1,0 +1,46 @@
+"""Measures random images with a small network on all devices and processes; process 0 prints a digest of the rows.
+
+python -m tests.programs.measure_rows <folder> <count> <batch size>
+"""
+
+import hashlib
+import sys
+
+from tests.programs import join
+
+join()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from softvq_jax.evaluate.devices import LocalDevices  # noqa: E402
+from softvq_jax.evaluate.images import ArrayImages  # noqa: E402
+from softvq_jax.evaluate.measure import measure  # noqa: E402
+from softvq_jax.evaluate.records import Records  # noqa: E402
+from softvq_jax.evaluate.subjects import ImageSet  # noqa: E402
+from softvq_jax.parallel import distributed  # noqa: E402
+
+
+class RowMeans:
+    """A feature extractor whose results do not depend on the order of additions: sums of integers."""
+
+    fingerprint = "sums"
+
+    def __init__(self, batch_size):
+        self.devices = LocalDevices(batch_size)
+
+    def __call__(self, images):
+        sums = jax.jit(lambda x: {"f2048": x.astype(jnp.float32).sum(axis=(2, 3))})
+        return self.devices.map(sums, images) | {"double": images.astype(np.float64).mean(axis=(1, 2, 3)) / 3}
+
+
+folder, count, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
+extractor = RowMeans(batch_size)
+records = Records(folder, {}) if distributed.is_main_process() else None
+measure(ImageSet(ArrayImages(pixels), extractor), records, batch_size=extractor.devices.batch_size)
+if records is not None:
+    assert len(records) == count
+    content = b"".join(records[name][:].tobytes() for name in ("digest", "f2048", "double"))
+    print(hashlib.sha256(content).hexdigest())

@@ -1,0 +1,183 @@
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from softvq_jax.data import array_record, records
+from softvq_jax.data.array_record import ArrayRecordShards
+from softvq_jax.data.folder import ImageFolder
+from softvq_jax.data.source import UnreadableImage
+from softvq_jax.tools import prepare_dataset
+from tests.data.photographs import pixels, png
+
+ROOT = pathlib.Path(__file__).parents[2]
+SETTINGS = {"images_per_shard": 4, "size": None, "num_workers": 1}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(10):
+        path = tmp_path / "images" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    return tmp_path / "images"
+
+
+def command(*flags):
+    return [sys.executable, "-m", "softvq_jax.tools.prepare_dataset", *flags]
+
+
+def test_every_image_is_kept_byte_for_byte(folder, tmp_path):
+    index = prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)
+    assert [shard["records"] for shard in index["shards"]] == [4, 3, 3]
+    assert index["images"] == 10 and index["unreadable"] == []
+    expected = sorted(folder.rglob("*.png"))
+    shards = ArrayRecordShards(str(tmp_path / "out"))
+    assert len(shards) == 10 and shards.class_names == ("class0", "class1", "class2")
+    for i, path in enumerate(expected):
+        encoded, label = shards[i].load()
+        assert encoded == path.read_bytes()
+        assert f"class{label}" == path.parent.name
+        name = array_record.read_record(shards[i].shard, shards[i].position)["name"]
+        assert name.decode() == str(path.relative_to(folder))
+    with pytest.raises(IndexError):
+        shards[10]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json", *(f"images-0000{i}-of-00003.array_record" for i in range(3)),
+    ]  # fmt: skip
+
+
+def test_size_shrinks_larger_images_only(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.kron(pixels(0, 12, 16), np.ones((8, 8, 1), np.uint8))).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").write_bytes(png(1))
+    prepare_dataset.prepare(ImageFolder(str(tmp_path / "images")), tmp_path / "out", **SETTINGS | {"size": 48})
+    large, small = (ArrayRecordShards(str(tmp_path / "out"))[i] for i in range(2))
+    assert large.read()[0].size == (64, 48) and large.read()[0].format == "JPEG"
+    assert small.load()[0] == png(1)
+
+
+def test_unreadable_images_are_named_and_left_out(folder, tmp_path, monkeypatch):
+    (folder / "class1" / "4.png").write_bytes(b"torn")
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda message, *arguments: warnings.append(message % arguments))
+    index = prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)
+    assert index["images"] == len(ArrayRecordShards(str(tmp_path / "out"))) == 9
+    ((name, reason),) = index["unreadable"]
+    assert name == "class1/4.png" and "cannot identify image" in reason
+    assert len(warnings) == 1 and name in warnings[0]
+
+
+def test_nothing_readable(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="none of the 10 images is readable"):
+        prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_another_data_set_in_the_folder_is_refused(folder, tmp_path):
+    prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)
+    before = (tmp_path / "out" / "dataset.json").read_bytes()
+    prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)  # the same: nothing to do
+    with pytest.raises(ValueError, match="other images or settings: take another --out"):
+        prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS | {"size": 64})
+    assert (tmp_path / "out" / "dataset.json").read_bytes() == before
+
+
+def test_killed_and_started_again_it_goes_on(folder, tmp_path):
+    """kill -9 in the middle; the finished shards stay, the others and the whole come out as without the kill."""
+    for number in range(10, 300):
+        (folder / "class0" / f"{number}.png").write_bytes(png(number))
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    flags = [f"--path={folder}", "--images_per_shard=6", "--num_workers=1"]
+    process = subprocess.Popen(command(*flags, f"--out={out}"), cwd=ROOT)
+    journal = out / prepare_dataset.JOURNAL
+    while process.poll() is None and not (journal.exists() and len(journal.read_text().splitlines()) > 4):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "dataset.json").exists()
+    finished = {json.loads(line)["file"] for line in journal.read_text().splitlines()[1:4]}
+    times = {name: (out / name).stat().st_mtime_ns for name in finished}
+    with open(journal, "a") as file:
+        file.write('{"file": "images-000')  # killed while it wrote a line
+    (out / "images-00049-of-00050.array_record.7.unfinished").write_bytes(b"half")
+    with pytest.raises(FileNotFoundError, match=r"no .*dataset\.json"):
+        ArrayRecordShards(str(out))
+
+    result = subprocess.run(command(*flags, f"--out={out}"), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "300 images of 3 classes in 50 shards" in result.stdout
+    assert {name: (out / name).stat().st_mtime_ns for name in finished} == times
+    prepare_dataset.prepare(ImageFolder(str(folder)), whole, **SETTINGS | {"images_per_shard": 6})
+    assert json.loads((out / "dataset.json").read_text()) == json.loads((whole / "dataset.json").read_text())
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_verify_finds_every_damage(folder, tmp_path):
+    out = tmp_path / "out"
+    prepare_dataset.prepare(ImageFolder(str(folder)), out, **SETTINGS)
+    assert prepare_dataset.verify(out, 1) == []
+    shards = sorted(out.glob("*.array_record"))
+    content = bytearray(shards[0].read_bytes())
+    content[content.index(b"class0/3.png")] ^= 1
+    shards[0].write_bytes(content)
+    shards[1].unlink()
+    problems = "\n".join(prepare_dataset.verify(out, 1))
+    assert f"{shards[0]} has other bytes" in problems and f"{shards[0]} record 1: " in problems
+    assert f"{shards[1]} is missing" in problems
+    assert str(shards[2]) not in problems
+
+
+def test_damaged_shards_are_noticed_where_they_are_read(folder, tmp_path):
+    out = tmp_path / "out"
+    prepare_dataset.prepare(ImageFolder(str(folder)), out, **SETTINGS)
+    before = ArrayRecordShards(str(out)).fingerprint()
+    first = sorted(out.glob("*.array_record"))[0]
+    content = bytearray(first.read_bytes())
+
+    content[content.index(b"class0/3.png")] ^= 1
+    first.write_bytes(content)
+    shards = ArrayRecordShards(str(out))
+    assert shards.fingerprint() != before
+    assert shards[0].read()[1] == 0
+    with pytest.raises(UnreadableImage, match=r"images-00000-of-00003\.array_record record 1: RuntimeError"):
+        shards[1].read()
+
+    first.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=r"has 130,972 bytes, dataset\.json says 131,072"):
+        ArrayRecordShards(str(out))
+    shutil.move(first, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is missing, but dataset\.json lists it"):
+        ArrayRecordShards(str(out))
+
+
+def test_a_record_that_is_no_image_is_named(tmp_path):
+    writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter
+    path = str(tmp_path / "x.array_record")
+    shard = writer(path, "group_size:1")
+    for content in (records.encode({"latent": np.zeros(3)}), b"other"):
+        shard.write(content)
+    shard.close()
+    for position, reason in enumerate(["KeyError: 'image'", "CorruptRecord: not a record of version 1"]):
+        with pytest.raises(UnreadableImage, match=f"record {position}: {reason}"):
+            array_record.RecordedImage(path, position).load()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--path=/nowhere"], "prepare_dataset: no folder '/nowhere'"),
+    ([], "give --path to write a data set, or --verify"),
+    (["--path=x", "--num_workers=0"], "--num_workers=0: expected at least 1"),
+])  # fmt: skip
+def test_flags_that_cannot_be(flags, message, tmp_path):
+    result = subprocess.run(command(f"--out={tmp_path / 'out'}", *flags), cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and message in result.stderr
+    assert not (tmp_path / "out").exists()
