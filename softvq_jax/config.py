@@ -33,6 +33,7 @@ def vit(size: str, patch_size: int = 16) -> ConfigDict:
             layer_scale=1e-5,
             drop_path=0.0,
             num_registers=0,
+            init_std=0.02,
         )
     )
 
@@ -64,6 +65,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
         l2_normalize=True,
         posterior="released",  # or "paper"
         train_codebook=False,  # SimVQ: train the matrix too
+        local_init=False,  # small networks from scratch learn much faster with it
         dtype="bfloat16",
         remat="none",  # "dots" or "full" trade speed for memory
     )
@@ -147,4 +149,6 @@ def fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 def steps(config: ConfigDict, num_images: int) -> tuple[int, int]:
     """Steps of the whole run, and of one epoch over `num_images`."""
     per_epoch = max(1, num_images // config.train.batch_size)
-    return config.train.num_steps or max(1, round(config.train.num_epochs * num_images / config.train.batch_size)), per_epoch
+    return config.train.num_steps or max(
+        1, round(config.train.num_epochs * num_images / config.train.batch_size)
+    ), per_epoch

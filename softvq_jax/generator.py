@@ -66,7 +66,7 @@ class Generator:
             raise ValueError(f"a {self.family} with process {self.process!r}; expected one of {known}")
         self._published = dict(published or weights.published_fields(config, self.process))
         self._extra = dict(extra or {})
-        self._program = jax.jit(partial(_run, make_network(config), self.family, self.process), static_argnums=0)
+        self._program = jax.jit(partial(_run, network_graphdef(config), self.family, self.process), static_argnums=0)
 
     @classmethod
     def from_pretrained(
@@ -77,7 +77,7 @@ class Generator:
         dtype: str = "float32",
         remat: str = "none",
     ) -> "Generator":
-        """Opens a folder with `config.json` and `model.safetensors`, or a Hugging Face id.
+        """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
 
         Args:
           name: a local folder, `hf://owner/name` or `owner/name`.
@@ -92,6 +92,8 @@ class Generator:
           ValueError: the statistics are neither in the folder nor given.
         """
         folder = files.resolve(name, purpose="generator")
+        if (folder / "generator" / "config.json").is_file():
+            folder = folder / "generator"  # a run's workdir
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} has no {file}: not a generator folder")
@@ -142,7 +144,7 @@ class Generator:
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float = 1.0,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         indices: jax.Array | None = None,
         noise: jax.Array | None = None,
         step_noises: jax.Array | None = None,
@@ -161,7 +163,7 @@ class Generator:
           sampler: one of the family's `sampling.SAMPLERS`; the first by default.
           guidance: scale `s` of `u + s (c - u)`; 1 is none. MAR's rises to it linearly.
           guidance_interval: `(low, high)`: guide while `low <= t <= high`, `t` from 1 (noise) to 0 (SiT; DiT, whose `t`
-            is timestep / 1000); everywhere by default.
+            is timestep / 1000).
           indices: `[B]`, the examples' global indices; 0, 1, ... by default.
           noise: `[B, L, D]`, where to start (SiT, DiT), in place of noise drawn with `key`.
           step_noises: `[steps - 1, B, L, D]`, likewise for the noise of every step but the last.
@@ -188,11 +190,11 @@ class Generator:
         sampler = known[0] if sampler is None else sampler
         if sampler not in known:
             raise ValueError(f"sampler {sampler!r}; a {self.family} has {', '.join(known)}")
-        low, high = (0.0, 1.0) if interval is None else map(float, interval)
+        low, high = map(float, interval)
         if not 0 <= low <= high <= 1:
             raise ValueError(f"guidance_interval ({low}, {high}); expected (low, high) with 0 <= low <= high <= 1")
         if self.family == "mar":
-            self._refuse(guidance_interval=interval)
+            self._refuse(guidance_interval=None if (low, high) == (0, 1) else interval)
             steps = self.config.num_tokens if steps is None else steps
         else:
             self._refuse(head_steps=head_steps)
@@ -224,7 +226,7 @@ class Generator:
             )
 
 
-def make_network(config: GeneratorConfig) -> nnx.GraphDef:
+def network_graphdef(config: GeneratorConfig) -> nnx.GraphDef:
     """The graph definition of a generator's network, to be merged with its parameters."""
     return nnx.split(_abstract(config))[0]
 

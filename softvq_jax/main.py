@@ -17,7 +17,9 @@ from softvq_jax.config import nearest_field
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; TPU pods and SLURM need none of these.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0; TPU pods and SLURM need none of these."
+)
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 _TIMEOUT = flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for the other processes.")

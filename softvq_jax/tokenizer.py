@@ -1,5 +1,6 @@
 """The tokenizer as a user holds it: open, encode, decode, save."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import nnx
 
+from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.weights import files, layout
 from softvq_jax.weights import tokenizer as weights
@@ -34,21 +35,24 @@ class Tokenizer:
         *,
         published: Mapping | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
+        dtypes: Mapping[str, np.dtype] | None = None,
     ):
         """From parameters in memory; `from_pretrained` opens files.
 
         Args:
           published: the content of a published `config.json`, which `save_pretrained` gives back.
           extra: tensors of the published layout that the model does not read, given back as well.
+          dtypes: types of the published layout's tensors that are not float32; the parameters always are.
         """
         self.config = config
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
         self._published = dict(published or weights.published_fields(config))
         self._extra = dict(weights.unused_patch_embed(config) if extra is None else extra)
-        graphdef, _ = nnx.split(nnx.eval_shape(lambda: TokenizerModel(config, rngs=nnx.Rngs(0))))
+        self._dtypes = dict(dtypes or {})
+        network = _network(config)
 
         def compiled(method):
-            return jax.jit(lambda params, x: getattr(nnx.merge(graphdef, params), method)(x))
+            return jax.jit(lambda params, x: getattr(network(params), method)(x))
 
         self._encode, self._decode = compiled("encode"), compiled("decode")
         self._encode_indices, self._decode_indices = compiled("encode_indices"), compiled("decode_indices")
@@ -84,14 +88,19 @@ class Tokenizer:
         tensors = files.read_tensors(folder / "model.safetensors")
         own = folder / OWN_CONFIG
         if own.is_file():
-            config = TokenizerConfig.from_dict(files.read_json(own) | {"dtype": dtype, "remat": remat})
+            config = weights.config_from_dict(files.read_json(own), source=own, dtype=dtype, remat=remat)
         else:
             config = weights.config_of(tensors, published, dtype=dtype, remat=remat)
         return cls.from_tensors(config, tensors, published=published, source=str(folder / "model.safetensors"))
 
     @classmethod
     def from_tensors(
-        cls, config: TokenizerConfig, tensors: Mapping[str, np.ndarray], *, published: Mapping | None = None, source: str
+        cls,
+        config: TokenizerConfig,
+        tensors: Mapping[str, np.ndarray],
+        *,
+        published: Mapping | None = None,
+        source: str,
     ) -> "Tokenizer":
         """From a state dict in the published naming."""
         rules = weights.tokenizer_rules(config)
@@ -99,19 +108,26 @@ class Tokenizer:
         used = {key for rule in rules for key in rule.keys}
         extra = {key: tensor for key, tensor in tensors.items() if key not in used}
         if extra:
-            logging.info("%s: %d tensors that the tokenizer does not read: %s", source, len(extra), ", ".join(sorted(extra)))
-        return cls(config, params, published=published, extra=extra)
+            names = ", ".join(sorted(extra))
+            logging.info("%s: %d tensors that the tokenizer does not read: %s", source, len(extra), names)
+        dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
+        return cls(config, params, published=published, extra=extra, dtypes=dtypes)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the published layout: what `from_pretrained` read comes back key for key, bit for bit."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = layout.write(weights.tokenizer_rules(self.config), self.params) | self._extra
+        tensors = layout.write(weights.tokenizer_rules(self.config), self.params)
+        tensors = {
+            key: tensor.astype(self._dtypes.get(key, np.float32)) for key, tensor in tensors.items()
+        } | self._extra
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", self._published)
         inferred = weights.config_of(tensors, self._published, dtype=self.config.dtype, remat=self.config.remat)
         if inferred != self.config:
             files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
+        else:
+            (folder / OWN_CONFIG).unlink(missing_ok=True)  # of a tokenizer that was here before
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Images to latents.
@@ -123,8 +139,9 @@ class Tokenizer:
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents to images, clipped to [-1, 1]."""
+        latents = jnp.asarray(latents, jnp.float32)
         self._check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
-        return jnp.clip(self._decode(self.params, jnp.asarray(latents, jnp.float32)), -1.0, 1.0)
+        return jnp.clip(self._decode(self.params, latents), -1.0, 1.0)
 
     def reconstruct(self, images: jax.Array) -> jax.Array:
         """`decode(encode(images))`."""
@@ -138,13 +155,15 @@ class Tokenizer:
     def decode_indices(self, indices: jax.Array) -> jax.Array:
         """Code indices `[B, C, L/C]` to images, clipped to [-1, 1]; for discrete bottlenecks (VQ, SimVQ)."""
         self._check_discrete()
-        config = self.config
+        config, indices = self.config, jnp.asarray(indices)
         self._check_shape("indices", indices, (config.num_codebooks, config.num_latent_tokens // config.num_codebooks))
-        if not jnp.issubdtype(jnp.asarray(indices).dtype, jnp.integer):
-            raise ValueError(f"indices are {jnp.asarray(indices).dtype}; expected integers")
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise ValueError(f"indices are {indices.dtype}; expected integers")
         low, high = int(jnp.min(indices)), int(jnp.max(indices))
         if low < 0 or high >= config.codebook_size:
-            raise ValueError(f"indices reach from {low} to {high}; the codebook has codes 0 to {config.codebook_size - 1}")
+            raise ValueError(
+                f"indices reach from {low} to {high}; the codebook has codes 0 to {config.codebook_size - 1}"
+            )
         return jnp.clip(self._decode_indices(self.params, indices), -1.0, 1.0)
 
     def _check_discrete(self):
@@ -155,22 +174,28 @@ class Tokenizer:
             )
 
     def _check_shape(self, what, array, expected):
-        if array.ndim != 1 + len(expected) or array.shape[1:] != expected:
+        if array.shape[1:] != expected or not len(array):
             sizes = ", ".join(map(str, expected))
-            raise ValueError(f"{what} of shape {tuple(array.shape)}; this tokenizer takes [B, {sizes}]")
+            raise ValueError(f"{what} of shape {array.shape}; this tokenizer takes [B, {sizes}] with B at least 1")
 
     def _checked(self, images):
-        size = self.config.image_size
+        size, images = self.config.image_size, jnp.asarray(images)
         self._check_shape("images", images, (size, size, 3))
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 from 0..255")
-        images = jnp.asarray(images, jnp.float32)
-        low, high = float(jnp.min(images)), float(jnp.max(images))
-        if not (low >= -1.001 and high <= 1.001):  # written so that NaN fails too
+        images = images.astype(jnp.float32)
+        # Comparisons are false for NaN, which XLA's minimum and maximum can miss on CPUs.
+        if not jnp.all(jnp.abs(images) <= 1.001):
+            low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
             raise ValueError(f"image values reach from {low:.4g} to {high:.4g}; expected [-1, 1]")
         return images
 
 
 def abstract_params(config: TokenizerConfig) -> dict:
     """The parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
-    return nnx.to_pure_dict(nnx.split(nnx.eval_shape(lambda: TokenizerModel(config, rngs=nnx.Rngs(0))))[1])
+    return _network(config).shapes
+
+
+@functools.cache  # tracing an L takes half a second
+def _network(config: TokenizerConfig) -> Functional:
+    return Functional(lambda rngs: TokenizerModel(config, rngs=rngs))

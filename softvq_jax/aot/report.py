@@ -16,20 +16,21 @@ EPOCHS = 50
 
 
 class Memory(NamedTuple):
-    """Bytes of one chip's main memory; `arguments` and `temporaries` are unknown (0) of what does not fit."""
+    """Bytes of one chip's main memory; `fits` is whether the compiler accepted the program.
+
+    Where it did not, `arguments` and `temporaries` are unknown (0). Where it did, `total` adds up the compiler's
+    statistics, which can exceed what it really lays out.
+    """
 
     arguments: int
     temporaries: int
     total: int
     available: int
+    fits: bool
 
     @property
     def share(self) -> float:
         return self.total / self.available
-
-    @property
-    def fits(self) -> bool:
-        return self.total <= self.available
 
 
 class Report(NamedTuple):
@@ -65,13 +66,13 @@ def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> R
     temporaries = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     total = sizes.argument_size_in_bytes + temporaries + results
-    memory = Memory(sizes.argument_size_in_bytes, temporaries + results, total, topology.chip.hbm)
+    memory = Memory(sizes.argument_size_in_bytes, temporaries + results, total, topology.chip.hbm, fits=True)
     return Report(topology.name, dict(mesh.shape), len(devices), batch, memory, compiled.flops, by_kind(found), costs)
 
 
 def does_not_fit(error: OutOfMemory, topology: Topology, mesh: Mesh, batch: int) -> Report:
     """The report of a program the compiler refused."""
-    memory = Memory(0, 0, error.needed, error.available)
+    memory = Memory(0, 0, error.needed, error.available, fits=False)
     return Report(topology.name, dict(mesh.shape), mesh.size, batch, memory, error.flops, {}, None)
 
 

@@ -7,8 +7,8 @@ With W numbers of trained weights divided over `fsdp` and C copied, each of b by
 - sums it over the copies, each chip its own part: b W / fsdp over `data`, the same over `slice`;
 - sums the gradients of copied weights over all chips: b C.
 
-A ring of n sends (n - 1) / n of what it gathers or scatters, and twice that of what it sums. None of this depends on the
-batch, so the network sets a number of images a chip below which it is the slowest part.
+A ring of n sends (n - 1) / n of what it gathers or scatters, and twice that of what it sums. None of this depends on
+the batch, so the network sets a number of images a chip below which it is the slowest part.
 """
 
 from typing import NamedTuple

@@ -65,7 +65,7 @@ class ImageFolder:
 def _images(folder, part):
     found = []
     for parent, folders, names in os.walk(os.path.join(folder, part)):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(parent, folder)
         found += [os.path.normpath(os.path.join(relative, name)) for name in names if name.lower().endswith(EXTENSIONS)]
     return sorted(name for name in found if not os.path.basename(name).startswith("."))

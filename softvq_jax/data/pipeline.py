@@ -8,6 +8,9 @@ chips there were and will be.
 Images travel as uint8, a quarter of float32's bytes from host to device; `images / 127.5 - 1` belongs on the device.
 """
 
+import dataclasses
+import itertools
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,11 +20,13 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.data import samples, workers
+from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.data.sources import held_out_source, training_source
 
 ENDLESS = 2**62
 ATTEMPTS = 20  # at a readable replacement
+CHUNK = 16  # samples that a thread or process reads at a time: what one hand-over costs is shared among them
 FEWEST_JUDGED = 1000  # samples, or the source's length, before a share of unreadable ones means something
 
 
@@ -100,30 +105,28 @@ def train_batches(
       ValueError: for a config that cannot be, or a global batch that does not divide by the process count.
       FileNotFoundError: for a path without images.
     """
-    local_batch = _local_batch(global_batch, process_count)
+    share = Share(global_batch, process_index, process_count)
     source = training_source(config) if source is None else source
     read, pool = _reader(samples.training(image_size, config["augment"], seed), config["num_workers"])
-    order = _shuffled(len(source), seed)
     warn = _warn_once()
 
-    def sample(i: int) -> dict:
-        index = start_sample + i // local_batch * global_batch + process_index * local_batch + i % local_batch
-        replacements = np.random.default_rng((seed, index, 1))
-        item = order[index]
+    def replaced(result: samples.Sample | UnreadableImage, index: int) -> dict:
         for attempt in range(ATTEMPTS):
-            try:
-                image, label = read(source[item], index)
-            except UnreadableImage as error:
-                warn(error)
-                item = int(replacements.integers(len(source)))
-            else:
-                return _example(image, label, index, unreadable=attempt > 0, valid=True)
+            if not isinstance(result, UnreadableImage):
+                return _example(*result, index, unreadable=attempt > 0, valid=True)
+            warn(result)
+            item = int(np.random.default_rng((seed, index, attempt)).integers(len(source)))
+            (result,) = read([source[item]], [index])
         raise TooManyUnreadable(
             f"{ATTEMPTS} images drawn one after the other are unreadable: the warnings above name them"
         )
 
-    dataset = _in_parallel(grain.MapDataset.range(ENDLESS).map(sample), config, local_batch)
-    return Batches(dataset, pool, len(source), config["max_unreadable_share"])
+    def examples(indexes: list[int]) -> list[dict]:
+        indexes = [start_sample + index for index in indexes]
+        references = [source[shuffled(index, len(source), seed)] for index in indexes]
+        return list(map(replaced, read(references, indexes), indexes))
+
+    return Batches(_in_parallel(examples, share, ENDLESS, config), pool, len(source), config["max_unreadable_share"])
 
 
 def eval_batches(
@@ -140,32 +143,50 @@ def eval_batches(
     Every process gives the same number of batches; `valid` marks the samples that count. An unreadable image is named,
     counted and black, and does not count. Arguments and errors as in `train_batches`.
     """
-    local_batch = _local_batch(global_batch, process_count)
+    share = Share(global_batch, process_index, process_count)
     source = held_out_source(config, image_size) if source is None else source
     read, pool = _reader(samples.evaluation(image_size), config["num_workers"])
     warn = _warn_once()
     black = np.zeros((image_size, image_size, 3), np.uint8)
 
-    def sample(i: int) -> dict:
-        index = i // local_batch * global_batch + process_index * local_batch + i % local_batch
-        if index >= len(source):
-            return _example(black, 0, index, unreadable=False, valid=False)
-        try:
-            image, label = read(source[index], index)
-        except UnreadableImage as error:
-            warn(error)
+    def example(result: samples.Sample | UnreadableImage, index: int) -> dict:
+        if isinstance(result, UnreadableImage):
+            warn(result)
             return _example(black, 0, index, unreadable=True, valid=False)
-        return _example(image, label, index, unreadable=False, valid=True)
+        return _example(*result, index, unreadable=False, valid=True)
+
+    def examples(indexes: list[int]) -> list[dict]:
+        existing = [index for index in indexes if index < len(source)]
+        padding = [_example(black, 0, index, unreadable=False, valid=False) for index in indexes[len(existing) :]]
+        return [*map(example, read([source[index] for index in existing], existing), existing), *padding]
 
     batches = -(-len(source) // global_batch)
-    dataset = _in_parallel(grain.MapDataset.range(batches * local_batch).map(sample), config, local_batch)
+    dataset = _in_parallel(examples, share, batches * share.local_batch, config)
     return Batches(dataset, pool, len(source), config["max_unreadable_share"])
 
 
-def _local_batch(global_batch, process_count):
-    if global_batch < 1 or global_batch % process_count:
-        raise ValueError(f"a global batch of {global_batch} samples does not divide by {process_count} processes")
-    return global_batch // process_count
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The contiguous part of every global batch that a process reads."""
+
+    global_batch: int
+    process_index: int
+    process_count: int
+
+    def __post_init__(self):
+        if self.global_batch < 1 or self.global_batch % self.process_count:
+            raise ValueError(
+                f"a global batch of {self.global_batch} samples does not divide by {self.process_count} processes"
+            )
+
+    @property
+    def local_batch(self) -> int:
+        return self.global_batch // self.process_count
+
+    def global_index(self, position: int) -> int:
+        """Index, among all samples, of the sample at a position among those of this process."""
+        step, place = divmod(position, self.local_batch)
+        return step * self.global_batch + self.process_index * self.local_batch + place
 
 
 def _reader(function, num_workers):
@@ -175,19 +196,26 @@ def _reader(function, num_workers):
     return pool, pool
 
 
-def _shuffled(length, seed):
-    """Item of every global sample index: pass after pass over `length` items, each in an order of its own."""
-    # Grain adds the number of the pass to its seed, so that seeds 0 and 1 would share all their orders but one.
-    hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return grain.MapDataset.range(length).shuffle(seed=hashed).repeat()
+def _in_parallel(examples, share, length, config):
+    """Batches of `examples(global indexes)`, of which threads compute a few at a time; `length` positions in all."""
+    chunk = math.gcd(share.local_batch, CHUNK)
 
+    def chunk_of_examples(number: int) -> list[dict]:
+        return examples([share.global_index(i) for i in range(number * chunk, (number + 1) * chunk)])
 
-def _in_parallel(dataset, config, local_batch):
     threads = config["num_workers"] or min(16, os.cpu_count())
-    buffer = max(threads, config["prefetch"] * local_batch)
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)).batch(
-        local_batch
+    ahead = config["prefetch"] * share.local_batch // chunk
+    return (
+        grain.MapDataset.range(length // chunk)
+        .map(chunk_of_examples)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead)))
+        .batch(share.local_batch // chunk, batch_fn=_stack)
     )
+
+
+def _stack(chunks):
+    examples = list(itertools.chain(*chunks))
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def _example(image, label, index, *, unreadable, valid):

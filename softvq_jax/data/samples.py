@@ -1,37 +1,52 @@
-"""From a reference to a crop: the work that the reading processes do."""
+"""From references to crops: the work that the reading threads and processes do."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from softvq_jax.data import crops
-from softvq_jax.data.source import Reference
+from softvq_jax.data.source import Reference, UnreadableImage
 
 AUGMENTS = {"random_crop": crops.random_crop, "random_region": crops.random_region}
 
-Read = Callable[[Reference, int], tuple[np.ndarray, int]]  # (reference, sample index) -> uint8 [S, S, 3], class
+Sample = tuple[np.ndarray, int]  # uint8 [S, S, 3], class
+Read = Callable[[Sequence[Reference], Sequence[int]], list[Sample | UnreadableImage]]
 
 
 def training(size: int, augment: str, seed: int) -> Read:
-    """Reads random crops of `size` pixels, a function of the picture, `seed` and the global sample index alone."""
+    """Reads random crops of `size` pixels, each a function of the picture, `seed` and its global sample index alone.
+
+    The function that is returned takes references and sample indexes; where an image cannot be read, its result is the
+    error.
+    """
     if augment not in AUGMENTS:
         raise ValueError(f"data.augment={augment!r}: expected one of {', '.join(AUGMENTS)}")
-    return functools.partial(_training_crop, size=size, augment=augment, seed=seed)
+    return functools.partial(_read, crop=functools.partial(_training_crop, size=size, augment=augment, seed=seed))
 
 
 def evaluation(size: int) -> Read:
-    """Reads centre crops of `size` pixels."""
-    return functools.partial(_evaluation_crop, size=size)
+    """Reads centre crops of `size` pixels, as `training` reads random ones."""
+    return functools.partial(_read, crop=functools.partial(_evaluation_crop, size=size))
 
 
-def _training_crop(reference, index, *, size, augment, seed):
-    image, label = reference.read()
+def _read(references, indexes, *, crop):
+    results = []
+    for reference, index in zip(references, indexes, strict=True):
+        try:
+            image, label = reference.read()
+        except UnreadableImage as error:
+            results.append(error)
+        else:
+            results.append((crop(image, index), label))
+    return results
+
+
+def _training_crop(image, index, *, size, augment, seed):
     rng = np.random.default_rng((seed, index))
     crop = AUGMENTS[augment](image, size, rng)
-    return np.ascontiguousarray(crops.random_flip(crop, rng)), label
+    return np.ascontiguousarray(crops.random_flip(crop, rng))
 
 
-def _evaluation_crop(reference, index, *, size):
-    image, label = reference.read()
-    return crops.center_crop(image, size), label
+def _evaluation_crop(image, index, *, size):
+    return crops.center_crop(image, size)

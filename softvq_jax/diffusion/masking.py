@@ -14,8 +14,8 @@ PredictFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], ja
 
 
 def max_visible(num_tokens: int) -> int:
-    """The most tokens that a training mask leaves visible; at least one, so that no array is empty."""
-    return max(1, num_tokens - math.ceil(LEAST_MASKED_SHARE * num_tokens))
+    """The most tokens that a training mask leaves visible."""
+    return num_tokens - math.ceil(LEAST_MASKED_SHARE * num_tokens)
 
 
 def random_orders(keys: jax.Array, num_tokens: int) -> jax.Array:

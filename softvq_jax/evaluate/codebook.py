@@ -39,3 +39,9 @@ class CodeUsage:
         p = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
         entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
         return float(np.exp(entropy).mean())
+
+    def profile(self, points: int = 100) -> list[float]:
+        """Tokens of a code over the mean of all codes, from the most to the least used, at `points` equal shares."""
+        counts = np.sort(self.counts.ravel())[::-1]
+        rows = np.linspace(0, len(counts) - 1, min(points, len(counts))).round().astype(int)
+        return (counts[rows] / max(counts.mean(), 1e-300)).tolist()

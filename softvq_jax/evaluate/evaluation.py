@@ -131,18 +131,20 @@ def pair_metrics(records: Records) -> dict[str, float]:
     return {name: float(np.mean(records[name][:], dtype=np.float64)) for name in PAIR_METRICS if name in records}
 
 
-def latent_metrics(records: Records, codebook_size: int | None) -> dict[str, float]:
-    """Codebook use and perplexity where there are codes (of `codebook_size`); mean and deviation of the latents."""
-    values = {}
-    if "codes" in records:
-        usage = CodeUsage(records["codes"].shape[1], codebook_size)
-        for start in range(0, len(records), BLOCK):
-            usage.update(records["codes"][start : start + BLOCK])
-        values |= {"code_use": usage.use, "perplexity": usage.perplexity}
+def code_usage(records: Records, codebook_size: int) -> CodeUsage:
+    """The usage of the codes that were measured."""
+    usage = CodeUsage(records["codes"].shape[1], codebook_size)
+    for start in range(0, len(records), BLOCK):
+        usage.update(records["codes"][start : start + BLOCK])
+    return usage
+
+
+def latent_metrics(records: Records) -> dict[str, float]:
+    """Mean and standard deviation of the latents that were measured."""
     latents = LatentMoments(records["latents"].shape[-1])
     for start in range(0, len(records), BLOCK):
         latents.update(records["latents"][start : start + BLOCK])
-    return values | {"latent_mean": latents.mean, "latent_std": latents.std}
+    return {"latent_mean": latents.mean, "latent_std": latents.std}
 
 
 def report(
@@ -156,8 +158,11 @@ def report(
     """
     values, absent = distribution_metrics(protocol, samples, reference)
     values |= pair_metrics(samples.records)
+    usage = code_usage(samples.records, codebook_size) if "codes" in samples.records else None
+    if usage is not None:
+        values |= {"code_use": usage.use, "perplexity": usage.perplexity}
     if "latents" in samples.records:
-        values |= latent_metrics(samples.records, codebook_size)
+        values |= latent_metrics(samples.records)
     absent |= {
         name: "infinite: some reconstructions equal their originals" for name in values if not np.isfinite(values[name])
     }
@@ -171,5 +176,6 @@ def report(
         **details,
         "metrics": {name: value if np.isfinite(value) else None for name, value in values.items()},
         "absent": absent,
+        "code_profile": None if usage is None else usage.profile(),
         "warnings": [line for line in caveats if line],
     }

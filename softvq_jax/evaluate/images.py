@@ -4,15 +4,14 @@ import concurrent.futures
 import glob
 import os
 import pathlib
-import struct
-import zipfile
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from softvq_jax.data import crops, source
 from softvq_jax.data.folder import EXTENSIONS, ImageFile
+from softvq_jax.evaluate.npz import ArrayRows, array_names
 
 
 class Images(Protocol):
@@ -61,33 +60,21 @@ class NpzImages:
     """
 
     def __init__(self, path: str):
-        self.name = path
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        self.name, names = path, array_names(path)
         key = "arr_0" if "arr_0" in names else names[0]
         if key != "arr_0" and len(names) > 1:
             raise ValueError(
                 f"{path} holds {', '.join(names)}; expected images in arr_0, or mu and sigma of statistics"
             )
-        self._rows = _open_member(path, f"{key}.npy")
-        version = np.lib.format.read_magic(self._rows)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, fortran_order, dtype = header(self._rows)
-        if fortran_order:
-            raise ValueError(f"{path}: {key} is stored column by column; save np.ascontiguousarray(images)")
-        check_images(dtype, shape, f"{path}: {key}")
-        self._begin, self._count, self.shape = self._rows.tell(), shape[0], tuple(shape[1:])
+        self._rows = ArrayRows(path, key)
+        check_images(self._rows.dtype, self._rows.shape, f"{path}: {key}")
+        self.shape = tuple(self._rows.shape[1:])
 
     def __len__(self) -> int:
-        return self._count
+        return self._rows.shape[0]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        size = int(np.prod(self.shape))
-        self._rows.seek(self._begin + start * size)
-        content = self._rows.read((stop - start) * size)
-        if len(content) < (stop - start) * size:
-            raise ValueError(f"{self.name} is cut short after image {start + len(content) // size} of {self._count}")
-        return np.frombuffer(content, np.uint8).reshape(-1, *self.shape)
+        return self._rows.read(start, stop)
 
     def version(self) -> str:
         return source.digest([_stat(self.name)])
@@ -169,6 +156,11 @@ def open_images(name: str, size: int | None = None) -> Images:
     return FileImages(paths, name, size)
 
 
+def take(images: Images, rows: Sequence[int]) -> np.ndarray:
+    """Some images, in the order of `rows`: uint8 `[len(rows), H, W, 3]`."""
+    return np.concatenate([images.read(int(row), int(row) + 1) for row in rows])
+
+
 def check_images(dtype: np.dtype, shape: Sequence[int], name: str) -> None:
     """Raises ValueError where an array is not uint8 `[N, H, W, 3]`."""
     if dtype != np.uint8:
@@ -177,20 +169,6 @@ def check_images(dtype: np.dtype, shape: Sequence[int], name: str) -> None:
         )
     if len(shape) != 4 or shape[-1] != 3 or not shape[0]:
         raise ValueError(f"{name} has shape {tuple(shape)}; expected [N, H, W, 3] with at least one image")
-
-
-def _open_member(path: str, name: str) -> BinaryIO:
-    """A file in a zip archive; one stored uncompressed is opened in place, where seeking costs nothing."""
-    archive = zipfile.ZipFile(path)
-    member = archive.getinfo(name)
-    if member.compress_type != zipfile.ZIP_STORED:
-        return archive.open(name)
-    archive.close()
-    file = open(path, "rb")
-    file.seek(member.header_offset + 26)  # the lengths of what lies between the local header and the content
-    name_length, extra_length = struct.unpack("<HH", file.read(4))
-    file.seek(name_length + extra_length, os.SEEK_CUR)
-    return file
 
 
 def _stat(path: str) -> str:

@@ -19,7 +19,7 @@ class Subject(Protocol):
     def __len__(self) -> int: ...
 
     def about(self) -> dict:
-        """JSON values that change when the rows would; resuming compares them."""
+        """JSON values that change when the rows would, which resuming compares; `weights` are fingerprints by name."""
 
     def crop(self) -> str:
         """What was done to the images' size, in words."""

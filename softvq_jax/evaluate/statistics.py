@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from softvq_jax.evaluate.moments import Moments
+from softvq_jax.evaluate.npz import array_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +35,12 @@ def has_statistics(path: str | os.PathLike) -> bool:
     """Whether `path` is an `.npz` with `mu` and `sigma`."""
     if not str(path).endswith(".npz") or not os.path.isfile(path):
         return False
-    with np.load(path) as file:
-        return {"mu", "sigma"} <= set(file.files)
+    return {"mu", "sigma"} <= set(array_names(path))
 
 
 def has_images(path: str | os.PathLike) -> bool:
     """Whether `path` is anything but an `.npz` of statistics alone."""
-    if not has_statistics(path):
-        return True
-    with np.load(path) as file:
-        return "arr_0" in file.files
+    return not has_statistics(path) or "arr_0" in array_names(path)
 
 
 def read_statistics(path: str | os.PathLike) -> Statistics:

@@ -1,11 +1,12 @@
-"""What can be measured: a set of images, pairs of images, a tokenizer's reconstructions."""
+"""What can be measured: a set of images, pairs of them, a tokenizer's reconstructions, a generator's samples."""
 
 import numpy as np
 
 from softvq_jax.evaluate import fingerprints, pixel
 from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.features import FeatureExtractor
-from softvq_jax.evaluate.images import FileImages, Images
+from softvq_jax.evaluate.generation import ImageSampler
+from softvq_jax.evaluate.images import FileImages, Images, take
 from softvq_jax.evaluate.perceptual import PerceptualDistance
 from softvq_jax.evaluate.reconstruction import Reconstructor
 
@@ -20,8 +21,7 @@ class ImageSet:
         return len(self.images)
 
     def about(self) -> dict:
-        network = self._extractor.fingerprint if self._extractor else None
-        return {"images": about_images(self.images), "inception": network}
+        return {"images": about_images(self.images), "weights": _weights(inception=self._extractor)}
 
     def crop(self) -> str:
         return self.images.crop()
@@ -30,8 +30,7 @@ class ImageSet:
         return self.images.read(start, stop)
 
     def rows(self, batch: np.ndarray) -> Rows:
-        features = self._extractor(batch) if self._extractor else {}
-        return {"digest": fingerprints.image_digests(batch), **features}
+        return image_rows(batch, self._extractor)
 
 
 class Pairs:
@@ -55,8 +54,8 @@ class Pairs:
         return len(self._set)
 
     def about(self) -> dict:
-        network = self._perceptual.fingerprint if self._perceptual else None
-        return self._set.about() | {"originals": about_images(self._originals), "lpips": network}
+        weights = self._set.about()["weights"] | _weights(lpips=self._perceptual)
+        return self._set.about() | {"originals": about_images(self._originals), "weights": weights}
 
     def crop(self) -> str:
         return self._set.crop()
@@ -70,8 +69,7 @@ class Pairs:
 
     def pictures(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Originals and reconstructions of some rows, uint8 `[len(rows), H, W, 3]` each."""
-        pairs = [self.read(int(row), int(row) + 1) for row in rows]
-        return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
+        return take(self._originals, rows), take(self._set.images, rows)
 
 
 class Reconstructions:
@@ -84,33 +82,59 @@ class Reconstructions:
         extractor: FeatureExtractor | None,
         perceptual: PerceptualDistance | None,
     ):
-        self._originals, self._reconstruct = originals, reconstruct
+        self.originals, self._reconstruct = originals, reconstruct
         self._extractor, self._perceptual = extractor, perceptual
 
     def __len__(self) -> int:
-        return len(self._originals)
+        return len(self.originals)
 
     def about(self) -> dict:
-        networks = {"tokenizer": self._reconstruct, "inception": self._extractor, "lpips": self._perceptual}
-        prints = {name: network.fingerprint if network else None for name, network in networks.items()}
-        return {"originals": about_images(self._originals), **prints}
+        weights = _weights(tokenizer=self._reconstruct, inception=self._extractor, lpips=self._perceptual)
+        return {"originals": about_images(self.originals), "weights": weights}
 
     def crop(self) -> str:
-        return self._originals.crop()
+        return self.originals.crop()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        return self._originals.read(start, stop)
+        return self.originals.read(start, stop)
 
     def rows(self, batch: np.ndarray) -> Rows:
         images, latents_and_codes = self._reconstruct(batch)
-        features = self._extractor(images) if self._extractor else {}
-        measured = {"digest": fingerprints.image_digests(images), **features, **latents_and_codes}
+        measured = image_rows(images, self._extractor) | latents_and_codes
         return measured | pair_rows(batch, images, self._perceptual)
 
     def pictures(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Originals and reconstructions of some rows, uint8 `[len(rows), H, W, 3]` each."""
-        originals = np.concatenate([self.read(int(row), int(row) + 1) for row in rows])
+        originals = take(self.originals, rows)
         return originals, self._reconstruct(originals)[0]
+
+
+class Samples:
+    """What a generator draws, drawn on the fly; `settings` say how, as JSON values."""
+
+    def __init__(self, sample: ImageSampler, settings: dict, extractor: FeatureExtractor | None):
+        self._sample, self._settings, self._extractor = sample, settings, extractor
+
+    def __len__(self) -> int:
+        return len(self._sample)
+
+    def about(self) -> dict:
+        weights = self._sample.fingerprints | _weights(inception=self._extractor)
+        return {"sampling": self._settings, "weights": weights}
+
+    def crop(self) -> str:
+        return "none"
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop)
+
+    def rows(self, batch: np.ndarray) -> Rows:
+        return image_rows(self._sample(batch), self._extractor)
+
+
+def image_rows(images: np.ndarray, extractor: FeatureExtractor | None) -> Rows:
+    """Digests, and with an extractor features."""
+    return {"digest": fingerprints.image_digests(images), **(extractor(images) if extractor else {})}
 
 
 def pair_rows(originals: np.ndarray, images: np.ndarray, perceptual: PerceptualDistance | None) -> Rows:
@@ -123,6 +147,11 @@ def pair_rows(originals: np.ndarray, images: np.ndarray, perceptual: PerceptualD
         "ssim_uniform7_range2": pixel.ssim(originals, images, "uniform7", data_range=2 * 255),
     }
     return rows | ({"lpips": perceptual(originals, images)} if perceptual else {})
+
+
+def _weights(**networks) -> dict[str, str | None]:
+    """Fingerprints by name; None for a network that is not there."""
+    return {name: network.fingerprint if network else None for name, network in networks.items()}
 
 
 def about_images(images: Images) -> dict:

@@ -37,6 +37,8 @@ def as_text(report: dict) -> str:
         lines.append(f"  {name}: {protocol[name]}")
     for name in ("fingerprints", "weights", "crop"):
         lines.append(f"  {name}: " + ", ".join(f"{key} {value or 'none'}" for key, value in report[name].items()))
+    if report["sampling"]:
+        lines.append("  sampling: " + ", ".join(f"{key} {value}" for key, value in report["sampling"].items()))
     return "\n".join(lines)
 
 

@@ -40,7 +40,7 @@ def interpolate_positions_hf(pos_embed: np.ndarray, grid: int) -> np.ndarray:
 
 
 def _square(pos_embed):
-    side = int(round((pos_embed.shape[0] - 1) ** 0.5))
+    side = round((pos_embed.shape[0] - 1) ** 0.5)
     if side * side != pos_embed.shape[0] - 1:
         raise ValueError(f"{pos_embed.shape[0]} positions are not a class position and a square grid")
     return pos_embed[:1], pos_embed[1:].reshape(side, side, -1)

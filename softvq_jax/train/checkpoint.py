@@ -112,7 +112,9 @@ class Checkpoints:
             state=ocp.args.StandardRestore(_flat(abstract_state)), record=ocp.args.JsonRestore()
         )
         restored = self._manager.restore(step, args=arguments)
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [restored.state[p] for p in _flat(abstract_state)])
+        state = jax.tree.unflatten(
+            jax.tree.structure(abstract_state), [restored.state[p] for p in _flat(abstract_state)]
+        )
         if _digest(state) != restored.record["digest"]:
             raise ValueError("its arrays are not the ones that were saved: a file is damaged or lost")
         return Restored(state, restored.record)

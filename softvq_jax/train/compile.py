@@ -1,6 +1,5 @@
-"""The one place where a training step is jitted: shardings, donation, one trace."""
+"""The one place where a training step is jitted: shardings and donation."""
 
-import chex
 import jax
 from jax.sharding import Mesh
 
@@ -11,8 +10,7 @@ from softvq_jax.parallel.sharding import shardings_for
 def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
     """`step(state, frozen, batch, key) -> (state, metrics)`, jitted for a mesh.
 
-    The state is donated: the one that goes in is gone afterwards. A second trace is an error, because it means that
-    something about the inputs changed and every step may be compiling. Call and lower it inside `jax.set_mesh(mesh)`.
+    The state is donated: the one that goes in is gone afterwards. Call and lower it inside `jax.set_mesh(mesh)`.
 
     Args:
       step: the pure step.
@@ -21,7 +19,7 @@ def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
     """
     state_sharding = shardings_for(state_shapes, mesh)
     return jax.jit(
-        chex.assert_max_traces(lambda *args: step(*args), n=1),
+        step,
         in_shardings=(state_sharding, shardings_for(frozen_shapes, mesh), batch_sharding(mesh), replicated(mesh)),
         out_shardings=(state_sharding, replicated(mesh)),
         donate_argnums=0,

@@ -88,9 +88,7 @@ class Run:
                 key = jax.random.key(self.config.seed)
                 first = global_batch(_images(next(batches)), self.mesh)
                 step = self._compile(state, frozen, first, key)
-            writer = MetricsWriter(
-                self.workdir, tensorboard=self.config.log.tensorboard, step=start, active=self.main
-            )
+            writer = MetricsWriter(self.workdir, tensorboard=self.config.log.tensorboard, step=start, active=self.main)
             try:
                 state = self._steps(step, state, frozen, first, batches, key, start, writer, preemption)
                 results = self._evaluate(state, self.num_steps, writer)
@@ -257,4 +255,6 @@ def _check_writable(workdir: pathlib.Path) -> None:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise PermissionError(f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir") from error
+        raise PermissionError(
+            f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir"
+        ) from error

@@ -70,7 +70,10 @@ def grid(rows: Sequence[np.ndarray], *, per_line: int = 8, gap: int = 2) -> np.n
     lines = []
     for start in range(0, len(rows[0]), per_line):
         for row in rows:
-            cells = [np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255) for image in row[start : start + per_line]]
+            cells = [
+                np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+                for image in row[start : start + per_line]
+            ]
             blank = [np.full_like(cells[0], 255)] * (min(per_line, len(row)) - len(cells))
             lines.append(np.concatenate(cells + blank, axis=1))
     return np.concatenate(lines)[:-gap, :-gap]

@@ -131,6 +131,6 @@ def _trunk(tensors: Mapping[str, np.ndarray]) -> tuple[tuple[ViTConfig, int], di
     tensors = dinov2.canonical(tensors, "weights.dino")
     patch_size = tensors["patch_embed.proj.weight"].shape[-1]
     config = dataclasses.replace(vit_config_of(tensors, patch_size=patch_size), activation=DINO_S.activation)
-    image_size = patch_size * int(round((tensors["pos_embed"].shape[1] - 1) ** 0.5))
+    image_size = patch_size * round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
     shapes = Functional(lambda rngs: DinoTrunk(config, image_size, rngs=rngs)).shapes
     return (config, image_size), frozen.read_dino(tensors, shapes, source="weights.dino", config=config)

@@ -42,7 +42,8 @@ def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.nd
     for key in [key for key in renamed if ".attn.q." in key]:
         parts = [renamed.pop(key.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
         renamed[key.replace(".attn.q.", ".attn.qkv.")] = np.concatenate(parts)
-    for needed in ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight", "blocks.0.attn.qkv.weight"):
+    blocks = [f"blocks.0.{name}.weight" for name in ("attn.qkv", "mlp.fc1", "mlp.fc2")]
+    for needed in ("cls_token", "pos_embed", "patch_embed.proj.weight", "norm.weight", *blocks):
         if needed not in renamed:
             raise WeightsError(f"{source} has no {needed!r} in any known naming: not the weights of a DINOv2 or ViT")
     positions = renamed["pos_embed"]

@@ -3,6 +3,7 @@
 A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -34,28 +35,31 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
         if path.exists():
             return path
         if not _HUB_ID.fullmatch(name):
-            raise FileNotFoundError(f"{purpose}: there is no file or folder {name!r}, and it is not a hub id (owner/name)")
-    return _fetch(name.removeprefix(HUB), purpose)
+            raise FileNotFoundError(
+                f"{purpose}: there is no file or folder {name!r}, and it is not a hub id (owner/name)"
+            )
+    return _fetch(name, purpose)
 
 
-def _fetch(hub_id: str, purpose: str) -> pathlib.Path:
+def _fetch(name: str, purpose: str) -> pathlib.Path:
     import huggingface_hub
 
-    parts = hub_id.split("/")
+    parts = name.removeprefix(HUB).split("/")
     if len(parts) < 2:
-        raise FileNotFoundError(f"{purpose}: {HUB}{hub_id} should be {HUB}owner/name or {HUB}owner/name/file")
+        raise FileNotFoundError(f"{purpose}: {name} should be {HUB}owner/name or {HUB}owner/name/file")
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
-    logging.info("fetching %s from the Hugging Face Hub: %s", purpose, hub_id)
+    logging.info("fetching %s from the Hugging Face Hub: %s", purpose, name)
     try:
         if file:
             return pathlib.Path(huggingface_hub.hf_hub_download(repository, file))
-        patterns = ["config.json", "*.safetensors"]
+        patterns = ["*.json", "*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:
         # The hub's client raises many types for "no network", "no such file" and "not allowed"; all end here.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FileNotFoundError(
-            f"{purpose}: could not fetch {hub_id} from the Hugging Face Hub ({type(error).__name__}: {error}). With no "
-            f"network, download it elsewhere from huggingface.co/{repository} and give the local path instead"
+            f"{purpose}: {name!r} is no file or folder here, and could not be fetched from the Hugging Face Hub. With "
+            f"no network, download it elsewhere from huggingface.co/{repository} and give its path ({reason})"
         ) from error
 
 
@@ -100,27 +104,30 @@ def _read_torch(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise WeightsError(f"{path} could not be read as a PyTorch file: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state dict, names to tensors")
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    return {key: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy() for key, value in content.items()}
+    tensors = {key: value.detach() for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return {key: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for key, value in tensors.items()}
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `tensors` whole or not at all: under another name first, then renamed."""
+    """Writes `tensors` whole or not at all."""
     from safetensors.numpy import save_file
 
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    # Not `np.ascontiguousarray`, which makes a scalar a vector of one.
+    contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
+    with _whole_or_not_at_all(path) as partial:
+        save_file(contiguous, partial, metadata={"format": "pt"})
 
 
 def read_json(path: str | os.PathLike) -> dict:
     """A JSON object; WeightsError where the file is not one."""
     try:
         content = json.loads(pathlib.Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a JSON object of fields")
@@ -129,7 +136,17 @@ def read_json(path: str | os.PathLike) -> dict:
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:
     """Writes a JSON object whole or not at all."""
+    with _whole_or_not_at_all(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(path):
+    """Another name to write under, which becomes `path` if all goes well and nothing otherwise."""
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ class Layout:
 
 
 def _unpatch(kernel):
-    side = int(round((kernel.shape[0] / 3) ** 0.5))
+    side = round((kernel.shape[0] / 3) ** 0.5)
     return kernel.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
 
 
@@ -91,7 +91,9 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
 def _part(rule, key, tensors, shape, source):
     shape = shape if rule.count is None else shape[1:]
     if key not in tensors:
-        raise WeightsError(f"{source} has no tensor {key!r}; this network needs it with our shape {tuple(shape)} ({rule.path})")
+        raise WeightsError(
+            f"{source} has no tensor {key!r}; this network needs it with our shape {tuple(shape)} ({rule.path})"
+        )
     array = np.asarray(tensors[key])
     theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     if array.shape != theirs:

@@ -1,6 +1,7 @@
 """Tokenizers in the published layout: `config.json` with flat fields, `model.safetensors` in PyTorch's naming."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -61,15 +62,19 @@ def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) 
     Raises:
       WeightsError: the tensors are not a tokenizer's.
     """
-    needed = ("encoder.latent_tokens", "encoder.model.patch_embed.proj.weight", "decoder.to_pixel.model.weight")
-    for key in (*needed, "quant_conv.weight", "post_quant_conv.weight"):
-        if key not in tensors:
-            raise WeightsError(f"the weights have no tensor {key!r}: not a SoftVQ-VAE tokenizer")
+    try:
+        return _config_of(tensors, published, **compute)
+    except KeyError as error:
+        raise WeightsError(f"the weights have no tensor {error}: not a SoftVQ-VAE tokenizer") from error
+
+
+def _config_of(tensors, published, **compute):
+    num_latent_tokens = tensors["encoder.latent_tokens"].shape[1]
     encoder_patch = tensors["encoder.model.patch_embed.proj.weight"].shape[-1]
-    decoder_patch = int(round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5))
+    decoder_patch = round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5)
     encoder = vit_config_of(tensors, "encoder.model.", patch_size=encoder_patch)
     decoder = vit_config_of(tensors, "decoder.model.", patch_size=decoder_patch)
-    image_size = int(round((tensors["encoder.model.pos_embed"].shape[1] - 1) ** 0.5)) * encoder_patch
+    image_size = round((tensors["encoder.model.pos_embed"].shape[1] - 1) ** 0.5) * encoder_patch
     if published.get("image_size", image_size) != image_size:
         logging.info("config.json says image_size %s; the positions are for %d", published["image_size"], image_size)
     latent_dim = tensors["post_quant_conv.weight"].shape[1]
@@ -77,7 +82,7 @@ def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) 
         encoder=encoder,
         decoder=decoder,
         image_size=image_size,
-        num_latent_tokens=tensors["encoder.latent_tokens"].shape[1],
+        num_latent_tokens=num_latent_tokens,
         latent_dim=latent_dim,
         **_bottleneck_fields(tensors, published, latent_dim),
         **compute,
@@ -131,5 +136,17 @@ def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
 
 
 def config_to_dict(config: TokenizerConfig) -> dict:
-    """All fields, nested, as `TokenizerConfig.from_dict` takes them."""
+    """All fields, nested, as `config_from_dict` takes them."""
     return dataclasses.asdict(config)
+
+
+def config_from_dict(fields: Mapping, *, source: str | os.PathLike, **compute) -> TokenizerConfig:
+    """The inverse of `config_to_dict`, with `compute` in place of its fields.
+
+    Raises:
+      WeightsError: `source`, where the fields come from, lacks fields or has unknown ones.
+    """
+    try:
+        return TokenizerConfig.from_dict({**fields, **compute})
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{source} does not hold the fields of a tokenizer: {error}") from error

@@ -55,6 +55,6 @@ def vit_config_of(tensors: Mapping[str, np.ndarray], key: str = "", *, patch_siz
         # SwiGLU keeps two thirds of the hidden width of a plain MLP: 4 for every published size.
         mlp_ratio=4.0 if gated else fc1.shape[0] / fc1.shape[1],
         activation="swiglu" if gated else "gelu",
-        layer_scale=1e-5 if f"{blocks}0.ls1.gamma" in tensors else None,
+        layer_scale=1e-5 if any(name.startswith(blocks) and name.endswith(".ls1.gamma") for name in tensors) else None,
         num_registers=0 if registers is None else registers.shape[1],
     )

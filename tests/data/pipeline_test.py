@@ -1,10 +1,14 @@
+import tarfile
+
 import numpy as np
 import pytest
 from absl import logging
 from PIL import Image
 
-from softvq_jax.data import crops, pipeline
+from softvq_jax.data import crops, pipeline, workers
 from softvq_jax.data.config import default_data_config
+from softvq_jax.data.folder import ImageFolder
+from softvq_jax.tools import prepare_dataset
 
 
 def config(**fields):
@@ -82,6 +86,47 @@ def test_samples_depend_on_seed_and_index_alone(tmp_path, num_workers):
         name: np.stack([share[name].reshape(6, 2, *whole[name].shape[1:]) for share in shares], 1) for name in whole
     }
     assert_same({name: array.reshape(whole[name].shape) for name, array in merged.items()}, whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_images_give_the_same_batches_from_every_source(tmp_path, num_workers):
+    fields = texture(tmp_path / "images") | {"num_workers": num_workers}
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        for path in sorted((tmp_path / "images").iterdir()):
+            archive.add(path, path.name)
+    folder = ImageFolder(str(tmp_path / "images"))
+    prepare_dataset.prepare(folder, tmp_path / "shards", images_per_shard=2, size=None, num_workers=1)
+    expected = None
+    for name, path in {"folder": "images", "tar": "images.tar", "array_record": "shards"}.items():
+        fields |= {"source": name, "path": str(tmp_path / path)}
+        ours = take(pipeline.train_batches(fields, image_size=16, seed=3, global_batch=8), 4)
+        expected = expected or ours
+        assert_same(ours, expected)
+
+
+def test_a_corrupt_record_is_named_and_replaced(tmp_path, monkeypatch):
+    folder = ImageFolder(texture(tmp_path / "images")["path"])
+    prepare_dataset.prepare(folder, tmp_path / "shards", images_per_shard=5, size=None, num_workers=1)
+    (shard,) = (tmp_path / "shards").glob("*.array_record")
+    content = bytearray(shard.read_bytes())
+    content[content.rindex(b"IDAT") + 50] ^= 1
+    shard.write_bytes(content)
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda message, *arguments: warnings.append(message % arguments))
+    fields = config(source="array_record", path=str(tmp_path / "shards"), holdout=0.0, max_unreadable_share=0.5)
+    taken = take(pipeline.train_batches(fields, image_size=16, seed=0, global_batch=5), 4)
+    assert taken["unreadable"].sum() == 4  # once a pass
+    assert len(warnings) == 1 and f"{shard} record 4: RuntimeError" in warnings[0]
+
+
+def test_the_end_of_a_worker_ends_the_run(folder):
+    fields = config(path=str(folder), num_workers=1)
+    with pipeline.train_batches(fields, image_size=16, seed=0, global_batch=8) as batches:
+        next(batches)
+        batches._pool._workers[0]._process.kill()
+        with pytest.raises(workers.WorkerDied, match="exit code -9"):
+            for _ in range(10):
+                next(batches)
 
 
 def test_seeds_differ(tmp_path):

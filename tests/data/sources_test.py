@@ -47,6 +47,7 @@ def test_folder_classes_are_the_sorted_subfolders(tmp_path):
     write_images(tmp_path, ["b/1.JPEG", "a/2.png", "a/deep/3.webp", "c/4.bmp", "a/1.jpg"])
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "a" / "._1.jpg").write_bytes(b"another system's leftovers")
+    write_images(tmp_path, [".hidden/5.png", "a/.hidden/6.png"])
     folder = ImageFolder(str(tmp_path))
     assert folder.class_names == ("a", "b", "c")
     assert [(folder.key(i), folder[i].label) for i in range(len(folder))] == [

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from softvq_jax.data import workers
@@ -17,6 +18,11 @@ def loaded(*names):
 
 def fail(reason):
     raise UnreadableImage("a.jpg", reason)
+
+
+def arrays(height):
+    image = np.arange(height * 5 * 3, dtype=np.uint8).reshape(height, 5, 3)
+    return {"image": image, "turned": image.T, "name": "a", "none": image[:0]}
 
 
 def end():
@@ -53,6 +59,20 @@ def test_exceptions_come_back_as_themselves(pool_of):
             pool(reason)
         assert str(caught.value) == f"a.jpg: {reason}"
         assert "in fail" in caught.value.__notes__[0]
+
+
+def test_arrays_of_growing_and_shrinking_size(pool_of):
+    pool = pool_of(arrays)
+    for height in (4, 4000, 2, 1, 9000):
+        result = pool(height)
+        for name, expected in arrays(height).items():
+            np.testing.assert_array_equal(result[name], expected)
+
+
+def test_results_are_not_overwritten_by_the_next(pool_of):
+    pool = pool_of(np.full)
+    first, second = pool((300, 300), 1), pool((300, 300), 2)
+    assert (first == 1).all() and (second == 2).all()
 
 
 def test_a_worker_that_ends_is_an_error(pool_of):

@@ -14,9 +14,7 @@ from tests.parity import recipe
 def _features(case, *, patch_size, positions):
     tensors = dinov2.canonical(recipe.state_dict(case), "case")
     config = vit_config_of(tensors, patch_size=patch_size or tensors["patch_embed.proj.weight"].shape[-1])
-    resampled = dinov2.resampled(
-        tensors, patch_size=config.patch_size, image_size=case["size"], positions=positions
-    )
+    resampled = dinov2.resampled(tensors, patch_size=config.patch_size, image_size=case["size"], positions=positions)
     vit = ViT(config, case["size"], rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(vit)
     params = layout.read(vit_rules(config), resampled, nnx.to_pure_dict(state), source="case")
@@ -25,7 +23,7 @@ def _features(case, *, patch_size, positions):
 
 def run_dinov2(case, arrays):
     images = recipe.images(case["count"], case["size"], case["seed"]).transpose(0, 2, 3, 1)
-    config, params, vit, resampled = _features(case, patch_size=case["patch"], positions="antialiased")
+    _config, params, vit, resampled = _features(case, patch_size=case["patch"], positions="antialiased")
     tokens = vit(imagenet_normalize(jnp.asarray(images)))
     return {
         "cls": tokens[:, 0],

@@ -9,7 +9,7 @@ from flax import nnx
 
 from softvq_jax.diffusion import objectives
 from softvq_jax.diffusion.schedules import make_schedule
-from softvq_jax.generator import Generator, make_network
+from softvq_jax.generator import Generator, network_graphdef
 from softvq_jax.statistics import LatentStatistics
 from tests.parity import recipe
 
@@ -20,7 +20,7 @@ def _open(case):
     """The generator of a case and its network; statistics 0 and 1, as the reference samples normalised latents."""
     statistics = LatentStatistics(0.0, 1.0)
     generator = Generator.from_tensors(recipe.state_dict(case), case["arguments"], statistics, source="case")
-    return generator, nnx.merge(make_network(generator.config), generator.params)
+    return generator, nnx.merge(network_graphdef(generator.config), generator.params)
 
 
 def _lists(case, name):

@@ -37,7 +37,9 @@ def run(case, arrays):
         "recon_std": recon.std((2, 3)),
     }
     _assert_public_api_agrees(tokenizer, images, bottlenecked, recon)
-    return results | _OF_BOTTLENECK[config.bottleneck](case, state, config, graphdef, tokenizer.params, images, bottlenecked)
+    return results | _OF_BOTTLENECK[config.bottleneck](
+        case, state, config, graphdef, tokenizer.params, images, bottlenecked
+    )
 
 
 def _assert_public_api_agrees(tokenizer, images, bottlenecked, recon):

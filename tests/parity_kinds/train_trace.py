@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from softvq_jax.config import tokenizer_config
 from softvq_jax.parallel.mesh import make_mesh

@@ -1,0 +1,189 @@
+"""What evaluating costs: Inception's speed against the machine's own, and the memory of 1,000 and of 20,000 images.
+
+    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py --images=2048 --batch_size=256 --counts 1000 50000      # on an accelerator
+
+Speed is that of `FeatureExtractor` on 256 px images, all features, float32 at full precision; weights are random, which
+costs the same. Its share is of the best float32 matmul, and of the best 3 x 3 convolution, found in the same run.
+Memory is the peak of a process of its own that measures that many images against 1,000 others and computes every metric
+of the `adm` protocol; a small network stands in for Inception, with features as wide.
+"""
+
+import argparse
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from softvq_jax.evaluate import evaluation
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.features import NAMES, FeatureExtractor
+from softvq_jax.evaluate.measure import measure
+from softvq_jax.evaluate.protocols import PROTOCOLS
+from softvq_jax.evaluate.records import Records
+from softvq_jax.evaluate.subjects import ImageSet
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.inception import FEATURES, Inception
+
+SIZE = 256
+EXACT = jax.lax.Precision.HIGHEST
+REFERENCES = 1000
+
+
+Timed = tuple[float, Callable]  # FLOPs, and what does them
+
+
+def matmuls() -> list[Timed]:
+    """Large square float32 products."""
+    multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=EXACT))
+    inputs = [jnp.ones((side, side)) for side in (1024, 2048, 4096)]
+    return [(2.0 * len(a) ** 3, partial(multiply, a)) for a in inputs]
+
+
+def convolutions(batch: int) -> list[Timed]:
+    """3 x 3 convolutions of sizes that Inception has."""
+
+    @jax.jit
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=EXACT
+        )
+
+    timed = []
+    for side, channels in ((73, 80), (35, 96), (17, 192), (8, 448)):
+        x, kernel = jnp.ones((batch, side, side, channels)), jnp.ones((3, 3, channels, channels))
+        timed.append((18.0 * channels * x.size, partial(convolve, x, kernel)))
+    return timed
+
+
+def inception(devices: LocalDevices, count: int) -> Timed:
+    """All features of `count` images; FLOPs as XLA counts them."""
+    net = Functional(lambda rngs: Inception(rngs=rngs))
+    params, _ = net.init(jax.random.key(0))
+    images = random_images(0, count)
+    features = jax.jit(lambda params, images: {name: net(params)(images)[name] for name in NAMES})
+    cost = features.lower(params, images[: devices.batch_size]).compile().cost_analysis()
+    flops = cost["flops"] * count / min(devices.batch_size, count)
+    return flops, partial(FeatureExtractor(net, params, devices=devices), images)
+
+
+def rates(groups: Sequence[Sequence[Timed]], rounds: int) -> list[float]:
+    """FLOP/s of each group's best. All take turns: what else the machine does slows all of them."""
+    best = [0.0] * len(groups)
+    for turn in range(rounds + 1):
+        for i, group in enumerate(groups):
+            for flops, function in group:
+                begin = time.perf_counter()
+                jax.block_until_ready(function())
+                if turn:  # the first one compiles
+                    best[i] = max(best[i], flops / (time.perf_counter() - begin))
+    return best
+
+
+def random_images(start: int, stop: int) -> np.ndarray:
+    """Noise: uint8 `[stop - start, 256, 256, 3]`."""
+    return np.random.default_rng(start).integers(0, 256, (stop - start, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+class RandomImages:
+    """A set of images that takes no memory."""
+
+    shape = (SIZE, SIZE, 3)
+
+    def __init__(self, count: int, seed: int):
+        self.name, self._count, self._seed = f"noise {seed}", count, seed
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return random_images(self._seed + start, self._seed + stop)
+
+    def version(self) -> str:
+        return self.name
+
+    def crop(self) -> str:
+        return "none"
+
+
+class StandIn(nnx.Module):
+    """Random projections of an image's 16 x 16 means, as wide as Inception's features."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        widths = {name: FEATURES[name] for name in NAMES}
+        self.kernels = nnx.data({n: nnx.Param(jax.random.normal(rngs.params(), (768, w))) for n, w in widths.items()})
+
+    def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
+        means = images.astype(jnp.float32).reshape(-1, 16, 16, 16, 16, 3).mean(axis=(2, 4)) / 128 - 1
+        return {name: means.reshape(len(means), -1) @ kernel[...] for name, kernel in self.kernels.items()}
+
+
+def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
+    """The child's part: MiB at the end of measuring, and after the metrics."""
+    devices, net = LocalDevices(batch_size), Functional(StandIn)
+    extractor = FeatureExtractor(net, net.init(jax.random.key(0))[0], devices=devices)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {}
+        for name, size, seed in (("reference", REFERENCES, 10**6), ("samples", count, 0)):
+            subject = ImageSet(RandomImages(size, seed), extractor)
+            records = Records(pathlib.Path(folder) / name, subject.about())
+            measure(subject, records, batch_size=devices.batch_size)
+            sides[name] = records
+        measured = peak_mebibytes()
+        samples, reference = (evaluation.Side.of_records(name, sides[name]) for name in ("samples", "reference"))
+        evaluation.distribution_metrics(PROTOCOLS["adm"], samples, reference)
+    print(measured, peak_mebibytes())
+
+
+def peak_mebibytes() -> float:
+    """The most memory this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:
+    """MiB at the end of measuring, and after the metrics, of a process of its own."""
+    command = [sys.executable, __file__, "--child", str(count)]
+    command += [] if batch_size is None else ["--batch_size", str(batch_size)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    measured, whole = output.split()[-2:]
+    return float(measured), float(whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=64, help="to time Inception with")
+    parser.add_argument("--batch_size", type=int, help="default: what suits the devices")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--counts", type=int, nargs="*", default=[1000, 20_000], help="of images, for the memory")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return evaluate_and_print_memory(args.child, args.batch_size)
+    devices = LocalDevices(args.batch_size)
+    network = inception(devices, args.images)
+    found = rates([[network], matmuls(), convolutions(devices.batch_size)], args.rounds)
+    flops = network[0] / args.images
+    print(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, batch {devices.batch_size}\n")
+    print("| | images/s | GFLOP/s | of the best matmul | of the best convolution |\n|---|---|---|---|---|")
+    names = (f"Inception, {flops / 1e9:.2f} GFLOP an image", "matmul", "3 x 3 convolution")
+    for name, rate in zip(names, found, strict=True):
+        images = f"{rate / flops:.1f}" if name.startswith("Inception") else ""
+        print(f"| {name} | {images} | {rate / 1e9:.0f} | {rate / found[1]:.2f} | {rate / found[2]:.2f} |")
+    print()
+    print("| images | MiB, measuring | MiB, with the metrics |\n|---|---|---|")
+    for count in args.counts:
+        measured, whole = memory_of(count, args.batch_size)
+        print(f"| {count:,} | {measured:,.0f} | {whole:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Several processes on this machine: one for each GPU, or a rehearsal of a pod on the CPU.
+#
+#   launch/local_processes.sh --processes 2 --cpu-devices 4 -- --config=configs/tiny.py --workdir=runs/tiny
+#   launch/local_processes.sh --processes 8 --gpus -- --config=configs/l64.py --workdir=runs/l64
+#
+#   --processes N     how many
+#   --cpu-devices N   run on the CPU, each process with N simulated devices
+#   --gpus            run on GPUs, process i on GPU i
+#   --max-restarts N  how often to start again after a preemption (default 100)
+#   --dry-run         print the commands
+#
+# The processes meet on a free port. SIGTERM and Ctrl-C are passed on, and the script waits until all have saved. When
+# one process fails, the others are stopped and its exit code is the script's.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+
+processes="" cpu_devices="" gpus=false max_restarts=100
+while (($#)); do
+  case $1 in
+    --processes) need_number "$1" "${2-}" && processes=$2 && shift 2 ;;
+    --cpu-devices) need_number "$1" "${2-}" && cpu_devices=$2 && shift 2 ;;
+    --gpus) gpus=true && shift ;;
+    --max-restarts) need_number "$1" "${2-}" && max_restarts=$2 && shift 2 ;;
+    --dry-run) dry_run=true && shift ;;
+    --help | -h) usage ;;
+    --) shift && training_flags=("$@") && break ;;
+    *) die "unknown option '$1'" ;;
+  esac
+done
+[[ -n $processes ]] || die "no --processes"
+if $gpus; then
+  [[ -z $cpu_devices ]] || die "--gpus and --cpu-devices exclude each other"
+else
+  [[ -n $cpu_devices ]] || die "say --gpus or --cpu-devices N"
+fi
+check_training_flags
+
+python=${PYTHON:-python}
+require_command "$python"
+
+free_port() {
+  "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+}
+
+pids=() told=false
+# shellcheck disable=SC2317,SC2329  # The trap calls it.
+pass_on() {
+  told=true
+  kill -TERM "${pids[@]}" 2> /dev/null || true
+}
+
+# Those that wait for a process that is gone cannot save, and may not hear.
+stop_the_others() {
+  kill -TERM "${pids[@]}" 2> /dev/null || true
+  sleep 20 &
+  wait $! || true
+  kill -KILL "${pids[@]}" 2> /dev/null || true
+}
+
+# Starts process $1, on port $2.
+start() {
+  local place=(CUDA_VISIBLE_DEVICES="$1")
+  $gpus || place=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$cpu_devices")
+  local command=(env "${place[@]}" "$python" -m softvq_jax.main "${training_flags[@]}"
+    --coordinator="127.0.0.1:$2" --num_processes="$processes" --process_id="$1")
+  if $dry_run; then
+    quoted "${command[@]}"
+  else
+    "${command[@]}" &
+    pids+=($!)
+  fi
+}
+
+# Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0.
+wait_for_all() {
+  local result=0 code ended left
+  while ((${#pids[@]})); do
+    code=0
+    wait -n -p ended "${pids[@]}" || code=$?
+    [[ -n ${ended-} ]] || continue # It was a signal to this script.
+    left=()
+    for pid in "${pids[@]}"; do [[ $pid == "$ended" ]] || left+=("$pid"); done
+    pids=("${left[@]}")
+    if ((code == PREEMPTED && result == 0)); then
+      result=$code
+    elif ((code != 0 && code != PREEMPTED && (result == 0 || result == PREEMPTED))); then
+      result=$code
+      if ((${#pids[@]})); then stop_the_others; fi
+    fi
+  done
+  return "$result"
+}
+
+trap pass_on TERM INT
+cd "$root"
+for ((restart = 0; restart <= max_restarts; restart++)); do
+  port=PORT
+  $dry_run || port=$(free_port)
+  pids=()
+  for ((i = 0; i < processes; i++)); do start "$i" "$port"; done
+  if $dry_run; then exit 0; fi
+  code=0
+  wait_for_all || code=$?
+  if ((code != PREEMPTED)) || $told; then exit "$code"; fi
+  echo "${0##*/}: preempted, starting again ($((restart + 1)) of $max_restarts)" >&2
+done
+exit "$PREEMPTED"

@@ -1,0 +1,50 @@
+"""A map of latents: images whose latents are alike lie near each other."""
+
+import numpy as np
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+
+def principal_components(points: np.ndarray, count: int = 2) -> np.ndarray:
+    """`[n, d]` projected on the `count` directions of largest variance: `[n, count]`, centred."""
+    centred = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    projected = left[:, :count] * lengths[:count]
+    return np.pad(projected, ((0, 0), (0, count - projected.shape[1])))
+
+
+def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
+    """Moves points onto the cells of a square grid, no two on one, as short a way as possible in all.
+
+    Args:
+      points: `[n, 2]`.
+
+    Returns:
+      The cell of each point, `[n, 2]` as column and row, and the grid's side.
+    """
+    side = int(np.ceil(len(points) ** 0.5))
+    ranks = points.argsort(axis=0).argsort(axis=0)  # by rank, so that a few far points do not empty the rest
+    targets = ranks / max(len(points) - 1, 1) * (side - 1)
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
+    cost = ((targets[:, None] - cells[None]) ** 2).sum(axis=-1)
+    return cells[linear_sum_assignment(cost)[1]], side
+
+
+def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40) -> np.ndarray:
+    """The picture: images at the place of their latents' first two principal components.
+
+    Args:
+      latents: `[n, L, D]`.
+      images: uint8 `[n, H, W, 3]`.
+      thumbnail: side of an image on the map, in pixels.
+
+    Returns:
+      uint8 `[S, S, 3]`.
+    """
+    cells, side = square_cells(principal_components(latents.reshape(len(latents), -1)))
+    canvas = np.full((side * thumbnail, side * thumbnail, 3), 255, np.uint8)
+    for (column, row), image in zip(cells, images, strict=True):
+        small = Image.fromarray(image).resize((thumbnail, thumbnail), Image.Resampling.BOX)
+        top, left = row * thumbnail, column * thumbnail
+        canvas[top : top + thumbnail, left : left + thumbnail] = np.asarray(small)
+    return canvas

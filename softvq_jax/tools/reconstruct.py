@@ -1,0 +1,185 @@
+"""Shows what a tokenizer makes of pictures: reconstructions beside their originals, PSNR and SSIM.
+
+    python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=reconstructed
+    python -m softvq_jax.tools.reconstruct --from=runs/tiny --images cat.png 'holidays/*.jpg' --out=reconstructed
+
+Pictures may have any size: the smaller side is resized to what the tokenizer takes and the centre cut out, as ADM does.
+The folder --out gets `originals` (the crops) and `reconstructions` as PNG files of the same names, `pairs.png` with the
+first of both, and `results.json`. The two folders are what `tools.evaluate` takes as --reference and --samples.
+"""
+
+import argparse
+import glob
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from absl import app
+from absl.flags import argparse_flags
+
+from softvq_jax.data import crops
+from softvq_jax.data.folder import EXTENSIONS, ImageFile
+from softvq_jax.data.source import UnreadableImage
+from softvq_jax.evaluate import pictures, pixel
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.reconstruction import Reconstructor
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.progress import Progress
+from softvq_jax.weights import files
+
+NUM_PICTURES = 8  # in pairs.png
+METRICS = {"psnr": pixel.psnr, "ssim_gauss": pixel.ssim}
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's flags."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.reconstruct",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--from", dest="weights", required=True, help="the tokenizer: a folder, a run's workdir or a Hugging Face id")
+    add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
+    add("--out", required=True, type=pathlib.Path, help="folder for the results, new or empty")
+    add("--batch_size", type=int, help="images at a time (default: what suits the devices)")
+    args = parser.parse_args(argv[1:])
+    if args.batch_size is not None and args.batch_size < 1:
+        parser.error(f"--batch_size={args.batch_size}: expected at least 1")
+    return args
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    try:
+        run(args)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"reconstruct: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Reconstructs, measures, writes and prints; returns what `results.json` says."""
+    paths = find_images(args.images)
+    check_new(args.out)
+    tokenizer = Tokenizer.from_pretrained(args.weights)
+    devices, size = LocalDevices(args.batch_size), tokenizer.config.image_size
+    reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
+    results, progress = Results(args.out), Progress("reconstructing", len(paths))
+    for start in range(0, len(paths), devices.batch_size):
+        originals, unreadable = read(paths[start : start + devices.batch_size], size)
+        results.unreadable += unreadable
+        if originals:
+            results.add(originals, lambda images: reconstruct(images)[0])
+        progress(min(start + devices.batch_size, len(paths)))
+    if not results.rows:
+        raise ValueError(f"none of the {len(paths):,} images is readable, the first being {results.unreadable[0]}")
+    crop = f"ADM centre crop to {size}"
+    report = results.write({"tokenizer": args.weights, "weights": reconstruct.fingerprint, "crop": crop})
+    print(as_text(report))
+    return report
+
+
+class Results:
+    """What has come out so far, the pictures of it in a folder.
+
+    Attributes:
+      rows: of each image its path, the name of its pictures, and its metrics.
+      unreadable: images that were skipped, each with the reason.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.rows, self.unreadable = [], []
+        self._folder, self._pairs = folder, []
+
+    def add(self, originals: Mapping[str, np.ndarray], reconstruct: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Reconstructs and measures images, uint8 `[S, S, 3]` by path."""
+        names = [f"{i:05d}_{pathlib.Path(path).stem}.png" for i, path in enumerate(originals, len(self.rows))]
+        images = np.stack([*originals.values()])
+        self._save("originals", names, images)  # first: where it cannot be done, nothing need be compiled
+        reconstructions = reconstruct(images)
+        self._save("reconstructions", names, reconstructions)
+        values = zip(*(metric(images, reconstructions) for metric in METRICS.values()), strict=True)
+        for path, name, row in zip(originals, names, values, strict=True):
+            self.rows.append({"image": path, "name": name} | dict(zip(METRICS, map(float, row), strict=True)))
+        self._pairs = [*self._pairs, *zip(images, reconstructions, strict=True)][:NUM_PICTURES]
+
+    def _save(self, subfolder, names, images):
+        folder = self._folder / subfolder
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, image in zip(names, images, strict=True):
+            pictures.save_png(folder / name, image)
+
+    def write(self, about: Mapping) -> dict:
+        """Writes `pairs.png` and `results.json`, and returns what the latter says."""
+        first = [np.stack(images) for images in zip(*self._pairs, strict=True)]
+        pictures.save_png(self._folder / "pairs.png", pictures.pairs_grid(*first))
+        mean = {name: float(np.mean([row[name] for row in self.rows])) for name in METRICS}
+        report = dict(about) | {"mean": mean, "images": self.rows, "unreadable": self.unreadable}
+        in_json = {"mean": _finite(mean), "images": [_finite(row) for row in self.rows]}
+        files.write_json(self._folder / "results.json", report | in_json)
+        return report
+
+
+def _finite(row):
+    # The PSNR of an image that equals its original is infinite, which JSON cannot say.
+    return {name: None if value == math.inf else value for name, value in row.items()}
+
+
+def find_images(names: Sequence[str]) -> list[str]:
+    """The files that are named or match a pattern, and all images below folders; each once.
+
+    Raises:
+      FileNotFoundError: for the first name where there is nothing.
+    """
+    found = []
+    for name in names:
+        if os.path.isdir(name):
+            below = (path for path in pathlib.Path(name).rglob("*") if not path.name.startswith("."))
+            paths = sorted(str(path) for path in below if path.suffix.lower() in EXTENSIONS)
+        else:
+            paths = [name] if os.path.exists(name) else sorted(filter(os.path.isfile, glob.glob(name)))
+        if not paths:
+            raise FileNotFoundError(f"no image in or at {name!r}; image files end in {', '.join(EXTENSIONS)}")
+        found += paths
+    return list(dict.fromkeys(found))
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Raises FileExistsError where the folder is not empty: results of two runs would mix."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"--out={folder} is there and not an empty folder: take another, or remove it")
+
+
+def read(paths: Sequence[str], size: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Crops of the images that can be read, uint8 `[size, size, 3]` by path, and what is wrong with the others."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = dict(zip(paths, pool.map(partial(_crop, size=size), paths), strict=True))
+    readable = {path: image for path, image in images.items() if isinstance(image, np.ndarray)}
+    return readable, [str(images[path]) for path in paths if path not in readable]
+
+
+def _crop(path, size):
+    try:
+        return crops.center_crop(ImageFile(path, 0).read()[0], size)
+    except UnreadableImage as error:
+        return error
+
+
+def as_text(report: Mapping) -> str:
+    """A line for each image, their mean, and the images that were skipped."""
+    rows = [*report["images"], {"name": f"mean of {len(report['images']):,}"} | report["mean"]]
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{row['name']:{width}}  PSNR {row['psnr']:.2f} dB  SSIM {row['ssim_gauss']:.4f}" for row in rows]
+    skipped = [f"unreadable, skipped: {reason}" for reason in report["unreadable"]]
+    return "\n".join([*lines, *skipped, f"({report['crop']}; SSIM over Gaussian windows of 11 x 11)"])
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

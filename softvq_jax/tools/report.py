@@ -1,0 +1,47 @@
+"""Writes `report.html` about a run: one page that needs no network, with curves, pictures, evaluations and the config.
+
+    python -m softvq_jax.tools.report --workdir=runs/tiny
+
+What `tools.evaluate` measured is shown too where its --out lies in the workdir (say, runs/tiny/evaluation).
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app
+from absl.flags import argparse_flags
+
+from softvq_jax.evaluate.report import build
+from softvq_jax.evaluate.run_files import read_run
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's flags."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.report", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of the run")
+    parser.add_argument("--out", type=pathlib.Path, help="the page; default: report.html in the workdir")
+    return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the page; 1 where there is no run."""
+    out = args.out or args.workdir / "report.html"
+    try:
+        content = build(read_run(args.workdir))
+        partial = out.with_name(out.name + ".partial")
+        partial.write_text(content)
+        os.replace(partial, out)
+    except (OSError, ValueError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

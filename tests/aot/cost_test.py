@@ -1,0 +1,75 @@
+"""Arithmetic, closed forms and roofline, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from softvq_jax.aot.chips import CHIPS
+from softvq_jax.aot.flops import matmul_flops
+from softvq_jax.aot.roofline import Roofline, group_bandwidth
+from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, least_images_per_chip, network_seconds
+from softvq_jax.aot.topology import get_topology, parse_name
+
+
+def _flops(function, *shapes):
+    return matmul_flops(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
+
+
+def test_flops_of_products_scans_and_gradients():
+    assert _flops(jnp.matmul, (4, 8), (8, 16)) == 2 * 4 * 8 * 16
+    scanned = lambda x, w: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]  # noqa: E731
+    assert _flops(scanned, (4, 8), (5, 8, 8)) == 5 * 2 * 4 * 8 * 8
+    # Backward: one product for the input, one for the weights.
+    assert _flops(jax.grad(lambda w, x: jnp.sum((x @ w) ** 2), argnums=(0, 1)), (8, 16), (4, 8)) == 3 * 2 * 4 * 8 * 16
+
+
+def test_flops_of_a_convolution():
+    same = lambda x, k: jax.lax.conv_general_dilated(  # noqa: E731
+        x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert _flops(same, (2, 8, 8, 3), (3, 3, 3, 5)) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
+
+
+def test_bytes_sent_in_closed_form():
+    weights = Weights(divided=1000, copied=80, width=2)
+    # Data parallel alone: one sum of everything.
+    assert sum(bytes_sent(weights, Mesh(1, 8, 1))) == pytest.approx(2 * 2 * 1080 * 7 / 8)
+    sent = bytes_sent(weights, Mesh(1, 4, 2))
+    assert sent.gather == pytest.approx(2 * 2 * 1000 / 2)
+    assert sent.scatter == pytest.approx(2 * 1000 / 2)
+    assert sent.reduce == pytest.approx(2 * 2 * 500 * 3 / 4 + 2 * 2 * 80 * 7 / 8)
+    assert sent.between_slices == 0
+    assert bytes_sent(weights, Mesh(2, 2, 2)).between_slices == pytest.approx(2 * 2 * (500 + 20) / 2)
+
+
+def test_network_and_arithmetic_meet_where_they_should():
+    chip, weights, mesh = CHIPS["v5e"], Weights(3e8), Mesh(1, 16, 16)
+    images = least_images_per_chip(weights, mesh, chip, flops_per_image=1e12)
+    assert images * 1e12 / chip.matmul_flops == pytest.approx(network_seconds(weights, mesh, chip))
+
+
+def test_links_of_a_group():
+    chip, one = CHIPS["v5e"], CHIPS["v5e"].link_bandwidth
+    column = [(0, y, 0) for y in range(16)]
+    assert group_bandwidth(chip, (16, 16), column) == 2 * one
+    assert group_bandwidth(chip, (16, 16), column[:8]) == one
+    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to close into a ring.
+    assert group_bandwidth(chip, (16, 16), [(x, y, 0) for x in range(16) for y in range(16)]) == 4 * one
+
+
+def test_roofline_is_the_slowest_part():
+    costs = Roofline(compute=3.0, hbm=2.0, ici=5.0, dcn=0.0)
+    assert (costs.bound, costs.overlapped, costs.serial) == ("ici", 5.0, 10.0)
+
+
+@pytest.mark.parametrize("name", ["v7:2x2", "v5e:2x2x2", "v5e:17x17", "v5e:", "v5e:4x", "v4:4x4", "16x16"])
+def test_unknown_topologies_list_the_known(name):
+    with pytest.raises(ValueError, match=r"unknown topology .*v4 and v5p: .*4x4x4.*v5e and v6e: .*16x16"):
+        parse_name(name)
+
+
+def test_devices_of_a_topology():
+    pytest.importorskip("libtpu")
+    assert len(get_topology("v5e:16x16").devices) == 256
+    assert len(get_topology("v4:2x2x2").devices) == 8  # Chips, not cores.
+    assert get_topology("v5e:4x4", slices=2).chips_per_slice == 16

@@ -1,0 +1,202 @@
+"""The public generator: files, samples and refusals; parity covers the numbers."""
+
+import copy
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softvq_jax.generator import Generator, abstract_params
+from softvq_jax.models.dit import DiTConfig
+from softvq_jax.models.mar import MARConfig, StackConfig
+from softvq_jax.statistics import LatentStatistics
+from softvq_jax.weights import files, layout
+from softvq_jax.weights import generators as weights
+from softvq_jax.weights.layout import WeightsError
+
+SIT = DiTConfig(num_tokens=4, channels=3, width=32, depth=2, num_heads=4, num_classes=7)
+DIT = DiTConfig(num_tokens=4, channels=3, width=32, depth=2, num_heads=4, num_classes=7, learn_sigma=True)
+_STACK = StackConfig(width=32, depth=1, num_heads=4)
+MAR = MARConfig(4, 3, encoder=_STACK, decoder=_STACK, head_width=16, head_depth=1, num_classes=7, buffer_size=2)
+CONFIGS = {"sit": SIT, "dit": DIT, "mar": MAR}
+STATISTICS = LatentStatistics(0.5, 2.0)
+KEY = jax.random.key(0)
+FEW = {"sit": {"steps": 4}, "dit": {"steps": 3}, "mar": {"steps": 2, "head_steps": 3}}
+
+
+def _params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: np.float32(0.2 * rng.standard_normal(leaf.shape)), abstract_params(config))
+
+
+@functools.cache
+def _generator(family):
+    return Generator(CONFIGS[family], _params(CONFIGS[family]), STATISTICS)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_saved_and_opened_again(family, tmp_path):
+    generator = _generator(family)
+    generator.save_pretrained(tmp_path / "generator")  # as in a run's workdir
+    again = Generator.from_pretrained(tmp_path)
+    assert (again.config, again.process, again.statistics) == (generator.config, generator.process, STATISTICS)
+    jax.tree.map(np.testing.assert_array_equal, again.params, generator.params)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_published_files_come_back(family, tmp_path):
+    """Key for key, bit for bit, with what the network does not read; statistics from the tokenizer's config."""
+    config = CONFIGS[family]
+    tensors = layout.write(weights.generator_rules(config), _params(config)) | {
+        "projectors.0.weight": np.ones((2, 3), np.float16)
+    }
+    published = weights.published_fields(config, "cosine") | {"tags": ["unknown to us"]}
+    theirs, tokenizer, ours = (tmp_path / name for name in ("theirs", "tokenizer", "ours"))
+    theirs.mkdir(), tokenizer.mkdir()
+    files.write_safetensors(theirs / "model.safetensors", tensors)
+    files.write_json(theirs / "config.json", published)
+    files.write_json(tokenizer / "config.json", {"vq_mean": 0.25, "vq_std": 0.07, "codebook_size": 8192})
+
+    generator = Generator.from_pretrained(theirs, statistics=tokenizer)
+    assert generator.statistics == LatentStatistics(0.25, 0.07) and generator.process == "cosine"
+    generator.save_pretrained(ours)
+    back = files.read_tensors(ours / "model.safetensors")
+    assert back.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        assert back[key].dtype == tensor.dtype and back[key].tobytes() == tensor.tobytes()
+    assert files.read_json(ours / "config.json") == published | {"vq_mean": 0.25, "vq_std": 0.07}
+
+
+def test_presets_are_told_by_their_width():
+    """Published configs may name the model without its number of heads."""
+    tensors = layout.write(weights.dit_rules(DiTConfig.preset("B", num_tokens=2, channels=3)), _zeros("B"))
+    for published in ({"model": "SiT-B/1"}, {}):
+        assert weights.config_of(tensors, published) == DiTConfig.preset("B", num_tokens=2, channels=3)
+
+
+def _zeros(size):
+    config = DiTConfig.preset(size, num_tokens=2, channels=3)
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_an_example_depends_on_its_index_and_label_alone(family):
+    """Whatever else is in the batch, and so however the work is divided."""
+    generator, few = _generator(family), FEW[family] | {"guidance": 2.0, "key": KEY}
+    labels = np.array([3, 1, 6, 0])
+    whole = generator.sample(labels, **few)
+    assert whole.shape == (4, 4, 3) and np.isfinite(whole).all()
+    half = generator.sample(labels[2:], indices=np.array([2, 3]), **few)
+    np.testing.assert_allclose(half, whole[2:], rtol=1e-4, atol=1e-4)
+    assert not np.allclose(generator.sample(labels[2:], **few), whole[2:], atol=1e-2)
+    same_label = generator.sample(np.array([3, 3]), **few)
+    assert not np.allclose(same_label[0], same_label[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_label_and_the_guidance_matter(family):
+    generator, few = _generator(family), FEW[family] | {"key": KEY}
+    plain, other = generator.sample([1], **few), generator.sample([2], **few)
+    guided = generator.sample([1], guidance=3.0, **few)
+    assert not np.allclose(plain, other, atol=1e-3) and not np.allclose(plain, guided, atol=1e-3)
+
+
+def test_statistics_are_undone():
+    unit = copy.copy(_generator("sit"))
+    unit.statistics = LatentStatistics(0.0, 1.0)
+    samples = [generator.sample([1, 2], key=KEY, **FEW["sit"]) for generator in (unit, _generator("sit"))]
+    np.testing.assert_allclose(samples[1], samples[0] * 2.0 + 0.5, rtol=1e-6)
+
+
+def test_given_noise_is_used():
+    generator = _generator("sit")
+    noise, draws = jax.random.normal(KEY, (2, 4, 3)), jax.random.normal(KEY, (3, 2, 4, 3))
+    given = {"noise": noise, "step_noises": draws, **FEW["sit"]}
+    first, second = (generator.sample([1, 2], key=jax.random.key(seed), **given) for seed in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    changed = generator.sample([1, 2], key=KEY, **(given | {"step_noises": 2 * draws}))
+    assert not np.allclose(changed, first, atol=1e-3)
+
+
+def test_guidance_outside_its_interval_changes_nothing():
+    generator = _generator("sit")
+    sample = functools.partial(generator.sample, [1], key=KEY, steps=4, sampler="ode_euler")
+    np.testing.assert_allclose(sample(guidance=5.0, guidance_interval=(0.8, 0.9)), sample(), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(sample(guidance=5.0, guidance_interval=(0.8, 1.0)), sample(), atol=1e-3)
+
+
+def test_temperature_reaches_the_head_of_a_mar():
+    sample = functools.partial(_generator("mar").sample, [1, 2], key=KEY, **FEW["mar"])
+    np.testing.assert_array_equal(sample(temperature=1.0), sample())
+    assert (sample(temperature=0.0) != sample()).any()
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "message"),
+    [
+        ("sit", {"labels": [0, 7]}, "labels reach from 0 to 7; this generator has classes 0 to 6"),
+        ("sit", {"labels": [-1]}, "labels reach from -1 to -1"),
+        ("sit", {"labels": [0.5]}, "type float64; expected"),
+        ("sit", {"guidance_interval": (0.7, 0.1)}, r"\(0.7, 0.1\); expected \(low, high\) with 0 <= low <= high <= 1"),
+        ("sit", {"sampler": "ddpm"}, "'ddpm'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
+        ("dit", {"sampler": "ode_euler"}, "'ode_euler'; a dit has ddpm"),
+        ("sit", {"steps": 1}, "1 sampling steps; this sampler takes at least 2"),
+        ("dit", {"steps": 1001}, "1001 steps out of 1000"),
+        ("mar", {"steps": 5}, "5 iterations for 4 tokens; expected 1 to 4"),
+        ("sit", {"noise": np.zeros((1, 3, 4))}, r"noise of shape \(1, 3, 4\); expected \(1, 4, 3\)"),
+        ("sit", {"sampler": "ode_euler", "step_noises": np.zeros((9, 1, 4, 3))}, "step_noises was given"),
+        ("dit", {"step_noises": np.zeros((9, 1, 4, 3)), "steps": 9}, r"step_noises of shape .*expected \(8, 1, 4, 3\)"),
+        ("mar", {"noise": np.zeros((1, 4, 3))}, "noise was given, but this sampler of a mar takes none"),
+        ("mar", {"guidance_interval": (0.1, 0.7)}, "guidance_interval was given, but this sampler of a mar takes none"),
+        ("sit", {"temperature": 0.9}, "temperature was given, but this sampler of a sit takes none"),
+    ],
+)
+def test_refusals(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        _generator(family).sample(**({"labels": [0], "key": KEY} | arguments))
+
+
+def test_missing_statistics(tmp_path):
+    _generator("sit").save_pretrained(tmp_path)
+    fields = files.read_json(tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", {k: v for k, v in fields.items() if not k.startswith("vq_")})
+    with pytest.raises(ValueError, match=r"does not carry the statistics of its latents.*SoftVQVAE/softvq-l-64"):
+        Generator.from_pretrained(tmp_path)
+    assert Generator.from_pretrained(tmp_path, statistics=STATISTICS).statistics == STATISTICS
+
+
+def test_wrong_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        Generator.from_pretrained(tmp_path)
+    files.write_json(tmp_path / "config.json", STATISTICS.to_fields())
+    files.write_safetensors(tmp_path / "model.safetensors", {"something": np.zeros(3, np.float32)})
+    with pytest.raises(WeightsError, match=r"no tensor 'x_embedder\.weight': neither a SiT nor a DiT"):
+        Generator.from_pretrained(tmp_path)
+
+
+def test_bad_statistics():
+    with pytest.raises(ValueError, match=r"std 0\.0; expected finite, std positive"):
+        LatentStatistics(0.0, 0.0)
+
+
+def test_unknown_process():
+    with pytest.raises(ValueError, match="process 'vp'; expected one of linear, cosine"):
+        Generator(SIT, _params(SIT), STATISTICS, process="vp")
+
+
+def test_another_tokenizer():
+    _generator("sit").check_fits(4, 3)
+    with pytest.raises(ValueError, match="4 tokens of 3 channels, the tokenizer takes 64 of 32"):
+        _generator("sit").check_fits(64, 32)
+
+
+def test_one_compilation_per_setting():
+    """The scale of guidance and the labels are arguments; only settings that change the program compile anew."""
+    generator = Generator(SIT, _params(SIT), STATISTICS)
+    for labels, scale in (([1, 2], 2.0), ([3, 4], 5.0)):
+        generator.sample(labels, key=KEY, guidance=scale, **FEW["sit"])
+    assert generator._program._cache_size() == 1
+    assert jnp.isfinite(generator.sample([1, 2], key=KEY, **FEW["sit"])).all()
+    assert generator._program._cache_size() == 2

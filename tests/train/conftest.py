@@ -1,0 +1,83 @@
+"""A tokenizer run small enough to compile in seconds, and random weights of the frozen networks in real layouts."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from softvq_jax.config import tokenizer_config
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.lpips import LPIPS
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.weights import files, frozen, layout
+from softvq_jax.weights.vit import vit_rules
+
+SIZE, PATCH = 32, 8
+TRUNK = ViTConfig(width=64, depth=4, num_heads=1, patch_size=8, activation="gelu_tanh", layer_scale=None)
+DINOV2 = ViTConfig(width=64, depth=2, num_heads=1, patch_size=14, layer_scale=1e-5)
+
+
+@pytest.fixture
+def tiny_config():
+    """A full GAN run without frozen networks: pixels, entropy, PatchGAN; 32 px, two narrow blocks."""
+    config = tokenizer_config("S", "S")
+    for vit in (config.model.encoder, config.model.decoder):
+        vit.update(width=64, depth=2, num_heads=1, patch_size=PATCH, layer_scale=0.1)
+    config.model.update(
+        image_size=SIZE, num_latent_tokens=8, latent_dim=8, codebook_size=32, num_codebooks=2, dtype="float32"
+    )
+    config.weights.encoder = ""
+    config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
+    config.gan.update(discriminator="patchgan", start_step=2, consistency_weight=0.0)
+    config.optim.update(warmup_epochs=0.0, ema_decay=0.9)
+    config.train.update(batch_size=8, num_steps=6)
+    config.data.update(source="embedded", augment="random_region", holdout=0.25)
+    config.checkpoint.update(every_steps=2)
+    config.log.every_steps = 1
+    config.eval.update(every_steps=0, num_images=8, num_pictures=4)
+    return config
+
+
+def random_tensors(rules, shapes, seed=0):
+    """A state dict of the network that `rules` and `shapes` describe, with small random values."""
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.05, leaf.shape).astype(np.float32), shapes)
+    return layout.write(rules, params)
+
+
+@pytest.fixture(scope="session")
+def frozen_weights(tmp_path_factory):
+    """Files of all frozen networks, small where the network allows it: `{field of config.weights: path}`."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    def save(name, rules, net):
+        files.write_safetensors(folder / f"{name}.safetensors", random_tensors(rules, net.shapes))
+        return str(folder / f"{name}.safetensors")
+
+    dinov2 = save("dinov2", vit_rules(DINOV2), Functional(lambda rngs: ViT(DINOV2, 56, rngs=rngs)))
+    lpips = save("lpips", frozen.lpips_rules(), Functional(lambda rngs: LPIPS(rngs=rngs)))
+    dino = save("dino", vit_rules(TRUNK), Functional(lambda rngs: ViT(TRUNK, SIZE, rngs=rngs)))
+    return {"encoder": dinov2, "teacher": dinov2, "lpips_trunk": lpips, "lpips_heads": lpips, "dino": dino}
+
+
+@pytest.fixture
+def full_config(tiny_config, frozen_weights):
+    """The whole recipe at the tiny size: encoder from DINOv2, alignment, LPIPS, DINO discriminator, consistency."""
+    config = tiny_config
+    config.weights.update(frozen_weights)
+    config.loss.update(perceptual_weight=1.0, alignment_weight=0.1)
+    config.alignment.hidden = 32
+    config.gan.update(discriminator="dino", consistency_weight=4.0)
+    return config
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of 24 small pictures in two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "photographs" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+        coarse.resize((60, 48), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return tmp_path / "photographs"

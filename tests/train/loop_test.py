@@ -1,0 +1,158 @@
+"""The loop: what a run leaves behind, how it goes on, and how it stops."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from softvq_jax import Tokenizer
+from softvq_jax.train import checkpoint, loop, preemption
+from softvq_jax.train.metrics import NonFinite
+from softvq_jax.train.tasks import TASKS
+
+
+def run(config, workdir):
+    return loop.Run(config, workdir, TASKS["tokenizer"])
+
+
+def final_state(config, workdir):
+    """The state that a finished run's newest checkpoint holds."""
+    again = run(config, workdir)
+    with jax.set_mesh(again.mesh):
+        state, step = again._restore_or_init()
+    assert step == config.train.num_steps
+    return jax.device_get(state)
+
+
+@pytest.fixture
+def finished(tiny_config, tmp_path):
+    workdir = tmp_path / "run"
+    results = run(tiny_config, workdir).train()
+    return tiny_config, workdir, results
+
+
+def test_a_run_leaves_everything_it_should(finished):
+    _config, workdir, results = finished
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "generator_total" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert {"reconstruction", "entropy", "gan_generator", "codebook_use", "images_per_second"} <= lines[0].keys()
+    assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 6
+    picture = np.asarray(Image.open(workdir / "images" / "reconstructions_0000006.png"))
+    assert picture.shape == (2 * 34 - 2, 4 * 34 - 2, 3)
+    assert np.isfinite(results["eval_psnr"]) and 0 < results["eval_codebook_use"] <= 1
+
+    tokenizer = Tokenizer.from_pretrained(workdir)
+    latents = tokenizer.encode(np.zeros((1, 32, 32, 3), np.float32))
+    assert latents.shape == (1, 8, 8)
+
+
+def test_gan_factors_are_zero_before_the_start_step(finished):
+    _, workdir, _ = finished
+    first, second = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()][:2]
+    assert first["discriminator_total"] == 0 and first["discriminator_grad_norm"] == 0
+    assert second["discriminator_total"] > 0 and second["discriminator_grad_norm"] > 0
+    weighted = first["reconstruction"] + 0.01 * first["entropy"]
+    np.testing.assert_allclose(first["generator_total"], weighted, rtol=1e-5)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+    config, workdir, _ = finished
+    whole = final_state(config, workdir)
+    cut = tmp_path / "cut"
+    # Told to stop after step 3, where no checkpoint was due.
+    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
+    with pytest.raises(preemption.Preempted) as stop:
+        run(config, cut).train()
+    assert stop.value.code == preemption.EXIT_CODE
+    monkeypatch.undo()
+    run(config, cut).train()
+    resumed = final_state(config, cut)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    steps = [json.loads(line)["step"] for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6] and len(steps) == 7  # the last step and its evaluation
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(finished):
+    config, workdir, _ = finished
+    config.optim.learning_rate = 5e-4
+    config.log.every_steps = 3  # changes nothing that is computed
+    with pytest.raises(
+        checkpoint.OtherConfig, match=r"optim\.learning_rate: 0\.0001 in the checkpoint, 0\.0005 now"
+    ) as error:
+        run(config, workdir).train()
+    assert "log.every_steps" not in str(error.value)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, caplog):
+    config, workdir, _ = finished
+    data = sorted((workdir / "checkpoints" / "6" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data[-1].write_bytes(data[-1].read_bytes()[:100])
+    again = run(config, workdir)
+    with jax.set_mesh(again.mesh):
+        _, step = again._restore_or_init()
+    assert step == 4
+    assert [path.name.split("_")[0] for path in (workdir / "damaged").iterdir()] == ["6"]
+    assert any("checkpoint 6 cannot be read" in message for message in caplog.messages)
+
+
+def test_silent_zeros_are_noticed(finished, monkeypatch):
+    config, workdir, _ = finished
+    right = checkpoint._digest
+    wrong_once = iter([True])
+
+    def digest(state):
+        return right(jax.tree.map(np.zeros_like, state)) if next(wrong_once, False) else right(state)
+
+    monkeypatch.setattr(checkpoint, "_digest", digest)
+    again = run(config, workdir)
+    with jax.set_mesh(again.mesh):
+        _, step = again._restore_or_init()
+    assert step == 4
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_stops(finished):
+    config, workdir, _ = finished
+    for state in (workdir / "checkpoints").glob("*/state"):
+        shutil.rmtree(state)
+    with pytest.raises(checkpoint.NoCheckpoint, match="none of the checkpoints"):
+        run(config, workdir).train()
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_config, tmp_path):
+    tiny_config.optim.learning_rate = 1e30
+    tiny_config.train.num_steps = 20
+    with pytest.raises(NonFinite, match=r"is (nan|-?inf) at step \d+"):
+        run(tiny_config, tmp_path / "run").train()
+    values = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    again = run(tiny_config, tmp_path / "run")
+    with jax.set_mesh(again.mesh):
+        state, step = again._restore_or_init()
+    assert not values or step > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
+
+
+def test_changed_data_is_refused(tiny_config, photographs, tmp_path):
+    tiny_config.data.update(source="folder", path=str(photographs), augment="random_crop")
+    tiny_config.train.num_steps = 2
+    run(tiny_config, tmp_path / "run").train()
+    (photographs / "class0" / "new.png").write_bytes((photographs / "class0" / "0.png").read_bytes())
+    tiny_config.train.num_steps = 2
+    with pytest.raises(ValueError, match="files were added, removed or changed"):
+        run(tiny_config, tmp_path / "run").train()
+
+
+def test_an_unwritable_workdir_is_refused_before_anything_is_read(tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loop, "training_source", lambda *_: pytest.fail("data was opened first"))
+    with pytest.raises(PermissionError, match="cannot write to the workdir"):
+        run(tiny_config, tmp_path / "file" / "run")
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny_config, tmp_path):
+    tiny_config.train.batch_size = 0
+    with pytest.raises(ValueError, match="global batch of 0"):
+        run(tiny_config, tmp_path / "run")

@@ -1,0 +1,147 @@
+"""The step's parts, each against something computed another way."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softvq_jax.parallel.mesh import make_mesh
+from softvq_jax.train import pretrained
+from softvq_jax.train.compile import jit_step, put
+from softvq_jax.train.tasks import TASKS
+from softvq_jax.train.tokenizer_step import adaptive_weight
+
+
+def make_task(config):
+    return TASKS["tokenizer"](config, num_steps=config.train.num_steps, steps_per_epoch=10)
+
+
+def batch_of(config, seed=0):
+    rng = np.random.default_rng(seed)
+    side = config.model.image_size
+    return {"image": rng.integers(0, 256, (config.train.batch_size, side, side, 3), np.uint8)}
+
+
+def take_steps(config, count=2):
+    task = make_task(config)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state = put(jax.device_get(jax.jit(task.init)(jax.random.key(0), task.initial)), mesh)
+        frozen = put(task.frozen, mesh)
+        chex.clear_trace_counter()
+        step = jit_step(chex.assert_max_traces(lambda *args: task.step(*args), n=1), state, frozen, mesh)
+        logs = []
+        for i in range(count):
+            state, metrics = step(state, frozen, batch_of(config, i), jax.random.key(1))
+            logs.append(jax.device_get(metrics))
+    return task, jax.device_get(state), logs
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
+    _, state, logs = take_steps(full_config, 3)
+    expected = {"reconstruction", "perceptual", "alignment", "entropy", "gan_generator", "gan_discriminator", "lecam"}
+    assert expected | {"consistency", "codebook_use", "lecam_real", "generator_grad_norm"} <= logs[0].keys()
+    chex.assert_tree_all_finite(logs)
+    assert int(state.step) == 3
+    assert logs[0]["alignment"] >= -1 and logs[2]["discriminator_grad_norm"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["global", "avg_1d", "avg_1d_shuffle"])
+def test_alignment_modes_train(full_config, mode):
+    full_config.alignment.mode = mode
+    full_config.gan.discriminator = "none"
+    full_config.loss.perceptual_weight = 0.0
+    chex.assert_tree_all_finite(take_steps(full_config, 1)[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bottleneck", ["vq", "simvq", "kl", "ae"])
+def test_every_bottleneck_trains(tiny_config, bottleneck):
+    tiny_config.model.bottleneck = bottleneck
+    task, state, logs = take_steps(tiny_config, 2)
+    chex.assert_tree_all_finite(logs)
+    before = jax.device_get(jax.jit(task.init)(jax.random.key(0), {})).tokenizer.params["model"]
+    after = state.tokenizer.params["model"]
+    assert np.abs(after["to_latents"]["kernel"] - before["to_latents"]["kernel"]).max() > 0
+    if bottleneck == "simvq":  # frozen: neither trained nor decayed
+        np.testing.assert_array_equal(after["bottleneck"]["codebook"], before["bottleneck"]["codebook"])
+        np.testing.assert_array_equal(state.ema["model"]["bottleneck"]["codebook"], before["bottleneck"]["codebook"])
+        assert np.abs(after["bottleneck"]["projection"] - before["bottleneck"]["projection"]).max() > 0
+
+
+def test_gradients_agree_with_plain_differentiation_of_the_total(tiny_config):
+    """The step's image-space cotangents against `jax.grad` of the written-out loss."""
+    tiny_config.gan.update(diff_augment=False, start_step=0)
+    task = make_task(tiny_config)
+    step = task.step
+    state = jax.jit(task.init)(jax.random.key(0), {})
+    images = jnp.asarray(batch_of(tiny_config)["image"], jnp.float32) / 127.5 - 1
+
+    def total(params):
+        model = task.nets.model(params["model"])
+        out = model(images)
+        reconstructions = model.decoder.to_pixels(out.decoded)
+        discriminator = task.nets.discriminator(state.discriminator.params, state.discriminator.buffers)
+        fakes = discriminator(reconstructions, train=True)
+        pixels = jnp.mean(jnp.square(reconstructions - images))
+        return pixels + 0.01 * out.bottlenecked.losses["entropy"] - 0.2 * jnp.mean(fakes)
+
+    expected, grads = jax.jit(jax.value_and_grad(total))(state.tokenizer.params)
+    (ours, _), _, _, metrics = jax.jit(step.accumulate)(state, {}, images, jax.random.key(0))
+    np.testing.assert_allclose(metrics["generator_total"], expected, rtol=1e-5)
+    chex.assert_trees_all_close(ours, grads, rtol=1e-3, atol=1e-6)
+
+
+def test_adaptive_weight_is_the_ratio_of_last_layer_gradients():
+    rng = np.random.default_rng(0)
+    decoded = jnp.asarray(rng.normal(size=(2, 4, 5)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(5, 12)), jnp.float32)
+    target, direction = (jnp.asarray(rng.normal(size=(2, 4, 4, 3)), jnp.float32) for _ in range(2))
+
+    def image(kernel):  # two by two patches of two by two pixels
+        return (decoded @ kernel).reshape(2, 2, 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 4, 4, 3)
+
+    pixels = lambda x: jnp.mean(jnp.square(x - target))  # noqa: E731
+    gan = lambda x: jnp.sum(x * direction)  # noqa: E731
+    by_kernel = [jnp.linalg.norm(jax.grad(lambda k, f=f: f(image(k)))(kernel)) for f in (pixels, gan)]
+    by_image = [jax.grad(f)(image(kernel)) for f in (pixels, gan)]
+    ours = adaptive_weight(decoded, *by_image, patch=2)
+    np.testing.assert_allclose(ours, by_kernel[0] / (by_kernel[1] + 1e-4), rtol=1e-5)
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts(tiny_config):
+    tiny_config.gan.discriminator = "none"
+    tiny_config.loss.entropy_weight = 0.0  # the only term that is not a mean over images
+    images = jnp.asarray(batch_of(tiny_config)["image"], jnp.float32) / 127.5 - 1
+    grads = {}
+    for parts in (1, 4):
+        tiny_config.optim.accumulate = parts
+        task = make_task(tiny_config)
+        state = jax.jit(task.init)(jax.random.key(0), {})
+        (grads[parts], _), _, counts, _ = jax.jit(task.step.accumulate)(state, {}, images, jax.random.key(0))
+        assert float(jnp.sum(counts)) == 8 * 8
+    chex.assert_trees_all_close(grads[1], grads[4], rtol=2e-4, atol=1e-6)
+
+
+def test_missing_weights_stop_the_run_with_everything_a_person_needs(full_config, tmp_path):
+    full_config.weights.teacher = str(tmp_path / "nowhere.safetensors")
+    with pytest.raises(pretrained.MissingWeights) as error:
+        make_task(full_config)
+    for part in ("nowhere.safetensors", "weights.teacher", "huggingface.co", "loss.alignment_weight=0"):
+        assert part in str(error.value)
+
+
+def test_weights_of_another_size_are_refused(full_config):
+    full_config.model.encoder.width = 128
+    full_config.model.encoder.num_heads = 2
+    with pytest.raises(ValueError, match=r"has shape \(1, 1, 64\), but this network's is \(1, 1, 128\)|shape"):
+        make_task(full_config)
+
+
+def test_repeat_alignment_needs_patches_divisible_by_latents(full_config):
+    full_config.model.update(num_latent_tokens=6, num_codebooks=2)
+    with pytest.raises(ValueError, match="16 teacher patches are not divisible by 6 latent tokens"):
+        make_task(full_config)
