@@ -54,9 +54,7 @@ pass_on() {
 # Those that wait for a process that is gone cannot save, and may not hear.
 stop_the_others() {
   kill -TERM "${pids[@]}" 2> /dev/null || true
-  sleep 20 &
-  wait $! || true
-  kill -KILL "${pids[@]}" 2> /dev/null || true
+  (sleep 20 && kill -KILL "${pids[@]}") > /dev/null 2>&1 &
 }
 
 # Starts process $1, on port $2.
@@ -75,20 +73,25 @@ start() {
 
 # Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0.
 wait_for_all() {
-  local result=0 code ended left
+  local result=0 code left
   while ((${#pids[@]})); do
-    code=0
-    wait -n -p ended "${pids[@]}" || code=$?
-    [[ -n ${ended-} ]] || continue # It was a signal to this script.
-    left=()
-    for pid in "${pids[@]}"; do [[ $pid == "$ended" ]] || left+=("$pid"); done
+    left=() failed=false
+    for pid in "${pids[@]}"; do
+      if kill -0 "$pid" 2> /dev/null; then
+        left+=("$pid")
+        continue
+      fi
+      code=0
+      wait "$pid" || code=$?
+      if ((code == PREEMPTED && result == 0)); then
+        result=$code
+      elif ((code != 0 && code != PREEMPTED && (result == 0 || result == PREEMPTED))); then
+        result=$code failed=true
+      fi
+    done
     pids=("${left[@]}")
-    if ((code == PREEMPTED && result == 0)); then
-      result=$code
-    elif ((code != 0 && code != PREEMPTED && (result == 0 || result == PREEMPTED))); then
-      result=$code
-      if ((${#pids[@]})); then stop_the_others; fi
-    fi
+    if $failed; then stop_the_others; fi
+    sleep 0.1
   done
   return "$result"
 }

@@ -100,7 +100,7 @@ def test_bad_command_lines(script, change, says):
         ("local_processes.sh", "--processes 0 --gpus", "needs a positive number, not '0'"),
         ("local_processes.sh", "--processes 2 --gpus --cpu-devices 2", "exclude each other"),
         ("local_processes.sh", "--processes 2", "say --gpus or --cpu-devices N"),
-        ("local_processes.sh", "--processes", "needs a positive number, not ''"),
+        ("local_processes.sh", "--processes", "needs a positive number, not '--dry-run'"),
         ("slurm.sh", "--nodes 2 --gpus-per-node 8 --time soon", "not 'soon'"),
         ("slurm.sh", "--gpus-per-node 8 --time 1:00:00", "no --nodes"),
         ("tpu_vm.sh", "--name n", "no --zone"),
@@ -181,7 +181,7 @@ def test_slurm_job_requeues_itself_when_preempted(tmp_path, code, requeued):
     _stand_in(tmp_path, "scontrol", "")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     assert subprocess.run(["bash", "-c", job], env=environment).returncode == code
-    assert _calls(tmp_path, "srun") == [["python", "-m", "softvq_jax.main", *TRAINING[1:]]]
+    assert _calls(tmp_path, "srun") == [["--kill-on-bad-exit=1", "python", "-m", "softvq_jax.main", *TRAINING[1:]]]
     assert (tmp_path / "scontrol.log").exists() == requeued
     if requeued:
         assert _calls(tmp_path, "scontrol") == [["requeue", "17"]]
