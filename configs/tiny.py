@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
 
-64 px, 16 tokens of 64 channels: 1,024 latent numbers for 12,288 pixel values. Pixels and entropy are the only losses,
+64 px, 64 tokens of 16 channels: 1,024 latent numbers for 12,288 pixel values. Pixels and entropy are the only losses,
 because LPIPS, the teacher and the discriminator's trunk need downloaded weights.
 """
 
@@ -11,16 +11,16 @@ from softvq_jax.config import tokenizer_config
 
 def get_config():
     config = tokenizer_config("S", "S")
-    small = dict(width=128, depth=2, num_heads=2, patch_size=16, layer_scale=1.0, init_std=0.08)
+    small = dict(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0, init_std=0.1)
     config.model.encoder.update(small)
     config.model.decoder.update(small)
-    config.model.update(image_size=64, num_latent_tokens=16, latent_dim=64, codebook_size=512)
+    config.model.update(image_size=64, num_latent_tokens=64, latent_dim=16, codebook_size=512)
     config.model.update(local_init=True, dtype="float32")
     config.weights.encoder = ""
     config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
     config.gan.discriminator = "none"
-    config.optim.update(learning_rate=2e-2, warmup_epochs=20.0, final_factor=0.01, ema_decay=0.995)
-    config.train.update(batch_size=16, num_steps=3500)
+    config.optim.update(learning_rate=2.4e-2, warmup_epochs=20.0, final_factor=0.01, ema_decay=0.995)
+    config.train.update(batch_size=16, num_steps=2000)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.update(every_steps=500)
     config.log.every_steps = 100

@@ -67,7 +67,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """`fc2(activation(fc1(x)))`; dropout after each of the two when a key is given."""
+    """`fc2(activation(fc1(x)))`, `activation` one of `ACTIVATIONS`."""
 
     def __init__(self, width: int, hidden: int, activation: str = "gelu", *, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
         self.activation = activation
