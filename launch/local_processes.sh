@@ -73,7 +73,7 @@ start() {
 
 # Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0.
 wait_for_all() {
-  local result=0 code left
+  local result=0 code left failed
   while ((${#pids[@]})); do
     left=() failed=false
     for pid in "${pids[@]}"; do

@@ -153,7 +153,7 @@ class ViT(nnx.Module):
 
 def with_prefix(tokens, cls_token, pos_embed, registers=None) -> jax.Array:
     """`[class + its position, registers, tokens + their positions]` for `tokens` `[B, N, width]`."""
-    batch, _, _width = tokens.shape
+    batch = tokens.shape[0]
     prefix = cls_token + pos_embed[:1]
     if registers is not None:
         prefix = jnp.concatenate([prefix, registers])

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
-from softvq_jax.data.sources import held_out_source, training_source
+from softvq_jax.data.sources import Part, held_out_source, training_source
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.checkpoint import Checkpoints, check_config
@@ -176,7 +176,7 @@ class Run:
             global_batch=size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            source=_First(self.held_out, self.config.eval.num_images),
+            source=Part(self.held_out, np.arange(min(self.config.eval.num_images, len(self.held_out)))),
         ) as batches:
             for batch in batches:
                 batch = global_batch({"image": batch["image"], "valid": batch["valid"]}, self.mesh)
@@ -200,20 +200,6 @@ class Run:
     def _write_config(self):
         if self.main:
             (self.workdir / "config.json").write_text(json.dumps(self.saved_config, indent=2) + "\n")
-
-
-class _First:
-    """The first `count` items of a source."""
-
-    def __init__(self, source, count: int):
-        self._source, self._count = source, min(count, len(source))
-        self.class_names = source.class_names
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, i):
-        return self._source[i]
 
 
 def _images(batch):
