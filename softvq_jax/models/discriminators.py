@@ -18,6 +18,7 @@ from flax import nnx
 from softvq_jax.models import layers
 from softvq_jax.models.dino import NUM_FEATURES, DinoTrunk
 from softvq_jax.models.resize import area_resize, bicubic_resize
+from softvq_jax.parallel.mesh import constrain_batch
 
 MOMENTUM = 0.9  # of the running statistics that is kept: 0.1 in PyTorch's sense
 # Uniform within 1/sqrt(fan_in): what PyTorch gives its convolutions.
@@ -82,7 +83,8 @@ class SpectralConv1d(nnx.Module):
         kernel, bias = self._normalised_kernel(train), self.bias[...]
         bias = bias if self.learn_bias else jax.lax.stop_gradient(bias)
         kernel, bias, x = (array.astype(self.dtype or jnp.float32) for array in (kernel, bias, x))
-        return _circular_windows(x, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1]) + bias
+        windows = constrain_batch(_circular_windows(x, kernel.shape[0]))
+        return constrain_batch(windows @ kernel.reshape(-1, kernel.shape[-1]) + bias)
 
     def _normalised_kernel(self, train):
         kernel, u, v = self.kernel[...], self.u[...], self.v[...]
@@ -217,8 +219,8 @@ class PatchGAN(nnx.Module):
 
     def __call__(self, images: jax.Array, trunk=None, *, train: bool, crop_key: jax.Array | None = None) -> jax.Array:
         """Logits `[B, h, w, 1]` of images `[B, H, W, 3]`; `trunk` and `crop_key` are the other discriminator's."""
-        x = jax.nn.leaky_relu(self.conv0(images), 0.2)
+        x = constrain_batch(jax.nn.leaky_relu(self.conv0(images), 0.2))
         for i in range(1, self.num_layers + 1):
             x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), train=train)
-            x = jax.nn.leaky_relu(x, 0.2)
+            x = constrain_batch(jax.nn.leaky_relu(x, 0.2))
         return self.logit(x).astype(jnp.float32)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from softvq_jax.parallel.mesh import constrain_batch
+
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and number of VGG16's convolutions between its pools
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
@@ -33,7 +35,7 @@ class LPIPS(nnx.Module):
         for stage, (_, depth) in enumerate(STAGES, 1):
             x = _max_pool(x) if stage > 1 else x
             for layer in range(1, depth + 1):
-                x = jax.nn.relu(getattr(self, f"conv{stage}_{layer}")(x))
+                x = constrain_batch(jax.nn.relu(getattr(self, f"conv{stage}_{layer}")(x)))
             taps.append(x)
         return taps
 
