@@ -60,7 +60,8 @@ stop_the_others() {
 # Starts process $1, on port $2.
 start() {
   local place=(CUDA_VISIBLE_DEVICES="$1")
-  $gpus || place=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$cpu_devices")
+  # NPROC: threads, of which collectives of simulated devices hold one each; on few cores they would run out.
+  $gpus || place=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$cpu_devices" NPROC=$((8 * cpu_devices)))
   local command=(env "${place[@]}" "$python" -m softvq_jax.main "${training_flags[@]}"
     --coordinator="127.0.0.1:$2" --num_processes="$processes" --process_id="$1")
   if $dry_run; then

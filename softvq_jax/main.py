@@ -33,6 +33,10 @@ def main(argv):
     from softvq_jax.parallel import distributed
 
     config = _CONFIG.value
+    if "://" in _WORKDIR.value:
+        sys.exit(
+            f"error: --workdir={_WORKDIR.value} is no folder: mount the bucket (gcsfuse, s3fs) and name its folder"
+        )
     try:
         distributed.initialize(
             _COORDINATOR.value,

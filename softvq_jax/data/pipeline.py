@@ -1,8 +1,8 @@
 """Batches of crops, by Grain: which photograph and which crop a sample is depends on (seed, global sample index) alone.
 
 Sample `g` of a run is item `g % len` of the `g // len`-th shuffled pass over the source. Step `s` takes the samples
-`s * global_batch ... (s + 1) * global_batch - 1`, of which every process reads its contiguous share. So one integer,
-the index of the next sample, is the whole position of the data in a checkpoint, however many processes, workers or
+`s * global_batch ... (s + 1) * global_batch - 1`, of which every process reads the rows that its devices hold. So one
+integer, the index of the next sample, is the whole position of the data in a checkpoint, however many processes, workers or
 chips there were and will be.
 
 Images travel as uint8, a quarter of float32's bytes from host to device; `images / 127.5 - 1` belongs on the device.
@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -86,8 +86,7 @@ def train_batches(
     seed: int,
     global_batch: int,
     start_sample: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
     """Endless random crops, flipped at random, from `start_sample` on.
@@ -98,14 +97,14 @@ def train_batches(
       seed: of the order and of the crops.
       global_batch: samples a step, over all processes.
       start_sample: global index of the first sample: the position of a checkpoint, 0 for a new run.
-      process_index, process_count: which contiguous share of every global batch this process reads.
+      rows: which rows of every global batch this process reads, see `parallel.mesh.process_rows`; all if not given.
       source: what to read, when it is open already; else what `config` names.
 
     Raises:
-      ValueError: for a config that cannot be, or a global batch that does not divide by the process count.
+      ValueError: for a config that cannot be, or rows that are not in the global batch.
       FileNotFoundError: for a path without images.
     """
-    share = Share(global_batch, process_index, process_count)
+    share = Share.of(global_batch, rows)
     source = training_source(config) if source is None else source
     read, pool = _reader(samples.training(image_size, config["augment"], seed), config["num_workers"])
     warn = _warn_once()
@@ -134,8 +133,7 @@ def eval_batches(
     *,
     image_size: int,
     global_batch: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
     """Centre crops of all held-out images, once, in their order.
@@ -143,7 +141,7 @@ def eval_batches(
     Every process gives the same number of batches; `valid` marks the samples that count. An unreadable image is named,
     counted and black, and does not count. Arguments and errors as in `train_batches`.
     """
-    share = Share(global_batch, process_index, process_count)
+    share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else source
     read, pool = _reader(samples.evaluation(image_size), config["num_workers"])
     warn = _warn_once()
@@ -167,26 +165,29 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The contiguous part of every global batch that a process reads."""
+    """The rows of every global batch that a process reads, in the order in which it wants them."""
 
     global_batch: int
-    process_index: int
-    process_count: int
+    rows: tuple[int, ...]
 
-    def __post_init__(self):
-        if self.global_batch < 1 or self.global_batch % self.process_count:
-            raise ValueError(
-                f"a global batch of {self.global_batch} samples does not divide by {self.process_count} processes"
-            )
+    @classmethod
+    def of(cls, global_batch: int, rows: Sequence[int] | None) -> "Share":
+        """All rows for None; ValueError for rows that no batch of this size has."""
+        if global_batch < 1:
+            raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
+        rows = tuple(range(global_batch) if rows is None else map(int, rows))
+        if not rows or min(rows) < 0 or max(rows) >= global_batch:
+            raise ValueError(f"rows {rows} are not all among the {global_batch} of a global batch")
+        return cls(global_batch, rows)
 
     @property
     def local_batch(self) -> int:
-        return self.global_batch // self.process_count
+        return len(self.rows)
 
     def global_index(self, position: int) -> int:
         """Index, among all samples, of the sample at a position among those of this process."""
         step, place = divmod(position, self.local_batch)
-        return step * self.global_batch + self.process_index * self.local_batch + place
+        return step * self.global_batch + self.rows[place]
 
 
 def _reader(function, num_workers):

@@ -5,6 +5,7 @@ ours, and restored straight to its shards. A digest of every array's bits, compu
 that lost a file can give zeros without an error.
 """
 
+import contextlib
 import pathlib
 import shutil
 import time
@@ -27,6 +28,10 @@ class OtherConfig(ValueError):
 
 class NoCheckpoint(RuntimeError):
     """There are checkpoints, and none of them can be read."""
+
+
+class SaveFailed(RuntimeError):
+    """A checkpoint could not be written; the message says why and what is left."""
 
 
 class Restored(NamedTuple):
@@ -53,15 +58,21 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, step: int, state, record: dict) -> None:
-        """Starts saving; training goes on meanwhile. An error of the save before this one is raised here."""
+        """Starts saving; training goes on meanwhile.
+
+        Raises:
+          SaveFailed: this save, or the one before it.
+        """
         self.check()
         record = record | {"step": step, "digest": _digest(state)}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
-        self._manager.save(step, args=arguments)
+        with self._explained():
+            self._manager.save(step, args=arguments)
 
     def check(self) -> None:
-        """Raises the error of a save that failed in the background."""
-        self._manager.check_for_errors()
+        """Raises `SaveFailed` for a save that failed in the background."""
+        with self._explained():
+            self._manager.check_for_errors()
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -102,10 +113,24 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save under way; raises its error."""
-        self._manager.wait_until_finished()
+        """Waits for the save under way; raises `SaveFailed` where it failed."""
+        with self._explained():
+            self._manager.wait_until_finished()
         self.check()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Whatever the storage layers raise, as a `SaveFailed` with the first line of it."""
+        try:
+            yield
+        except Exception as error:
+            complete = sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+            raise SaveFailed(
+                f"a checkpoint could not be written to {self.folder} ({type(error).__name__}: {_first_line(error)}). "
+                f"Complete are those of steps {complete}. Free space or give permission, then start the same command "
+                "again"
+            ) from error
 
     def _restore(self, step, abstract_state):
         arguments = ocp.args.Composite(

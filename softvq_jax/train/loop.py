@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from softvq_jax import config as configs
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.sources import Part, held_out_source, training_source
-from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
+from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, process_rows
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.checkpoint import Checkpoints, check_config
 from softvq_jax.train.compile import jit_step, put
@@ -46,7 +46,8 @@ class Run:
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_global_batch(config.train.batch_size, self.mesh)
-        _check_writable(workdir)
+        for folder in (workdir, workdir / "checkpoints"):
+            _check_writable(folder)
         self.source = training_source(config.data)
         self.held_out = held_out_source(config.data, config.model.image_size)
         self.num_steps, steps_per_epoch = configs.steps(config, len(self.source))
@@ -80,8 +81,7 @@ class Run:
                     seed=self.config.seed,
                     global_batch=self.config.train.batch_size,
                     start_sample=start * self.config.train.batch_size,
-                    process_index=jax.process_index(),
-                    process_count=jax.process_count(),
+                    rows=process_rows(self.config.train.batch_size, self.mesh),
                     source=self.source,
                 )
                 self.evaluation = self.task.compile_evaluation(self.mesh, state)
@@ -174,8 +174,7 @@ class Run:
             self.config.data,
             image_size=self.config.model.image_size,
             global_batch=size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(size, self.mesh),
             source=Part(self.held_out, np.arange(min(self.config.eval.num_images, len(self.held_out)))),
         ) as batches:
             for batch in batches:
@@ -234,13 +233,11 @@ def _plain(config, field):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _check_writable(workdir: pathlib.Path) -> None:
+def _check_writable(folder: pathlib.Path) -> None:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / f".writable_{jax.process_index()}"
-        probe.write_text("")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable_{jax.process_index()}"
+        probe.write_text("written")
         probe.unlink()
     except OSError as error:
-        raise PermissionError(
-            f"cannot write to the workdir {workdir}: {error.strerror}. Choose another --workdir"
-        ) from error
+        raise PermissionError(f"cannot write to {folder}: {error.strerror}. Choose another --workdir") from error

@@ -26,6 +26,10 @@ class Preemption:
 
     While nothing can be saved (`idle()`: loading, compiling), the process leaves at once, whatever native code it is
     in: what is on disk is all there is.
+
+    Of several processes, JAX's own service listens in each and has all of them stop after the same step, also when only
+    one is told; a handler of ours would take the signal away from it. They then stop after their first step at the
+    earliest.
     """
 
     def __init__(self):
@@ -33,6 +37,8 @@ class Preemption:
         self._nothing_to_save = False
 
     def __enter__(self) -> "Preemption":
+        if jax.process_count() > 1:
+            return self
         # Python runs its handlers between bytecodes only, and a compilation is one long call. The wake-up descriptor
         # is written by the C handler itself, and read by a thread.
         self._read, self._write = os.pipe()
@@ -43,6 +49,8 @@ class Preemption:
         return self
 
     def __exit__(self, *_) -> None:
+        if jax.process_count() > 1:
+            return
         signal.set_wakeup_fd(self._wakeup)
         signal.signal(signal.SIGTERM, self._before)
         os.close(self._write)

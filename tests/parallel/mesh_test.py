@@ -81,3 +81,7 @@ def test_steps_depend_neither_on_mesh_nor_on_processes():
         assert run["moment_shard"] == run["shard"]
         np.testing.assert_allclose(run["losses"], alone["losses"], rtol=1e-5)
         np.testing.assert_allclose(run["checksum"], alone["checksum"], rtol=1e-5)
+
+
+def test_each_process_supplies_the_rows_of_its_devices():
+    programs.run("interleaved_rows", processes=2, devices=2)

@@ -19,10 +19,12 @@ def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str,
 
     Their standard error goes to standard output. A program joins its siblings through `join`.
     """
+    # Collectives of simulated devices block a thread each; with few cores there are too few, and they wait for ever.
+    threads = {"NPROC": str(8 * devices)}
     coordinator = f"127.0.0.1:{free_port()}"
     running = []
     for process in range(processes):
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | (env or {})
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | threads | (env or {})
         if processes > 1:
             environment[CLUSTER] = json.dumps([coordinator, processes, process])
         command = [sys.executable, "-m", f"tests.programs.{name}", *map(str, args)]

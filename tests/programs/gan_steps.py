@@ -1,0 +1,149 @@
+"""Five whole training steps of a small tokenizer on each mesh given: LPIPS, alignment, entropy, DINO discriminator.
+
+    python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
+
+Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and the trained parameters, and beside it
+`.json` with what the compiled step gathers. "copying" in place of a mesh is a step that gathers too much.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from softvq_jax.aot import hlo
+from softvq_jax.config import tokenizer_config
+from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.lpips import LPIPS
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.parallel.mesh import global_batch, make_mesh, replicated
+from softvq_jax.parallel.sharding import init_sharded
+from softvq_jax.train.compile import jit_step, put
+from softvq_jax.train.pretrained import Pretrained
+from softvq_jax.train.tokenizer_task import TokenizerTask
+
+BATCH, SIZE, STEPS = 8, 32, 5
+# Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.
+VIT = dict(width=256, depth=7, num_heads=4, patch_size=8, layer_scale=0.1)
+TEACHER = ViTConfig(**VIT)
+TRUNK = ViTConfig(width=256, depth=4, num_heads=4, patch_size=8, activation="gelu_tanh", layer_scale=None)
+
+
+def make_config():
+    config = tokenizer_config("S", "S")
+    config.model.encoder.update(VIT)
+    config.model.decoder.update(VIT)
+    config.model.update(image_size=SIZE, num_latent_tokens=8, latent_dim=8, codebook_size=64, num_codebooks=2)
+    config.model.dtype = "float32"
+    config.weights.encoder = ""
+    config.loss.perceptual_warmup_steps = 2
+    config.alignment.hidden = 64
+    config.gan.update(discriminator="dino", start_step=2, lecam_decay=0.9)
+    config.optim.update(learning_rate=2e-5 * 256 / BATCH, warmup_epochs=0.0, ema_decay=0.9)
+    config.train.update(batch_size=BATCH, num_steps=STEPS)
+    return config
+
+
+def make_task(config) -> TokenizerTask:
+    def weights(make, seed):
+        return jax.device_get(jax.jit(lambda key: Functional(make).init(key)[0])(jax.random.key(seed)))
+
+    frozen = {
+        "teacher": weights(lambda rngs: ViT(TEACHER, SIZE, rngs=rngs), 1),
+        "lpips": weights(lambda rngs: LPIPS(rngs=rngs), 2),
+        "trunk": weights(lambda rngs: DinoTrunk(TRUNK, SIZE, rngs=rngs), 3),
+    }
+    pretrained = Pretrained(frozen, None, TEACHER, (TRUNK, SIZE))
+    return TokenizerTask(config, pretrained, num_steps=STEPS, steps_per_epoch=STEPS)
+
+
+def train(task, axes: str, folder: pathlib.Path) -> None:
+    mesh = mesh_of(axes)
+    with jax.set_mesh(mesh):
+        state, frozen, key, logs = *start(task, mesh), jax.random.key(1), []
+        compiled = compile_step(task.step, state, frozen, mesh)
+        for i in range(STEPS):
+            state, metrics = compiled(state, frozen, batch(i, mesh), key)
+            logs.append(jax.device_get(metrics))
+        trained = jax.device_get(jax.device_put(task.parameters(state), replicated(mesh)))
+    arrays = {f"log {name}": np.array([log[name] for log in logs]) for name in logs[0]}
+    arrays |= {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(trained)}
+    np.savez(folder / f"{axes}.npz", **arrays)
+    report = {"gathered": gathered(compiled.as_text()), **sizes(state, frozen)}
+    (folder / f"{axes}.json").write_text(json.dumps(report))
+
+
+def compile_copying(task, folder: pathlib.Path) -> None:
+    """A step that goes wrong: it gathers all its parameters first."""
+    mesh = mesh_of("1,8")
+
+    def step(state, *rest):
+        params = jax.lax.with_sharding_constraint(state.tokenizer.params, replicated(mesh))
+        return task.step(state.replace(tokenizer=state.tokenizer.replace(params=params)), *rest)
+
+    with jax.set_mesh(mesh):
+        state, frozen = start(task, mesh)
+        report = {"gathered": gathered(compile_step(step, state, frozen, mesh).as_text()), **sizes(state, frozen)}
+    (folder / "copying.json").write_text(json.dumps(report))
+
+
+def mesh_of(axes: str) -> jax.sharding.Mesh:
+    data, fsdp = map(int, axes.split(","))
+    return make_mesh(1, data, fsdp, devices=jax.devices()[: data * fsdp])
+
+
+def start(task, mesh):
+    return init_sharded(task.init, mesh, jax.random.key(0), task.initial), put(task.frozen, mesh)
+
+
+def compile_step(step, state, frozen, mesh):
+    return jit_step(step, state, frozen, mesh).lower(state, frozen, batch(0, mesh), jax.random.key(1)).compile()
+
+
+def batch(step: int, mesh) -> dict[str, jax.Array]:
+    return global_batch({"image": images(step)}, mesh)
+
+
+def images(step: int) -> np.ndarray:
+    """Smooth random pictures, uint8."""
+    coarse = np.random.default_rng(step).integers(0, 256, (BATCH, 4, 4, 3), np.uint8)
+    return np.asarray(jax.image.resize(coarse.astype(np.float32), (BATCH, SIZE, SIZE, 3), "linear")).astype(np.uint8)
+
+
+def gathered(program: str) -> list[tuple[float, bool]]:
+    """Bytes of every array that an all-gather of a compiled program makes, and whether it does so inside a loop."""
+    return [
+        (array.bytes, execution.times > 1)
+        for execution in hlo.executions(hlo.parse(program))
+        if execution.instruction.opcode in ("all-gather", "all-gather-start")
+        for array in execution.instruction.arrays
+    ]
+
+
+def sizes(state, frozen) -> dict[str, list[int]]:
+    """Bytes of the tokenizer's block tensors that are divided, whole stacks and one block's part; and the latter of all
+    networks."""
+
+    def divided(tree):
+        paths = jax.tree.leaves_with_path(tree)
+        blocks = [leaf for path, leaf in paths if "blocks" in jax.tree_util.keystr(path)]
+        return [leaf for leaf in blocks if not leaf.sharding.is_fully_replicated]
+
+    trained = divided(state.tokenizer.params)
+    return {
+        "stacks": [leaf.nbytes for leaf in trained],
+        "tensors": [leaf.nbytes // leaf.shape[0] for leaf in trained],
+        "all_tensors": [leaf.nbytes // leaf.shape[0] for leaf in divided((state.tokenizer.params, frozen))],
+    }
+
+
+if __name__ == "__main__":
+    task, folder = make_task(make_config()), pathlib.Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        if name == "copying":
+            compile_copying(task, folder)
+        else:
+            train(task, name, folder)

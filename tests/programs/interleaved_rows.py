@@ -1,0 +1,21 @@
+"""Puts batches on a mesh whose neighbours belong to different processes; each process checks what arrived."""
+
+from tests.programs import join
+
+join()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
+
+from softvq_jax.parallel import mesh  # noqa: E402
+
+BATCH = 16
+
+devices = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
+assert [device.process_index for device in devices] == [0, 1, 0, 1]
+interleaved = mesh.make_mesh(1, 2, 2, devices=devices)
+rows = mesh.process_rows(BATCH, interleaved)
+assert rows.tolist() == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]][jax.process_index()]
+arrived = mesh.global_batch({"row": 10 * rows}, interleaved)["row"]
+np.testing.assert_array_equal(multihost_utils.process_allgather(arrived, tiled=True), 10 * np.arange(BATCH))

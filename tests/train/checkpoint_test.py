@@ -1,0 +1,67 @@
+"""Checkpoints that cannot be written: what is said, and what is left."""
+
+import contextlib
+import os
+import resource
+
+import jax
+import numpy as np
+import pytest
+
+from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
+
+
+def state(value):
+    return {"weights": jax.numpy.full((512, 512), value), "noise": jax.random.normal(jax.random.key(value), (2**20,))}
+
+
+@contextlib.contextmanager
+def full_disk(allowed=2**16):
+    """No file can grow beyond `allowed` bytes meanwhile: to whoever writes, much like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def assert_restores(folder, step, value):
+    restored = Checkpoints(folder, keep=3, keep_every_steps=0).restore(state(value))
+    assert restored.record["step"] == step
+    jax.tree.map(np.testing.assert_array_equal, restored.state, state(value))
+
+
+def test_a_full_disk_stops_the_run_and_leaves_older_checkpoints_whole(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every_steps=0)
+    checkpoints.save(1, state(1), {})
+    checkpoints._manager.wait_until_finished()
+    with full_disk(), pytest.raises(SaveFailed, match=r"could not be written to .* Complete are those of steps \[1\]"):
+        checkpoints.save(2, state(2), {})  # in the background: the error may come now or later
+        checkpoints.close()
+    assert_restores(tmp_path, 1, 1)
+
+
+def test_an_error_in_the_background_is_raised_by_the_next_look(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    with full_disk(), contextlib.suppress(SaveFailed):
+        checkpoints.save(1, state(1), {})
+        with contextlib.suppress(Exception):
+            checkpoints._manager.wait_until_finished()
+        with pytest.raises(SaveFailed):
+            checkpoints.check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    checkpoints.save(1, state(1), {})
+    checkpoints._manager.wait_until_finished()
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SaveFailed, match="ermission"):
+            checkpoints.save(2, state(2), {})
+            checkpoints.close()
+    finally:
+        tmp_path.chmod(0o700)
+    assert_restores(tmp_path, 1, 1)

@@ -1,0 +1,193 @@
+"""Runs of `python -m softvq_jax.main` that are killed, told to stop, cut in two, and spread over processes."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from softvq_jax.train.preemption import EXIT_CODE
+from softvq_jax.weights.files import read_tensors
+from tests.programs import ROOT, free_port
+
+STEPS = 40
+FLAGS = {
+    "config": "configs/tiny.py",
+    "config.model.image_size": 32,
+    "config.model.num_latent_tokens": 8,
+    "config.model.codebook_size": 32,
+    "config.gan.discriminator": "patchgan",
+    "config.gan.start_step": 2,
+    "config.gan.consistency_weight": 0.0,
+    "config.optim.learning_rate": 1e-3,
+    "config.train.batch_size": 8,
+    "config.train.num_steps": STEPS,
+    "config.checkpoint.every_steps": 4,
+    "config.log.every_steps": 1,
+    "config.eval.every_steps": 0,
+    "config.eval.num_images": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by all runs here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(workdir, cache, *, processes=1, devices=1, **fields) -> list[subprocess.Popen]:
+    """Starts a run on `processes` processes of `devices` CPU devices; output goes to `<workdir>/log.<process>`."""
+    workdir.mkdir(exist_ok=True)
+    values = FLAGS | {"workdir": workdir} | {f"config.{name}": value for name, value in fields.items()}
+    if cache is not None:
+        values["compilation_cache"] = cache
+    flags, address = [f"--{name}={value}" for name, value in values.items()], f"127.0.0.1:{free_port()}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": str(8 * devices)}
+    env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    running = []
+    for process in range(processes):
+        join = [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
+        command = [sys.executable, "-m", "tests.programs.recorded_main", *flags, *(join if processes > 1 else [])]
+        with (workdir / f"log.{process}").open("a") as log:
+            running.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log))
+        running[-1].log = workdir / f"log.{process}"
+    return running
+
+
+def finish(running, expected=0, timeout=600) -> None:
+    """Waits for all; AssertionError with their output where one ends with another code."""
+    for process in running:
+        code = process.wait(timeout)
+        assert code == expected, f"exit code {code}: {process.log.read_text()[-4000:]}"
+
+
+def wait_for(condition, running, timeout=600.0):
+    """Polls until `condition()`; AssertionError where the run ends before."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert running[0].poll() is None and time.monotonic() < deadline, running[0].log.read_text()[-4000:]
+        time.sleep(0.001)
+
+
+def last_step(workdir) -> int:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def saving(workdir) -> bool:
+    """Whether a checkpoint is being written: it has another name until it is complete."""
+    folder = workdir / "checkpoints"
+    return folder.exists() and any("tmp" in path.name for path in folder.iterdir())
+
+
+def complete(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def logged(workdir, after=0) -> dict[int, dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if "generator_total" in line and line["step"] > after}
+
+
+def parameters(workdir) -> dict[str, np.ndarray]:
+    return read_tensors(workdir / "tokenizer" / "model.safetensors")
+
+
+def digest(workdir) -> list[int]:
+    """The checksum of every array of the last checkpoint: parameters, moments, averages, buffers."""
+    record = json.loads((workdir / "checkpoints" / str(STEPS) / "record" / "metadata").read_text())
+    assert record["next_sample"] == STEPS * FLAGS["config.train.batch_size"]
+    return record["digest"]
+
+
+def assert_same(ours, theirs):
+    assert digest(ours) == digest(theirs)
+    one, two = parameters(ours), parameters(theirs)
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    finish(start(workdir, cache))
+    return workdir
+
+
+@pytest.mark.slow
+def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
+    workdir, moment = tmp_path / "run", random.Random()
+    running = start(workdir, cache)
+    wait_for(lambda: last_step(workdir) >= moment.randint(5, 12), running)
+    running[0].kill()
+    finish(running, -signal.SIGKILL)
+    first = complete(workdir)
+    assert first
+
+    running = start(workdir, cache)
+    wait_for(lambda: last_step(workdir) >= first[-1] + 6, running)
+    wait_for(lambda: saving(workdir), running)
+    running[0].kill()
+    finish(running, -signal.SIGKILL)
+    assert saving(workdir)  # What it was writing lies there unfinished.
+
+    finish(start(workdir, cache))
+    assert_same(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache, tmp_path):
+    workdir = tmp_path / "run"
+    log = lambda: (workdir / "log.0").read_text()  # noqa: E731
+
+    def stop_when(condition, **fields):
+        running = start(workdir, fields.pop("cache", cache), **fields)
+        wait_for(condition, running)
+        running[0].send_signal(signal.SIGTERM)
+        finish(running, EXIT_CODE)
+
+    stop_when(lambda: "compiling the training step" in log(), cache=None)
+    assert not complete(workdir)
+    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6})
+    evaluated, [saved] = log().index("step 6, held out"), complete(workdir)[-1:]
+    assert log().index("told to stop") > evaluated and saved == 7
+    stop_when(lambda: last_step(workdir) > saved and saving(workdir))
+    assert complete(workdir)[-1] > saved
+    finish(start(workdir, cache))
+    assert_same(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
+    whole, spread, cut = tmp_path / "whole", tmp_path / "spread", tmp_path / "cut"
+    short = {"train.num_steps": STEPS, "mesh.fsdp": 2}
+    finish(start(whole, cache, devices=8, **short))
+    finish(start(spread, cache, processes=2, devices=4, **short))
+    running = start(cut, cache, processes=2, devices=4, **short)
+    wait_for(lambda: last_step(cut) >= 6, running)
+    running[1].send_signal(signal.SIGTERM)  # One process is told; both save and leave.
+    finish(running, EXIT_CODE)
+    stopped = complete(cut)[-1]
+    finish(start(cut, cache, devices=4, **{"train.num_steps": STEPS, "mesh.fsdp": 4}))
+
+    size = FLAGS["config.train.batch_size"]
+    read = [json.loads(line) for line in (cut / "read.0").read_text().splitlines()]
+    others = [json.loads(line) for line in (cut / "read.1").read_text().splitlines()]
+    together = [sorted(a + b) for a, b in zip(read, others, strict=False)][:stopped]
+    alone = [row for row in read if len(row) == size]
+    assert [*itertools.chain(*together, *alone)] == list(range(STEPS * size))
+    for workdir in (spread, cut):
+        for step, line in logged(workdir).items():
+            for name, value in logged(whole)[step].items():
+                if name != "images_per_second":
+                    np.testing.assert_allclose(line[name], value, rtol=1e-4, atol=1e-6, err_msg=f"{name} at {step}")
+        for name, array in parameters(whole).items():
+            np.testing.assert_allclose(parameters(workdir)[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
