@@ -11,7 +11,7 @@ from softvq_jax.config import tokenizer_config
 
 def get_config():
     config = tokenizer_config("S", "S")
-    small = dict(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0, init_std=0.1)
+    small = dict(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
     config.model.encoder.update(small)
     config.model.decoder.update(small)
     config.model.update(image_size=64, num_latent_tokens=64, latent_dim=16, codebook_size=512)
@@ -19,10 +19,10 @@ def get_config():
     config.weights.encoder = ""
     config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
     config.gan.discriminator = "none"
-    config.optim.update(learning_rate=2.4e-2, warmup_epochs=20.0, final_factor=0.01, ema_decay=0.995)
-    config.train.update(batch_size=16, num_steps=2000)
+    config.optim.update(learning_rate=4e-2, warmup_epochs=60.0, final_factor=0.01, ema_decay=0.995)
+    config.train.update(batch_size=16, num_steps=1600)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
-    config.checkpoint.update(every_steps=500)
+    config.checkpoint.update(every_steps=400)
     config.log.every_steps = 100
-    config.eval.update(every_steps=500, num_images=64, num_pictures=16)
+    config.eval.update(every_steps=400, num_images=64, num_pictures=16)
     return config

@@ -33,7 +33,6 @@ def vit(size: str, patch_size: int = 16) -> ConfigDict:
             layer_scale=1e-5,
             drop_path=0.0,
             num_registers=0,
-            init_std=0.02,
         )
     )
 
@@ -65,7 +64,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
         l2_normalize=True,
         posterior="released",  # or "paper"
         train_codebook=False,  # SimVQ: train the matrix too
-        local_init=False,  # small networks from scratch learn much faster with it
+        local_init=False,  # start as a linear code of every patch: small networks from scratch learn many times faster
         dtype="bfloat16",
         remat="none",  # "dots" or "full" trade speed for memory
     )

@@ -41,9 +41,9 @@ class Linear(nnx.Linear):
         return constrain_batch(y.reshape(*x.shape[:-1], self.out_features))
 
 
-def linear(in_features: int, out_features: int, *, std: float = INIT_STD, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
     """Linear map with the ViT initialisation: truncated normal kernel, zero bias."""
-    init = nnx.initializers.truncated_normal(stddev=std)
+    init = nnx.initializers.truncated_normal(stddev=INIT_STD)
     return Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
@@ -55,12 +55,12 @@ def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerN
 class Attention(nnx.Module):
     """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalises each head's queries and keys."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dtype=None, rngs: nnx.Rngs):
         if width % num_heads:
             raise ValueError(f"width {width} does not divide into {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = linear(width, 3 * width, std=std, dtype=dtype, rngs=rngs)
-        self.proj = linear(width, width, std=std, dtype=dtype, rngs=rngs)
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
 
@@ -75,10 +75,10 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """`fc2(activation(fc1(x)))`, `activation` one of `ACTIVATIONS`."""
 
-    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, activation: str = "gelu", *, dtype=None, rngs: nnx.Rngs):
         self.activation = activation
-        self.fc1 = linear(width, hidden, std=std, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width, std=std, dtype=dtype, rngs=rngs)
+        self.fc1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
@@ -87,9 +87,9 @@ class MLP(nnx.Module):
 class SwiGLU(nnx.Module):
     """`fc2(silu(a) * b)`, `[a, b] = fc1(x)`: the MLP of DINOv2-g; `hidden` is the width of `a`."""
 
-    def __init__(self, width: int, hidden: int, *, std=INIT_STD, dtype=None, rngs: nnx.Rngs):
-        self.fc1 = linear(width, 2 * hidden, std=std, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, width, std=std, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, dtype=None, rngs: nnx.Rngs):
+        self.fc1 = linear(width, 2 * hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, width, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gate, value = jnp.split(self.fc1(x), 2, axis=-1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers, quantizers
+from softvq_jax.models.local_init import start_local
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
 
 BOTTLENECKS = ("softvq", "vq", "simvq", "kl", "ae")
@@ -29,7 +30,7 @@ class TokenizerConfig:
       l2_normalize: SoftVQ and VQ compare and return unit vectors.
       posterior: SoftVQ's, "released" or "paper".
       train_codebook: SimVQ trains the matrix as well as the map.
-      local_init: fresh networks begin with every token attending to its own place, see `start_local`.
+      local_init: fresh networks begin as a linear code of every patch, see `models.local_init`.
       dtype: type of the matmuls; parameters are float32.
       remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
     """
@@ -145,8 +146,7 @@ class TokenizerModel(nnx.Module):
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         if config.local_init:
-            start_local(self.encoder, self.encoder.vit.pos_embed, self.encoder.vit.transformer, rngs)
-            start_local(self.decoder, self.decoder.pos_embed, self.decoder.transformer, rngs)
+            start_local(self, rngs)
 
     def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> TokenizerOutput:
         """A training pass with a `key` (sampling, stochastic depth), an evaluation pass without."""
@@ -174,22 +174,6 @@ class TokenizerModel(nnx.Module):
     def decode_indices(self, indices: jax.Array) -> jax.Array:
         """Code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
         return self.decode(self.bottleneck.lookup(indices))
-
-
-def start_local(net: Encoder | Decoder, pos_embed: nnx.Param, transformer: Transformer, rngs: nnx.Rngs) -> None:
-    """Lets a fresh encoder or decoder begin with attention to one's own place, where ViTs begin with an even average.
-
-    Positions are drawn with deviation 1, latent `i` takes the position of patch `(i + 1/2) N/L`, and the maps to queries
-    and keys are the identity (after mimetic initialisation, Trockman and Kolter, 2023, arXiv 2305.09828). Latents then
-    carry their part of the image from the first steps on. Without it a small network spends most of a run of minutes
-    on finding that out; the published ones start from DINOv2 and do not need it.
-    """
-    width, (length, patches) = transformer.config.width, (net.latent_pos_embed.shape[0], pos_embed.shape[0] - 1)
-    positions = jax.random.normal(rngs.params(), (patches, width))
-    pos_embed[...] = pos_embed[...].at[1:].set(positions)
-    net.latent_pos_embed[...] = positions[((jnp.arange(length) + 0.5) * patches / length).astype(int)]
-    kernel = transformer.blocks.attn.qkv.kernel
-    kernel[...] = kernel[...].at[..., : 2 * width].set(jnp.tile(jnp.eye(width), 2))
 
 
 def make_bottleneck(config: TokenizerConfig, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,0 +1,49 @@
+"""The local initialisation does what it says: a latent is a code of its own patches before any training."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.models.vit import ViTConfig
+
+VIT = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8, layer_scale=1.0)
+
+
+def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5):
+    """How far every latent, and every patch of the reconstruction, moves when one patch of the image changes."""
+    config = TokenizerConfig(
+        VIT,
+        VIT,
+        image_size=32,
+        num_latent_tokens=num_latent_tokens,
+        latent_dim=16,
+        codebook_size=64,
+        local_init=local_init,
+    )
+    model = TokenizerModel(config, rngs=nnx.Rngs(0))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    images[1] = images[0]
+    row, column = divmod(patch, 4)
+    images[1, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1.0
+    out = jax.jit(lambda images: model(images))(images)
+    latents, decoded = np.asarray(out.bottlenecked.latents), np.asarray(out.decoded)
+    return (np.linalg.norm(x[1] - x[0], axis=-1) for x in (latents, decoded))
+
+
+def test_one_patch_moves_its_own_latent_and_its_own_place_in_the_reconstruction():
+    latents, decoded = changed_tokens(local_init=True)
+    assert latents.argmax() == 5 and latents[5] > 5 * np.delete(latents, 5).max()
+    assert decoded.argmax() == 5 and decoded[5] > 5 * np.delete(decoded, 5).max()
+
+
+def test_the_usual_initialisation_moves_all_alike():
+    latents, _ = changed_tokens(local_init=False)
+    assert latents.max() < 5 * np.median(latents)
+
+
+@pytest.mark.parametrize(("num_latent_tokens", "patch", "latent"), [(8, 5, 2), (4, 5, 1), (32, 5, 10)])
+def test_fewer_or_more_latents_than_patches(num_latent_tokens, patch, latent):
+    latents, _ = changed_tokens(True, num_latent_tokens, patch)
+    assert latents.argmax() in (latent, latent + (num_latent_tokens > 16))
