@@ -19,17 +19,20 @@ class Data:
     Attributes:
       source, held_out: what is trained on and what is evaluated on.
       image_size: side of the crops in pixels; None where the samples are latents.
+      encoder: fingerprint of the tokenizer that encodes them on the fly, if one does.
     """
 
     config: ConfigDict
     source: Source
     held_out: Source
     image_size: int | None
+    encoder: str = ""
 
     @classmethod
-    def open(cls, config: ConfigDict, image_size: int | None) -> "Data":
+    def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "") -> "Data":
         """Opens what `config.data` names."""
-        return cls(config, training_source(config.data), held_out_source(config.data, image_size), image_size)
+        held_out = held_out_source(config.data, image_size)
+        return cls(config, training_source(config.data), held_out, image_size, encoder)
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -37,7 +40,7 @@ class Data:
 
     def fingerprint(self) -> str:
         """Changes when the samples to train on, their order or their labels do."""
-        return self.source.fingerprint()
+        return self.source.fingerprint() + self.encoder
 
     def train_batches(self, start_sample: int) -> Batches:
         """Endless batches from the global sample `start_sample` on."""
@@ -48,6 +51,16 @@ class Data:
             start_sample=start_sample,
             source=self.source,
             **self._common(),
+        )
+
+    def same_everywhere(self) -> Batches:
+        """The run's first batches, every one whole in every process."""
+        return train_batches(
+            self.config.data,
+            seed=self.config.seed,
+            global_batch=self.config.train.batch_size,
+            source=self.source,
+            image_size=self.image_size,
         )
 
     def eval_batches(self) -> Batches:

@@ -126,7 +126,8 @@ class Run:
             if record["data"] != self.data.fingerprint():
                 raise ValueError(
                     f"the samples of data.path={self.config.data.path!r} are not those that the checkpoint in "
-                    f"{self.workdir} was trained on (files were added, removed or changed): use another workdir"
+                    f"{self.workdir} was trained on (files were added, removed or changed, or config.tokenizer was): "
+                    "use another workdir"
                 )
         key = jax.random.key(self.config.seed)
         pretrained = put(self.task.initial, self.mesh)

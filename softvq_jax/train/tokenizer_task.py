@@ -16,10 +16,11 @@ from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, pretrained, tokenizer_networks
 from softvq_jax.train.data import Data
+from softvq_jax.train.images import as_float, to_levels
 from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Report
-from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep, as_float
+from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
 
 
 class TokenizerTask:
@@ -150,8 +151,3 @@ class TokenizerTask:
     def export(self, params) -> Tokenizer:
         """The tokenizer that averaged parameters `ema` (host arrays) make."""
         return Tokenizer(self.nets.config, params["model"])
-
-
-def to_levels(images: jax.Array) -> jax.Array:
-    """[-1, 1] to the 256 levels of 8-bit images, rounded, as float32."""
-    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)
