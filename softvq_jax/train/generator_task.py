@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
-from softvq_jax.generator import Generator
+from softvq_jax.generator import TOKENIZER_FIELD, Generator
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.statistics import LatentStatistics
@@ -23,7 +23,6 @@ from softvq_jax.weights.generators import published_fields
 
 EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
 REFERENCES = 512  # training samples that the samples' colours are compared with
-TOKENIZER_FIELD = "tokenizer_fingerprint"  # in an exported generator's config.json
 
 
 class GeneratorTask:
