@@ -1,5 +1,7 @@
 """Training a latent generator, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,10 +113,8 @@ class GeneratorTask:
 
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
         """`count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, evenly spread."""
-        padded = -(-count // self._mesh.size) * self._mesh.size
-        labels = (np.arange(padded) * self.config.model.num_classes // count % self.config.model.num_classes).astype(
-            np.int32
-        )
+        padded, classes = -(-count // self._mesh.size) * self._mesh.size, self.config.model.num_classes
+        labels = np.int32(np.arange(padded) * classes // count % classes)
         if self._generator is None:
             self._generator = self.export(ema)  # once: it keeps its compiled program
         self._generator.params = ema | self.network.fixed
@@ -135,8 +135,8 @@ class GeneratorTask:
         compare with, of held-out images."""
 
         def decoded(batches, count):
-            parts = [batch for batch, _ in zip(batches, range(-(-count // self.config.train.batch_size)), strict=False)]
-            inputs = [{name: part[name] for name in (*self.inputs, "valid")} for part in parts]
+            parts = itertools.islice(batches, -(-count // self.config.train.batch_size))
+            inputs = ({name: part[name] for name in (*self.inputs, "valid")} for part in parts)
             drawn = [self._reconstruct(frozen, global_batch(part, self._mesh)) for part in inputs]
             levels, classes, valid = (
                 np.concatenate(list(map(np.asarray, arrays))) for arrays in zip(*drawn, strict=True)

@@ -1,6 +1,7 @@
 """Generator runs through the shared loop: from stored latents and from images, resumed, exported, and refused."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -31,9 +32,19 @@ def tokenizer(tmp_path_factory):
     return small_generators.save_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
 
 
+@pytest.fixture(scope="module")
+def encoded(tokenizer, tmp_path_factory):
+    """Latents of 24 noisy pictures in two classes."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for i in range(24):
+        (folder / f"class{i % 2}").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"class{i % 2}" / f"{i}.png")
+    return encode(tokenizer, folder, tmp_path_factory.mktemp("encoded") / "latents")
+
+
 @pytest.fixture
-def latents(tokenizer, photographs, tmp_path):
-    return encode(tokenizer, photographs, tmp_path / "latents")
+def latents(encoded, tmp_path):
+    return shutil.copytree(encoded, tmp_path / "latents")
 
 
 @pytest.fixture
