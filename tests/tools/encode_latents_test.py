@@ -11,7 +11,7 @@ from softvq_jax.data import crops
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.pipeline import eval_batches, train_batches
 from softvq_jax.tools import encode_latents
-from tests import small_generators
+from tests import programs, small_generators
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,12 @@ def images(tmp_path_factory):
     return folder
 
 
-def command(tokenizer, images, out, *more):
-    argv = ["encode_latents", f"--from={tokenizer}", f"--data={images}", f"--out={out}", "--crops_per_shard=4", *more]
-    return encode_latents.main(encode_latents.parse_flags(argv))
+def flags(tokenizer, images, out, *more):
+    return ["encode_latents", f"--from={tokenizer}", f"--data={images}", f"--out={out}", "--crops_per_shard=4", *more]
+
+
+def command(*args):
+    return encode_latents.main(encode_latents.parse_flags(flags(*args)))
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,13 @@ def test_an_interrupted_command_goes_on(finished, tokenizer, images, tmp_path, m
     assert len(written) == 3 == len(set(written))  # the first shard was not encoded again
     assert json.loads((tmp_path / "dataset.json").read_text()) == json.loads((finished / "dataset.json").read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in finished.iterdir())
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_shards(finished, tokenizer, images, tmp_path):
+    programs.run("run_tool", *flags(tokenizer, images, tmp_path / "out"), processes=2)
+    ours, theirs = (json.loads((folder / "dataset.json").read_text()) for folder in (tmp_path / "out", finished))
+    assert ours == theirs
 
 
 def test_another_command_does_not_mix_in(finished, tokenizer, images, tmp_path, capsys):

@@ -1,9 +1,5 @@
 """Images from a generator: files, resuming, refusals, and independence of the devices."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -139,11 +135,8 @@ def test_generator_and_tokenizer_must_belong_together(folders, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_images_do_not_depend_on_the_number_of_devices(folders, whole, tmp_path):
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 1)])
+def test_images_do_not_depend_on_devices_and_hosts(folders, whole, tmp_path, processes, devices):
     out = tmp_path / "samples.npz"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    arguments = flags(folders, out)[1:]
-    subprocess.run(
-        [sys.executable, "-m", "softvq_jax.tools.sample", *arguments], cwd=programs.ROOT, env=environment, check=True
-    )
+    programs.run("run_tool", *flags(folders, out), processes=processes, devices=devices)
     np.testing.assert_array_equal(np.load(out)["arr_0"], np.load(whole)["arr_0"])
