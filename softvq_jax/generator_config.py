@@ -31,7 +31,7 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
     compute = dict(dtype="bfloat16", remat="none")  # "dots" or "full" trade speed for memory
     config.model = dict(family=family, **shape, **_sizes(family, size), **compute)
     config.objective = dict(label_dropout=0.1, **_objective(family))
-    config.sampling = _sampling(family)  # of the pictures; arguments of Generator.sample
+    config.sampling = _sampling(family, num_tokens)  # of the pictures; arguments of Generator.sample
     config.optim = optim_section(**_optim(family))
     config.update(run_sections())
     config.data.update(source="latents", holdout=0.004)
@@ -57,9 +57,9 @@ def _objective(family):
     }[family]
 
 
-def _sampling(family):
+def _sampling(family, num_tokens):
     if family == "mar":
-        return dict(steps=64, guidance=1.75, temperature=1.0, head_steps=100)
+        return dict(steps=num_tokens, guidance=1.75, temperature=1.0, head_steps=100)
     sampler = "sde_euler_maruyama" if family == "sit" else "ddpm"
     return dict(sampler=sampler, steps=250, guidance=1.75, guidance_interval=(0.0, 0.7))
 

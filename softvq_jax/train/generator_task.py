@@ -55,7 +55,8 @@ class GeneratorTask:
         schedules = {kind: optim.learning_rate(config.optim, kind, **run)}
         self.optimizer = optim.adamw(config.optim, schedules, lambda path: kind)
         self.step = GeneratorStep(config, self.network, latents.to_latents, self.optimizer)
-        self._generator = None
+        self._generator = self.export({})  # its parameters are set when it samples
+        self._generator.check_options(**config.sampling.to_dict())
 
     @classmethod
     def open(cls, config: ConfigDict) -> "GeneratorTask":
@@ -115,8 +116,6 @@ class GeneratorTask:
         """`count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, evenly spread."""
         padded, classes = -(-count // self._mesh.size) * self._mesh.size, self.config.model.num_classes
         labels = np.int32(np.arange(padded) * classes // count % classes)
-        if self._generator is None:
-            self._generator = self.export(ema)  # once: it keeps its compiled program
         self._generator.params = ema | self.network.fixed
         rows = jax.make_array_from_callback(labels.shape, batch_sharding(self._mesh), lambda index: labels[index])
         options = self.config.sampling.to_dict()

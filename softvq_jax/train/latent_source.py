@@ -38,7 +38,7 @@ class LatentSource:
     @property
     def frozen(self) -> dict:
         """The tokenizer's parameters as host arrays, by name."""
-        return {} if self.tokenizer is None else {"tokenizer": jax.tree.map(np.asarray, self.tokenizer.params)}
+        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.params}
 
     def inputs(self, num_tokens: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Fields of a batch; see `task.Task`."""
@@ -96,6 +96,8 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
             f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
             f"{config.model.num_classes - 1}: set model.num_classes={len(data.source.class_names)}"
         )
+    if tokenizer is not None:  # the frozen argument of the step will hold it on the devices
+        tokenizer.params = jax.tree.map(np.asarray, tokenizer.params)
     return source, data
 
 
