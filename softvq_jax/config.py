@@ -98,28 +98,42 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
         random_crop=True,
         consistency_weight=4.0,
     )
-    config.optim = dict(
-        learning_rate=1e-4,  # at batch 256; the rate used is learning_rate * batch / 256
+    config.optim = optim_section(
         schedule="cosine",  # or "constant"
         warmup_epochs=1.0,
-        final_factor=0.1,
         codebook_schedule="cosine",  # "constant": the codebook keeps the peak rate while the rest anneals
-        beta1=0.9,
         beta2=0.95,
-        eps=1e-8,
         weight_decay=1e-4,  # 0 is plain Adam, which is what the release really ran
+    )
+    config.update(run_sections())
+    config.lock()
+    return config
+
+
+def optim_section(**fields) -> dict:
+    """`config.optim`: what the tasks share, and `fields`, which differ."""
+    return dict(
+        learning_rate=1e-4,  # at batch 256; the rate used is learning_rate * batch / 256
+        final_factor=0.1,  # of the peak, at the end of a cosine
+        beta1=0.9,
+        eps=1e-8,
         clip_norm=1.0,
         ema_decay=0.9999,
         accumulate=1,
+        **fields,
     )
-    config.train = dict(batch_size=256, num_epochs=50.0, num_steps=0)  # num_steps, where not 0, overrides epochs
-    config.data = default_data_config()
-    config.mesh = dict(slices=-1, data=-1, fsdp=1)  # -1: what is left of the devices
-    config.checkpoint = dict(every_steps=1000, keep=3, keep_every_steps=0)
-    config.log = dict(every_steps=50, tensorboard=False)
-    config.eval = dict(every_steps=5000, num_images=5000, batch_size=0, num_pictures=16)  # batch_size 0: as in training
-    config.lock()
-    return config
+
+
+def run_sections() -> dict:
+    """The sections that every task has: how long, on what, where, and what is written down."""
+    return dict(
+        train=dict(batch_size=256, num_epochs=50.0, num_steps=0),  # num_steps, where not 0, overrides epochs
+        data=default_data_config(),
+        mesh=dict(slices=-1, data=-1, fsdp=1),  # -1: what is left of the devices
+        checkpoint=dict(every_steps=1000, keep=3, keep_every_steps=0),
+        log=dict(every_steps=50, tensorboard=False),
+        eval=dict(every_steps=5000, num_images=5000, batch_size=0, num_pictures=16),  # batch_size 0: as in training
+    )
 
 
 def nearest_field(config: ConfigDict, name: str) -> str | None:

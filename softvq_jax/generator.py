@@ -21,6 +21,7 @@ from softvq_jax.weights import files, layout
 from softvq_jax.weights import generators as weights
 from softvq_jax.weights.generators import GeneratorConfig
 
+TOKENIZER_FIELD = "tokenizer_fingerprint"  # in the config.json of ours: whose latents it was trained on
 _NETWORKS = {"sit": DiT, "dit": DiT, "mar": MAR}
 _PROGRAMS = {"sit": sampling.sample_sit, "dit": sampling.sample_dit, "mar": sampling.sample_mar}
 _PROCESSES = {"sit": PATHS, "dit": BETAS, "mar": BETAS}
@@ -91,9 +92,7 @@ class Generator:
           WeightsError: the files are damaged or are not a generator's.
           ValueError: the statistics are neither in the folder nor given.
         """
-        folder = files.resolve(name, purpose="generator")
-        if (folder / "generator" / "config.json").is_file():
-            folder = folder / "generator"  # a run's workdir
+        folder = find_folder(name)
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} has no {file}: not a generator folder")
@@ -173,7 +172,7 @@ class Generator:
         Raises:
           ValueError: an argument out of its range, or one that this family or sampler does not take.
         """
-        labels = _checked_labels(labels, self.config.num_classes)
+        labels = self.check_labels(labels)
         settings = self._settings(sampler, steps, guidance, guidance_interval, head_steps)
         if self.family == "mar":
             self._refuse(noise=noise, step_noises=step_noises)
@@ -184,6 +183,13 @@ class Generator:
         indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
         latents = self._program(settings, self.params, labels, key, indices, guidance, *inputs)
         return self.statistics.denormalize(latents)
+
+    def check_options(self, **options) -> None:
+        """Raises ValueError where `sample` would for these of its further arguments."""
+        settings = {"sampler": None, "steps": None, "guidance": 1.0, "guidance_interval": (0, 1), "head_steps": None}
+        self._settings(*(options.get(name, default) for name, default in settings.items()))
+        if self.family != "mar":
+            self._refuse(temperature=options.get("temperature"))
 
     def _settings(self, sampler, steps, guidance, interval, head_steps) -> sampling.Settings:
         known = sampling.SAMPLERS[self.family]
@@ -217,13 +223,44 @@ class Generator:
             if value is not None:
                 raise ValueError(f"{name} was given, but this sampler of a {self.family} takes none")
 
-    def check_fits(self, num_latent_tokens: int, latent_dim: int) -> None:
-        """Raises ValueError where a tokenizer of these sizes cannot decode this generator's latents."""
+    def check_labels(self, labels: jax.Array | Sequence[int]) -> jax.Array:
+        """`labels` as int32; ValueError where they are no classes of this generator."""
+        if not isinstance(labels, jax.Array):
+            labels = np.asarray(labels)
+        if labels.ndim != 1 or not len(labels) or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"labels of shape {labels.shape} and type {labels.dtype}; expected [B] integers, B at least 1"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.config.num_classes:
+            last = self.config.num_classes - 1
+            raise ValueError(f"labels reach from {low} to {high}; this generator has classes 0 to {last}")
+        return jnp.asarray(labels, jnp.int32)
+
+    def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
+        """Raises ValueError where a tokenizer of these sizes cannot decode this generator's latents.
+
+        Args:
+          fingerprint: of the tokenizer's weights, compared with that of the latents trained on where both are known.
+        """
         if (num_latent_tokens, latent_dim) != (self.config.num_tokens, self.config.channels):
             raise ValueError(
                 f"the generator makes {self.config.num_tokens} tokens of {self.config.channels} channels, the "
                 f"tokenizer takes {num_latent_tokens} of {latent_dim}: use the tokenizer that it was trained on"
             )
+        trained_on = self._published.get(TOKENIZER_FIELD)
+        if fingerprint and trained_on and fingerprint != trained_on:
+            raise ValueError(
+                f"the generator was trained on latents of the tokenizer with fingerprint {trained_on}, but this one has "
+                f"{fingerprint}: its images would be noise"
+            )
+
+
+def find_folder(name: str | os.PathLike) -> pathlib.Path:
+    """The folder of a generator that is named by a folder, a run's workdir or a Hugging Face id."""
+    folder = files.resolve(name, purpose="generator")
+    inner = folder / "generator"
+    return inner if (inner / "config.json").is_file() else folder
 
 
 def network_graphdef(config: GeneratorConfig) -> nnx.GraphDef:
@@ -261,14 +298,3 @@ def _find_statistics(given, published, source) -> LatentStatistics:
             "statistics=<the tokenizer's folder or id, such as SoftVQVAE/softvq-l-64>, or LatentStatistics(mean, std)"
         )
     return found
-
-
-def _checked_labels(labels, num_classes):
-    if not isinstance(labels, jax.Array):
-        labels = np.asarray(labels)
-    if labels.ndim != 1 or not len(labels) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels of shape {labels.shape} and type {labels.dtype}; expected [B] integers, B at least 1")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"labels reach from {low} to {high}; this generator has classes 0 to {num_classes - 1}")
-    return jnp.asarray(labels, jnp.int32)

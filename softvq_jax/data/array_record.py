@@ -40,6 +40,8 @@ class ArrayRecordShards:
       ValueError: for a shard whose size is not the listed one.
     """
 
+    record = RecordedImage
+
     def __init__(self, folder: str):
         index = pathlib.Path(folder, INDEX)
         if not index.exists():
@@ -57,11 +59,11 @@ class ArrayRecordShards:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, i: int) -> RecordedImage:
+    def __getitem__(self, i: int) -> source.Reference:
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         shard = bisect.bisect_right(self._ends, i)
-        return RecordedImage(self._shards[shard], i - (self._ends[shard - 1] if shard else 0))
+        return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0))
 
     def key(self, i: int) -> str:
         return str(i)

@@ -6,6 +6,7 @@ def default_data_config() -> dict:
     return {
         # "embedded": photographs inside scikit-image. "folder": images, one subfolder a class. "array_record": what
         # tools.prepare_dataset writes. "tar": WebDataset shards or ImageNet's archive. "tfds": TensorFlow Datasets.
+        # "latents", for generators: what tools.encode_latents writes.
         "source": "folder",
         "path": "",  # where the training images lie; for "tfds" a name as imagenet2012@train; for "embedded" nothing
         "eval_path": "",  # the held-out images, of the same source; without it a share of `path` is held out:

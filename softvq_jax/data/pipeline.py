@@ -19,7 +19,7 @@ import grain
 import numpy as np
 from absl import logging
 
-from softvq_jax.data import samples, workers
+from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.data.sources import held_out_source, training_source
@@ -37,7 +37,7 @@ class TooManyUnreadable(RuntimeError):
 class Batches(Iterator[dict[str, np.ndarray]]):
     """The batches of one process, each a dict of arrays whose first axis is the process's share of the global batch.
 
-    - `image`: uint8 [b, S, S, 3]
+    - `image`: uint8 [b, S, S, 3]; or `latents`: float32 [b, L, D], of a source of latents
     - `label`: int32 [b], the class
     - `index`: int64 [b], the global sample index
     - `unreadable`: int32 [b], 1 where the sample's own image could not be read
@@ -82,7 +82,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
 def train_batches(
     config: Mapping,
     *,
-    image_size: int,
+    image_size: int | None,
     seed: int,
     global_batch: int,
     start_sample: int = 0,
@@ -93,7 +93,7 @@ def train_batches(
 
     Args:
       config: a `data` section; see `config.default_data_config`.
-      image_size: side S of the crops in pixels.
+      image_size: side S of the crops in pixels; None for latents.
       seed: of the order and of the crops.
       global_batch: samples a step, over all processes.
       start_sample: global index of the first sample: the position of a checkpoint, 0 for a new run.
@@ -106,13 +106,15 @@ def train_batches(
     """
     share = Share.of(global_batch, rows)
     source = training_source(config) if source is None else source
-    read, pool = _reader(samples.training(image_size, config["augment"], seed), config["num_workers"])
+    field = _field(config)
+    training = latents.training(seed) if field == "latents" else samples.training(image_size, config["augment"], seed)
+    read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
     def replaced(result: samples.Sample | UnreadableImage, index: int) -> dict:
         for attempt in range(ATTEMPTS):
             if not isinstance(result, UnreadableImage):
-                return _example(*result, index, unreadable=attempt > 0, valid=True)
+                return _example(field, *result, index, unreadable=attempt > 0, valid=True)
             warn(result)
             item = int(np.random.default_rng((seed, index, attempt)).integers(len(source)))
             (result,) = read([source[item]], [index])
@@ -131,31 +133,36 @@ def train_batches(
 def eval_batches(
     config: Mapping,
     *,
-    image_size: int,
+    image_size: int | None,
     global_batch: int,
     rows: Sequence[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
-    """Centre crops of all held-out images, once, in their order.
+    """Centre crops of all held-out images, or their latents, once, in their order.
 
     Every process gives the same number of batches; `valid` marks the samples that count. An unreadable image is named,
-    counted and black, and does not count. Arguments and errors as in `train_batches`.
+    counted and black (zeros), and does not count. Arguments and errors as in `train_batches`.
     """
     share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else source
-    read, pool = _reader(samples.evaluation(image_size), config["num_workers"])
+    field = _field(config)
+    evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size)
+    read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
-    black = np.zeros((image_size, image_size, 3), np.uint8)
+    shape, dtype = ((image_size, image_size, 3), np.uint8) if field == "image" else _latents_form(source)
+    black = np.zeros(shape, dtype)
 
     def example(result: samples.Sample | UnreadableImage, index: int) -> dict:
         if isinstance(result, UnreadableImage):
             warn(result)
-            return _example(black, 0, index, unreadable=True, valid=False)
-        return _example(*result, index, unreadable=False, valid=True)
+            return _example(field, black, 0, index, unreadable=True, valid=False)
+        return _example(field, *result, index, unreadable=False, valid=True)
 
     def examples(indexes: list[int]) -> list[dict]:
         existing = [index for index in indexes if index < len(source)]
-        padding = [_example(black, 0, index, unreadable=False, valid=False) for index in indexes[len(existing) :]]
+        padding = [
+            _example(field, black, 0, index, unreadable=False, valid=False) for index in indexes[len(existing) :]
+        ]
         return [*map(example, read([source[index] for index in existing], existing), existing), *padding]
 
     batches = -(-len(source) // global_batch)
@@ -219,9 +226,17 @@ def _stack(chunks):
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def _example(image, label, index, *, unreadable, valid):
+def _field(config):
+    return "latents" if config["source"] == "latents" else "image"
+
+
+def _latents_form(source):
+    return source[0].read()[0].shape[1:], np.float32
+
+
+def _example(field, sample, label, index, *, unreadable, valid):
     return {
-        "image": image,
+        field: sample,
         "label": np.int32(label),
         "index": np.int64(index),
         "unreadable": np.int32(unreadable),

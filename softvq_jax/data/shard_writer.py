@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -29,26 +29,39 @@ def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], si
       OSError, RuntimeError: where the shard cannot be written.
       ValueError: where it reads back other than it was written.
     """
+    unreadable = []
+
+    def encoded():
+        for key, image in images:
+            try:
+                yield records.encode(_example(key, image, size))
+            except source.UnreadableImage as error:
+                unreadable.append([key, error.reason])
+
+    return write_records(path, encoded()) | {"unreadable": unreadable}
+
+
+def write_records(path: str, encoded: Iterable[bytes]) -> dict:
+    """Writes records to a shard as `write_shard` does.
+
+    Returns:
+      `file`, `records`, `bytes` and `sha256` of the shard.
+    """
     # The process's own: one that a killed parent left behind must not write to the same file.
     unfinished = f"{path}.{os.getpid()}{UNFINISHED}"
     # Groups of one: a record is read without its neighbours. Encoded images do not compress further.
     writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
-    checksums, unreadable = [], []
-    for key, image in images:
-        try:
-            record = records.encode(_example(key, image, size))
-        except source.UnreadableImage as error:
-            unreadable.append([key, error.reason])
-        else:
-            writer.write(record)
-            checksums.append(hashlib.sha256(record).digest())
+    checksums = []
+    for record in encoded:
+        writer.write(record)
+        checksums.append(hashlib.sha256(record).digest())
     writer.close()
     _read_back(unfinished, checksums)
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(unfinished)}
     os.replace(unfinished, path)
-    return entry | {"unreadable": unreadable}
+    return entry
 
 
 def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 END_BYTES = 1 << 16
@@ -24,9 +25,9 @@ class UnreadableImage(Exception):
 
 
 class Reference(Protocol):
-    """Where one labelled photograph lies. Picklable and small; the work is done by `read`, in any process."""
+    """Where one labelled photograph, or its latents, lie. Picklable and small; `read` works in any process."""
 
-    def read(self) -> tuple[Image.Image, int]:
+    def read(self) -> tuple[Image.Image | np.ndarray, int]:
         """The decoded picture, in its own mode, and its class. Raises `UnreadableImage`."""
 
 

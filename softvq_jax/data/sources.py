@@ -9,12 +9,14 @@ from softvq_jax.data import source
 from softvq_jax.data.array_record import ArrayRecordShards
 from softvq_jax.data.embedded import EmbeddedPhotographs, HeldOutPhotographs
 from softvq_jax.data.folder import ImageFolder
+from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.tar import TarShards
 from softvq_jax.data.tfds import TfdsSplit
 
 SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; called with `data.path` or `data.eval_path`
     "array_record": ArrayRecordShards,
     "folder": ImageFolder,
+    "latents": LatentShards,
     "tar": TarShards,
     "tfds": TfdsSplit,
 }
@@ -49,12 +51,12 @@ def training_source(config: Mapping) -> source.Source:
     return whole if config["eval_path"] or not config["holdout"] else part(whole, config["holdout"], held_out=False)
 
 
-def held_out_source(config: Mapping, image_size: int) -> source.Source:
+def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
     """The photographs to evaluate on, none of which `training_source` has.
 
     Args:
       config: a `data` section.
-      image_size: side of the crops in pixels; the embedded held-out squares are chosen by it.
+      image_size: side of the crops in pixels, None for latents; the embedded held-out squares are chosen by it.
     """
     _check(config)
     if not config["eval_path"] and not config["holdout"]:

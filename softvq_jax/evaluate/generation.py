@@ -9,8 +9,10 @@ import numpy as np
 from softvq_jax.evaluate import fingerprints
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.pixel import to_uint8
-from softvq_jax.generator import Generator
+from softvq_jax.generator import Generator, find_folder
+from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.weights import files
 
 LABELS = ("uniform", "balanced")
 
@@ -30,6 +32,16 @@ def draw_labels(kind: str, count: int, num_classes: int, seed: int) -> np.ndarra
     return labels.astype(np.int32)
 
 
+def open_generator(name: str, tokenizer: str) -> Generator:
+    """The generator called `name`; statistics that it does not carry are taken from the tokenizer called `tokenizer`.
+
+    Raises:
+      ValueError: neither has them.
+    """
+    fields = files.read_json(find_folder(name) / "config.json")
+    return Generator.from_pretrained(name, statistics=LatentStatistics.from_fields(fields) or tokenizer)
+
+
 class ImageSampler:
     """Samples of a generator, decoded by its tokenizer, on all devices of this process.
 
@@ -37,7 +49,7 @@ class ImageSampler:
       fingerprints: of the weights, by name: `generator` and `tokenizer`.
 
     Raises:
-      ValueError: the tokenizer cannot decode the generator's latents.
+      ValueError: the tokenizer cannot decode the generator's latents, or a label is out of range.
     """
 
     def __init__(
@@ -51,13 +63,24 @@ class ImageSampler:
         devices: LocalDevices | None = None,
     ):
         """`labels[i]` is the class of image i; `options` are `Generator.sample`'s further arguments."""
-        generator.check_fits(tokenizer.config.num_latent_tokens, tokenizer.config.latent_dim)
-        self._devices = devices or LocalDevices()
         nets = {"generator": generator, "tokenizer": tokenizer}
         self.fingerprints = {name: fingerprints.of_weights(net.params) for name, net in nets.items()}
+        shape = tokenizer.config
+        generator.check_fits(shape.num_latent_tokens, shape.latent_dim, self.fingerprints["tokenizer"])
+        generator.check_labels(labels)
+        self._devices = devices or LocalDevices()
         generator.params, tokenizer.params = self._devices.copy(generator.params), self._devices.copy(tokenizer.params)
         self._generator, self._tokenizer, self._labels = generator, tokenizer, labels
         self._key, self._options = jax.random.key(seed), dict(options)
+
+    @property
+    def image_size(self) -> int:
+        return self._tokenizer.config.image_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images that go through at a time."""
+        return self._devices.batch_size
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -13,12 +13,8 @@ import numpy as np
 from flax import nnx
 
 from softvq_jax.models import layers
+from softvq_jax.models.generator_sizes import DIT as SIZES
 
-SIZES = {
-    "B": dict(width=768, depth=12, num_heads=12),
-    "L": dict(width=1024, depth=24, num_heads=16),
-    "XL": dict(width=1152, depth=28, num_heads=16),
-}
 TIME_CHANNELS = 256
 LONGEST_PERIOD = 10_000.0
 

@@ -14,9 +14,7 @@ from flax import nnx
 from softvq_jax.models import layers
 from softvq_jax.models.diffusion_head import DiffusionHead
 from softvq_jax.models.dit import reset_to_xavier
-
-# size -> (width, depth of encoder and of decoder, heads, width and depth of the head)
-SIZES = {"base": (768, 12, 12, 1024, 6), "large": (1024, 16, 16, 1280, 8), "huge": (1280, 20, 16, 1536, 12)}
+from softvq_jax.models.generator_sizes import MAR as SIZES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,24 +7,17 @@ that fits the slice. Any field of the config can be set: `--config.mesh.fsdp=16`
 """
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from softvq_jax import config as configs
 from softvq_jax.aot.compile import OutOfMemory, compile_for
 from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Report, analyse, describe, does_not_fit
 from softvq_jax.aot.topology import Topology, get_topology
-from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, check_global_batch, make_mesh, replicated
 from softvq_jax.parallel.sharding import abstract, shardings_for
-from softvq_jax.train import tokenizer_networks
 from softvq_jax.train.compile import jit_step
-from softvq_jax.train.pretrained import Pretrained
-from softvq_jax.train.tokenizer_task import TokenizerTask
+from softvq_jax.train.tasks import TASKS
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, as generation:shape, for instance v5e:16x16.")
@@ -60,13 +53,15 @@ def largest_batch(config: ConfigDict, topology: Topology) -> Report:
 
 
 def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, tuple]:
-    """The jitted training step of a tokenizer, and its arguments as shapes with shardings."""
-    num_steps, steps_per_epoch = configs.steps(config, IMAGENET_TRAIN_IMAGES)
-    task = TokenizerTask(config, abstract_pretrained(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+    """The jitted training step of the config's task, and its arguments as shapes with shardings."""
+    task = TASKS[config.task].abstract(config, IMAGENET_TRAIN_IMAGES)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(task.init, key, task.initial)
-    image = (config.train.batch_size, config.model.image_size, config.model.image_size, 3)
-    batch = {"image": jax.ShapeDtypeStruct(image, jnp.uint8, sharding=batch_sharding(mesh))}
+    rows = batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((config.train.batch_size, *sample.shape), sample.dtype, sharding=rows)
+        for name, sample in task.inputs.items()
+    }
     arguments = (
         abstract(state, shardings_for(state, mesh)),
         abstract(task.frozen, shardings_for(task.frozen, mesh)),
@@ -74,17 +69,6 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh)),
     )
     return jit_step(task.step, state, task.frozen, mesh), arguments
-
-
-def abstract_pretrained(config: ConfigDict) -> Pretrained:
-    """The shapes of the weights that a run would read: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
-    encoder = ViTConfig(**config.model.encoder.to_dict())
-    teacher = encoder if config.loss.alignment_weight else None
-    trunk = (DINO_S, DINO_IMAGE_SIZE) if config.gan.discriminator == "dino" else None
-    nets = tokenizer_networks.build(config, teacher=teacher, trunk=trunk)
-    initial = Functional(lambda rngs: ViT(encoder, config.model.image_size, rngs=rngs)).shapes
-    frozen = {name: net.shapes for name, net in nets.frozen.items()}
-    return Pretrained(frozen, initial if config.weights.encoder else None, teacher, trunk)
 
 
 def main(argv):

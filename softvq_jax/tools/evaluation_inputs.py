@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
+from softvq_jax.evaluate import generation
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.features import FeatureExtractor
 from softvq_jax.evaluate.generation import ImageSampler, draw_labels
@@ -15,10 +16,8 @@ from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstruction import Reconstructor
 from softvq_jax.evaluate.statistics import Statistics, has_images, has_statistics, read_statistics
 from softvq_jax.evaluate.subjects import ImageSet, Pairs, Reconstructions, Samples
-from softvq_jax.generator import Generator
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
-from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files, frozen
 from softvq_jax.weights.inception import WEIGHTS_SOURCE, load_inception
@@ -90,9 +89,7 @@ def open_generator(
     args: argparse.Namespace, tokenizer: Tokenizer, extractor: FeatureExtractor | None, devices: LocalDevices
 ) -> Samples:
     """A generator with the labels and settings that the flags ask for."""
-    fields = files.read_json(files.resolve(args.generator, purpose="generator") / "config.json")
-    statistics = LatentStatistics.from_fields(fields) or args.tokenizer
-    generator = Generator.from_pretrained(args.generator, statistics=statistics)
+    generator = generation.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
     options |= {name: getattr(args, name) for name in ("sampler", "steps") if getattr(args, name) is not None}

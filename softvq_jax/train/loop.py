@@ -8,7 +8,6 @@ fresh ones.
 import json
 import pathlib
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,15 +15,21 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
+<<<<<<< HEAD
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.sources import Part, held_out_source, training_source
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, process_rows
+=======
+from softvq_jax.data.pipeline import Batches
+from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
+>>>>>>> gen
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.checkpoint import Checkpoints, check_config
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.metrics import MetricsWriter, check_finite
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.progress import Progress, parameter_table
+from softvq_jax.train.task import Task
 
 AHEAD = 2  # steps that may be queued on the device before the host waits for one
 
@@ -35,23 +40,29 @@ class Run:
     Args:
       config: the locked config.
       workdir: a new folder, or one whose run goes on.
-      make_task: `(config, num_steps=, steps_per_epoch=) -> task`; reads the pretrained weights.
+      kind: the class of the task; its `open` finds the data and reads the pretrained weights.
 
     Raises:
       PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, make_task: Callable):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_global_batch(config.train.batch_size, self.mesh)
+<<<<<<< HEAD
         for folder in (workdir, workdir / "checkpoints"):
             _check_writable(folder)
         self.source = training_source(config.data)
         self.held_out = held_out_source(config.data, config.model.image_size)
         self.num_steps, steps_per_epoch = configs.steps(config, len(self.source))
         self.task = make_task(config, num_steps=self.num_steps, steps_per_epoch=steps_per_epoch)
+=======
+        _check_writable(workdir)
+        self.task = kind.open(config)
+        self.data, self.num_steps = self.task.data, self.task.num_steps
+>>>>>>> gen
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
@@ -75,6 +86,7 @@ class Run:
                 state, start = self._restore_or_init()
                 self._write_config()
                 frozen = put(self.task.frozen, self.mesh)
+<<<<<<< HEAD
                 batches = train_batches(
                     self.config.data,
                     image_size=self.config.model.image_size,
@@ -84,14 +96,17 @@ class Run:
                     rows=process_rows(self.config.train.batch_size, self.mesh),
                     source=self.source,
                 )
+=======
+                batches = self.data.train_batches(start * self.config.train.batch_size)
+>>>>>>> gen
                 self.evaluation = self.task.compile_evaluation(self.mesh, state)
                 key = jax.random.key(self.config.seed)
-                first = global_batch(_images(next(batches)), self.mesh)
+                first = self._inputs(next(batches))
                 step = self._compile(state, frozen, first, key)
             writer = MetricsWriter(self.workdir, tensorboard=self.config.log.tensorboard, step=start, active=self.main)
             try:
                 state = self._steps(step, state, frozen, first, batches, key, start, writer, preemption)
-                results = self._evaluate(state, self.num_steps, writer)
+                results = self._evaluate(state, frozen, self.num_steps, writer)
                 self._export(state)
             finally:
                 batches.close()
@@ -107,7 +122,7 @@ class Run:
             state, metrics = step(state, frozen, batch, key)
             pending.append((done, metrics))
             if done < self.num_steps:
-                batch = global_batch(_images(next(batches)), self.mesh)  # read while the device works
+                batch = self._inputs(next(batches))  # read while the device works
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last, evaluating = done == self.num_steps, _due(done, config.eval.every_steps)
@@ -128,17 +143,18 @@ class Run:
                 raise Preempted
             if evaluating and not last:
                 with progress.paused():
-                    self._evaluate(state, done, writer)
+                    self._evaluate(state, frozen, done, writer)
         return state
 
     def _restore_or_init(self):
         record = self.checkpoints.record()
         if record is not None:
             check_config(record["config"], self.flat_config)
-            if record["data"] != self.source.fingerprint():
+            if record["data"] != self.data.fingerprint():
                 raise ValueError(
-                    f"the images of data.path={self.config.data.path!r} are not those that the checkpoint in "
-                    f"{self.workdir} was trained on (files were added, removed or changed): use another workdir"
+                    f"the samples of data.path={self.config.data.path!r} are not those that the checkpoint in "
+                    f"{self.workdir} was trained on (files were added, removed or changed, or config.tokenizer was): "
+                    "use another workdir"
                 )
         key = jax.random.key(self.config.seed)
         pretrained = put(self.task.initial, self.mesh)
@@ -155,7 +171,7 @@ class Run:
         """What a checkpoint holds beside the state; the data's position is a global sample index."""
         return {
             "config": self.flat_config,
-            "data": self.source.fingerprint(),
+            "data": self.data.fingerprint(),
             "next_sample": step * self.config.train.batch_size,
         }
 
@@ -166,6 +182,7 @@ class Run:
         logging.info("compiled in %.1f s", time.monotonic() - began)
         return compiled
 
+<<<<<<< HEAD
     def _evaluate(self, state, step, writer) -> dict[str, float]:
         """Averages over the held-out images, and pictures of the first of them."""
         total, pictures = None, None
@@ -177,17 +194,28 @@ class Run:
             rows=process_rows(size, self.mesh),
             source=Part(self.held_out, np.arange(min(self.config.eval.num_images, len(self.held_out)))),
         ) as batches:
+=======
+    def _evaluate(self, state, frozen, step, writer) -> dict[str, float]:
+        """Averages over the held-out samples, and pictures."""
+        total = first = None
+        with self.data.eval_batches() as batches:
+>>>>>>> gen
             for batch in batches:
-                batch = global_batch({"image": batch["image"], "valid": batch["valid"]}, self.mesh)
-                sums, shown = jax.device_get(self.evaluation(state.ema, batch))
+                sums, shown = jax.device_get(self.evaluation(state.ema, frozen, self._inputs(batch, "valid", "index")))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
-                pictures = shown if pictures is None else pictures
-        results = self.task.summarize(total)
+                first = shown if first is None else first
+        results, pictures = self.task.report(state.ema, frozen, total, first)
         writer.scalars(step, results)
-        writer.pictures(step, "reconstructions", pictures)
+        for name, rows in pictures.items():
+            writer.pictures(step, name, rows)
         if self.main:
             logging.info("step %d, held out: %s", step, ", ".join(f"{k[5:]} {v:.4g}" for k, v in results.items()))
         return results
+
+    def _inputs(self, batch, *more: str):
+        """What of a batch goes to the devices."""
+        fields = {name: batch[name] for name in (*self.task.inputs, *more)}
+        return global_batch(fields | ({"index": np.int32(batch["index"])} if "index" in more else {}), self.mesh)
 
     def _export(self, state):
         params = jax.tree.map(_whole, state.ema)
@@ -199,10 +227,6 @@ class Run:
     def _write_config(self):
         if self.main:
             (self.workdir / "config.json").write_text(json.dumps(self.saved_config, indent=2) + "\n")
-
-
-def _images(batch):
-    return {"image": batch["image"]}
 
 
 def _due(step: int, every: int) -> bool:

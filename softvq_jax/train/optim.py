@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from softvq_jax.train.state import Network
+
 # Leaves that PyTorch keeps as vectors, or calls a bias. Stacking over depth gives them a second axis here, so the
 # release's rule (decay what has two dimensions or more and is not called a bias) is stated by name.
 UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
@@ -70,6 +72,13 @@ def clip_by_global_norm(grads, limit: float):
     norm = optax.tree.norm(grads)
     factor = jnp.minimum(1.0, limit / (norm + 1e-6))
     return jax.tree.map(lambda grad: grad * factor, grads), norm
+
+
+def apply(optimizer: optax.GradientTransformation, network: Network, grads, limit: float) -> tuple[Network, jax.Array]:
+    """The network after a step with gradients clipped to norm `limit`, and their norm before."""
+    grads, norm = clip_by_global_norm(grads, limit)
+    updates, opt = optimizer.update(grads, network.opt, network.params)
+    return Network(jax.tree.map(jnp.add, network.params, updates), opt), norm
 
 
 def ema_update(ema, params, decay: float):

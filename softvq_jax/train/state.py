@@ -43,3 +43,18 @@ class TokenizerState:
     discriminator: Discriminator | None
     lecam: dict[str, jax.Array]
     code_age: jax.Array | None
+
+
+@flax.struct.dataclass
+class GeneratorState:
+    """The state of a latent generator's run.
+
+    Attributes:
+      step: int32, steps done.
+      generator: trained parameters of the network.
+      ema: moving average of `generator.params`.
+    """
+
+    step: jax.Array
+    generator: Network
+    ema: Any

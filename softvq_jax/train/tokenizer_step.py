@@ -17,16 +17,12 @@ from softvq_jax.models.quantizers import code_counts
 from softvq_jax.models.vit import patchify
 from softvq_jax.parallel.mesh import constrain_batch
 from softvq_jax.train import optim
-from softvq_jax.train.state import Discriminator, Network, TokenizerState
+from softvq_jax.train.images import as_float
+from softvq_jax.train.state import Discriminator, TokenizerState
 from softvq_jax.train.tokenizer_networks import TokenizerNetworks
 
 CODE_USE_WINDOW = 65536  # tokens per codebook; the release looks back as far
 STRONG_CUTOUT = 0.5
-
-
-def as_float(images: jax.Array) -> jax.Array:
-    """uint8 images, which are cheap to move, to float32 in [-1, 1]; floats stay as they are."""
-    return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
 
 
 class TokenizerStep:
@@ -198,10 +194,10 @@ class TokenizerStep:
         generator_grads, discriminator_grads = grads
         buffers, lecam = moving
         limit = self.config.optim.clip_norm
-        tokenizer, norm = _apply(self.generator_optimizer, state.tokenizer, generator_grads, limit)
+        tokenizer, norm = optim.apply(self.generator_optimizer, state.tokenizer, generator_grads, limit)
         metrics, discriminator = {"generator_grad_norm": norm}, None
         if state.discriminator is not None:
-            trained, norm = _apply(self.discriminator_optimizer, state.discriminator, discriminator_grads, limit)
+            trained, norm = optim.apply(self.discriminator_optimizer, state.discriminator, discriminator_grads, limit)
             discriminator = Discriminator(trained.params, buffers, trained.opt)
             metrics["discriminator_grad_norm"] = norm
         code_age = state.code_age
@@ -240,9 +236,3 @@ def adaptive_weight(decoded: jax.Array, image_grad: jax.Array, gan_grad: jax.Arr
 
     ratio = kernel_grad_norm(image_grad) / (kernel_grad_norm(gan_grad) + 1e-4)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))
-
-
-def _apply(optimizer, network, grads, limit):
-    grads, norm = optim.clip_by_global_norm(grads, limit)
-    updates, opt = optimizer.update(grads, network.opt, network.params)
-    return Network(jax.tree.map(jnp.add, network.params, updates), opt), norm

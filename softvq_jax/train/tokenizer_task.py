@@ -4,31 +4,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from softvq_jax import config as configs
+from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S
+from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import code_counts
+from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.train import optim, tokenizer_networks
+from softvq_jax.train import optim, pretrained, tokenizer_networks
+from softvq_jax.train.data import Data
+from softvq_jax.train.images import as_float, to_levels
 from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
-from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep, as_float
+from softvq_jax.train.task import Report
+from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
 
 
 class TokenizerTask:
-    """What a tokenizer run does.
+    """What a tokenizer run does: a `task.Task`.
 
     Attributes:
       config: the run's config.
       nets: its networks.
-      step: the pure training step.
-      frozen: host arrays of the frozen networks.
-      initial: host arrays that a fresh state starts from, given to `init`.
     """
 
-    def __init__(self, config, pretrained: Pretrained, *, num_steps: int, steps_per_epoch: int):
+    def __init__(
+        self,
+        config: ConfigDict,
+        pretrained: Pretrained,
+        *,
+        num_steps: int,
+        steps_per_epoch: int,
+        data: Data | None = None,
+    ):
         """Builds the networks and optimisers; ValueError where parts of the config do not fit together."""
-        self.config = config
+        self.config, self.data, self.num_steps = config, data, num_steps
+        size = config.model.image_size
+        self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
         self.frozen, self.initial = pretrained.frozen, {"encoder": pretrained.encoder} if pretrained.encoder else {}
         self.nets = tokenizer_networks.build(config, teacher=pretrained.teacher, trunk=pretrained.trunk)
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
@@ -38,6 +53,27 @@ class TokenizerTask:
         self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
+
+    @classmethod
+    def open(cls, config: ConfigDict) -> "TokenizerTask":
+        """With the photographs and the frozen networks' weights that the config names."""
+        data = Data.open(config, config.model.image_size)
+        num_steps, steps_per_epoch = configs.steps(config, len(data))
+        run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
+        return cls(config, pretrained.load(config), **run)
+
+    @classmethod
+    def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
+        """With shapes in place of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
+        encoder = ViTConfig(**config.model.encoder.to_dict())
+        teacher = encoder if config.loss.alignment_weight else None
+        trunk = (DINO_S, DINO_IMAGE_SIZE) if config.gan.discriminator == "dino" else None
+        nets = tokenizer_networks.build(config, teacher=teacher, trunk=trunk)
+        initial = Functional(lambda rngs: ViT(encoder, config.model.image_size, rngs=rngs)).shapes
+        frozen = {name: net.shapes for name, net in nets.frozen.items()}
+        weights = Pretrained(frozen, initial if config.weights.encoder else None, teacher, trunk)
+        num_steps, steps_per_epoch = configs.steps(config, num_samples)
+        return cls(config, weights, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
         """The optimiser's group of a parameter of the generator."""
@@ -75,15 +111,15 @@ class TokenizerTask:
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def compile_evaluation(self, mesh: Mesh, state_shapes: TokenizerState):
-        """`evaluate(ema, batch) -> (sums, pictures)`, jitted; see `_evaluate`."""
+        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted; see `_evaluate`."""
         params = shardings_for(state_shapes.ema, mesh)
         return jax.jit(
             self._evaluate,
-            in_shardings=(params, batch_sharding(mesh)),
+            in_shardings=(params, shardings_for(self.frozen, mesh), batch_sharding(mesh)),
             out_shardings=(replicated(mesh), replicated(mesh)),
         )
 
-    def _evaluate(self, params, batch):
+    def _evaluate(self, params, frozen, batch):
         """Sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
         images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
         model = self.nets.model(params["model"])
@@ -97,13 +133,13 @@ class TokenizerTask:
         shown = [x[: self.config.eval.num_pictures].astype(jnp.uint8) for x in levels]
         return sums, shown
 
-    def summarize(self, sums) -> dict[str, float]:
-        """What is reported of the summed-up evaluation."""
+    def report(self, ema, frozen, sums, shown) -> Report:
+        """PSNR, codebook use, and the first originals above their reconstructions."""
         count = float(sums["images"])
         results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
             results["eval_codebook_use"] = float(np.mean(np.asarray(sums["codes"]) > 0))
-        return results
+        return Report(results, {"reconstructions": shown})
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 
@@ -115,8 +151,3 @@ class TokenizerTask:
     def export(self, params) -> Tokenizer:
         """The tokenizer that averaged parameters `ema` (host arrays) make."""
         return Tokenizer(self.nets.config, params["model"])
-
-
-def to_levels(images: jax.Array) -> jax.Array:
-    """[-1, 1] to the 256 levels of 8-bit images, rounded, as float32."""
-    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)

@@ -147,7 +147,7 @@ def test_changed_data_is_refused(tiny_config, photographs, tmp_path):
 
 def test_an_unwritable_workdir_is_refused_before_anything_is_read(tiny_config, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(loop, "training_source", lambda *_: pytest.fail("data was opened first"))
+    monkeypatch.setattr(TASKS["tokenizer"], "open", lambda *_: pytest.fail("data was opened first"))
     with pytest.raises(PermissionError, match=r"cannot write to .*run: Not a directory"):
         run(tiny_config, tmp_path / "file" / "run")
 

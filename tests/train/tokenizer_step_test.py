@@ -9,12 +9,12 @@ import pytest
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train import pretrained
 from softvq_jax.train.compile import jit_step, put
-from softvq_jax.train.tasks import TASKS
 from softvq_jax.train.tokenizer_step import adaptive_weight
+from softvq_jax.train.tokenizer_task import TokenizerTask
 
 
 def make_task(config):
-    return TASKS["tokenizer"](config, num_steps=config.train.num_steps, steps_per_epoch=10)
+    return TokenizerTask(config, pretrained.load(config), num_steps=config.train.num_steps, steps_per_epoch=10)
 
 
 def batch_of(config, seed=0):

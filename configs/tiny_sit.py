@@ -1,0 +1,24 @@
+"""A small SiT on the latents of the photographs inside scikit-image, class = photograph: a laptop's CPU, minutes.
+
+    python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
+    python -m softvq_jax.main --config=configs/tiny_sit.py --workdir=runs/tiny_sit
+
+The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run says how often the
+training crop with the nearest colours is of the photograph that a sample was asked to be from.
+"""
+
+from softvq_jax.generator_config import generator_config
+
+
+def get_config():
+    config = generator_config("sit", "B")
+    config.tokenizer = "./runs/tiny"
+    config.model.update(num_tokens=64, channels=16, num_classes=8, width=128, depth=4, num_heads=4, dtype="float32")
+    config.sampling.update(steps=50, guidance=1.5, guidance_interval=(0.0, 1.0))
+    config.optim.update(learning_rate=8e-3, warmup_epochs=100.0, schedule="cosine", ema_decay=0.99)
+    config.train.update(batch_size=32, num_steps=1000)
+    config.data.update(source="embedded", augment="random_region", holdout=0.3)
+    config.checkpoint.every_steps = 500
+    config.log.every_steps = 100
+    config.eval.update(every_steps=500, num_images=64, num_pictures=64, nearest_class=True)
+    return config

@@ -1,0 +1,275 @@
+"""Encodes a data set with a tokenizer, once, for generators to train on.
+
+    python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
+    python -m softvq_jax.main --config=configs/sit_xl_l64.py --config.data.path=imagenet-l64 --workdir=...
+
+Every record holds the latents of a crop and of its mirror image, float32, and the class. The crop is ADM's centre crop;
+for random ones, give --augment and how many of each picture, --passes. The statistics that generators normalise with
+(mean, standard deviation, count) and the fingerprint of the tokenizer stand in `dataset.json`, which comes last.
+
+The same command goes on where an interrupted one stopped, shard by shard. With several hosts, start it on each, with
+--out on storage that they share: each host encodes its part of the shards.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, logging
+from absl.flags import argparse_flags
+from jax.experimental import multihost_utils
+
+from softvq_jax.data import records, samples, shard_writer, sources
+from softvq_jax.data.array_record import INDEX
+from softvq_jax.data.latents import SECTION, LatentsInfo
+from softvq_jax.data.source import Source, UnreadableImage
+from softvq_jax.evaluate import fingerprints
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.tokenizer import TokenizerModel
+from softvq_jax.parallel import distributed
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.progress import Progress
+from softvq_jax.train.images import as_float
+from softvq_jax.weights import files
+
+PLAN = "encoding.json"  # of an unfinished folder; beside it `SHARD.json` for every finished shard
+SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
+
+
+class Encoder:
+    """uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each and of its mirror image."""
+
+    def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
+        self._devices, self._params = devices, devices.copy(tokenizer.params)
+        network = Functional(lambda rngs: TokenizerModel(tokenizer.config, rngs=rngs))
+
+        def encode(params, images):
+            model, images = network(params), as_float(images)
+            return jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)
+
+        self._encode = jax.jit(encode)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        rows = self._devices.map(lambda batch: {"latents": self._encode(self._params, batch)}, images)
+        return rows["latents"]
+
+
+class Crops:
+    """The crops to encode: crop `i` is of picture `i % len(source)`."""
+
+    def __init__(self, source: Source, read: samples.Read, passes: int):
+        self._source, self._read, self._count = source, read, passes * len(source)
+        self.unreadable: list[list[str]] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batches(self, items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Images and classes of the readable ones among `items`, `size` at a time, read one batch ahead."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+            def start(begin):
+                return [pool.submit(self._one, int(i)) for i in items[begin : begin + size]]
+
+            ahead = start(0)
+            for begin in range(size, len(items) + size, size):
+                current, ahead = ahead, start(begin)
+                found = [result for result in (future.result() for future in current) if result is not None]
+                if found:
+                    images, labels = zip(*found, strict=True)
+                    yield np.stack(images), np.asarray(labels, np.int32)
+
+    def _one(self, i):
+        (result,) = self._read([self._source[i % len(self._source)]], [i])
+        if isinstance(result, UnreadableImage):
+            logging.warning("Unreadable image, left out: %s", result)
+            self.unreadable.append([result.where, result.reason])
+            return None
+        return result
+
+
+def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int) -> dict:
+    """Writes the latents of crops `items`, and returns the shard's entry with the sums of its numbers."""
+    sums, crops.unreadable = np.zeros(2), []
+
+    def encoded():
+        for images, labels in crops.batches(items, batch_size):
+            latents = encoder(images)
+            sums[:] += latents.sum(dtype=np.float64), np.square(latents, dtype=np.float64).sum()
+            for pair, label in zip(latents, labels, strict=True):
+                yield records.encode({"latents": pair, "label": label})
+
+    entry = shard_writer.write_records(str(path), encoded())
+    return entry | {"sums": sums.tolist(), "unreadable": sorted(crops.unreadable)}
+
+
+def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict, class_names, batch_size) -> dict:
+    """Writes this process's part of the shards; process 0 then writes `dataset.json` and returns its content.
+
+    Raises:
+      ValueError: the folder holds other latents, or no picture is readable.
+    """
+    main, finished = distributed.is_main_process(), folder / INDEX
+    if finished.exists():
+        check_plan(finished, json.loads(finished.read_text())["plan"], plan)
+        return json.loads(finished.read_text())
+    open_folder(folder, plan)
+    count = -(-len(crops) // plan["crops_per_shard"])
+    shards = {
+        folder / f"latents-{number:05}-of-{count:05}.array_record": items
+        for number, items in enumerate(np.array_split(np.arange(len(crops)), count))
+        if number % jax.process_count() == jax.process_index()
+    }
+    missing = {path: items for path, items in shards.items() if not sidecar(path).exists()}
+    done = sum(map(len, shards.values())) - sum(map(len, missing.values()))
+    progress = Progress("Encoding", sum(map(len, shards.values())), done, unit="crops")
+    devices = LocalDevices(batch_size)
+    encoder = Encoder(tokenizer, devices)
+    for path, items in missing.items():
+        files.write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size))
+        done += len(items)
+        if main:
+            progress(done)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("latents encoded")
+    return write_index(tokenizer, folder, plan, class_names, count) if main else {}
+
+
+def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_names, count: int) -> dict:
+    """`dataset.json` of a folder whose `count` shards are all there."""
+    sidecars = [sidecar(folder / f"latents-{number:05}-of-{count:05}.array_record") for number in range(count)]
+    entries = [json.loads(path.read_text()) for path in sidecars]
+    crops = sum(entry["records"] for entry in entries)
+    if not crops:
+        raise ValueError("none of the images is readable: the warnings above say why")
+    shape = tokenizer.config
+    numbers = crops * 2 * shape.num_latent_tokens * shape.latent_dim
+    mean, square = np.sum([entry["sums"] for entry in entries], axis=0) / numbers
+    info = LatentsInfo(
+        tokenizer=plan["tokenizer"],
+        num_tokens=shape.num_latent_tokens,
+        channels=shape.latent_dim,
+        image_size=shape.image_size,
+        mean=float(mean),
+        std=float(np.sqrt(square - mean**2)),
+        count=crops,
+    )
+    index = {
+        "plan": plan,
+        "class_names": list(class_names),
+        SECTION: vars(info),
+        "unreadable": [item for entry in entries for item in entry["unreadable"]],
+        "shards": [{name: entry[name] for name in ("file", "records", "bytes", "sha256")} for entry in entries],
+    }
+    files.write_json(folder / INDEX, index)
+    for path in (*sidecars, folder / PLAN):
+        path.unlink()
+    return index
+
+
+def open_folder(folder: pathlib.Path, plan: dict) -> None:
+    """Begins or goes on with a folder; ValueError where it is another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PLAN
+    if path.exists():
+        check_plan(folder, json.loads(path.read_text()), plan)
+    elif any(file for file in folder.iterdir() if file.name != PLAN):
+        raise ValueError(f"{folder} is not empty and holds no unfinished latents: take another --out")
+    elif distributed.is_main_process():
+        files.write_json(path, plan)
+    if distributed.is_main_process():
+        for left_behind in folder.glob(f"*{shard_writer.UNFINISHED}"):
+            left_behind.unlink()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("latents folder opened")
+
+
+def check_plan(where: pathlib.Path, found: dict, plan: dict) -> None:
+    """ValueError naming what differs."""
+    differing = [f"{name} {found.get(name)!r}, not {plan[name]!r}" for name in plan if found.get(name) != plan[name]]
+    if differing:
+        raise ValueError(f"{where} holds latents of another {'; of another '.join(differing)}: take another --out")
+
+
+def sidecar(shard: pathlib.Path) -> pathlib.Path:
+    """The file that says that a shard is finished, and its entry and sums."""
+    return shard.with_name(f"{shard.name}.json")
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's flags."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.encode_latents",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--from", dest="tokenizer", required=True, help="the tokenizer: a folder, a run's workdir or a Hub id")
+    add("--data", default="", help="the images, as config.data.path for the --source")
+    add("--source", choices=SOURCES, default="folder", help="what --data holds (default: folder)")
+    add("--out", required=True, type=pathlib.Path, help="folder for the latents")
+    add("--augment", choices=["center", *samples.AUGMENTS], default="center", help="which crops (default: center)")
+    add("--passes", type=int, default=1, help="random crops of each picture (default: 1)")
+    add("--seed", type=int, default=0, help="of random crops")
+    add("--crops_per_shard", type=int, default=5000)
+    add("--batch_size", type=int, help="images at a time on each host (default: what suits the devices)")
+    add = parser.add_argument_group("several processes, where they are not detected").add_argument
+    add("--coordinator", help="host:port of process 0")
+    add("--num_processes", type=int)
+    add("--process_id", type=int)
+    args = parser.parse_args(argv[1:])
+    for name in ("passes", "crops_per_shard", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+    if args.augment == "center" and args.passes > 1:
+        parser.error(f"--passes={args.passes}: all centre crops of a picture are the same; give --augment")
+    return args
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    try:
+        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+        run(args)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"encode_latents: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Encodes and tells what it did; returns the content of `dataset.json`, on process 0."""
+    source = sources.training_source({"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0})
+    tokenizer = Tokenizer.from_pretrained(args.tokenizer)
+    size = tokenizer.config.image_size
+    center = args.augment == "center"
+    read = samples.evaluation(size) if center else samples.training(size, args.augment, args.seed)
+    crops = Crops(source, read, args.passes)
+    plan = {
+        "tokenizer": fingerprints.of_weights(tokenizer.params),
+        "images": source.fingerprint(),
+        "crops": f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}",
+        "passes": args.passes,
+        "crops_per_shard": args.crops_per_shard,
+    }
+    index = encode(tokenizer, crops, args.out, plan, source.class_names, args.batch_size)
+    if index:
+        info = LatentsInfo(**index[SECTION])
+        print(
+            f"{args.out}: latents of {info.count:,} crops and their mirror images, {info.num_tokens} tokens of "
+            f"{info.channels} channels, mean {info.mean:.4g}, standard deviation {info.std:.4g}, tokenizer "
+            f"{info.tokenizer}; {len(index['unreadable']):,} unreadable left out"
+        )
+    return index
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,164 @@
+"""Draws images with a latent generator and the tokenizer that decodes its latents.
+
+    python -m softvq_jax.tools.sample --from=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \
+        --classes=uniform --num=50000 --guidance=1.75 --guidance_high=0.7 --out=samples.npz
+    python -m softvq_jax.tools.sample --from=runs/tiny_sit --tokenizer=runs/tiny --classes=0-7 --num=64 --grid --out=drawn
+
+--out is a folder, which gets `000000.png`, `000001.png`, ..., or an `.npz` with the array `arr_0`, uint8
+`[n, H, W, 3]`, rounded, as the ADM evaluator takes it. Image i depends on the weights, --seed, i and its class, not on
+the number of devices and hosts.
+
+The same command goes on where an interrupted one stopped; what holds other samples is refused. With several hosts, start
+it on each, with --out on storage that they share.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from absl import app
+from absl.flags import argparse_flags
+from jax.experimental import multihost_utils
+
+from softvq_jax.evaluate import pictures
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.generation import LABELS, ImageSampler, draw_labels, open_generator
+from softvq_jax.parallel import distributed
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.progress import Progress
+from softvq_jax.tools.sample_files import Output, open_output
+
+GRID_IMAGES, GRID_COLUMNS = 64, 8
+PART = 64  # images that are written at a time
+OPTIONS = ("sampler", "steps", "guidance", "temperature", "head_steps")  # flags that are arguments of Generator.sample
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's flags."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.sample", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--from", dest="generator", required=True, help="the generator: a folder, a run's workdir or a Hub id")
+    add("--tokenizer", required=True, help="the tokenizer whose latents it was trained on, likewise")
+    add("--classes", default="uniform", help="uniform (at random), balanced, or numbers and ranges in turn: 1,5,10-12")
+    add("--num", type=int, default=50_000, help="how many images (default: 50,000)")
+    add("--out", required=True, type=pathlib.Path, help="a folder for PNG files, or a file ending in .npz")
+    add("--seed", type=int, default=0, help="of classes and noise")
+    add("--grid", action="store_true", help=f"draw the first {GRID_IMAGES} images as one picture, too")
+    add("--batch_size", type=int, help="images at a time on each device (default: what suits it)")
+    add = parser.add_argument_group("sampling").add_argument
+    add("--sampler", help="default: the generator's usual one")
+    add("--steps", type=int, help="default: the generator's usual number")
+    add("--guidance", type=float, default=1.0, help="scale (default: 1, none)")
+    add("--guidance_low", type=float, default=0.0, help="guide from this time on (SiT, DiT)")
+    add("--guidance_high", type=float, default=1.0, help="guide up to this time (SiT, DiT)")
+    add("--temperature", type=float, help="of the noise (MAR)")
+    add("--head_steps", type=int, help="denoising steps of each token (MAR)")
+    add = parser.add_argument_group("several processes, where they are not detected").add_argument
+    add("--coordinator", help="host:port of process 0")
+    add("--num_processes", type=int)
+    add("--process_id", type=int)
+    args = parser.parse_args(argv[1:])
+    for name in ("num", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+    return args
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    try:
+        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+        run(args)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"sample: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws what is missing of the images, and the grid."""
+    sampler, settings = open_sampler(args)
+    output = main_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
+    if not output.finished:
+        draw(sampler, output, args.num)
+        if distributed.is_main_process():
+            output.finish()
+    if not distributed.is_main_process():
+        return
+    print(f"{args.out}: {args.num:,} images of {sampler.image_size} pixels")
+    if args.grid:
+        images = output.read(min(GRID_IMAGES, args.num))
+        pictures.save_png(output.grid_path, pictures.grid(images, GRID_COLUMNS))
+        print(f"the first {len(images)}: {output.grid_path}")
+
+
+def draw(sampler: ImageSampler, output: Output, num: int) -> None:
+    """Draws this process's part of the images that are not there yet."""
+    parts = [np.arange(start, min(start + PART, num)) for start in range(0, num, PART)]
+    mine = parts[jax.process_index() :: jax.process_count()]
+    missing = [part for part in map(output.missing, mine) if len(part)]
+    total, left = sum(map(len, mine)), sum(map(len, missing))
+    progress = Progress("Sampling", total, total - left)
+    at_once = max(1, sampler.batch_size // PART)
+    for first in range(0, len(missing), at_once):
+        group = missing[first : first + at_once]
+        images = sampler(np.concatenate(group))
+        for part, drawn in zip(group, np.split(images, np.cumsum([len(part) for part in group])[:-1]), strict=True):
+            output.write(part, drawn)
+        left -= len(images)
+        if distributed.is_main_process():
+            progress(total - left)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("sampled")
+
+
+def main_first(function: Callable):
+    """`function()` in process 0, then in the others: what it makes, they find."""
+    if distributed.is_main_process():
+        result = function()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("process 0 is done")
+    return result if distributed.is_main_process() else function()
+
+
+def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
+    """What draws, and everything that its images depend on."""
+    tokenizer = Tokenizer.from_pretrained(args.tokenizer)
+    generator = open_generator(args.generator, args.tokenizer)
+    labels = parse_classes(args.classes, args.num, generator.config.num_classes, args.seed)
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
+        options["guidance_interval"] = [args.guidance_low, args.guidance_high]
+    generator.check_options(**options)
+    per_device = args.batch_size or LocalDevices().batch_size // jax.local_device_count()
+    devices = LocalDevices(per_device * jax.local_device_count())
+    sampler = ImageSampler(generator, tokenizer, labels, seed=args.seed, options=options, devices=devices)
+    asked = {"classes": args.classes, "num": args.num, "seed": args.seed}
+    return sampler, sampler.fingerprints | asked | options
+
+
+def parse_classes(classes: str, num: int, num_classes: int, seed: int) -> np.ndarray:
+    """`[num]` labels: drawn, or the listed classes in turn.
+
+    Raises:
+      ValueError: neither a way to draw them nor numbers and ranges.
+    """
+    if classes in LABELS:
+        return draw_labels(classes, num, num_classes, seed)
+    try:
+        ranges = [[int(end) for end in item.split("-")] for item in classes.split(",")]
+        listed = [label for ends in ranges for label in range(ends[0], ends[-1] + 1)]
+    except ValueError:
+        listed = []
+    if not listed:
+        raise ValueError(f"--classes={classes}: expected {', '.join(LABELS)}, or numbers and ranges such as 1,5,10-12")
+    return np.resize(np.asarray(listed, np.int32), num)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,67 @@
+"""One training step of a latent generator: SiT, DiT or MAR (SPEC: objectives in `diffusion/objectives.py`).
+
+Pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer encodes first.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from softvq_jax.diffusion.guidance import drop_labels
+from softvq_jax.parallel.mesh import constrain_batch
+from softvq_jax.train import optim
+from softvq_jax.train.generator_networks import GeneratorNetwork
+from softvq_jax.train.state import GeneratorState
+
+
+class GeneratorStep:
+    """`step(state, frozen, batch, key) -> (state, metrics)`.
+
+    `batch` holds `label` `[B]` and what `to_latents(frozen, batch)` makes the normalised latents `[B, L, D]` of;
+    `metrics` are float32 scalars.
+    """
+
+    def __init__(self, config, network: GeneratorNetwork, to_latents: Callable, optimizer):
+        self.config, self.network, self.to_latents, self.optimizer = config, network, to_latents, optimizer
+
+    def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        latents = constrain_batch(self.to_latents(frozen, batch))
+        grads, metrics = self.accumulate(state.generator.params, latents, batch["label"], key)
+        generator, norm = optim.apply(self.optimizer, state.generator, grads, self.config.optim.clip_norm)
+        ema = optim.ema_update(state.ema, generator.params, self.config.optim.ema_decay)
+        return GeneratorState(state.step + 1, generator, ema), metrics | {"grad_norm": norm}
+
+    def accumulate(self, params, latents, labels, key):
+        """Gradients and losses averaged over `optim.accumulate` parts of the batch, one after the other."""
+        parts = self.config.optim.accumulate
+        if parts == 1:
+            return self.gradients(params, latents, labels, key)
+
+        # Every `parts`-th sample, so that each device keeps working on its own share of the batch.
+        def cut(x):
+            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+        def one(number, latents, labels):
+            results = self.gradients(params, latents, labels, jax.random.fold_in(key, number))
+            return jax.tree.map(lambda leaf: leaf / parts, results)
+
+        def add(total, inputs):
+            return jax.tree.map(jnp.add, total, one(*inputs)), None
+
+        inputs = (jnp.arange(parts), cut(latents), cut(labels))
+        first = one(*jax.tree.map(lambda x: x[0], inputs))
+        return jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], inputs))[0]
+
+    def gradients(self, params, latents, labels, key):
+        """The gradient of the mean loss, and the mean losses."""
+        label_key, loss_key = jax.random.split(key)
+        dropped = drop_labels(labels, self.network.config.num_classes, self.config.objective.label_dropout, label_key)
+
+        def mean_loss(params):
+            losses = self.network.losses(self.network(params), constrain_batch(latents), dropped, loss_key, True)
+            means = {name: jnp.mean(loss) for name, loss in losses.items()}
+            return means["loss"], means
+
+        return jax.grad(mean_loss, has_aux=True)(params)

@@ -1,0 +1,89 @@
+"""The generators' step: closed forms, and that it learns."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import programs, small_generators
+from tests.small_generators import take_steps
+
+
+@pytest.mark.parametrize("family", ["sit", "dit", "mar"])
+def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(family):
+    config = small_generators.config(family)
+    state, logs = take_steps(config, 60)
+    chex.assert_tree_all_finite(logs)
+    assert int(state.step) == 60
+    losses = [log["loss"] for log in logs]
+    assert np.mean(losses[-15:]) < 0.9 * np.mean(losses[:5])
+    assert logs[-1]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize(("process", "slope"), [("linear", 1.0), ("cosine", (np.pi / 2) ** 2 / 2)])
+def test_first_loss_of_sit_is_the_velocitys_own_power(process, slope):
+    """The output starts at zero, so the loss is `E (a' x + s' e)^2`: 2 on the linear path, pi^2 / 4 on the cosine one."""
+    config = small_generators.config("sit")
+    config.objective.process = process
+    task = small_generators.abstract_task(config)
+    batch = small_generators.batch(task, size=4096)
+    state = small_generators.state_of(task)
+    losses = jax.jit(task.step.gradients)(state.generator.params, batch["latents"], batch["label"], jax.random.key(0))[
+        1
+    ]
+    np.testing.assert_allclose(losses["loss"], 2 * slope, rtol=0.02)
+
+
+def test_first_noise_error_of_dit_is_one():
+    config = small_generators.config("dit")
+    task = small_generators.abstract_task(config)
+    batch = small_generators.batch(task, size=1024)
+    params = small_generators.state_of(task).generator.params
+    losses = jax.jit(task.step.gradients)(params, batch["latents"], batch["label"], jax.random.key(0))[1]
+    np.testing.assert_allclose(losses["noise_error"], 1.0, rtol=0.02)
+    np.testing.assert_allclose(losses["loss"], losses["noise_error"] + losses["variational_bound"], rtol=1e-6)
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts():
+    config = small_generators.config("sit")
+    config.optim.accumulate = 4
+    task = small_generators.abstract_task(config)
+    batch, key = small_generators.batch(task), jax.random.key(0)
+    state, _ = take_steps(small_generators.config("sit"), 2)  # gates are zero at first, and most gradients with them
+    params = state.generator.params
+    ours, metrics = jax.jit(task.step.accumulate)(params, batch["latents"], batch["label"], key)
+    parts = [
+        jax.jit(task.step.gradients)(params, batch["latents"][i::4], batch["label"][i::4], jax.random.fold_in(key, i))
+        for i in range(4)
+    ]
+    grads = jax.tree.map(lambda *leaves: jnp.mean(jnp.stack(leaves), axis=0), *[grads for grads, _ in parts])
+    chex.assert_trees_all_close(ours, grads, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], np.mean([losses["loss"] for _, losses in parts]), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sit", "mar"])
+def test_eight_devices_train_as_one(family):
+    one, eight = (json.loads(programs.run("generator_steps", family, devices=n)[0].splitlines()[-1]) for n in (1, 8))
+    np.testing.assert_allclose(one["losses"], eight["losses"], rtol=1e-4)
+    np.testing.assert_allclose(one["norms"], eight["norms"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("model", "family", "gan", "model.family is 'gan'; expected one of sit, dit, mar"),
+        ("objective", "process", "square", "objective.process is 'square'; expected one of linear, cosine"),
+        ("sampling", "sampler", "ddim", "sampler 'ddim'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
+        ("sampling", "guidance_interval", (0.7, 0.1), r"guidance_interval \(0.7, 0.1\); expected \(low, high\)"),
+        ("objective", "time_distribution", "beta", "objective.time_distribution is 'beta'; expected one of uniform"),
+    ],
+)
+def test_unknown_names_are_refused_at_the_start(section, field, value, message):
+    config = small_generators.config("sit")
+    config[section][field] = value
+    with pytest.raises(ValueError, match=message):
+        small_generators.abstract_task(config)
