@@ -16,7 +16,7 @@ def get_config():
         "temperature",
         shortened(beside(__file__, "tiny"), 300),
         {
-            f"{posterior}_{temperature:g}": variant(
+            f"{posterior}_{temperature:g}".replace(".", "p"): variant(  # names have no dots
                 words, temperature, model=dict(bottleneck="softvq", posterior=posterior, temperature=temperature)
             )
             for posterior, words in POSTERIORS.items()

@@ -141,8 +141,7 @@ def latent_pictures(trained: Trained) -> dict[str, float]:
         flat = [rows[side].reshape(len(rows[side]), -1) for rows in (train, held_out)]
         found = probes.nearest(flat[0], flat[1][chosen], PICTURED_NEIGHBOURS).T
         shown = [trained.held_out.images[chosen], *(trained.train.images[row] for row in found)]
-        grid = pictures.grid(np.concatenate(shown), columns=len(chosen))
-        pictures.save_png(trained.workdir / f"neighbours_{side}.png", grid)
+        pictures.save_png(trained.workdir / f"neighbours_{side}.png", pictures.rows_grid(shown))
     return {}
 
 

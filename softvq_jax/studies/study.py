@@ -53,10 +53,9 @@ class Study:
         for number, name in enumerate(self.variants):
             values = self.measured(name)
             if values is None:
-                left = f", {duration((time.monotonic() - began) / ran * (len(self.variants) - number))} left" * (
-                    ran > 0
-                )
-                logging.info("variant %s, %d of %d%s", name, number + 1, len(self.variants), left)
+                each = (time.monotonic() - began) / max(ran, 1)
+                left = f"{duration(each * (len(self.variants) - number))} left" if ran else "time left not known yet"
+                logging.info("variant %s, %d of %d, %s", name, number + 1, len(self.variants), left)
                 values, ran = self.train_and_measure(name), ran + 1
             given = self.config.variants[name]
             rows.append({"name": name, "line": given.line, "x": given.x, **values})
