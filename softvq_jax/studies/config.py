@@ -61,6 +61,7 @@ def study_config(
     config.study = name
     config.base = base
     config.variants = {name: ConfigDict(fields) for name, fields in variants.items()}
+    config.order = tuple(variants)  # sections have none
     config.measures = tuple(measures)
     config.table = dict(x=x, columns=tuple(columns))
     config.figure = dict(panels=tuple(panels), log_x=log_x)

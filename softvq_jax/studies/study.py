@@ -38,7 +38,7 @@ class Study:
         if unknown:
             raise ValueError(f"measures are {', '.join(unknown)}; expected some of {', '.join(MEASURES)}")
         self.config, self.workdir = config, workdir
-        self.variants = {name: variant_config(config, name) for name in config.variants}
+        self.variants = {name: variant_config(config, name) for name in config.order}
 
     def run(self) -> str:
         """Trains and measures what is not there yet, and writes `table.json`, `table.md` and `figure.svg`.

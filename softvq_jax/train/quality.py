@@ -65,8 +65,13 @@ class Quality:
         elif self.held_out is None:
             raise ValueError("fid.reference is empty, and the held-out samples are latents: name images or statistics")
 
-    def __call__(self, step: int, samples: Subject, protocol: str) -> dict[str, float]:
+    def __call__(
+        self, step: int, samples: Subject, protocol: str, codebook_size: int | None = None
+    ) -> dict[str, float]:
         """Measures samples of a step, and writes `evaluations/step_.../evaluation.json`; called by all processes.
+
+        Args:
+          codebook_size: of the tokenizer that is measured, if one is.
 
         Returns:
           `RETURNED` of the protocol's metrics, those that could be computed.
@@ -79,7 +84,8 @@ class Quality:
             rows = self._measured(samples, pathlib.Path(folder, "samples"))
             if rows is not None:
                 sides = Side.of_records("samples", rows), self._reference
-                report = evaluation.report(PROTOCOLS[protocol], *sides, evaluation.details(reference, samples))
+                details = evaluation.details(reference, samples)
+                report = evaluation.report(PROTOCOLS[protocol], *sides, details, codebook_size=codebook_size)
                 values = np.array([report["metrics"].get(name, np.nan) for name in RETURNED])
                 out = self.workdir / "evaluations" / f"step_{step:07d}"
                 out.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ class TokenizerTask:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=quality.devices)
         self.reconstruct.load(params["model"])
         subject = Reconstructions(quality.held_out, self.reconstruct, quality.extractor, None)
-        found = quality(step, subject, "softvq-rfid")
+        found = quality(step, subject, "softvq-rfid", self.nets.config.codebook_size)
         names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean"}
         return {names[name]: value for name, value in found.items()}
 
