@@ -66,13 +66,12 @@ def convolutions(batch: int) -> list[Timed]:
 
 
 def inception(devices: LocalDevices, count: int) -> Timed:
-    """All features of `count` images; FLOPs as XLA counts them."""
+    """All features of `count` images; FLOPs as XLA counts them of one (of a loop it counts one turn)."""
     net = Functional(lambda rngs: Inception(rngs=rngs))
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
     features = jax.jit(lambda params, images: {name: net(params)(images)[name] for name in NAMES})
-    cost = features.lower(params, images[: devices.batch_size]).compile().cost_analysis()
-    flops = cost["flops"] * count / min(devices.batch_size, count)
+    flops = features.lower(params, images[:1]).compile().cost_analysis()["flops"] * count
     return flops, partial(FeatureExtractor(net, params, devices=devices), images)
 
 
