@@ -10,12 +10,14 @@ from flax import nnx
 from softvq_jax import Tokenizer
 from softvq_jax.evaluate import pixel
 from softvq_jax.evaluate.fid import frechet_distance
+from softvq_jax.generator_config import generator_config
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies.crops import held_out
 from softvq_jax.train import quality
 from softvq_jax.train.loop import Run
 from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.tasks import TASKS
+from tests import small_tokenizers
 from tests.small_inception import SmallInception
 
 
@@ -105,3 +107,24 @@ def test_a_reference_that_rfid_cannot_use_and_a_best_that_is_not_measured_are_re
         config.checkpoint.best_metric = metric
         with pytest.raises(ValueError, match=says):
             Run(config, tmp_path / "run", TASKS["tokenizer"])
+
+
+@pytest.mark.slow
+def test_gfid_of_a_generator(small_inception, tmp_path):
+    small_tokenizers.tokenizer(small_tokenizers.config()).save_pretrained(tmp_path / "tokenizer")
+    config = generator_config("sit", "B")
+    config.tokenizer = str(tmp_path / "tokenizer")
+    config.model.update(num_tokens=8, channels=6, num_classes=8, width=32, depth=1, num_heads=2, dtype="float32")
+    config.sampling.update(steps=2)
+    config.train.update(batch_size=8, num_steps=2)
+    config.data.update(source="embedded", augment="random_region", holdout=0.3)
+    config.eval.update(every_steps=0, num_images=8, num_pictures=0)
+    config.fid.update(every_steps=1, num_images=20)
+    config.checkpoint.best_metric = "eval_gfid"
+    Run(config, tmp_path / "run", TASKS["generator"]).train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    gfids = {line["step"]: line["eval_gfid"] for line in lines if "eval_gfid" in line}
+    assert list(gfids) == [1, 2] and gfids[1] != gfids[2]
+    report = json.loads((tmp_path / "run" / "evaluations" / "step_0000002" / "evaluation.json").read_text())
+    assert report["protocol"]["name"] == "adm" and report["sampling"]["steps"] == 2
+    assert report["counts"] == {"samples": 20, "reference": 20}
