@@ -116,6 +116,7 @@ def test_gfid_of_a_generator(small_inception, tmp_path):
     config.tokenizer = str(tmp_path / "tokenizer")
     config.model.update(num_tokens=8, channels=6, num_classes=8, width=32, depth=1, num_heads=2, dtype="float32")
     config.sampling.update(steps=2)
+    config.optim.update(learning_rate=3.0, warmup_epochs=0.0, ema_decay=0.0)  # from zero far enough to be seen
     config.train.update(batch_size=8, num_steps=2)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.eval.update(every_steps=0, num_images=8, num_pictures=0)
