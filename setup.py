@@ -37,6 +37,7 @@ setup(
         "tensorboard": ["tensorboardX"],
         "tfds": ["importlib_resources", "tensorflow-datasets"],
         "torch": ["torch"],
+        "umap": ["umap-learn"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
     },

@@ -11,7 +11,7 @@ of the `adm` protocol; a small network stands in for Inception, with features as
 
 import argparse
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -66,13 +66,12 @@ def convolutions(batch: int) -> list[Timed]:
 
 
 def inception(devices: LocalDevices, count: int) -> Timed:
-    """All features of `count` images; FLOPs as XLA counts them."""
+    """All features of `count` images; FLOPs as XLA counts them of one (of a loop it counts one turn)."""
     net = Functional(lambda rngs: Inception(rngs=rngs))
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
     features = jax.jit(lambda params, images: {name: net(params)(images)[name] for name in NAMES})
-    cost = features.lower(params, images[: devices.batch_size]).compile().cost_analysis()
-    flops = cost["flops"] * count / min(devices.batch_size, count)
+    flops = features.lower(params, images[:1]).compile().cost_analysis()["flops"] * count
     return flops, partial(FeatureExtractor(net, params, devices=devices), images)
 
 
@@ -145,8 +144,9 @@ def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
 
 
 def peak_mebibytes() -> float:
-    """The most memory this process has had so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """The most memory this process has had so far. (Its `ru_maxrss` begins with that of the process that started it.)"""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**10
 
 
 def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:

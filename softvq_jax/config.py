@@ -130,9 +130,21 @@ def run_sections() -> dict:
         train=dict(batch_size=256, num_epochs=50.0, num_steps=0),  # num_steps, where not 0, overrides epochs
         data=default_data_config(),
         mesh=dict(slices=-1, data=-1, fsdp=1),  # -1: what is left of the devices
-        checkpoint=dict(every_steps=1000, keep=3, keep_every_steps=0),
+        # best_metric: of the held-out numbers, as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.
+        checkpoint=dict(every_steps=1000, keep=3, keep_every_steps=0, best_metric=""),
         log=dict(every_steps=50, tensorboard=False),
         eval=dict(every_steps=5000, num_images=5000, batch_size=0, num_pictures=16),  # batch_size 0: as in training
+        fid=fid_section(),
+    )
+
+
+def fid_section() -> dict:
+    """FID during training, by `tools.evaluate`'s own code, with the averaged weights; never by default."""
+    return dict(
+        every_steps=0,  # and after the last step; 0: never
+        weights="weights/pt_inception-2015-12-05-6726825d.pth",  # of the FID network: a path, or hf://owner/name/file
+        num_images=5000,
+        reference="",  # images or statistics (.npz); the held-out images where it is empty
     )
 
 

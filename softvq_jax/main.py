@@ -47,10 +47,14 @@ def main(argv):
         )
         if _CACHE.value:
             distributed.set_compilation_cache(_CACHE.value)
+        logging.info("config:\n%s", config)
+        if config.task == "study":
+            from softvq_jax.studies.study import Study
+
+            return print(Study(config, pathlib.Path(_WORKDIR.value)).run())
         from softvq_jax.train.loop import Run
         from softvq_jax.train.tasks import TASKS
 
-        logging.info("config:\n%s", config)
         if config.task not in TASKS:
             raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
         results = Run(config, pathlib.Path(_WORKDIR.value), TASKS[config.task]).train()

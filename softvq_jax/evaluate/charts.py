@@ -29,23 +29,30 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, l
     Points that are not finite are left out. The vertical axis is logarithmic where positive values span more than
     `LOG_DECADES` decades. With `last`, a single line's last value stands beside the title.
     """
-    series = [_finite(s) for s in series]
-    drawn = [s for s in series if s.x]
+    drawn = [s for s in map(_finite, series) if s.x]
     if not drawn:
         return f"<p>{html.escape(title)}: no finite values.</p>"
-    x_axis = Axis.around([x for s in drawn for x in s.x], LEFT, WIDTH - RIGHT, log=False)
-    values = [y for s in drawn for y in s.y]
-    log = min(values) > 0 and math.log10(max(values) / min(values)) > LOG_DECADES
-    y_axis = Axis.around(values, HEIGHT - BOTTOM, TOP, log=log)
-    lines = [_line(i, s, x_axis, y_axis) for i, s in enumerate(drawn)]
     name = f"chart{next(_ids)}"
     described = "; ".join(f"{s.name} from {number(s.y[0])} to {number(s.y[-1])}" for s in drawn)
     return (
         f'<figure class="chart"><figcaption>{html.escape(title)}{_legend(drawn, last)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}">'
         f'<title id="{name}">{html.escape(f"{title}: {described}")}</title>'
-        f"{_grid(x_axis, y_axis, x_label)}{''.join(lines)}</svg></figure>"
+        f"{drawing(drawn, x_label)}</svg></figure>"
     )
+
+
+def drawing(series: Sequence[Series], x_label: str, *, log_x: bool = False) -> str:
+    """Axes and lines as SVG elements that fill `WIDTH` x `HEIGHT`; `log_x` marks every x that occurs."""
+    series = [_finite(s) for s in series]
+    x = [value for s in series for value in s.x]
+    x_axis = Axis.around(x, LEFT, WIDTH - RIGHT, log=log_x)
+    values = [y for s in series for y in s.y]
+    log = min(values) > 0 and math.log10(max(values) / min(values)) > LOG_DECADES
+    y_axis = Axis.around(values, HEIGHT - BOTTOM, TOP, log=log)
+    x_ticks = sorted(set(x)) if log_x else x_axis.ticks()
+    lines = (_line(i, s, x_axis, y_axis) for i, s in enumerate(series) if s.x)
+    return _grid(x_axis, x_ticks, y_axis, x_label) + "".join(lines)
 
 
 def _finite(series):
@@ -91,13 +98,13 @@ class Axis:
         return [i * step for i in range(first, last + 1)]
 
 
-def _grid(x_axis, y_axis, x_label):
+def _grid(x_axis, x_ticks, y_axis, x_label):
     parts = []
     for value in y_axis.ticks():
         y = y_axis.pixel(value)
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
-    for value in x_axis.ticks():
+    for value in x_ticks:
         x = x_axis.pixel(value)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(value)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2

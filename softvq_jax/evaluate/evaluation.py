@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from importlib import metadata
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from softvq_jax.evaluate import fid, fingerprints, inception_score, kid, precisi
 from softvq_jax.evaluate.codebook import CodeUsage
 from softvq_jax.evaluate.counts import TooFewImages, caveat
 from softvq_jax.evaluate.latents import LatentMoments
+from softvq_jax.evaluate.measure import Subject
 from softvq_jax.evaluate.moments import BLOCK, Moments
 from softvq_jax.evaluate.protocols import Protocol
 from softvq_jax.evaluate.records import Records
@@ -145,6 +147,19 @@ def latent_metrics(records: Records) -> dict[str, float]:
     for start in range(0, len(records), BLOCK):
         latents.update(records["latents"][start : start + BLOCK])
     return {"latent_mean": latents.mean, "latent_std": latents.std}
+
+
+def details(reference: Subject | None, samples: Subject) -> dict:
+    """What numbers depend on beside the protocol and the images themselves; no reference where it is statistics."""
+    sides = {"reference": reference, "samples": samples}
+    about = {name: side and side.about() for name, side in sides.items()}
+    return {
+        "weights": about["samples"].pop("weights"),
+        "crop": {name: side.crop() if side else "unknown" for name, side in sides.items()},
+        "sampling": about["samples"].pop("sampling", None),
+        "sources": about,
+        "versions": {package: metadata.version(package) for package in ("jax", "numpy")},
+    }
 
 
 def report(

@@ -85,6 +85,11 @@ class ImageSampler:
     def __len__(self) -> int:
         return len(self._labels)
 
+    def load(self, params: Mapping) -> None:
+        """Takes other weights of the same generator; nothing is compiled again."""
+        self._generator.params = self._devices.copy(params)
+        self.fingerprints["generator"] = fingerprints.of_weights(params)
+
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         """Images `indices` `[n]` as uint8 `[n, S, S, 3]`."""
 

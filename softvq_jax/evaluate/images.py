@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from absl import logging
 
-from softvq_jax.data import crops, source
+from softvq_jax.data import crops, samples, source
 from softvq_jax.data.folder import EXTENSIONS, ImageFile
 from softvq_jax.evaluate.npz import ArrayRows, array_names
 
@@ -126,6 +127,34 @@ class FileImages:
                 f"(height x width): {hint}"
             )
         return np.asarray(image)
+
+
+class SourceImages:
+    """The first `count` images of a training pipeline's source, centre-cropped; one that cannot be read is black."""
+
+    def __init__(self, images: source.Source, size: int, count: int, name: str):
+        self.name, self.shape = name, (size, size, 3)
+        self._source, self._count = images, min(count, len(images))
+        self._read, self._pool = samples.evaluation(size), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return np.stack(list(self._pool.map(self._one, range(start, stop))))
+
+    def version(self) -> str:
+        return self._source.fingerprint()
+
+    def crop(self) -> str:
+        return f"ADM centre crop to {self.shape[0]}"
+
+    def _one(self, i):
+        [result] = self._read([self._source[i]], [i])
+        if isinstance(result, source.UnreadableImage):
+            logging.warning("Unreadable image, black in this evaluation: %s", result)
+            return np.zeros(self.shape, np.uint8)
+        return result[0]
 
 
 def open_images(name: str, size: int | None = None) -> Images:

@@ -30,18 +30,33 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
     return cells[linear_sum_assignment(cost)[1]], side
 
 
-def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40) -> np.ndarray:
+def umap_plane(points: np.ndarray) -> np.ndarray:
+    """`[n, d]` laid out by UMAP (McInnes et al., 2018): `[n, 2]`; ImportError without the extra `umap`."""
+    try:
+        import umap
+    except ImportError as error:
+        raise ImportError("a map by UMAP needs: pip install 'softvq-jax[umap]'") from error
+    return umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0).fit_transform(points)
+
+
+PLANES = {"pca": principal_components, "umap": umap_plane}
+
+
+def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40, method: str = "pca") -> np.ndarray:
     """The picture: images at the place of their latents' first two principal components.
 
     Args:
       latents: `[n, L, D]`.
       images: uint8 `[n, H, W, 3]`.
       thumbnail: side of an image on the map, in pixels.
+      method: one of `PLANES`; "umap" keeps neighbours together instead of showing the largest variance.
 
     Returns:
       uint8 `[S, S, 3]`.
     """
-    cells, side = square_cells(principal_components(latents.reshape(len(latents), -1)))
+    if method not in PLANES:
+        raise ValueError(f"the map's method is {method!r}; expected one of {', '.join(PLANES)}")
+    cells, side = square_cells(PLANES[method](latents.reshape(len(latents), -1)))
     canvas = np.full((side * thumbnail, side * thumbnail, 3), 255, np.uint8)
     for (column, row), image in zip(cells, images, strict=True):
         small = Image.fromarray(image).resize((thumbnail, thumbnail), Image.Resampling.BOX)

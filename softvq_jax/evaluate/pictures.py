@@ -1,6 +1,7 @@
 """Grids of images as PNG files."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -19,9 +20,20 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
     return canvas
 
 
+def rows_grid(rows: Sequence[np.ndarray], per_line: int = 8) -> np.ndarray:
+    """Rows of images `[n, H, W, 3]` one above the other; long rows are broken together, `per_line` images a line."""
+    per_line = min(per_line, len(rows[0]))
+    parts = []
+    for start in range(0, len(rows[0]), per_line):
+        for row in rows:
+            part = row[start : start + per_line]
+            parts += [part, np.full((per_line - len(part), *part.shape[1:]), 255, np.uint8)]
+    return grid(np.concatenate(parts), columns=per_line)
+
+
 def pairs_grid(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Originals in the first row, their reconstructions under them."""
-    return grid(np.concatenate([originals, reconstructions]), columns=len(originals))
+    return rows_grid([originals, reconstructions], per_line=len(originals))
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -25,8 +25,7 @@ class Reconstructor:
     def __init__(self, config: TokenizerConfig, params: Mapping, *, devices: LocalDevices | None = None):
         net = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
         self.config, self._devices = config, devices or LocalDevices()
-        self._params = self._devices.copy(params)
-        self.fingerprint = fingerprints.of_weights(params)
+        self.load(params)
 
         def apply(params, images):
             model = net(params)
@@ -36,6 +35,11 @@ class Reconstructor:
             return rows | ({"codes": model.bottleneck(z).indices} if config.has_codebook else {})
 
         self._apply = jax.jit(apply)
+
+    def load(self, params: Mapping) -> None:
+        """Takes other weights of the same tokenizer; nothing is compiled again."""
+        self._params = self._devices.copy(params)
+        self.fingerprint = fingerprints.of_weights(params)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, Rows]:
         """Reconstructions, and what to keep of each.

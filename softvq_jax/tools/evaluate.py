@@ -21,7 +21,6 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 import numpy as np
 from absl import app
@@ -116,7 +115,8 @@ def run(args: argparse.Namespace) -> dict | None:
         reference = Side.of_records("reference", reference_rows, inputs.statistics)
     samples = Side.of_records("samples", sample_rows)
     protocol = PROTOCOLS[args.protocol]
-    report = evaluation.report(protocol, samples, reference, details(inputs), codebook_size=inputs.codebook_size)
+    details = evaluation.details(inputs.reference, inputs.samples)
+    report = evaluation.report(protocol, samples, reference, details, codebook_size=inputs.codebook_size)
     write_pictures(args.out, inputs.samples, sample_rows)
     write(args.out, report, reference, samples)
     print(as_text(report))
@@ -130,18 +130,6 @@ def measured(name: str, subject: Subject, out: pathlib.Path, inputs: Inputs) -> 
     progress = Progress(f"measuring {name}", len(subject), len(records)) if main else lambda done: None
     measure(subject, records, batch_size=inputs.devices.batch_size, on_progress=progress)
     return records
-
-
-def details(inputs: Inputs) -> dict:
-    """What the numbers depend on beside the protocol and the images themselves."""
-    sources = {"reference": inputs.reference and inputs.reference.about(), "samples": inputs.samples.about()}
-    return {
-        "weights": sources["samples"].pop("weights"),
-        "crop": {name: side.crop() if side else "unknown" for name, side in inputs.sides.items()},
-        "sampling": sources["samples"].pop("sampling", None),
-        "sources": sources,
-        "versions": {package: metadata.version(package) for package in ("jax", "numpy")},
-    }
 
 
 def write(out: pathlib.Path, report: dict, *sides: Side) -> None:

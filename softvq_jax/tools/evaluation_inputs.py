@@ -41,10 +41,6 @@ class Inputs:
     devices: LocalDevices
     codebook_size: int | None
 
-    @property
-    def sides(self) -> dict[str, Subject | None]:
-        return {"reference": self.reference, "samples": self.samples}
-
 
 def open_inputs(args: argparse.Namespace) -> Inputs:
     """Opens what the flags of `tools.evaluate` name.

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 # Sections and fields of the config that do not change what a step computes.
-FREE_SECTIONS = ("log", "eval", "checkpoint", "mesh")
+FREE_SECTIONS = ("log", "eval", "fid", "checkpoint", "mesh")
 FREE_FIELDS = ("data.path", "data.eval_path", "data.num_workers", "data.prefetch")
 
 

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
+from softvq_jax.evaluate.generation import ImageSampler, draw_labels
+from softvq_jax.evaluate.subjects import Samples
 from softvq_jax.generator import TOKENIZER_FIELD, Generator
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
@@ -19,6 +21,7 @@ from softvq_jax.train.generator_step import GeneratorStep
 from softvq_jax.train.images import to_levels
 from softvq_jax.train.latent_source import LatentSource, open_source
 from softvq_jax.train.nearest_class import nearest_labels
+from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Report
 from softvq_jax.weights.generators import published_fields
@@ -57,12 +60,15 @@ class GeneratorTask:
         self.step = GeneratorStep(config, self.network, latents.to_latents, self.optimizer)
         self._generator = self.export({})  # its parameters are set when it samples
         self._generator.check_options(**config.sampling.to_dict())
+        self._sampler = None  # of FID's samples, made when first measured
 
     @classmethod
     def open(cls, config: ConfigDict) -> "GeneratorTask":
         """With the tokenizer and the latents or images that the config names."""
         generator_networks.build(config)  # what is wrong with the config is told before anything is read
         latents, data = open_source(config)
+        if config.fid.every_steps and latents.tokenizer is None:
+            raise ValueError("FID needs images: set config.tokenizer, which decodes the samples, or fid.every_steps=0")
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         return cls(config, latents, num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
@@ -154,6 +160,20 @@ class GeneratorTask:
             "eval_right_class_of_real": share(*real),
             "eval_right_class_by_chance": 1 / self.config.model.num_classes,
         }
+
+    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
+        """gFID of samples of random classes (protocol `adm`), the same noise and classes every time."""
+        config = self.config
+        options, classes = config.sampling.to_dict(), config.model.num_classes
+        settings = {"num": config.fid.num_images, "labels": "uniform", "seed": EVALUATION_SEED}
+        if self._sampler is None:
+            labels = draw_labels("uniform", config.fid.num_images, classes, EVALUATION_SEED)
+            given = dict(seed=EVALUATION_SEED, options=options, devices=quality.devices)
+            self._sampler = ImageSampler(self.export(params), self.latents.tokenizer, labels, **given)
+        self._sampler.load(params | self.network.fixed)
+        found = quality(step, Samples(self._sampler, settings | options, quality.extractor), "adm")
+        names = {"fid": "eval_gfid", "sfid": "eval_gsfid", "is_mean": "eval_is_mean"}
+        return {names[name]: value for name, value in found.items()}
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 

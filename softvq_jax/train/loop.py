@@ -24,11 +24,13 @@ from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
 >>>>>>> gen
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, check_config
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.metrics import MetricsWriter, check_finite
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.progress import Progress, parameter_table
+from softvq_jax.train.quality import Quality
 from softvq_jax.train.task import Task
 
 AHEAD = 2  # steps that may be queued on the device before the host waits for one
@@ -68,6 +70,8 @@ class Run:
             keep=config.checkpoint.keep,
             keep_every_steps=config.checkpoint.keep_every_steps,
         )
+        self.quality = Quality(config, self.data, workdir) if config.fid.every_steps else None
+        self.best = Best(config, workdir / "best" / "checkpoints") if config.checkpoint.best_metric else None
         self.saved_config = json.loads(config.to_json_best_effort())
         self.flat_config = {field: _plain(config, field) for field in configs.fields(config)}
 
@@ -107,11 +111,13 @@ class Run:
             try:
                 state = self._steps(step, state, frozen, first, batches, key, start, writer, preemption)
                 results = self._evaluate(state, frozen, self.num_steps, writer)
-                self._export(state)
+                self._export(state, self.workdir)
             finally:
                 batches.close()
                 writer.close()
                 self.checkpoints.close()
+                if self.best is not None:
+                    self.best.close()
         return results
 
     def _steps(self, step, state, frozen, batch, batches: Batches, key, start, writer, preemption):
@@ -125,7 +131,8 @@ class Run:
                 batch = self._inputs(next(batches))  # read while the device works
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
-            last, evaluating = done == self.num_steps, _due(done, config.eval.every_steps)
+            last = done == self.num_steps
+            evaluating = _due(done, config.eval.every_steps) or _due(done, config.fid.every_steps)
             stopping = preemption.requested(done)
             saving = last or stopping or _due(done, config.checkpoint.every_steps)
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
@@ -196,7 +203,7 @@ class Run:
         ) as batches:
 =======
     def _evaluate(self, state, frozen, step, writer) -> dict[str, float]:
-        """Averages over the held-out samples, and pictures."""
+        """Averages over the held-out samples, FID where it is due, and pictures; keeps the step if it is the best."""
         total = first = None
         with self.data.eval_batches() as batches:
 >>>>>>> gen
@@ -205,7 +212,12 @@ class Run:
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
                 first = shown if first is None else first
         results, pictures = self.task.report(state.ema, frozen, total, first)
+        if self.quality is not None and (step == self.num_steps or _due(step, self.config.fid.every_steps)):
+            results |= self.task.measure_quality(self.quality, step, jax.tree.map(_whole, state.ema))
         writer.scalars(step, results)
+        if self.best is not None and self.best.beaten_by(results):
+            self.best.save(step, state, self._record(step), results)
+            self._export(state, self.workdir / "best")
         for name, rows in pictures.items():
             writer.pictures(step, name, rows)
         if self.main:
@@ -217,10 +229,10 @@ class Run:
         fields = {name: batch[name] for name in (*self.task.inputs, *more)}
         return global_batch(fields | ({"index": np.int32(batch["index"])} if "index" in more else {}), self.mesh)
 
-    def _export(self, state):
+    def _export(self, state, folder):
         params = jax.tree.map(_whole, state.ema)
         if self.main:
-            folder = self.workdir / self.config.task
+            folder = folder / self.config.task
             self.task.export(params).save_pretrained(folder)
             logging.info("exported to %s", folder)
 

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+
+from softvq_jax.evaluate.pictures import rows_grid, save_png
 
 
 class NonFinite(FloatingPointError):
@@ -51,10 +52,10 @@ class MetricsWriter:
         """Rows of uint8 images `[n, H, W, 3]`, one above the other, as `images/NAME_STEP.png`."""
         if not self._active:
             return
-        picture = grid(rows)
+        picture = rows_grid(rows)
         folder = self._folder / "images"
         folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{name}_{step:07d}.png")
+        save_png(folder / f"{name}_{step:07d}.png", picture)
         if self._tensorboard is not None:
             self._tensorboard.add_image(name, picture, step, dataformats="HWC")
 
@@ -63,20 +64,6 @@ class MetricsWriter:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-def grid(rows: Sequence[np.ndarray], *, per_line: int = 8, gap: int = 2) -> np.ndarray:
-    """One picture of several rows of images `[n, H, W, 3]`; long rows are broken together, `per_line` images a line."""
-    lines = []
-    for start in range(0, len(rows[0]), per_line):
-        for row in rows:
-            cells = [
-                np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255)
-                for image in row[start : start + per_line]
-            ]
-            blank = [np.full_like(cells[0], 255)] * (min(per_line, len(row)) - len(cells))
-            lines.append(np.concatenate(cells + blank, axis=1))
-    return np.concatenate(lines)[:-gap, :-gap]
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:

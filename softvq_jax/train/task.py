@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.train.data import Data
+from softvq_jax.train.quality import Quality
 
 
 class Report(NamedTuple):
@@ -56,6 +57,9 @@ class Task(Protocol):
 
     def report(self, ema, frozen, sums, shown) -> Report:
         """What is told of an evaluation, given the sums over all its batches; called by all processes."""
+
+    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
+        """Held-out numbers that `quality` finds for what the averaged parameters (host arrays) make, by name."""
 
     def parameters(self, state) -> Any:
         """The trained parameters of a state, for the table at the start."""

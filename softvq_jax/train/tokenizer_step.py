@@ -114,7 +114,9 @@ class TokenizerStep:
 
     def latent_terms(self, params, frozen, images, bottlenecked, key):
         """The weighted sum of the bottleneck's own losses and alignment, and each of them before its weight."""
-        terms = dict(bottlenecked.losses)
+        weights = self.config.loss
+        # A term without weight is left out, and so never computed: the entropy of 65,536 codes is most of a step.
+        terms = {name: term for name, term in bottlenecked.losses.items() if weights[f"{name}_weight"]}
         if self.nets.teacher is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
             teacher = self.nets.teacher(frozen["teacher"])
@@ -123,7 +125,6 @@ class TokenizerStep:
             head = self.nets.alignment(params["alignment"])
             projected = head(alignment.alignment_inputs(mode, bottlenecked.latents))
             terms["alignment"] = alignment.alignment_loss(projected, jax.lax.stop_gradient(targets))
-        weights = self.config.loss
         return sum((weights[f"{name}_weight"] * term for name, term in terms.items()), jnp.zeros(())), terms
 
     def image_terms(self, reconstructions, images, frozen, step):

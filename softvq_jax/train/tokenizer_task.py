@@ -7,6 +7,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
+from softvq_jax.evaluate.reconstruction import Reconstructor
+from softvq_jax.evaluate.subjects import Reconstructions
 from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import code_counts
@@ -18,6 +20,7 @@ from softvq_jax.train import optim, pretrained, tokenizer_networks
 from softvq_jax.train.data import Data
 from softvq_jax.train.images import as_float, to_levels
 from softvq_jax.train.pretrained import Pretrained
+from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Report
 from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
@@ -52,6 +55,7 @@ class TokenizerTask:
         }
         self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
+        self.reconstruct = None  # compiled where FID is measured, once
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
 
     @classmethod
@@ -140,6 +144,16 @@ class TokenizerTask:
         if "codes" in sums:
             results["eval_codebook_use"] = float(np.mean(np.asarray(sums["codes"]) > 0))
         return Report(results, {"reconstructions": shown})
+
+    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
+        """rFID: reconstructions of the held-out images against these, or another reference (protocol `softvq-rfid`)."""
+        if self.reconstruct is None:
+            self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=quality.devices)
+        self.reconstruct.load(params["model"])
+        subject = Reconstructions(quality.held_out, self.reconstruct, quality.extractor, None)
+        found = quality(step, subject, "softvq-rfid", self.nets.config.codebook_size)
+        names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean"}
+        return {names[name]: value for name, value in found.items()}
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 

@@ -25,3 +25,11 @@ def test_what_is_no_code_is_refused():
         usage.update(np.zeros((3, 4, 2), int))
     with pytest.raises(ValueError, match="reach from 0 to 8; the codes are 0 to 7"):
         usage.update(np.array([[[0], [8]]]))
+
+
+def test_the_profile_falls_from_the_most_to_the_least_used_code():
+    usage = CodeUsage(1, 5)
+    usage.update(np.array([[[0] * 6 + [3] * 3 + [4]]]))
+    assert usage.profile() == [3.0, 1.5, 0.5, 0.0, 0.0]  # over the mean of 10 / 5
+    assert usage.profile(3) == [3.0, 0.5, 0.0]
+    assert CodeUsage(2, 3).profile() == [0.0] * 6

@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from softvq_jax.data import crops
-from softvq_jax.evaluate.images import ArrayImages, NpzImages, open_images
+from softvq_jax.data.config import default_data_config
+from softvq_jax.data.folder import ImageFolder
+from softvq_jax.data.pipeline import eval_batches
+from softvq_jax.evaluate.images import ArrayImages, NpzImages, SourceImages, open_images
 from softvq_jax.evaluate.subjects import check_pairs
 
 
@@ -107,3 +110,19 @@ def test_pairs_fit_each_other(tmp_path):
     (tmp_path / "a" / "001.png").rename(tmp_path / "a" / "001x.png")
     with pytest.raises(ValueError, match=r"file 1 is '001x' in .* and '001' in"):
         check_pairs(open_images(str(tmp_path / "a")), open_images(_folder(tmp_path / "b", _levels(3, 8, 8, 3))))
+
+
+def test_a_training_source_is_read_as_the_run_evaluates_it(tmp_path):
+    folder = tmp_path / "photographs" / "class"
+    folder.mkdir(parents=True)
+    for i, size in enumerate([(40, 30), (20, 64), (33, 33), (16, 16)]):
+        Image.fromarray(_levels(*size, 3)).save(folder / f"{i}.png")
+    (folder / "2.png").write_bytes(b"no picture")
+    photographs = ImageFolder(str(folder.parent))
+    images = SourceImages(photographs, 12, 3, "photographs")
+    assert len(images) == 3 and images.shape == (12, 12, 3) and images.version() == photographs.fingerprint()
+    config = default_data_config() | {"max_unreadable_share": 1.0}
+    with eval_batches(config, image_size=12, global_batch=4, source=photographs) as batches:
+        expected = next(batches)["image"][:3]
+    np.testing.assert_array_equal(images.read(0, 3), expected)
+    assert (expected[2] == 0).all()  # what cannot be read is black in both

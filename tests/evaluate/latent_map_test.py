@@ -1,4 +1,7 @@
+import importlib.util
+
 import numpy as np
+import pytest
 
 from softvq_jax.evaluate.latent_map import draw_map, principal_components, square_cells
 
@@ -36,3 +39,14 @@ def test_images_of_like_latents_are_neighbours():
 
 def test_a_single_image_has_a_map():
     assert draw_map(np.zeros((1, 2, 3)), np.zeros((1, 8, 8, 3), np.uint8)).shape == (40, 40, 3)
+
+
+def test_umap_is_an_extra():
+    images, latents = np.zeros((30, 8, 8, 3), np.uint8), np.random.default_rng(0).normal(size=(30, 2, 3))
+    if importlib.util.find_spec("umap"):
+        assert draw_map(latents, images, thumbnail=4, method="umap").shape == (24, 24, 3)
+    else:
+        with pytest.raises(ImportError, match=r"softvq-jax\[umap\]"):
+            draw_map(latents, images, method="umap")
+    with pytest.raises(ValueError, match="method is 'tsne'; expected one of pca, umap"):
+        draw_map(latents, images, method="tsne")

@@ -55,7 +55,8 @@ addEventListener("load", () => {
 
 def _browser():
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found, f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt-get install chromium)"
+    if not found:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")
     return found
 
 

@@ -20,20 +20,9 @@ from softvq_jax.models.vit import ViTConfig
 from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tokenizer import Tokenizer, abstract_params
 from softvq_jax.tools import evaluate, evaluation_inputs
+from tests.small_inception import SmallInception
 
 SIZE = 32
-
-
-class SmallInception(nnx.Module):
-    """Random projections of an image's 4 x 4 means, under the names of Inception's features."""
-
-    def __init__(self, rngs):
-        widths = {"f2048": 16, "sfid": 6, "logits_unbiased": 10}
-        self.kernels = nnx.data({n: nnx.Param(jax.random.normal(rngs.params(), (48, w))) for n, w in widths.items()})
-
-    def __call__(self, images):
-        x = images.astype(jnp.float32).reshape(len(images), 4, SIZE // 4, 4, SIZE // 4, 3).mean(axis=(2, 4)) / 128 - 1
-        return {name: jnp.abs(x.reshape(len(x), -1) @ kernel[...]) for name, kernel in self.kernels.items()}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,40 @@
+"""The semantic term: SoftVQ with and without its teacher, in the four modes, at 64 and 16 tokens.
+
+    python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment \
+        --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors
+
+Needs the weights of a DINOv2 (small by default, fetched from the Hugging Face Hub where it can be reached); without them
+it stops before the first run. Ten runs of `configs/tiny.py`, shortened. Cost: not measured; the teacher's forward pass
+comes on top of what `latents.py` takes. The paper says that aligned latents are easier to probe and to generate, and that
+`repeat` is the best mode for generation.
+"""
+
+from softvq_jax.studies.config import beside, shortened, study_config, variant
+
+MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
+
+
+def get_config():
+    base = shortened(beside(__file__, "tiny"), 300)
+    base.model.bottleneck = "softvq"
+    base.alignment.hidden = 256
+    kinds = {mode: (mode, 0.1) for mode in MODES} | {"none": ("no teacher", 0.0)}
+    return study_config(
+        "alignment",
+        base,
+        {
+            f"{name}_{tokens}": variant(
+                words,
+                tokens,
+                model=dict(num_latent_tokens=tokens),
+                loss=dict(alignment_weight=weight),
+                alignment=dict(mode=MODES[0] if name == "none" else name),
+            )
+            for tokens in (64, 16)
+            for name, (words, weight) in kinds.items()
+        },
+        measures=("reconstruction", "codes", "latents", "latent_pictures"),
+        x="Tokens",
+        columns=("psnr", "ssim_gauss", "code_use", "probe_pooled_after", "probe_all_after", "knn_all_after"),
+        panels=("psnr", "probe_pooled_after", "knn_all_after"),
+    )

@@ -1,0 +1,52 @@
+"""What a tokenizer makes of images on both sides of its bottleneck."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from softvq_jax.evaluate.devices import LocalDevices, Rows
+from softvq_jax.evaluate.perceptual import from_uint8
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.quantizers import SoftVQ
+from softvq_jax.models.tokenizer import TokenizerModel
+from softvq_jax.tokenizer import Tokenizer
+
+
+class Encodings:
+    """Images to what goes into the bottleneck and what comes out, on all devices of this process."""
+
+    def __init__(self, tokenizer: Tokenizer, *, devices: LocalDevices | None = None):
+        config, self._devices = tokenizer.config, devices or LocalDevices()
+        net = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
+        self._params = self._devices.copy(tokenizer.params)
+
+        def apply(params, images):
+            model = net(params)
+            z = model.pre_bottleneck(from_uint8(images))
+            # The first channels: KL's others are log-variances.
+            rows = {"before": z[..., : config.latent_dim], "after": model.bottleneck.encode(z)}
+            if config.has_codebook:
+                rows["codes"] = model.bottleneck(z).indices
+            return rows | (posterior_rows(model.bottleneck, z) if isinstance(model.bottleneck, SoftVQ) else {})
+
+        self._apply = jax.jit(apply)
+
+    def __call__(self, images: np.ndarray) -> Rows:
+        """Rows of uint8 `[n, S, S, 3]`.
+
+        Returns:
+          `before`, `after`: float32 `[n, L, D]`. `codes`: int32 `[n, C, L/C]`, where there is a codebook. For SoftVQ
+          `posterior_entropy`, `[n]` in nats, and `max_probability`, `[n]`: means over the tokens.
+        """
+        return self._devices.map(lambda batch: self._apply(self._params, batch), images)
+
+
+def posterior_rows(bottleneck: SoftVQ, z: jax.Array) -> dict[str, jax.Array]:
+    """Entropy and largest probability of SoftVQ's posteriors of `z` `[n, L, D]`, averaged over each image's tokens."""
+    logits, _ = bottleneck.posterior_logits(z)
+    log_p = jax.nn.log_softmax(logits / bottleneck.temperature)
+    p = jnp.exp(log_p)
+    return {
+        "posterior_entropy": -jnp.mean(jnp.sum(p * log_p, -1), axis=(0, 2)),
+        "max_probability": jnp.mean(jnp.max(p, -1), axis=(0, 2)),
+    }

@@ -1,0 +1,131 @@
+"""A study of runs of a few steps: what it leaves, how it goes on, and what it says where it cannot."""
+
+import json
+import pathlib
+import runpy
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from softvq_jax.config import fields
+from softvq_jax.studies import figure, study, table
+from softvq_jax.studies.config import shortened, study_config, variant, variant_config
+from softvq_jax.train.pretrained import MissingWeights
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"
+
+
+@pytest.fixture
+def base(tiny_config):
+    tiny_config.gan.discriminator = "none"
+    return shortened(tiny_config, 3)  # 32 px in patches of 4
+
+
+def small_study(base, variants, measures=("reconstruction", "codes", "posterior", "training"), **fields):
+    columns = ("psnr", "bits", "code_use", "posterior_entropy", "grad_norm")
+    config = study_config(
+        "small", base, variants, measures=measures, x="Tokens", columns=columns, panels=("psnr", "code_use"), **fields
+    )
+    config.images.train = 40
+    return config
+
+
+@pytest.mark.slow
+def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch):
+    kinds = {"softvq": "SoftVQ", "vq": "VQ"}
+    variants = {
+        f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
+        for name, words in kinds.items()
+        for tokens in (8, 4)
+    }
+    config = small_study(base, variants)
+    printed = study.Study(config, tmp_path).run()
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [(row["line"], row["x"]) for row in rows] == [("SoftVQ", 8), ("SoftVQ", 4), ("VQ", 8), ("VQ", 4)]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["vq_4"]["bits"] == 4 * 5 and "bits" not in by_name["softvq_4"]  # 32 codes
+    assert 0 < by_name["softvq_8"]["posterior_entropy"] <= 1 and "posterior_entropy" not in by_name["vq_8"]
+    for row in rows:
+        metrics = [json.loads(line) for line in (tmp_path / row["name"] / "metrics.jsonl").read_text().splitlines()]
+        np.testing.assert_allclose(row["psnr"], metrics[-1]["eval_psnr"], atol=0.01)  # the run's own evaluation
+        assert 0 < row["code_use"] <= 1
+    assert printed == (tmp_path / "table.md").read_text()
+    assert len(printed.splitlines()) == 6 and printed.splitlines()[2].startswith("| SoftVQ | 8 |")
+    tree = ElementTree.parse(tmp_path / "figure.svg")
+    assert len(list(tree.iter("{http://www.w3.org/2000/svg}polyline"))) == 2 * 2
+
+    # The same command again runs nothing; another config of a variant runs that one, and is refused by its folder.
+    monkeypatch.setattr(study, "Run", lambda *_: pytest.fail("a finished variant was run again"))
+    assert study.Study(config, tmp_path).run() == printed
+    monkeypatch.undo()
+    config.base.train.num_steps = 4
+    with pytest.raises(ValueError, match=r"train\.num_steps: 3 in the checkpoint, 4 now"):
+        study.Study(config, tmp_path).run()
+
+
+@pytest.mark.slow
+def test_latents_are_probed_and_pictured(base, tmp_path):
+    variants = {"kl": variant("KL", 8, model=dict(bottleneck="kl"))}
+    config = small_study(base, variants, measures=("latents", "latent_pictures"))
+    study.Study(config, tmp_path).run()
+    [row] = json.loads((tmp_path / "table.json").read_text())["rows"]
+    shares = {name: row[name] for name in row if name.startswith(("probe", "knn"))}
+    assert len(shares) == 10 and all(0 <= share <= 1 for share in shares.values())
+    assert row["probe_all_before"] == row["probe_all_after"]  # KL's mean is not changed
+    shown = Image.open(tmp_path / "kl" / "neighbours_after.png")
+    assert shown.height == 5 * 34 - 2 and (tmp_path / "kl" / "map_before.png").exists()
+
+
+@pytest.mark.slow
+def test_a_teacher_is_used_where_its_weights_are(base, frozen_weights, tmp_path):
+    base.weights.teacher, mode = frozen_weights["teacher"], "avg_1d_shuffle"
+    change = dict(loss=dict(alignment_weight=0.1), alignment=dict(mode=mode, hidden=16))
+    study.Study(small_study(base, {mode: variant(mode, 8, **change)}), tmp_path).run()
+    first = json.loads((tmp_path / mode / "metrics.jsonl").read_text().splitlines()[0])
+    assert -1 <= first["alignment"] <= 1
+
+
+def test_missing_weights_stop_it_before_anything_runs(base, tmp_path):
+    base.weights.teacher = "/nowhere/dinov2.safetensors"
+    config = small_study(base, {"repeat": variant("repeat", 8, loss=dict(alignment_weight=0.1))})
+    with pytest.raises(MissingWeights, match=r"variant repeat: missing: the DINOv2 [^$]*--config.base for --config"):
+        study.Study(config, tmp_path).run()
+    assert not (tmp_path / "repeat" / "metrics.jsonl").exists()
+
+
+def test_a_run_that_diverges_is_a_row(base, tmp_path, monkeypatch):
+    class Diverges:
+        def __init__(self, config, workdir, task):
+            workdir.mkdir()
+
+        def train(self):
+            raise study.NonFinite("reconstruction is nan at step 3. The run stops")
+
+    monkeypatch.setattr(study, "Run", Diverges)
+    printed = study.Study(small_study(base, {"a": variant("A", 1)}), tmp_path).run()
+    assert "| A | 1 | reconstruction is nan at step 3 |" in printed and not (tmp_path / "figure.svg").exists()
+
+
+def test_what_cannot_be_is_refused_at_once(base, tmp_path):
+    with pytest.raises(ValueError, match=r"variant a changes a field .* does not have: .*num_tokens"):
+        study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
+    with pytest.raises(ValueError, match="measures are beauty; expected some of reconstruction"):
+        study.Study(small_study(base, {"a": variant("A", 1)}, measures=("beauty",)), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_study_fits_together(path):
+    config = runpy.run_path(str(path))["get_config"]()
+    assert config.study == path.stem and config.is_locked
+    assert set(config.measures) <= study.MEASURES.keys()
+    assert set(config.table.columns) | set(config.figure.panels) <= table.LABELS.keys()
+    lines = [fields.line for fields in config.variants.values()]
+    assert len(set(lines)) <= len(figure.COLORS)
+    seen = set()
+    for name in config.variants:
+        changed = variant_config(config, name)
+        assert list(fields(changed)) == list(fields(config.base))  # nothing was added
+        seen.add(changed.to_json_best_effort())
+    assert len(seen) == len(lines)  # no variant twice

@@ -1,0 +1,131 @@
+"""FID during training, and the best checkpoint."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from softvq_jax import Tokenizer
+from softvq_jax.evaluate import pixel
+from softvq_jax.evaluate.fid import frechet_distance
+from softvq_jax.generator_config import generator_config
+from softvq_jax.models.functional import Functional
+from softvq_jax.studies.crops import held_out
+from softvq_jax.train import quality
+from softvq_jax.train.loop import Run
+from softvq_jax.train.pretrained import MissingWeights
+from softvq_jax.train.tasks import TASKS
+from tests import small_tokenizers
+from tests.small_inception import SmallInception
+
+
+@pytest.fixture
+def config(tiny_config):
+    tiny_config.gan.discriminator = "none"
+    tiny_config.train.num_steps = 5
+    tiny_config.eval.num_images = 64
+    tiny_config.optim.learning_rate = 1e-2
+    return tiny_config
+
+
+@pytest.fixture
+def small_inception(monkeypatch):
+    net = Functional(SmallInception)
+    params, _ = net.init(jax.random.key(0))
+    monkeypatch.setattr(quality, "load_inception", lambda name: (net, params))
+    return lambda images: np.float64(nnx.merge(*nnx.split(net(params)))(images)["f2048"])
+
+
+def run(config, workdir):
+    Run(config, workdir, TASKS["tokenizer"]).train()
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def reconstructed(workdir, originals):
+    tokenizer = Tokenizer.from_pretrained(workdir)
+    return pixel.to_uint8(tokenizer.reconstruct(originals.astype(np.float32) / 127.5 - 1))
+
+
+@pytest.mark.slow
+def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing(config, small_inception, tmp_path):
+    plain = [line for line in run(config, tmp_path / "plain") if "generator_total" in line]
+    config.fid.update(every_steps=2, num_images=50)
+    lines = run(config, tmp_path / "run")
+    measured = {line["step"]: line["eval_rfid"] for line in lines if "eval_rfid" in line}
+    assert list(measured) == [2, 4, 5] and len(set(measured.values())) == 3
+    for before, after in zip(plain, [line for line in lines if "generator_total" in line], strict=True):
+        assert before["generator_total"] == after["generator_total"]  # the same batches, bit for bit
+
+    originals = held_out(config).images[:50]
+    features = [small_inception(x) for x in (originals, reconstructed(tmp_path / "run", originals))]
+    statistics = [x for f in features for x in (f.mean(axis=0), np.cov(f, rowvar=False))]
+    np.testing.assert_allclose(measured[5], frechet_distance(*statistics), rtol=2e-3)
+
+    report = json.loads((tmp_path / "run" / "evaluations" / "step_0000005" / "evaluation.json").read_text())
+    assert report["protocol"]["name"] == "softvq-rfid" and report["counts"] == {"samples": 50, "reference": 50}
+    assert report["metrics"]["fid"] == pytest.approx(measured[5]) and report["weights"]["tokenizer"]
+    assert not list((tmp_path / "run").glob("measuring_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["eval_psnr", "eval_rfid"])
+def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_path, metric):
+    config.eval.every_steps = config.fid.every_steps = 1
+    config.checkpoint.best_metric = metric
+    config.checkpoint.every_steps = 100
+    lines = run(config, tmp_path / "run")
+    values = {line["step"]: line[metric] for line in lines if metric in line}
+    best = max(values, key=values.get) if metric == "eval_psnr" else min(values, key=values.get)
+    folder = tmp_path / "run" / "best"
+    assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()] == [str(best)]
+    originals = held_out(config).images
+    psnr = pixel.psnr(originals, reconstructed(folder, originals)).mean()
+    np.testing.assert_allclose(
+        psnr, next(x["eval_psnr"] for x in lines if x["step"] == best and "eval_psnr" in x), atol=0.01
+    )
+
+    again = Run(config, tmp_path / "run", TASKS["tokenizer"])
+    assert again.best.value == values[best]
+    worse = values[best] - 1 if metric == "eval_psnr" else values[best] + 1
+    assert not again.best.beaten_by({metric: worse}) and not again.best.beaten_by({"other": 0.0})
+    again.best.close()
+
+
+def test_missing_weights_of_the_fid_network_are_told_before_the_run(config, tmp_path):
+    config.fid.update(every_steps=2, weights="/nowhere/inception.pth")
+    with pytest.raises(
+        MissingWeights, match=r"missing: the FID network[^$]*mseitzer/pytorch-fid[^$]*fid.every_steps=0"
+    ):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_reference_that_rfid_cannot_use_and_a_best_that_is_not_measured_are_refused(config, tmp_path):
+    for metric, says in (("beauty", "expected one of eval_psnr"), ("eval_rfid", "set fid.every_steps")):
+        config.checkpoint.best_metric = metric
+        with pytest.raises(ValueError, match=says):
+            Run(config, tmp_path / "run", TASKS["tokenizer"])
+
+
+@pytest.mark.slow
+def test_gfid_of_a_generator(small_inception, tmp_path):
+    small_tokenizers.tokenizer(small_tokenizers.config()).save_pretrained(tmp_path / "tokenizer")
+    config = generator_config("sit", "B")
+    config.tokenizer = str(tmp_path / "tokenizer")
+    config.model.update(num_tokens=8, channels=6, num_classes=8, width=32, depth=1, num_heads=2, dtype="float32")
+    config.sampling.update(steps=2)
+    config.optim.update(learning_rate=3.0, warmup_epochs=0.0, ema_decay=0.0)  # from zero far enough to be seen
+    config.train.update(batch_size=8, num_steps=2)
+    config.data.update(source="embedded", augment="random_region", holdout=0.3)
+    config.eval.update(every_steps=0, num_images=8, num_pictures=0)
+    config.fid.update(every_steps=1, num_images=20)
+    config.checkpoint.best_metric = "eval_gfid"
+    Run(config, tmp_path / "run", TASKS["generator"]).train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    gfids = {line["step"]: line["eval_gfid"] for line in lines if "eval_gfid" in line}
+    assert list(gfids) == [1, 2] and gfids[1] != gfids[2]
+    report = json.loads((tmp_path / "run" / "evaluations" / "step_0000002" / "evaluation.json").read_text())
+    assert report["protocol"]["name"] == "adm" and report["sampling"]["steps"] == 2
+    assert report["counts"] == {"samples": 20, "reference": 20}
