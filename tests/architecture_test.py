@@ -3,8 +3,6 @@
 import ast
 import pathlib
 
-import pytest
-
 import softvq_jax
 
 ROOT = pathlib.Path(softvq_jax.__file__).parent

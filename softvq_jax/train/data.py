@@ -1,15 +1,15 @@
 """The samples of a run: what it trains on and what is held out, opened once."""
 
 import dataclasses
-from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.source import Source
 from softvq_jax.data.sources import Part, held_out_source, training_source
+from softvq_jax.parallel.mesh import process_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +42,33 @@ class Data:
         """Changes when the samples to train on, their order or their labels do."""
         return self.source.fingerprint() + self.encoder
 
-    def train_batches(self, start_sample: int) -> Batches:
-        """Endless batches from the global sample `start_sample` on."""
-        return train_batches(
-            self.config.data,
-            seed=self.config.seed,
-            global_batch=self.config.train.batch_size,
-            start_sample=start_sample,
-            source=self.source,
-            **self._common(),
-        )
+    def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
+        """Endless batches from the global sample `start_sample` on; this process's rows of them."""
+        return self._train_batches(start_sample, process_rows(self.config.train.batch_size, mesh))
 
     def same_everywhere(self) -> Batches:
         """The run's first batches, every one whole in every process."""
-        return train_batches(
-            self.config.data,
-            seed=self.config.seed,
-            global_batch=self.config.train.batch_size,
-            source=self.source,
-            image_size=self.image_size,
-        )
+        return self._train_batches(0, None)
 
-    def eval_batches(self) -> Batches:
-        """The first `eval.num_images` held-out samples, once."""
+    def eval_batches(self, mesh: Mesh) -> Batches:
+        """The first `eval.num_images` held-out samples, once; this process's rows of their batches."""
         section = self.config.eval
+        size = section.batch_size or self.config.train.batch_size
         return eval_batches(
             self.config.data,
-            global_batch=section.batch_size or self.config.train.batch_size,
+            image_size=self.image_size,
+            global_batch=size,
+            rows=process_rows(size, mesh),
             source=Part(self.held_out, np.arange(min(section.num_images, len(self.held_out)))),
-            **self._common(),
         )
 
-    def _common(self) -> dict[str, Any]:
-        return dict(image_size=self.image_size, process_index=jax.process_index(), process_count=jax.process_count())
+    def _train_batches(self, start_sample, rows):
+        return train_batches(
+            self.config.data,
+            image_size=self.image_size,
+            seed=self.config.seed,
+            global_batch=self.config.train.batch_size,
+            start_sample=start_sample,
+            rows=rows,
+            source=self.source,
+        )

@@ -148,7 +148,7 @@ class GeneratorTask:
             )
             return levels[valid], classes[valid]
 
-        with self.data.train_batches(0) as training, self.data.eval_batches() as held_out:
+        with self.data.train_batches(0, self._mesh) as training, self.data.eval_batches(self._mesh) as held_out:
             references = decoded(training, REFERENCES)
             real = decoded(held_out, self.config.eval.num_images)
 

@@ -15,14 +15,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
-<<<<<<< HEAD
-from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
-from softvq_jax.data.sources import Part, held_out_source, training_source
-from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, process_rows
-=======
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
->>>>>>> gen
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, check_config
@@ -53,18 +47,10 @@ class Run:
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_global_batch(config.train.batch_size, self.mesh)
-<<<<<<< HEAD
         for folder in (workdir, workdir / "checkpoints"):
             _check_writable(folder)
-        self.source = training_source(config.data)
-        self.held_out = held_out_source(config.data, config.model.image_size)
-        self.num_steps, steps_per_epoch = configs.steps(config, len(self.source))
-        self.task = make_task(config, num_steps=self.num_steps, steps_per_epoch=steps_per_epoch)
-=======
-        _check_writable(workdir)
         self.task = kind.open(config)
         self.data, self.num_steps = self.task.data, self.task.num_steps
->>>>>>> gen
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
@@ -90,19 +76,7 @@ class Run:
                 state, start = self._restore_or_init()
                 self._write_config()
                 frozen = put(self.task.frozen, self.mesh)
-<<<<<<< HEAD
-                batches = train_batches(
-                    self.config.data,
-                    image_size=self.config.model.image_size,
-                    seed=self.config.seed,
-                    global_batch=self.config.train.batch_size,
-                    start_sample=start * self.config.train.batch_size,
-                    rows=process_rows(self.config.train.batch_size, self.mesh),
-                    source=self.source,
-                )
-=======
-                batches = self.data.train_batches(start * self.config.train.batch_size)
->>>>>>> gen
+                batches = self.data.train_batches(start * self.config.train.batch_size, self.mesh)
                 self.evaluation = self.task.compile_evaluation(self.mesh, state)
                 key = jax.random.key(self.config.seed)
                 first = self._inputs(next(batches))
@@ -189,24 +163,10 @@ class Run:
         logging.info("compiled in %.1f s", time.monotonic() - began)
         return compiled
 
-<<<<<<< HEAD
-    def _evaluate(self, state, step, writer) -> dict[str, float]:
-        """Averages over the held-out images, and pictures of the first of them."""
-        total, pictures = None, None
-        size = self.config.eval.batch_size or self.config.train.batch_size
-        with eval_batches(
-            self.config.data,
-            image_size=self.config.model.image_size,
-            global_batch=size,
-            rows=process_rows(size, self.mesh),
-            source=Part(self.held_out, np.arange(min(self.config.eval.num_images, len(self.held_out)))),
-        ) as batches:
-=======
     def _evaluate(self, state, frozen, step, writer) -> dict[str, float]:
         """Averages over the held-out samples, FID where it is due, and pictures; keeps the step if it is the best."""
         total = first = None
-        with self.data.eval_batches() as batches:
->>>>>>> gen
+        with self.data.eval_batches(self.mesh) as batches:
             for batch in batches:
                 sums, shown = jax.device_get(self.evaluation(state.ema, frozen, self._inputs(batch, "valid", "index")))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
