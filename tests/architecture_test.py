@@ -1,12 +1,26 @@
-"""The arrows between the packages run one way."""
+"""The arrows between the packages run one way, and what is to be imported in one place is."""
 
 import ast
 import pathlib
 
+import pytest
+
 import softvq_jax
 
 ROOT = pathlib.Path(softvq_jax.__file__).parent
-PURE = {"models", "losses", "diffusion"}
+# Every line may import from the lines above it, and nothing from its own.
+ORDER = (
+    {"parallel", "aot"},
+    {"models", "losses", "diffusion", "data"},
+    {"config", "weights", "sampling", "statistics"},
+    {"generator_config", "generator", "tokenizer"},
+    {"evaluate"},
+    {"train"},
+    {"studies"},
+    {"main", "tools"},
+)
+LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
 def imports(path: pathlib.Path) -> set[str]:
@@ -21,15 +35,30 @@ def imports(path: pathlib.Path) -> set[str]:
     return found
 
 
-def test_dump():
-    edges = {}
-    for path in ROOT.rglob("*.py"):
-        rel = path.relative_to(ROOT)
-        pkg = rel.parts[0].removesuffix(".py")
-        for n in imports(path):
-            if n.startswith("softvq_jax."):
-                t = n.split(".")[1]
-                if t != pkg:
-                    edges.setdefault(pkg, {}).setdefault(t, set()).add(str(rel))
-    for k, v in sorted(edges.items()):
-        print(k, {a: (len(b), sorted(b)[:3]) for a, b in v.items()})
+def importers(library: str) -> set[str]:
+    """The files, as paths from the package's root, that import a library."""
+    return {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if any(name == library or name.startswith(f"{library}.") for name in imports(path))
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_what_lies_below_it(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imports(path):
+        if name.startswith("softvq_jax.") and (other := name.split(".")[1]) != own and other in LEVEL:
+            assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
+
+
+def test_reading_processes_never_import_jax():
+    assert not {path for library in ("jax", "flax", "optax") for path in importers(library) if path.startswith("data/")}
+
+
+def test_orbax_is_known_to_the_checkpoints_alone():
+    assert importers("orbax") <= {"train/checkpoint.py", "train/best.py"}
+
+
+def test_the_core_knows_no_torch_and_no_tensorflow():
+    assert importers("torch") <= {"weights/files.py"} and not importers("tensorflow") | importers("timm")
