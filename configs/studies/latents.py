@@ -13,12 +13,8 @@ BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 
 
 def get_config():
-    columns = [
-        f"{kind}_{part}_{side}"
-        for kind in ("probe", "knn")
-        for part in ("pooled", "all")
-        for side in ("before", "after")
-    ]
+    kinds = ("probe_pooled", "probe_all", "knn_all")
+    columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
         shortened(beside(__file__, "tiny"), 300),
@@ -29,6 +25,6 @@ def get_config():
         },
         measures=("reconstruction", "latents", "latent_pictures"),
         x="Tokens",
-        columns=("psnr", *columns, "probe_pixels", "knn_pixels"),
+        columns=("psnr", *columns, "probe_pixels"),
         panels=("probe_pooled_after", "probe_all_after", "knn_all_after"),
     )

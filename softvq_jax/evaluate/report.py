@@ -29,7 +29,7 @@ def build(run: RunFiles) -> str:
     sections = {
         "curves": ("Curves", _curves(run)),
         "pictures": ("Held-out images", _pictures(run.pictures)),
-        "evaluations": ("Evaluation", "\n".join(_evaluation(e) for e in run.evaluations)),
+        "evaluations": ("Evaluation", "\n".join(map(_evaluation, _shown(run.evaluations)))),
         "config": ("Configuration", _config(run)),
     }
     present = {name: (title, content) for name, (title, content) in sections.items() if content}
@@ -53,14 +53,14 @@ def _summary(run):
 
 
 def _key_numbers(run):
-    """The last step, the last held-out numbers, and what the first evaluation found."""
+    """The last step, the last held-out numbers, and what the last evaluation found."""
     cards = []
     if run.metrics:
         cards.append(("training steps", f"{max(steps[-1] for steps, _ in run.metrics.values()):,}"))
     for name, (_, values) in run.metrics.items():
         if name.startswith("eval_") and name != "eval_images":
             cards.append((f"held out: {_words(name.removeprefix('eval_'))}", number(values[-1])))
-    for evaluation in run.evaluations[:1]:
+    for evaluation in run.evaluations[-1:]:
         metrics = evaluation.report["metrics"]
         chosen = [name for name in ("fid", "is_mean", "psnr", "lpips") if metrics.get(name) is not None]
         protocol = evaluation.report["protocol"]["name"]
@@ -114,6 +114,12 @@ def _training_picture(picture):
     above = "held-out originals, each above its reconstruction" if picture.name == "reconstructions" else "a grid"
     caption = f"{_title(picture.name)}, step {picture.step:,}"
     return page.picture(picture.path, caption, f"{caption}: {above}")
+
+
+def _shown(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """All but the earlier ones of those made during training, whose numbers are among the curves."""
+    scheduled = [e for e in evaluations if re.fullmatch(r"step_\d+", e.folder.name)]
+    return [e for e in evaluations if e not in scheduled[:-1]]
 
 
 def _evaluation(evaluation: Evaluation) -> str:

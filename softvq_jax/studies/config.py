@@ -14,14 +14,11 @@ def beside(study: str, name: str) -> ConfigDict:
 
 
 def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
-    """A training config made short: `num_steps` steps at a higher rate on 32 px in patches of 4, evaluated at its end."""
-    for vit in (base.model.encoder, base.model.decoder):
-        vit.patch_size = 4
-    base.model.image_size = 32
+    """A training config made short: `num_steps` steps, whose gradients are logged often; evaluated at its end only."""
     base.train.num_steps = num_steps
-    base.optim.update(learning_rate=5e-2, ema_decay=0.97)  # a longer memory would hold on to the start
+    base.optim.ema_decay = 0.97  # a longer memory would hold on to the start
     base.checkpoint.update(every_steps=100, keep=1)
-    base.log.every_steps = 10  # gradients are read from the log
+    base.log.every_steps = 10
     base.eval.every_steps = 0
     return base
 

@@ -15,9 +15,9 @@ LABELS = text.LABELS | {
     "grad_norm": "Gradient norm",
     "grad_norm_peak": "Its peak / median",
     **{
-        f"{kind}_{part}_{side}": f"{words}, {part} tokens, {side}"
+        f"{kind}_{part}_{side}": f"{words}, {tokens}, {side}"
         for kind, words in (("probe", "Linear probe"), ("knn", "k-NN"))
-        for part in ("pooled", "all")
+        for part, tokens in (("pooled", "mean token"), ("all", "all tokens"))
         for side in ("before", "after")
     },
     "probe_pixels": "Linear probe, 8 x 8 pixels",

@@ -103,6 +103,16 @@ def test_a_run_that_is_still_writing(workdir):
         read_run(workdir)
 
 
+def test_of_the_evaluations_made_during_training_the_last_is_shown(workdir):
+    for step in (100, 400):
+        folder = workdir / "evaluations" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        report = example_run.evaluation() | {"metrics": {"fid": 1000.25 + step}}
+        (folder / "evaluation.json").write_text(json.dumps(report))
+    text = " ".join(Page(build(read_run(workdir))).texts)
+    assert "1400.25" in text and "1100.25" not in text and "12.5" in text
+
+
 def test_an_evaluation_alone_has_a_page(workdir, capsys):
     assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir / "evaluation")])) == 0
     assert "report.html" in capsys.readouterr().out

@@ -20,7 +20,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 @pytest.fixture
 def base(tiny_config):
     tiny_config.gan.discriminator = "none"
-    return shortened(tiny_config, 3)  # 32 px in patches of 4
+    return shortened(tiny_config, 3)
 
 
 def small_study(base, variants, measures=("reconstruction", "codes", "posterior", "training"), **fields):
