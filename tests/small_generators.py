@@ -74,6 +74,7 @@ def take_steps(config, count, num_devices=1):
     mesh = make_mesh(devices=jax.devices()[:num_devices], fsdp=min(2, num_devices))
     with jax.set_mesh(mesh):
         state = put(jax.device_get(state_of(task)), mesh)
+        chex.clear_trace_counter()
         step = jit_step(chex.assert_max_traces(lambda *args: task.step(*args), n=1), state, {}, mesh)
         logs = []
         for _ in range(count):
