@@ -71,8 +71,9 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises `SaveFailed` for a save that failed in the background."""
-        with self._explained():
-            self._manager.check_for_errors()
+        if not self._manager.is_saving_in_progress():
+            with self._explained():
+                self._manager.wait_until_finished()  # Returns at once; only here Orbax raises what went wrong.
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""

@@ -1,0 +1,100 @@
+"""What every published config needs and gives on TPU slices that are not here, as a table.
+
+    python benchmarks/pods.py                                   # all: hours of compilation
+    python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some; those in pods.json already are not repeated
+
+Compiles the real step with `tools.aot_compile`, `IMAGES` images a chip and parameters divided over 16 chips, first with
+every activation kept, then with the remat settings that keep less, until one fits. `benchmarks/pods.json` grows by each
+compilation; `benchmarks/pods.md` is the table of what it holds. Needs `pip install -e '.[aot]'`.
+"""
+
+import argparse
+import json
+import pathlib
+import runpy
+
+import jax
+
+from softvq_jax.aot.report import Report
+from softvq_jax.aot.topology import get_topology
+from softvq_jax.tools.aot_compile import measure
+
+FOLDER = pathlib.Path(__file__).parent
+CONFIGS = ("b64", "b32", "bl64", "bl32", "l64", "l32", "bl64_512", "l32_512")
+SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
+REMAT = ("none", "dots", "full")
+IMAGES = 16  # a chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
+FSDP = 16
+
+
+def numbers(report: Report) -> dict:
+    """What the table shows of a report, as JSON values."""
+    found = {"gib": report.memory.total / 2**30, "of": report.memory.available / 2**30, "fits": report.memory.fits}
+    if report.memory.fits:
+        seconds = report.roofline._asdict()
+        found |= {"rate": report.images_per_second, "hours": report.hours, "bound": report.roofline.bound, **seconds}
+    return found
+
+
+def case(name: str, slice_name: str, remat: str) -> dict:
+    """The numbers of one config on one slice; compiles."""
+    config, topology = (
+        runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"](),
+        get_topology(slice_name),
+    )
+    config.model.remat, config.mesh.fsdp = remat, FSDP
+    config.train.batch_size = IMAGES * len(topology.devices)
+    return numbers(measure(config, topology))
+
+
+def fill(known: dict, configs: list[str], slices: list[str], path: pathlib.Path) -> None:
+    """Adds to `known` what is not in it yet, `{"l64 v5e:16x16": {remat: numbers}}`, and writes it after each case."""
+    for name in configs:
+        for slice_name in slices:
+            tried = known.setdefault(f"{name} {slice_name}", {})
+            for remat in REMAT:
+                if any(result["fits"] for result in tried.values()):
+                    break
+                if remat not in tried:
+                    tried[remat] = case(name, slice_name, remat)
+                    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def table(known: dict) -> str:
+    """All that is known, in Markdown."""
+    lines = [
+        f"{IMAGES} images a chip, parameters divided over {FSDP} chips; times are the roofline's: at best.",
+        "",
+        "| config | slice | images a step | remat that fits | GiB a chip | images/s | bound by | 50 epochs | too large |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key, tried in known.items():
+        name, slice_name = key.split()
+        batch = IMAGES * len(get_topology(slice_name).devices)
+        too_large = ", ".join(
+            f"{remat} ({result['gib']:.0f} GiB)" for remat, result in tried.items() if not result["fits"]
+        )
+        fitting = [(remat, result) for remat, result in tried.items() if result["fits"]]
+        cells = ["none does", *[""] * 4]
+        if fitting:
+            [(remat, found)] = fitting
+            cells = [remat, f"{found['gib']:.1f} of {found['of']:.1f}", f"{found['rate']:,.0f}", found["bound"]]
+            cells.append(f"{found['hours']:.1f} h")
+        lines.append(f"| {' | '.join([name, slice_name, f'{batch:,}', *cells, too_large])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
+    parser.add_argument("--slices", nargs="*", default=SLICES, choices=SLICES)
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    path = FOLDER / "pods.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    fill(known, args.configs, args.slices, path)
+    (FOLDER / "pods.md").write_text(table(known))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Bytes a chip sends per step from 8 to 4,096 chips, by mesh, and the images a chip that hide them: a table, a plot.
+
+    python benchmarks/scaling.py --config=configs/l64.py --chip=v5e --gflop=340
+
+`--gflop` is the arithmetic of an image in a whole step, as `tools.aot_compile` prints it. The closed form is
+`softvq_jax.aot.scaling`; tests hold it against a compiled program. Computed, not measured.
+"""
+
+import argparse
+import pathlib
+import runpy
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from softvq_jax import config as configs
+from softvq_jax.aot.chips import CHIPS, Chip
+from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, count_weights, least_images_per_chip
+from softvq_jax.parallel.mesh import AXES
+from softvq_jax.parallel.sharding import shardings_for
+from softvq_jax.tools.aot_compile import abstract_pretrained
+from softvq_jax.train.tokenizer_task import TokenizerTask
+
+FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 6}  # forward and backward passes of a step through each
+CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def weights_of(config, fsdp: int) -> Weights:
+    """What a step of a config communicates, divided by the path rules."""
+    num_steps, per_epoch = configs.steps(config, 1_281_167)
+    task = TokenizerTask(config, abstract_pretrained(config), num_steps=num_steps, steps_per_epoch=per_epoch)
+    state = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), task.initial)
+    params = task.parameters(state)
+    mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)
+    frozen = {name: count_weights(net, shardings_for(net, mesh)).divided for name, net in task.frozen.items()}
+    trained = count_weights(params, shardings_for(params, mesh))
+    return trained._replace(frozen=sum(FROZEN_PASSES[name] * size for name, size in frozen.items()))
+
+
+def meshes(chips: int, chip: Chip) -> dict[str, Mesh]:
+    """The meshes compared: copies everywhere, parameters over 16 chips, over all of a slice; slices where one is full."""
+    pod = 1
+    for side in chip.pod:
+        pod *= side
+    slices = max(1, chips // pod)
+    inside = chips // slices
+    sixteen = min(16, inside)
+    return {
+        "data": Mesh(slices, inside, 1),
+        "data x fsdp=16": Mesh(slices, inside // sixteen, sixteen),
+        "fsdp": Mesh(slices, 1, inside),
+    }
+
+
+def rows(config, chip: Chip, gflop: float):
+    """`(chips, mesh name, bytes sent, images a chip below which the network is slower than the arithmetic)`."""
+    for chips in CHIP_COUNTS:
+        for name, mesh in meshes(chips, chip).items():
+            weights = weights_of(config, max(mesh.fsdp, 2))
+            sent = bytes_sent(weights, mesh)
+            yield chips, name, sent, least_images_per_chip(weights, mesh, chip, gflop * 1e9)
+
+
+def table(found) -> str:
+    lines = [
+        "| chips | mesh | sends inside a slice | between slices | least images a chip |",
+        "|---|---|---|---|---|",
+    ]
+    for chips, name, sent, images in found:
+        inside, between = sent.inside_slice / 2**30, sent.between_slices / 2**30
+        lines.append(f"| {chips:,} | {name} | {inside:.2f} GiB | {between:.2f} GiB | {images:.1f} |")
+    return "\n".join(lines)
+
+
+def plot(found, path: pathlib.Path, title: str) -> None:
+    """Both columns over the number of chips."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for name in dict.fromkeys(row[1] for row in found):
+        points = [row for row in found if row[1] == name]
+        chips = [row[0] for row in points]
+        axes[0].plot(chips, [(row[2].inside_slice + row[2].between_slices) / 2**30 for row in points], "o-", label=name)
+        axes[1].plot(chips, [row[3] for row in points], "o-", label=name)
+    for axis, label in zip(axes, ("GiB a chip sends per step", "images a chip that hide it"), strict=True):
+        axis.set(xscale="log", xlabel="chips", ylabel=label, ylim=(0, None))
+        axis.set_xticks(CHIP_COUNTS, [f"{count:,}" for count in CHIP_COUNTS], rotation=45)
+        axis.minorticks_off()
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/l64.py")
+    parser.add_argument("--chip", default="v5e", choices=CHIPS)
+    parser.add_argument("--gflop", type=float, required=True, help="of an image in a whole step")
+    parser.add_argument("--plot", type=pathlib.Path, default="docs/scaling.png")
+    args = parser.parse_args()
+    found = list(rows(runpy.run_path(args.config)["get_config"](), CHIPS[args.chip], args.gflop))
+    print(table(found))
+    plot(found, args.plot, f"{pathlib.Path(args.config).stem} on {args.chip}, by the closed form")
+
+
+if __name__ == "__main__":
+    main()
