@@ -15,7 +15,7 @@ MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 300)
+    base = shortened(beside(__file__, "tiny"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
     kinds = {mode: (mode, 0.1) for mode in MODES} | {"none": ("no teacher", 0.0)}

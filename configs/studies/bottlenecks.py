@@ -15,7 +15,7 @@ BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae
 def get_config():
     return study_config(
         "bottlenecks",
-        shortened(beside(__file__, "tiny"), 300),
+        shortened(beside(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16, 8)

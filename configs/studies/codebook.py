@@ -20,7 +20,7 @@ KINDS = {
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 300)
+    base = shortened(beside(__file__, "tiny"), 200)
     base.model.update(num_latent_tokens=16, num_codebooks=1)
     base.loss.entropy_weight = 0.0
     config = study_config(

@@ -17,7 +17,7 @@ def get_config():
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
-        shortened(beside(__file__, "tiny"), 300),
+        shortened(beside(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16)

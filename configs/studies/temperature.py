@@ -12,7 +12,7 @@ POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 300)
+    base = shortened(beside(__file__, "tiny"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
     return study_config(
         "temperature",
