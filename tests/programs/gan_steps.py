@@ -2,8 +2,8 @@
 
     python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
 
-Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far the parameters moved, and beside it
-`.json` with what the compiled step gathers. "copying" in place of a mesh is a step that gathers too much.
+Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far the parameters moved, and
+beside it `.json` with what the compiled step gathers. "copying" in place of a mesh is a step that gathers too much.
 """
 
 import json
