@@ -23,7 +23,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/b64.py", "Which tokenizer.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the matmuls.")
 _BATCH = flags.DEFINE_integer("batch", 8, "Images at a time.")
-_SECONDS = flags.DEFINE_float("seconds", 6.0, "How long to measure each.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to measure each.")
 _PEAK = flags.DEFINE_float("peak_tflops", None, "The accelerator's peak, for MFU.")
 
 
