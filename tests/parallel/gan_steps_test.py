@@ -12,7 +12,7 @@ MESHES = ("8,1", "1,8", "4,2")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """`{mesh: (arrays, report)}` of `tests.programs.gan_steps` on one device and on eight; "copying" is a step that
+    """`{mesh: (arrays, report)}` of `tests.programs.gan_steps` on one device and on eight; "copying" is a program that
     first gathers its parameters."""
     folder = tmp_path_factory.mktemp("steps")
     programs.run("gan_steps", folder, "1,1", *MESHES, "copying", devices=8, timeout=900)

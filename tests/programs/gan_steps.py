@@ -3,7 +3,7 @@
     python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
 
 Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far the parameters moved, and
-beside it `.json` with what the compiled step gathers. "copying" in place of a mesh is a step that gathers too much.
+beside it `.json` with what the compiled step gathers. "copying" in place of a mesh is a program that gathers too much.
 """
 
 import json
@@ -84,16 +84,16 @@ def whole(tree, mesh):
 
 
 def compile_copying(task, folder: pathlib.Path) -> None:
-    """A step that goes wrong: it gathers all its parameters first."""
+    """What a step that goes wrong would begin with: all parameters gathered at once."""
     mesh = mesh_of("1,8")
 
-    def step(state, *rest):
-        params = jax.lax.with_sharding_constraint(state.tokenizer.params, replicated(mesh))
-        return task.step(state.replace(tokenizer=state.tokenizer.replace(params=params)), *rest)
+    def gather(params):
+        return jax.tree.map(lambda leaf: 2 * leaf, jax.lax.with_sharding_constraint(params, replicated(mesh)))
 
     with jax.set_mesh(mesh):
         state, frozen = start(task, mesh)
-        report = {"gathered": gathered(compile_step(step, state, frozen, mesh).as_text()), **sizes(state, frozen)}
+        program = jax.jit(gather).lower(state.tokenizer.params).compile()
+        report = {"gathered": gathered(program.as_text()), **sizes(state, frozen)}
     (folder / "copying.json").write_text(json.dumps(report))
 
 
