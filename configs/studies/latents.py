@@ -3,8 +3,8 @@
     python -m softvq_jax.main --config=configs/studies/latents.py --workdir=runs/latents
 
 Before and after the bottleneck, on the mean token and on all tokens; and a map and nearest neighbours as pictures, in every
-run's folder (`--config.map=umap` needs the extra `umap`). Six runs of `configs/tiny.py`, shortened. Cost: about five
-minutes on two cores. The paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
+run's folder (`--config.map=umap` needs the extra `umap`). Six runs of `configs/tiny.py`, shortened. Cost: about four
+minutes on one core. The paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
