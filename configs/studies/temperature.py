@@ -2,8 +2,8 @@
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Ten runs of `configs/tiny.py`, shortened, of 32 tokens, with the released posterior and with the paper's. Cost: about thirteen
-minutes on one core. The paper uses 0.07 and calls the choice forgiving near it.
+Ten runs of `configs/tiny.py`, shortened, of 32 tokens, with the released posterior and with the paper's. Cost: about
+thirteen minutes on one core. The paper uses 0.07 and calls the choice forgiving near it.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
