@@ -9,13 +9,12 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 from softvq_jax.data import records
 from softvq_jax.data.array_record import INDEX, ArrayRecordShards, read_record
-from softvq_jax.data.samples import Read
+from softvq_jax.data.samples import Read, read_each
 from softvq_jax.data.source import UnreadableImage
 
 SECTION = "latents"  # of `dataset.json`
@@ -101,22 +100,17 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
 
 def training(seed: int) -> Read:
     """Reads latents of the crop or of its mirror image, a function of `seed` and the global sample index alone."""
-    return functools.partial(_read, seed=seed)
+    return functools.partial(read_each, make=functools.partial(_either_flip, seed=seed))
 
 
 def evaluation() -> Read:
     """Reads the latents of the crop itself."""
-    return functools.partial(_read, seed=None)
+    return functools.partial(read_each, make=_unflipped)
 
 
-def _read(references: Sequence[RecordedLatents], indexes: Sequence[int], *, seed: int | None):
-    results = []
-    for reference, index in zip(references, indexes, strict=True):
-        try:
-            latents, label = reference.read()
-        except UnreadableImage as error:
-            results.append(error)
-        else:
-            flip = 0 if seed is None else int(np.random.default_rng((seed, index)).integers(2))
-            results.append((latents[flip], label))
-    return results
+def _either_flip(flips, index, *, seed):
+    return flips[int(np.random.default_rng((seed, index)).integers(2))]
+
+
+def _unflipped(flips, index):
+    return flips[0]

@@ -22,23 +22,24 @@ def training(size: int, augment: str, seed: int) -> Read:
     """
     if augment not in AUGMENTS:
         raise ValueError(f"data.augment={augment!r}: expected one of {', '.join(AUGMENTS)}")
-    return functools.partial(_read, crop=functools.partial(_training_crop, size=size, augment=augment, seed=seed))
+    return functools.partial(read_each, make=functools.partial(_training_crop, size=size, augment=augment, seed=seed))
 
 
 def evaluation(size: int) -> Read:
     """Reads centre crops of `size` pixels, as `training` reads random ones."""
-    return functools.partial(_read, crop=functools.partial(_evaluation_crop, size=size))
+    return functools.partial(read_each, make=functools.partial(_evaluation_crop, size=size))
 
 
-def _read(references, indexes, *, crop):
+def read_each(references, indexes, *, make: Callable):
+    """`(make(content, index), label)` of every reference, or the error where it cannot be read."""
     results = []
     for reference, index in zip(references, indexes, strict=True):
         try:
-            image, label = reference.read()
+            content, label = reference.read()
         except UnreadableImage as error:
             results.append(error)
         else:
-            results.append((crop(image, index), label))
+            results.append((make(content, index), label))
     return results
 
 
