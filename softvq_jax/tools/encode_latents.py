@@ -36,6 +36,7 @@ from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.parallel import distributed
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.progress import Progress
 from softvq_jax.train.images import as_float
 from softvq_jax.weights import files
@@ -221,14 +222,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of random crops")
     add("--crops_per_shard", type=int, default=5000)
     add("--batch_size", type=int, help="images at a time on each host (default: what suits the devices)")
-    add = parser.add_argument_group("several processes, where they are not detected").add_argument
-    add("--coordinator", help="host:port of process 0")
-    add("--num_processes", type=int)
-    add("--process_id", type=int)
+    add_processes(parser)
     args = parser.parse_args(argv[1:])
-    for name in ("passes", "crops_per_shard", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+    check_at_least_one(parser, args, "passes", "crops_per_shard", "batch_size")
     if args.augment == "center" and args.passes > 1:
         parser.error(f"--passes={args.passes}: all centre crops of a picture are the same; give --augment")
     return args

@@ -41,6 +41,7 @@ from softvq_jax.evaluate.subjects import Pairs, Reconstructions
 from softvq_jax.evaluate.text import as_text
 from softvq_jax.models.inception import FEATURES
 from softvq_jax.parallel import distributed
+from softvq_jax.tools.command_line import add_processes
 from softvq_jax.tools.evaluation_inputs import Inputs, open_inputs
 from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
@@ -77,10 +78,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--guidance", type=float, default=1.0, help="scale (default: 1, none)")
     add("--guidance_low", type=float, default=0.0, help="guide from this time on")
     add("--guidance_high", type=float, default=1.0, help="guide up to this time")
-    add = parser.add_argument_group("several processes, where they are not detected").add_argument
-    add("--coordinator", help="host:port of process 0")
-    add("--num_processes", type=int)
-    add("--process_id", type=int)
+    add_processes(parser)
     args = parser.parse_args(argv[1:])
     if args.generator and not args.tokenizer:
         parser.error("--generator needs the --tokenizer that decodes its latents")

@@ -26,6 +26,7 @@ from softvq_jax.data import shard_writer, source
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.sources import SOURCES
 from softvq_jax.data.workers import WorkerPool
+from softvq_jax.tools.command_line import check_at_least_one
 from softvq_jax.tools.progress import Progress
 
 JOURNAL = "preparation.jsonl"  # the plan, then a line for every finished shard
@@ -183,9 +184,7 @@ def parse_flags(argv: list[str]):
     args = parser.parse_args(argv[1:])
     if args.verify == bool(args.path):
         parser.error("give --path to write a data set, or --verify to check the one in --out")
-    for name in ("size", "images_per_shard", "num_workers"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+    check_at_least_one(parser, args, "size", "images_per_shard", "num_workers")
     return args
 
 

@@ -29,6 +29,7 @@ from softvq_jax.evaluate import pictures, pixel
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstruction import Reconstructor
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.command_line import check_at_least_one
 from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
 
@@ -49,8 +50,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", required=True, type=pathlib.Path, help="folder for the results, new or empty")
     add("--batch_size", type=int, help="images at a time (default: what suits the devices)")
     args = parser.parse_args(argv[1:])
-    if args.batch_size is not None and args.batch_size < 1:
-        parser.error(f"--batch_size={args.batch_size}: expected at least 1")
+    check_at_least_one(parser, args, "batch_size")
     return args
 
 

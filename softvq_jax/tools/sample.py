@@ -28,6 +28,7 @@ from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.generation import LABELS, ImageSampler, draw_labels, open_generator
 from softvq_jax.parallel import distributed
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.progress import Progress
 from softvq_jax.tools.sample_files import Output, open_output
 
@@ -58,14 +59,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--guidance_high", type=float, default=1.0, help="guide up to this time (SiT, DiT)")
     add("--temperature", type=float, help="of the noise (MAR)")
     add("--head_steps", type=int, help="denoising steps of each token (MAR)")
-    add = parser.add_argument_group("several processes, where they are not detected").add_argument
-    add("--coordinator", help="host:port of process 0")
-    add("--num_processes", type=int)
-    add("--process_id", type=int)
+    add_processes(parser)
     args = parser.parse_args(argv[1:])
-    for name in ("num", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name}={getattr(args, name)}: expected at least 1")
+    check_at_least_one(parser, args, "num", "batch_size")
     return args
 
 
