@@ -1,6 +1,6 @@
 """What every published config needs and gives on TPU slices that are not here, as a table.
 
-    python benchmarks/pods.py                                   # all: hours of compilation
+    python benchmarks/pods.py                                   # all
     python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some; those in pods.json already are not repeated
 
 Compiles the real step with `tools.aot_compile`, `IMAGES` images a chip and parameters divided over 16 chips, first with
@@ -13,10 +13,8 @@ import json
 import pathlib
 import runpy
 
-import jax
-
 from softvq_jax.aot.report import Report
-from softvq_jax.aot.topology import get_topology
+from softvq_jax.aot.topology import chips_of
 from softvq_jax.tools.aot_compile import measure
 
 FOLDER = pathlib.Path(__file__).parent
@@ -38,13 +36,10 @@ def numbers(report: Report) -> dict:
 
 def case(name: str, slice_name: str, remat: str) -> dict:
     """The numbers of one config on one slice; compiles."""
-    config, topology = (
-        runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"](),
-        get_topology(slice_name),
-    )
+    config = runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"]()
     config.model.remat, config.mesh.fsdp = remat, FSDP
-    config.train.batch_size = IMAGES * len(topology.devices)
-    return numbers(measure(config, topology))
+    config.train.batch_size = IMAGES * chips_of(slice_name)
+    return numbers(measure(config, slice_name))
 
 
 def fill(known: dict, configs: list[str], slices: list[str], path: pathlib.Path) -> None:
@@ -70,7 +65,7 @@ def table(known: dict) -> str:
     ]
     for key, tried in known.items():
         name, slice_name = key.split()
-        batch = IMAGES * len(get_topology(slice_name).devices)
+        batch = IMAGES * chips_of(slice_name)
         too_large = ", ".join(
             f"{remat} ({result['gib']:.0f} GiB)" for remat, result in tried.items() if not result["fits"]
         )
@@ -89,7 +84,6 @@ def main() -> None:
     parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
     parser.add_argument("--slices", nargs="*", default=SLICES, choices=SLICES)
     args = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
     path = FOLDER / "pods.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     fill(known, args.configs, args.slices, path)

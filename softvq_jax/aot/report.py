@@ -59,14 +59,11 @@ class Report(NamedTuple):
 
 def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> Report:
     """Reads a program that `compile_for` made for `mesh`, a mesh of `topology`'s devices."""
-    program = hlo.parse(compiled.program.as_text())
+    program = hlo.parse(compiled.text)
     found, devices = collectives(program), list(mesh.devices.flat)
     costs = roofline(topology.chip, topology.shape, devices, compiled.flops / len(devices), hbm_traffic(program), found)
-    sizes = compiled.program.memory_analysis()
-    temporaries = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
-    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    total = sizes.argument_size_in_bytes + temporaries + results
-    memory = Memory(sizes.argument_size_in_bytes, temporaries + results, total, topology.chip.hbm, fits=True)
+    total = compiled.arguments + compiled.temporaries
+    memory = Memory(compiled.arguments, compiled.temporaries, total, topology.chip.hbm, fits=True)
     return Report(topology.name, dict(mesh.shape), len(devices), batch, memory, compiled.flops, by_kind(found), costs)
 
 

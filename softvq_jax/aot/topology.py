@@ -1,5 +1,6 @@
 """TPU slices by name, described by the TPU compiler on a machine that has none."""
 
+import math
 import os
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
       RuntimeError: the TPU compiler (package `libtpu`) is not installed.
     """
     chip, shape = parse_name(name)
-    _quiet_libtpu()
+    _prepare_libtpu()
     options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}  # A v4 chip's two cores as one device.
     if max(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
@@ -77,6 +78,11 @@ def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
     return chip, shape
 
 
+def chips_of(name: str) -> int:
+    """How many chips a slice has; ValueError, listing the known names, for one that is not sold."""
+    return math.prod(parse_name(name)[1])
+
+
 def known_names() -> str:
     """A sentence that lists the usual slices of every generation."""
     families: dict[int, list[str]] = {}
@@ -86,7 +92,9 @@ def known_names() -> str:
     return f"Known are generation:shape with, for {'; for '.join(known)}"
 
 
-def _quiet_libtpu() -> None:
+def _prepare_libtpu() -> None:
+    # It lets one process in at a time, for the sake of a hardware that is not used here.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # On a machine without a TPU, libtpu otherwise looks for one's host and complains at length.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -38,7 +38,7 @@ def _moved(instruction: hlo.Instruction, where: hlo.Computation, program: hlo.Pr
     if opcode == "slice-start":
         source, taken = instruction.arrays[:2]
         return taken.bytes * (source.in_hbm + taken.in_hbm)
-    if opcode == "dynamic-slice":
+    if opcode in ("slice", "dynamic-slice"):
         return _on_hbm(operands[0], instruction.bytes) + instruction.hbm_bytes
     if opcode == "dynamic-update-slice":
         return 2 * _on_hbm(instruction, operands[1].bytes)

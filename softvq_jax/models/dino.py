@@ -45,14 +45,6 @@ class DinoTrunk(nnx.Module):
           `[5, B, N, width]` float32, N patches.
         """
         tokens = self.vit.embed(imagenet_normalize(images))
-        depth = self.vit.config.depth
-        quarter = depth // (NUM_FEATURES - 1)
-        features = [_readout(tokens)]
-        for start in range(0, depth, quarter):
-            tokens = self.vit.transformer.run_blocks(tokens, start=start, stop=start + quarter)
-            features.append(_readout(tokens))
-        return jnp.stack(features)
-
-
-def _readout(tokens):
-    return tokens[:, 1:] + tokens[:, :1]
+        quarters = self.vit.transformer.parts(tokens, NUM_FEATURES - 1)
+        depths = jnp.concatenate([tokens[None], quarters])
+        return depths[:, :, 1:] + depths[:, :, :1]

@@ -1,11 +1,11 @@
 """Discriminators: small heads on a frozen DINO (StyleGAN-T, arXiv 2301.09515), and PatchGAN (arXiv 1611.07004).
 
-Both are called `discriminator(images, trunk, train=..., crop_key=...)` and return logits in float32. What a
-training-mode forward moves besides parameters (BatchNorm's running statistics, spectral norm's vectors) are variables
-that are not `nnx.Param`:
+Both are called `discriminator(seen, train=...)` and return logits in float32; PatchGAN sees images, the other what the
+frozen DINO makes of them. What a training-mode forward moves besides parameters (BatchNorm's running statistics,
+spectral norm's vectors) are variables that are not `nnx.Param`:
 
     discriminator = nnx.merge(graphdef, params, buffers)
-    logits = discriminator(images, trunk, train=True)
+    logits = discriminator(seen, train=True)
     buffers = nnx.to_pure_dict(nnx.state(discriminator, nnx.Not(nnx.Param)))
 """
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.dino import NUM_FEATURES, DinoTrunk
+from softvq_jax.models.dino import NUM_FEATURES
 from softvq_jax.models.resize import area_resize, bicubic_resize
 from softvq_jax.parallel.mesh import constrain_batch
 
@@ -146,18 +146,13 @@ class DinoDiscriminator(nnx.Module):
     def __init__(self, width: int = 384, *, dtype=None, rngs: nnx.Rngs):
         self.heads = layers.stack(lambda r: Head(width, dtype=dtype, rngs=r), NUM_FEATURES, rngs)
 
-    def __call__(
-        self, images: jax.Array, trunk: DinoTrunk, *, train: bool, crop_key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
         """Logits `[B, 5 * N]`, one for each token of each feature.
 
         Args:
-          images: `[B, H, W, 3]` in [-1, 1], of any size.
-          trunk: frozen; its width is the heads'.
+          features: `[5, B, N, width]`, what a `DinoTrunk` makes of images.
           train: BatchNorm normalises by this batch, and the buffers move.
-          crop_key: with a key, larger images are cropped rather than resized half of the time.
         """
-        features = trunk(fit(images, trunk.image_size, crop_key))
         graphdef, params, buffers = nnx.split(self.heads, nnx.Param, ...)
 
         def apply(params, buffers, tokens):
@@ -166,7 +161,7 @@ class DinoDiscriminator(nnx.Module):
 
         logits, buffers = jax.vmap(apply)(params, buffers, features)
         nnx.update(self.heads, buffers)
-        return jnp.moveaxis(logits, 0, 1).reshape(images.shape[0], -1)
+        return jnp.moveaxis(logits, 0, 1).reshape(features.shape[1], -1)
 
 
 def fit(images: jax.Array, size: int, crop_key: jax.Array | None = None) -> jax.Array:
@@ -217,8 +212,8 @@ class PatchGAN(nnx.Module):
             setattr(self, f"norm{i}", BatchNorm(widths[i], epsilon=1e-5))
         self.logit = conv(widths[-1], 1, 1, True)
 
-    def __call__(self, images: jax.Array, trunk=None, *, train: bool, crop_key: jax.Array | None = None) -> jax.Array:
-        """Logits `[B, h, w, 1]` of images `[B, H, W, 3]`; `trunk` and `crop_key` are the other discriminator's."""
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Logits `[B, h, w, 1]` of images `[B, H, W, 3]`."""
         x = constrain_batch(jax.nn.leaky_relu(self.conv0(images), 0.2))
         for i in range(1, self.num_layers + 1):
             x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), train=train)

@@ -125,10 +125,8 @@ def scan_blocks(
     *shared,
     per_block=(),
     remat: str = "none",
-    start: int = 0,
-    stop: int | None = None,
 ) -> jax.Array:
-    """Applies the stacked `blocks[start:stop]` in turn: `x = block(x, *shared, *per_block[i])`.
+    """Applies the stacked `blocks` in turn: `x = block(x, *shared, *per_block[i])`.
 
     Args:
       blocks: made by `stack`.
@@ -137,13 +135,31 @@ def scan_blocks(
       per_block: tuple of trees with a leading axis of the stack's length (keys, rates).
       remat: "none" keeps every activation for the backward pass, "dots" the results of the weight matmuls, "full"
         only each block's input.
-      start, stop: which blocks, counted as a slice counts.
     """
+    params, step = _scannable(blocks, shared, remat)
+    return jax.lax.scan(step, x, (params, per_block))[0]
+
+
+def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "none") -> jax.Array:
+    """`[parts, ...]`: what `scan_blocks` has made of `x` after each of so many equal parts of the `blocks`.
+
+    One loop inside another: a loop for each part would be compiled once for each.
+    """
+    params, step = _scannable(blocks, (), remat)
+    params = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), params)
+
+    def part(x, params):
+        x = jax.lax.scan(step, x, (params, ()))[0]
+        return x, x
+
+    return jax.lax.scan(part, x, params)[1]
+
+
+def _scannable(blocks, shared, remat):
+    """The stacked parameters of `blocks`, and a scan's function of one block."""
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
     graphdef, params = nnx.split(blocks)
-    if start or stop is not None:
-        params, per_block = jax.tree.map(lambda leaf: leaf[start:stop], (params, per_block))
 
     def step(x, inputs):
         params, per_block = inputs
@@ -151,4 +167,4 @@ def scan_blocks(
 
     if remat != "none":
         step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(step, x, (params, per_block))[0]
+    return params, step

@@ -86,15 +86,15 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Tokens after the last norm, float32; with a `key`, stochastic depth is on (training)."""
-        return self.norm(self.run_blocks(tokens, key=key))
-
-    def run_blocks(self, tokens, *, key=None, start: int = 0, stop: int | None = None) -> jax.Array:
-        """Tokens after `blocks[start:stop]`, before any norm."""
         per_block = ()
         if key is not None and self.config.drop_path:
             depth = self.config.depth
             per_block = (jnp.linspace(0.0, self.config.drop_path, depth), jax.random.split(key, depth))
-        return layers.scan_blocks(self.blocks, tokens, per_block=per_block, remat=self.remat, start=start, stop=stop)
+        return self.norm(layers.scan_blocks(self.blocks, tokens, per_block=per_block, remat=self.remat))
+
+    def parts(self, tokens: jax.Array, count: int) -> jax.Array:
+        """`[count, B, T, width]`: tokens after each of so many equal parts of the blocks, before any norm."""
+        return layers.scan_parts(self.blocks, tokens, count, remat=self.remat)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:

@@ -18,7 +18,8 @@ DISCRIMINATORS = ("dino", "patchgan", "none")
 class TokenizerNetworks:
     """Each network of a run, or None where the config does without it.
 
-    `model`, `alignment` and `discriminator` are trained; `teacher`, `lpips` and `trunk` are frozen.
+    `model`, `alignment` and `discriminator` are trained; `teacher`, `lpips` and `trunk` are frozen. `trunk_size` is the
+    side in pixels of the images that the trunk takes.
     """
 
     config: TokenizerConfig
@@ -28,6 +29,7 @@ class TokenizerNetworks:
     teacher: Functional | None
     lpips: Functional | None
     trunk: Functional | None
+    trunk_size: int | None
 
     @property
     def frozen(self) -> dict[str, Functional]:
@@ -54,7 +56,7 @@ def build(config, *, teacher: ViTConfig | None, trunk: tuple[ViTConfig, int] | N
     if kind not in DISCRIMINATORS:
         raise ValueError(f"gan.discriminator is {kind!r}; expected one of {', '.join(DISCRIMINATORS)}")
 
-    nets = dict.fromkeys(("alignment", "discriminator", "teacher", "lpips", "trunk"))
+    nets = dict.fromkeys(("alignment", "discriminator", "teacher", "lpips", "trunk", "trunk_size"))
     if teacher is not None:
         check_alignment(config.alignment.mode, model.num_latent_tokens, teacher.grid(size) ** 2)
         widths = (model.latent_dim, config.alignment.hidden, teacher.width)
@@ -63,7 +65,7 @@ def build(config, *, teacher: ViTConfig | None, trunk: tuple[ViTConfig, int] | N
     if config.loss.perceptual_weight:
         nets["lpips"] = Functional(lambda rngs: LPIPS(dtype=dtype, rngs=rngs))
     if kind == "dino":
-        nets["trunk"] = Functional(lambda rngs: DinoTrunk(*trunk, **compute, rngs=rngs))
+        nets["trunk"], nets["trunk_size"] = Functional(lambda rngs: DinoTrunk(*trunk, **compute, rngs=rngs)), trunk[1]
         nets["discriminator"] = Functional(lambda rngs: DinoDiscriminator(trunk[0].width, dtype=dtype, rngs=rngs))
     elif kind == "patchgan":
         nets["discriminator"] = Functional(lambda rngs: PatchGAN(dtype=dtype, rngs=rngs))

@@ -5,6 +5,8 @@ space: pixels, LPIPS and discriminator each give a cotangent of the reconstructi
 through the tokenizer. The adaptive weight needs these cotangents apart, and costs no second backward pass this way.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +14,7 @@ from softvq_jax.losses import adversarial, alignment
 from softvq_jax.losses.diff_augment import diff_augment
 from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.discriminators import fit
 from softvq_jax.models.functional import buffers_of
 from softvq_jax.models.quantizers import code_counts
 from softvq_jax.models.vit import patchify
@@ -139,7 +142,8 @@ class TokenizerStep:
         return total, terms
 
     def adversarial_term(self, reconstructions, params, buffers, frozen, key):
-        logits, buffers = self.discriminate(params, buffers, frozen, reconstructions, key)
+        (seen,) = self.look(frozen, self.view(reconstructions, key)[None])
+        buffers, logits = self.judge(params, buffers, seen)
         return adversarial.generator_loss(self.config.gan.loss, logits), buffers
 
     # --- discriminator -----------------------------------------------------------------------------------------------
@@ -148,10 +152,17 @@ class TokenizerStep:
         """`total_D = gate * (0.2 * (gan_D + 0.001 * LeCam) + 4 * consistency)`, and its gradient."""
         gan = self.config.gan
         keys = jax.random.split(key, 4)
+        pair = jnp.stack([images, reconstructions])
+        # Loops rather than calls: what a call holds is compiled once for each.
+        views = jax.lax.map(lambda each: self.view(*each), (pair, keys[:2]))
+        if gan.consistency_weight:
+            strong = jax.lax.map(lambda each: self.view(*each, strong=True), (pair, keys[2:]))
+            views = jnp.concatenate([views, strong])
+        seen = self.look(frozen, views)
 
         def loss(params, buffers):
-            real, buffers = self.discriminate(params, buffers, frozen, images, keys[0])
-            fake, buffers = self.discriminate(params, buffers, frozen, reconstructions, keys[1])
+            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen)
+            real, fake = logits[:2]
             averages = adversarial.lecam_update(lecam, real, fake, gan.lecam_decay)
             terms = {
                 "gan_discriminator": adversarial.discriminator_loss(gan.loss, real, fake),
@@ -159,30 +170,42 @@ class TokenizerStep:
             }
             total = gan.weight * (terms["gan_discriminator"] + gan.lecam_weight * terms["lecam"])
             if gan.consistency_weight:
-                strong_real, buffers = self.discriminate(params, buffers, frozen, images, keys[2], strong=True)
-                strong_fake, buffers = self.discriminate(params, buffers, frozen, reconstructions, keys[3], strong=True)
-                weak, strong = jnp.concatenate([real, fake]), jnp.concatenate([strong_real, strong_fake])
-                terms["consistency"] = jnp.mean(jnp.square(weak - strong))
+                terms["consistency"] = jnp.mean(jnp.square(logits[:2] - logits[2:]))
                 total += gan.consistency_weight * terms["consistency"]
             total *= self.gate(state.step)
-            logits = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
-            return total, (buffers, averages, terms | logits | {"discriminator_total": total})
+            means = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
+            return total, (buffers, averages, terms | means | {"discriminator_total": total})
 
         grads, (buffers, lecam, metrics) = jax.grad(loss, has_aux=True)(state.discriminator.params, buffers)
         return grads, buffers, lecam, metrics
 
-    def discriminate(self, params, buffers, frozen, images, key, *, strong: bool = False):
-        """Logits of a training-mode forward on augmented images, and the buffers after it."""
+    def view(self, images, key, *, strong: bool = False):
+        """Augmented images, at the size that the discriminator's trunk takes."""
         gan = self.config.gan
         augment_key, crop_key = jax.random.split(key)
         if strong:
             images = diff_augment(augment_key, images, probability=1.0, cutout=STRONG_CUTOUT)
         elif gan.diff_augment:
             images = diff_augment(augment_key, images)
+        if self.nets.trunk is None:
+            return images
+        return fit(images, self.nets.trunk_size, crop_key if gan.random_crop else None)
+
+    def look(self, frozen, views):
+        """What the discriminator sees of each of the views `[V, B, H, W, 3]`: the trunk's features, or the view."""
+        if self.nets.trunk is None:
+            return views
+        count, batch = views.shape[:2]
+        # One pass for all; the views of an image side by side, so that each stays on its device.
+        together = views.swapaxes(0, 1).reshape(batch * count, *views.shape[2:])
+        features = self.nets.trunk(frozen["trunk"])(constrain_batch(together))
+        return jnp.moveaxis(features.reshape(len(features), batch, count, *features.shape[2:]), 2, 0)
+
+    def judge(self, params, buffers, seen):
+        """The buffers after a training-mode forward, and its logits."""
         network = self.nets.discriminator(params, buffers)
-        trunk = None if self.nets.trunk is None else self.nets.trunk(frozen["trunk"])
-        logits = network(images, trunk, train=True, crop_key=crop_key if gan.random_crop else None)
-        return logits, buffers_of(network)
+        logits = network(seen, train=True)
+        return buffers_of(network), logits
 
     def gate(self, step: jax.Array) -> jax.Array:
         """0 before `gan.start_step`, then 1; steps count from 1."""

@@ -50,10 +50,10 @@ def dino_discriminator(tensors):
     return (trunk, frozen.read_dino(tensors, trunk_shapes, source="case")), (heads, params, buffers)
 
 
-def forward(graphdef, params, buffers, images, trunk, *, train):
+def forward(graphdef, params, buffers, seen, *, train):
     """Logits and the buffers afterwards."""
     discriminator = nnx.merge(graphdef, params, buffers)
-    logits = discriminator(images, trunk, train=train)
+    logits = discriminator(seen, train=train)
     return logits, nnx.to_pure_dict(nnx.state(discriminator, nnx.Not(nnx.Param)))
 
 
@@ -87,12 +87,12 @@ def run_dino_discriminator(case, arrays):
         trunk = nnx.merge(trunk_def, trunk_params)
 
         def loss(params, images):
-            logits, moved = forward(graphdef, params, buffers, images, trunk, train=True)
-            return jnp.mean(logits**2), (logits, moved)
+            features = trunk(fit(images, trunk.image_size))
+            logits, moved = forward(graphdef, params, buffers, features, train=True)
+            return jnp.mean(logits**2), (logits, moved, features)
 
-        (_, (logits, moved)), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, images)
-        logits_eval, _ = forward(graphdef, params, moved, images, trunk, train=False)
-        features = trunk(fit(images, trunk.image_size))
+        (_, (logits, moved, features)), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, images)
+        logits_eval, _ = forward(graphdef, params, moved, features, train=False)
         return logits, logits_eval, moved, grads, features
 
     logits, logits_eval, moved, (grads, grad_x), features = run(params, buffers, trunk_params, images)
@@ -111,8 +111,8 @@ def run_patchgan(case, arrays):
     params = layout.read(frozen.patchgan_rules(num_layers), tensors, shapes, source="case")
     buffers = layout.read(frozen.patchgan_buffer_rules(num_layers), tensors, buffer_shapes, source="case")
     images = nhwc(recipe.images(case["count"], case["size"], case["seed"]))
-    logits, moved = forward(graphdef, params, buffers, images, None, train=True)
-    logits_eval, _ = forward(graphdef, params, moved, images, None, train=False)
+    logits, moved = forward(graphdef, params, buffers, images, train=True)
+    logits_eval, _ = forward(graphdef, params, moved, images, train=False)
     after = layout.write(frozen.patchgan_buffer_rules(num_layers), moved)
     ours = {"logits": nchw(logits), "logits_eval": nchw(logits_eval)}
     return ours | {f"after_{key}": value for key, value in after.items()}

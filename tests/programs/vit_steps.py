@@ -25,13 +25,13 @@ RULES = ((r"(^|/)blocks/", sharding.largest_axis(first=1, min_size=256)), ("", s
 OPTIMIZER = optax.adam(1e-3)
 
 
-def init(key):
-    params = nnx.to_pure_dict(nnx.state(ViT(CONFIG, SIZE, rngs=nnx.Rngs(key))))
+def init(key, config=CONFIG):
+    params = nnx.to_pure_dict(nnx.state(ViT(config, SIZE, rngs=nnx.Rngs(key))))
     return {"params": params, "opt": OPTIMIZER.init(params)}
 
 
-def step(state, images, target):
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(CONFIG, SIZE, rngs=nnx.Rngs(0))))
+def step(state, images, target, config=CONFIG, dtype=None):
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(config, SIZE, dtype=dtype, rngs=nnx.Rngs(0))))
 
     def loss(params):
         tokens = mesh.constrain_batch(nnx.merge(graphdef, params)(mesh.constrain_batch(images)))
