@@ -33,6 +33,7 @@ setup(
         "aot": ["libtpu"],
         "bench": ["psutil"],
         "test": [
+            "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "psutil",
             "pytest",
             "pytest-xdist",

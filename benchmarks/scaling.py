@@ -13,22 +13,20 @@ import runpy
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from softvq_jax import config as configs
 from softvq_jax.aot.chips import CHIPS, Chip
+from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES
 from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, count_weights, least_images_per_chip
 from softvq_jax.parallel.mesh import AXES
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.tools.aot_compile import abstract_pretrained
-from softvq_jax.train.tokenizer_task import TokenizerTask
+from softvq_jax.train.tasks import TASKS
 
-FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 6}  # forward and backward passes of a step through each
+FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 3}  # forward and backward passes of a step through each
 CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def weights_of(config, fsdp: int) -> Weights:
     """What a step of a config communicates, divided by the path rules."""
-    num_steps, per_epoch = configs.steps(config, 1_281_167)
-    task = TokenizerTask(config, abstract_pretrained(config), num_steps=num_steps, steps_per_epoch=per_epoch)
+    task = TASKS[config.task].abstract(config, IMAGENET_TRAIN_IMAGES)
     state = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), task.initial)
     params = task.parameters(state)
     mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)

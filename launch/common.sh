@@ -51,8 +51,8 @@ check_training_flags() {
 
 # Several machines must find the same workdir.
 check_shared_workdir() {
-  [[ " ${training_flags[*]}" =~ \ --workdir=(/|[a-z]+://) ]] ||
-    die "the workdir must be an absolute path on a disk that all machines share"
+  [[ " ${training_flags[*]}" =~ \ --workdir=/ ]] ||
+    die "the workdir must be the absolute path of a folder that all machines share (mount a bucket)"
 }
 
 require_command() {

@@ -122,7 +122,7 @@ def test_machines_must_share_the_workdir(script):
         script, *OPTIONS[script].split(), "--dry-run", "--", "--config=configs/tiny.py", "--workdir=runs/a"
     )
     assert result.returncode == 2
-    assert "a disk that all machines share" in result.stderr
+    assert "a folder that all machines share" in result.stderr
 
 
 class TestLocalProcesses:

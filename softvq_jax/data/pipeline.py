@@ -9,6 +9,7 @@ Images travel as uint8, a quarter of float32's bytes from host to device; `image
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.data import latents, samples, workers
+from softvq_jax.data.buffers import Buffers
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.data.sources import held_out_source, training_source
@@ -217,13 +219,19 @@ def _in_parallel(examples, share, length, config):
         grain.MapDataset.range(length // chunk)
         .map(chunk_of_examples)
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead)))
-        .batch(share.local_batch // chunk, batch_fn=_stack)
+        .batch(share.local_batch // chunk, batch_fn=functools.partial(_stack, Buffers()))
     )
 
 
-def _stack(chunks):
+def _stack(buffers, chunks):
     examples = list(itertools.chain(*chunks))
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return {name: _stacked(buffers, [example[name] for example in examples]) for name in examples[0]}
+
+
+def _stacked(buffers, arrays):
+    shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
+    out = buffers.take(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+    return np.stack(arrays, out=out)
 
 
 def _field(config):

@@ -1,7 +1,7 @@
 """From references to crops: the work that the reading threads and processes do."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from softvq_jax.data.source import Reference, UnreadableImage
 AUGMENTS = {"random_crop": crops.random_crop, "random_region": crops.random_region}
 
 Sample = tuple[np.ndarray, int]  # uint8 [S, S, 3], class
-Read = Callable[[Sequence[Reference], Sequence[int]], list[Sample | UnreadableImage]]
+Read = Callable[[Sequence[Reference], Sequence[int]], Iterable[Sample | UnreadableImage]]
 
 
 def training(size: int, augment: str, seed: int) -> Read:
@@ -31,16 +31,14 @@ def evaluation(size: int) -> Read:
 
 
 def read_each(references, indexes, *, make: Callable):
-    """`(make(content, index), label)` of every reference, or the error where it cannot be read."""
-    results = []
+    """Yields `(make(content, index), label)` of every reference, or the error where it cannot be read."""
     for reference, index in zip(references, indexes, strict=True):
         try:
             content, label = reference.read()
         except UnreadableImage as error:
-            results.append(error)
+            yield error
         else:
-            results.append((make(content, index), label))
-    return results
+            yield make(content, index), label
 
 
 def _training_crop(image, index, *, size, augment, seed):

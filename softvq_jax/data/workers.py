@@ -18,9 +18,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 from absl import logging
+
+from softvq_jax.data.buffers import Buffers
 
 ENVIRONMENT = {
     # With dozens of workers, the threads that BLAS starts at import would be thousands.
@@ -42,7 +45,8 @@ class WorkerPool:
     """`pool(*arguments)` is `function(*arguments)`, computed in one of `count` processes.
 
     Meant to be called by `count` threads at once. The function, the arguments and the results are pickled; an exception
-    of the function is raised here, the worker's traceback in its notes.
+    of the function is raised here, the worker's traceback in its notes. Of a function that yields, the result is the
+    list of what it yields, and each item leaves the worker's own memory before the next is made.
     """
 
     def __init__(self, function: Callable, count: int):
@@ -95,13 +99,17 @@ class _Worker:
     def call(self, arguments):
         try:
             self._connection.send(arguments)
-            succeeded, result = self._memory.loads(*self._connection.recv())
+            kind, parts = self._connection.recv()
+            results = self._memory.loads(parts)
         except (EOFError, OSError):
             raise WorkerDied(
                 f"a reading process ended with exit code {self._process.wait(PATIENCE_S)} at {arguments}; "
                 "see what it printed above; -9 usually means that memory ran out (fewer data.num_workers need less)"
             ) from None
-        if not succeeded:
+        if kind == "yielded":
+            return results
+        (result,) = results
+        if kind == "raised":
             raise result
         return result
 
@@ -126,28 +134,40 @@ class SharedMemory:
     """
 
     def __init__(self, file: int):
-        self._file, self._map = file, None
+        self._file, self._map, self._buffers = file, None, Buffers()
 
-    def dumps(self, value) -> tuple[bytes, list[int]]:
-        """The pickle of a value without its arrays, and their sizes in bytes."""
-        arrays = []
-        pickled = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer: arrays.append(buffer.raw()))
-        start, memory = 0, self._mapped(sum(array.nbytes for array in arrays))
-        for array in arrays:
-            memory[start : start + array.nbytes] = array
-            start += array.nbytes
-        return pickled, [array.nbytes for array in arrays]
+    def dumps(self, values: Iterable) -> list[tuple[bytes, list[int]]]:
+        """Of each value the pickle without its arrays, and their sizes in bytes."""
+        parts, end = [], 0
+        for value in values:
+            arrays = []
+            pickled = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer, to=arrays: to.append(buffer.raw()))
+            for array in arrays:
+                start, end = end, end + array.nbytes
+                self._mapped(end)[start:end] = array
+            parts.append((pickled, [array.nbytes for array in arrays]))
+        return parts
 
-    def loads(self, pickled: bytes, sizes: list[int]):
-        """The value; its arrays are read-only copies."""
-        memory, ends = self._mapped(sum(sizes)), list(itertools.accumulate(sizes))
-        return pickle.loads(pickled, buffers=[memory[end - size : end] for size, end in zip(sizes, ends, strict=True)])
+    def loads(self, parts: list[tuple[bytes, list[int]]]) -> list:
+        """The values; their arrays are read-only parts of one copy."""
+        ends = itertools.accumulate(size for _, sizes in parts for size in sizes)
+        total = sum(size for _, sizes in parts for size in sizes)
+        copy = self._buffers.take(total)
+        if total:
+            copy[:] = np.frombuffer(self._mapped(total), np.uint8, total)
+        copy = memoryview(copy).toreadonly()
+        return [
+            pickle.loads(pickled, buffers=[copy[end - size : end] for size, end in zip(sizes, ends, strict=False)])
+            for pickled, sizes in parts
+        ]
 
     def _mapped(self, size):
-        if size and (self._map is None or len(self._map) < size):
-            if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
-            self._map = mmap.mmap(self._file, size)
+        if self._map is None or len(self._map) < size:
+            length = os.fstat(self._file).st_size
+            if length < size:
+                length = 2 * size
+                os.ftruncate(self._file, length)
+            self._map = mmap.mmap(self._file, length)
         return self._map
 
 
@@ -170,10 +190,12 @@ def serve(pipe: int, memory_file: int) -> None:
         while True:
             arguments = connection.recv()
             try:
-                reply = True, function(*arguments)
+                result = function(*arguments)
+                yields = isinstance(result, Iterator)
+                reply = ("yielded" if yields else "returned", memory.dumps(result if yields else [result]))
             except Exception as error:
                 error.add_note(traceback.format_exc())
-                reply = False, error
-            connection.send(memory.dumps(reply))
+                reply = "raised", memory.dumps([error])
+            connection.send(reply)
     except (EOFError, OSError):  # the parent has closed the pipe, or ended
         os._exit(0)  # at once: there is nothing to put in order

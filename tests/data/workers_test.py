@@ -25,6 +25,13 @@ def arrays(height):
     return {"image": image, "turned": image.T, "name": "a", "none": image[:0]}
 
 
+def one_by_one(heights, broken=-1):
+    for height in heights:
+        if height == broken:
+            fail("torn")
+        yield arrays(height)
+
+
 def end():
     os._exit(3)
 
@@ -67,6 +74,16 @@ def test_arrays_of_growing_and_shrinking_size(pool_of):
         result = pool(height)
         for name, expected in arrays(height).items():
             np.testing.assert_array_equal(result[name], expected)
+
+
+def test_what_a_function_yields_comes_as_a_list(pool_of):
+    pool, heights = pool_of(one_by_one), [3, 2000, 0, 7]
+    assert pool([]) == []
+    for result, height in zip(pool(heights), heights, strict=True):
+        for name, expected in arrays(height).items():
+            np.testing.assert_array_equal(result[name], expected)
+    with pytest.raises(UnreadableImage, match="torn"):
+        pool(heights, 7)
 
 
 def test_results_are_not_overwritten_by_the_next(pool_of):
