@@ -31,7 +31,7 @@ setup(
     ],
     extras_require={
         "aot": ["libtpu"],
-        "bench": ["psutil"],
+        "bench": ["matplotlib", "psutil"],
         "test": [
             "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "psutil",

@@ -7,6 +7,7 @@
 """
 
 import argparse
+import functools
 import pathlib
 import runpy
 
@@ -52,9 +53,10 @@ def meshes(chips: int, chip: Chip) -> dict[str, Mesh]:
 
 def rows(config, chip: Chip, gflop: float):
     """`(chips, mesh name, bytes sent, images a chip below which the network is slower than the arithmetic)`."""
+    by_fsdp = functools.cache(functools.partial(weights_of, config))
     for chips in CHIP_COUNTS:
         for name, mesh in meshes(chips, chip).items():
-            weights = weights_of(config, max(mesh.fsdp, 2))
+            weights = by_fsdp(max(mesh.fsdp, 2))
             sent = bytes_sent(weights, mesh)
             yield chips, name, sent, least_images_per_chip(weights, mesh, chip, gflop * 1e9)
 
