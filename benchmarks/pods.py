@@ -79,6 +79,22 @@ def table(known: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(known: dict) -> str:
+    """A row a config, a column a slice: what is needed of a chip's memory, the remat setting, and the rate at best."""
+    names, slices = (list(dict.fromkeys(key.split()[part] for key in known)) for part in (0, 1))
+    lines = [f"| | {' | '.join(slices)} |", "|---" * (len(slices) + 1) + "|"]
+    for name in names:
+        lines.append(f"| `{name}` | {' | '.join(_cell(known.get(f'{name} {where}', {})) for where in slices)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(tried: dict) -> str:
+    for remat, found in tried.items():
+        if found["fits"]:
+            return f"{found['gib']:.1f}{'' if remat == 'none' else f', {remat}'}; {found['rate']:,.0f}"
+    return f"{min(result['gib'] for result in tried.values()):.0f}: too large" if tried else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
@@ -87,7 +103,7 @@ def main() -> None:
     path = FOLDER / "pods.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     fill(known, args.configs, args.slices, path)
-    (FOLDER / "pods.md").write_text(table(known))
+    (FOLDER / "pods.md").write_text(f"{summary(known)}\n{table(known)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class LocalDevices:
 
     def __init__(self, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None):
         """`batch_size` is rounded up; None takes what suits the devices."""
-        mesh = meshes.make_mesh(slices=1, devices=devices or jax.local_devices())
+        self._mesh = mesh = meshes.make_mesh(slices=1, devices=devices or jax.local_devices())
         per_device = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
         self.batch_size = mesh.size * math.ceil((batch_size or per_device * mesh.size) / mesh.size)
         self._batch, self._copy = meshes.batch_sharding(mesh), meshes.replicated(mesh)
@@ -46,5 +46,6 @@ class LocalDevices:
         count = len(arrays[0])
         missing = self.batch_size - count
         filled = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
-        results = function(*jax.device_put(filled, self._batch))
+        with jax.set_mesh(self._mesh):  # not the mesh of a training run around it, which has other processes' devices
+            results = function(*jax.device_put(filled, self._batch))
         return {name: np.asarray(rows)[:count] for name, rows in results.items()}

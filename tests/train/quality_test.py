@@ -17,7 +17,7 @@ from softvq_jax.train import quality
 from softvq_jax.train.loop import Run
 from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.tasks import TASKS
-from tests import small_tokenizers
+from tests import programs, small_tokenizers
 from tests.small_inception import SmallInception
 
 
@@ -67,6 +67,42 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
     assert report["protocol"]["name"] == "softvq-rfid" and report["counts"] == {"samples": 50, "reference": 50}
     assert report["metrics"]["fid"] == pytest.approx(measured[5]) and report["weights"]["tokenizer"]
     assert not list((tmp_path / "run").glob("measuring_*"))
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does_and_agree_on_the_best_step(tmp_path):
+    flags = {
+        "config": "configs/tiny.py",
+        "config.model.image_size": 32,
+        "config.model.num_latent_tokens": 8,
+        "config.model.codebook_size": 32,
+        "config.train.batch_size": 8,
+        "config.train.num_steps": 4,
+        "config.log.every_steps": 1,
+        "config.eval.every_steps": 2,
+        "config.eval.num_images": 32,
+        "config.fid.every_steps": 2,
+        "config.fid.num_images": 30,
+        "config.fid.weights": "small",
+        "config.checkpoint.best_metric": "eval_rfid",
+    }
+    measured = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        words = [f"--{name}={value}" for name, value in (flags | {"workdir": workdir}).items()]
+        programs.run("fid_main", *words, processes=processes, devices=2 // processes, timeout=600)
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        measured.append({line["step"]: line["eval_rfid"] for line in lines if "eval_rfid" in line})
+        best = min(measured[-1], key=measured[-1].get)
+        assert Tokenizer.from_pretrained(workdir / "best" / "tokenizer")
+        assert [path.name for path in (workdir / "best" / "checkpoints").iterdir() if path.name.isdigit()] == [
+            str(best)
+        ]
+        report = json.loads((workdir / "evaluations" / f"step_{best:07d}" / "evaluation.json").read_text())
+        assert report["counts"] == {"samples": 30, "reference": 30}
+    one, two = measured
+    assert list(one) == list(two) == [2, 4]
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-3)
 
 
 @pytest.mark.slow

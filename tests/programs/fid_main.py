@@ -1,0 +1,29 @@
+"""`python -m softvq_jax.main` with a small network in the place of Inception.
+
+python -m tests.programs.fid_main --config=... --workdir=... [any flag of main]
+"""
+
+import json
+import os
+import sys
+
+from softvq_jax import main
+from softvq_jax.train import quality
+from tests.programs import CLUSTER
+
+
+def small(name):
+    import jax
+
+    from softvq_jax.models.functional import Functional
+    from tests.small_inception import SmallInception
+
+    net = Functional(SmallInception)
+    return net, net.init(jax.random.key(0))[0]
+
+
+if CLUSTER in os.environ:
+    address, count, process = json.loads(os.environ[CLUSTER])
+    sys.argv += [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={process}"]
+quality.load_inception = small
+main.run()
