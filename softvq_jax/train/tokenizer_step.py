@@ -161,7 +161,8 @@ class TokenizerStep:
         seen = self.look(frozen, views)
 
         def loss(params, buffers):
-            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen)
+            # Unrolled: a loop would gather the heads' divided kernels in every turn.
+            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen, unroll=True)
             real, fake = logits[:2]
             averages = adversarial.lecam_update(lecam, real, fake, gan.lecam_decay)
             terms = {
