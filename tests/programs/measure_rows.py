@@ -5,6 +5,7 @@ python -m tests.programs.measure_rows <folder> <count> <batch size>
 
 import hashlib
 import sys
+from functools import partial
 
 from tests.programs import join
 
@@ -20,6 +21,7 @@ from softvq_jax.evaluate.measure import measure  # noqa: E402
 from softvq_jax.evaluate.records import Records  # noqa: E402
 from softvq_jax.evaluate.subjects import ImageSet  # noqa: E402
 from softvq_jax.parallel import distributed  # noqa: E402
+from softvq_jax.parallel.mesh import make_mesh  # noqa: E402
 
 
 class RowMeans:
@@ -29,17 +31,20 @@ class RowMeans:
 
     def __init__(self, batch_size):
         self.devices = LocalDevices(batch_size)
+        self._one = self.devices.copy(np.float32(1))
 
     def __call__(self, images):
-        sums = jax.jit(lambda x: {"f2048": x.astype(jnp.float32).sum(axis=(2, 3))})
-        return self.devices.map(sums, images) | {"double": images.astype(np.float64).mean(axis=(1, 2, 3)) / 3}
+        sums = jax.jit(lambda one, x: {"f2048": one * x.astype(jnp.float32).sum(axis=(2, 3))})
+        means = images.astype(np.float64).mean(axis=(1, 2, 3))
+        return self.devices.map(partial(sums, self._one), images) | {"double": means / 3}
 
 
 folder, count, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
 extractor = RowMeans(batch_size)
 records = Records(folder, {}) if distributed.is_main_process() else None
-measure(ImageSet(ArrayImages(pixels), extractor), records, batch_size=extractor.devices.batch_size)
+with jax.set_mesh(make_mesh()):  # as inside a training run
+    measure(ImageSet(ArrayImages(pixels), extractor), records, batch_size=extractor.devices.batch_size)
 if records is not None:
     assert len(records) == count
     content = b"".join(records[name][:].tobytes() for name in ("digest", "f2048", "double"))
