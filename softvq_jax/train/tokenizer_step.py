@@ -161,8 +161,8 @@ class TokenizerStep:
         seen = self.look(frozen, views)
 
         def loss(params, buffers):
-            # Unrolled: a loop would gather the heads' divided kernels in every turn.
-            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen, unroll=True)
+            # A loop gathers the heads' kernels in every turn; unrolled it takes the TPU's compiler minutes more.
+            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen)
             real, fake = logits[:2]
             averages = adversarial.lecam_update(lecam, real, fake, gan.lecam_decay)
             terms = {

@@ -48,6 +48,6 @@ def test_no_step_gathers_the_parameters_of_more_than_one_block(runs):
         report = runs[mesh][1]
         in_loops = {size for size, in_loop in report["gathered"] if in_loop}
         assert not gathers_whole_stacks(report)
-        # Loops over blocks gather a block's weights and nothing else: no tokens.
-        assert set(report["tensors"]) <= in_loops <= set(report["all_tensors"])
+        # Loops over blocks gather a block's weights, the one over views the heads', and nothing else: no tokens.
+        assert set(report["tensors"]) <= in_loops <= set(report["in_loops"])
     assert gathers_whole_stacks(runs["copying"][1])

@@ -131,19 +131,20 @@ def gathered(program: str) -> list[tuple[float, bool]]:
 
 
 def sizes(state, frozen) -> dict[str, list[int]]:
-    """Bytes of the tokenizer's block tensors that are divided, whole stacks and one block's part; and the latter of all
-    networks."""
+    """Bytes of the tokenizer's block tensors that are divided, whole stacks and one block's part; and what loops may
+    gather: such a part of any network, and the discriminator's heads, all at once for each view."""
 
-    def divided(tree):
+    def divided(tree, part="blocks"):
         paths = jax.tree.leaves_with_path(tree)
-        blocks = [leaf for path, leaf in paths if "blocks" in jax.tree_util.keystr(path)]
-        return [leaf for leaf in blocks if not leaf.sharding.is_fully_replicated]
+        named = [leaf for path, leaf in paths if part in jax.tree_util.keystr(path)]
+        return [leaf for leaf in named if not leaf.sharding.is_fully_replicated]
 
-    trained = divided(state.tokenizer.params)
+    trained, heads = divided(state.tokenizer.params), divided(state.discriminator.params, "heads")
     return {
         "stacks": [leaf.nbytes for leaf in trained],
         "tensors": [leaf.nbytes // leaf.shape[0] for leaf in trained],
-        "all_tensors": [leaf.nbytes // leaf.shape[0] for leaf in divided((state.tokenizer.params, frozen))],
+        "in_loops": [leaf.nbytes // leaf.shape[0] for leaf in divided((state.tokenizer.params, frozen))]
+        + [leaf.nbytes for leaf in heads],
     }
 
 
