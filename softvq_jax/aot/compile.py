@@ -3,7 +3,8 @@
 import pathlib
 import re
 import tempfile
-import threading
+from collections.abc import Callable
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -49,10 +50,7 @@ def compile_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
       OutOfMemory: the program does not fit.
     """
     lowered, flops = _lower(function, arguments, mesh)
-    try:
-        return _whole(lowered.compile(), flops)
-    except jax.errors.JaxRuntimeError as error:
-        raise _explained(error, flops) from error
+    return _finished(lowered.compile, flops)
 
 
 def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
@@ -60,34 +58,16 @@ def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
 
     When the compiler turns to it, the program is final: partitioned, fused, scheduled, and every buffer in its place, or
     refused as too large. That state the compiler can write down; it is read here as soon as it is complete. The
-    compiler itself cannot be stopped and works on in a thread: call this in a process that ends soon.
+    compiler itself cannot be stopped and works on in a thread, for which the process waits at its end unless it is killed.
     """
     lowered, flops = _lower(function, arguments, mesh)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        compiling = _Compiling(lowered, {"xla_dump_to": name, "xla_dump_hlo_as_text": True})
-        compiling.start()
-        while True:
-            compiling.join(_POLL_SECONDS)
-            if compiling.error is not None:
-                raise _explained(compiling.error, flops) from compiling.error
-            if compiling.program is not None:  # A compiler that names its files otherwise: no harm but the time.
-                return _whole(compiling.program, flops)
+        options = {"xla_dump_to": name, "xla_dump_hlo_as_text": True}
+        compiling = futures.ThreadPoolExecutor(1).submit(lowered.compile, compiler_options=options)
+        while not futures.wait([compiling], _POLL_SECONDS).done:
             if (plan := _read_plan(pathlib.Path(name), flops)) is not None:
                 return plan
-
-
-class _Compiling(threading.Thread):
-    """A compilation; at its end there is a `program` or an `error`."""
-
-    def __init__(self, lowered, options):
-        super().__init__(daemon=True)
-        self._lowered, self._options, self.program, self.error = lowered, options, None, None
-
-    def run(self):
-        try:
-            self.program = self._lowered.compile(compiler_options=self._options)
-        except Exception as error:  # whoever waits for the thread raises it
-            self.error = error
+        return _finished(compiling.result, flops)  # refused; or a compiler that names its files otherwise
 
 
 def _lower(function, arguments, mesh):
@@ -96,20 +76,22 @@ def _lower(function, arguments, mesh):
         return traced.lower(), matmul_flops(traced.jaxpr)
 
 
-def _whole(program: jax.stages.Compiled, flops: float) -> Compiled:
+def _finished(compilation: Callable[[], jax.stages.Compiled], flops: float) -> Compiled:
+    """What a compilation ends with: a program, or `OutOfMemory` if that is what the compiler's error says."""
+    try:
+        program = compilation()
+    except jax.errors.JaxRuntimeError as error:
+        sizes = _OUT_OF_MEMORY.search(str(error))
+        if sizes is None:
+            raise
+        needed, unit, available, available_unit = sizes.groups()
+        raise OutOfMemory(
+            int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[available_unit]), flops
+        ) from error
     sizes = program.memory_analysis()
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     temporaries = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes + results
     return Compiled(program.as_text(), sizes.argument_size_in_bytes, temporaries, flops)
-
-
-def _explained(error: Exception, flops: float) -> Exception:
-    """`OutOfMemory` if that is what the compiler's error says, else the error."""
-    sizes = _OUT_OF_MEMORY.search(str(error))
-    if sizes is None:
-        return error
-    needed, unit, available, available_unit = sizes.groups()
-    return OutOfMemory(int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[available_unit]), flops)
 
 
 def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:

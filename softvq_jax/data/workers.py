@@ -150,22 +150,19 @@ class SharedMemory:
 
     def loads(self, parts: list[tuple[bytes, list[int]]]) -> list:
         """The values; their arrays are read-only parts of one copy."""
-        ends = itertools.accumulate(size for _, sizes in parts for size in sizes)
-        total = sum(size for _, sizes in parts for size in sizes)
-        copy = self._buffers.take(total)
-        if total:
-            copy[:] = np.frombuffer(self._mapped(total), np.uint8, total)
-        copy = memoryview(copy).toreadonly()
-        return [
-            pickle.loads(pickled, buffers=[copy[end - size : end] for size, end in zip(sizes, ends, strict=False)])
-            for pickled, sizes in parts
-        ]
+        ends = [0, *itertools.accumulate(size for _, sizes in parts for size in sizes)]
+        copy = self._buffers.take(ends[-1])
+        if ends[-1]:
+            copy[:] = np.frombuffer(self._mapped(ends[-1]), np.uint8, ends[-1])
+        whole = memoryview(copy).toreadonly()
+        arrays = (whole[start:end] for start, end in itertools.pairwise(ends))
+        return [pickle.loads(pickled, buffers=itertools.islice(arrays, len(sizes))) for pickled, sizes in parts]
 
     def _mapped(self, size):
         if self._map is None or len(self._map) < size:
             length = os.fstat(self._file).st_size
             if length < size:
-                length = 2 * size
+                length = 2 * size  # so that growing values do not each have the file mapped anew
                 os.ftruncate(self._file, length)
             self._map = mmap.mmap(self._file, length)
         return self._map

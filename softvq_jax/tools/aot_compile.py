@@ -66,7 +66,6 @@ def _answer(connection, *args) -> None:
     except (ValueError, RuntimeError) as error:
         answer = (ValueError if isinstance(error, ValueError) else RuntimeError)(str(error))
     connection.send(answer)
-    connection.close()
 
 
 def _measure(config: ConfigDict, name: str, slices: int, machine_code: bool) -> Report:
@@ -81,12 +80,12 @@ def _measure(config: ConfigDict, name: str, slices: int, machine_code: bool) -> 
         return does_not_fit(error, topology, mesh, batch)
 
 
-def largest_batch(config: ConfigDict, name: str, slices: int = 1) -> Report:
+def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> Report:
     """The report of the largest batch that fits, over 1, 2, 4, ... images a chip; of 1 a chip if that does not fit."""
     config, best, images = config.copy_and_resolve_references(), None, 1
     while True:
         config.train.batch_size = images * slices * chips_of(name)
-        report = measure(config, name, slices)
+        report = measure(config, name, slices, machine_code=machine_code)
         if not report.memory.fits:
             return best or report
         best, images = report, 2 * images
@@ -114,13 +113,11 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
-    config, where = _CONFIG.value, (_TOPOLOGY.value, _SLICES.value)
+    config = _CONFIG.value
     if _BATCH.value is not None:
         config.train.batch_size = _BATCH.value
-    if _FIT.value:
-        print(describe(largest_batch(config, *where)))
-    else:
-        print(describe(measure(config, *where, machine_code=_MACHINE_CODE.value)))
+    report = largest_batch if _FIT.value else measure
+    print(describe(report(config, _TOPOLOGY.value, _SLICES.value, machine_code=_MACHINE_CODE.value)))
 
 
 def run() -> None:

@@ -1,6 +1,6 @@
 """The real training step, compiled for TPU slices; and the closed form of its traffic, against a compiled program.
 
-Needs the TPU compiler (`pip install -e '.[aot]'`); a whole step of L-64 takes it minutes.
+Needs the TPU compiler (`pip install -e '.[aot]'`), which plans a step of L-64 in about 20 s.
 """
 
 import dataclasses

@@ -55,6 +55,11 @@ def join() -> None:
         distributed.initialize(*json.loads(os.environ[CLUSTER]), timeout=120.0)
 
 
+def join_flags(address: str, processes: int, process: int) -> list[str]:
+    """The same for `python -m softvq_jax.main`, on its command line."""
+    return [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
+
+
 def free_port() -> int:
     """A port of this machine that nothing listens on."""
     with socket.socket() as probe:

@@ -9,7 +9,7 @@ import sys
 
 from softvq_jax import main
 from softvq_jax.train import quality
-from tests.programs import CLUSTER
+from tests.programs import CLUSTER, join_flags
 
 
 def small(name):
@@ -23,7 +23,6 @@ def small(name):
 
 
 if CLUSTER in os.environ:
-    address, count, process = json.loads(os.environ[CLUSTER])
-    sys.argv += [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={process}"]
+    sys.argv += join_flags(*json.loads(os.environ[CLUSTER]))
 quality.load_inception = small
 main.run()

@@ -14,7 +14,7 @@ import pytest
 
 from softvq_jax.train.preemption import EXIT_CODE
 from softvq_jax.weights.files import read_tensors
-from tests.programs import ROOT, free_port
+from tests.programs import ROOT, free_port, join_flags
 
 STEPS = 28
 SHORT = 8  # of the runs on several devices, whose steps take a second each
@@ -53,8 +53,8 @@ def start(workdir, cache, *, processes=1, devices=1, **fields) -> list[subproces
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     running = []
     for process in range(processes):
-        join = [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
-        command = [sys.executable, "-m", "tests.programs.recorded_main", *flags, *(join if processes > 1 else [])]
+        join = join_flags(address, processes, process) if processes > 1 else []
+        command = [sys.executable, "-m", "tests.programs.recorded_main", *flags, *join]
         with (workdir / f"log.{process}").open("a") as log:
             running.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log))
         running[-1].log = workdir / f"log.{process}"
