@@ -30,6 +30,7 @@ def test_all_sizes_are_there():
     assert names == expected | {"tiny_sit"}
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shrunk_config_takes_a_step(path):
     config = small_generators.shrink(get_config(path))

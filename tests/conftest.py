@@ -1,6 +1,7 @@
 """What all tests share: compiled programs, so that no two tests compile the same one; and the order of the files."""
 
 import jax
+import pytest
 
 # Minutes each. With one file to a worker, what begins last should be short.
 LONGEST = (
@@ -29,3 +30,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         first[item.path] = min(first.get(item.path, len(LONGEST) + 1), place(item))
     items.sort(key=lambda item: first[item.path])
+
+
+@pytest.fixture
+def quick_compilation():
+    """For tests that compile large programs and run them a few times. Programs with long loops become slower than the
+    compilation was."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

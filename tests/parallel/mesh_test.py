@@ -67,7 +67,8 @@ def test_constraint_without_a_mesh_does_nothing():
 
 
 def _steps(*axes: str, processes: int, devices: int) -> list[dict]:
-    return json.loads(programs.run("vit_steps", *axes, processes=processes, devices=devices)[0].splitlines()[-1])
+    outputs = programs.run("vit_steps", *axes, processes=processes, devices=devices, env=programs.QUICK_COMPILATION)
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def run_softvq(case, arrays):
                 entropy = 0.01 * out.losses["entropy"]
                 return jnp.sum(out.latents * cotangent) + entropy, (out.latents, entropy)
 
-            grads, (z_q, entropy) = jax.grad(forward, argnums=(0, 1), has_aux=True)(codebook, z)
+            grads, (z_q, entropy) = jax.jit(jax.grad(forward, argnums=(0, 1), has_aux=True))(codebook, z)
             name = f"l2{l2}_tau{tau:g}"
             results |= {
                 f"z_q_{name}": z_q,
@@ -62,7 +62,7 @@ def run_simvq(case, arrays):
         loss = 0.25 * out.losses["commitment"] + out.losses["codebook"]
         return jnp.sum(out.latents * cotangent) + loss, (out, loss)
 
-    (grads, grad_z), (out, loss) = jax.grad(forward, argnums=(0, 1), has_aux=True)(params, z)
+    (grads, grad_z), (out, loss) = jax.jit(jax.grad(forward, argnums=(0, 1), has_aux=True))(params, z)
     assert not np.any(grads["codebook"]), "the frozen codebook has a gradient"
     return {
         "z_q": out.latents,

@@ -1,5 +1,7 @@
 """Kind `tokenizer`: whole models in the published layout."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,11 +26,16 @@ def run(case, arrays):
     assert config.bottleneck == case["bottleneck"]
     tokenizer = Tokenizer.from_tensors(config, state, published=case["arguments"], source="case")
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: TokenizerModel(config, rngs=nnx.Rngs(0))))
-    model = nnx.merge(graphdef, tokenizer.params)
 
-    z = model.pre_bottleneck(images)
-    bottlenecked = model.bottleneck(z)
-    recon = np.asarray(model.decode(bottlenecked.latents)).transpose(0, 3, 1, 2)
+    @jax.jit
+    def forward(params, images):
+        model = nnx.merge(graphdef, params)
+        z = model.pre_bottleneck(images)
+        bottlenecked = model.bottleneck(z)
+        return z, bottlenecked, model.decode(bottlenecked.latents)
+
+    z, bottlenecked, recon = forward(tokenizer.params, images)
+    recon = np.asarray(recon).transpose(0, 3, 1, 2)
     results = {
         "z": z,
         "z_q": bottlenecked.latents,
@@ -51,12 +58,19 @@ def _softvq(case, state, config, graphdef, params, images, out):
     a = case["arguments"]
     key, mode = "repa_model.", a["repa_align"]
     teacher_config = vit_config_of(state, key, patch_size=state[f"{key}patch_embed.proj.weight"].shape[-1])
-    teacher = _load(ViT(teacher_config, case["size"], rngs=nnx.Rngs(0)), vit_rules(teacher_config, "", key), state)
-    head = AlignmentHead(config.latent_dim, a["repa_proj_dim"], teacher_config.width, rngs=nnx.Rngs(0))
-    head = _load(head, alignment_rules(), state)
-    patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
+    teacher = _load(
+        lambda: ViT(teacher_config, case["size"], rngs=nnx.Rngs(0)), vit_rules(teacher_config, "", key), state
+    )
+    head = _load(
+        lambda: AlignmentHead(config.latent_dim, a["repa_proj_dim"], teacher_config.width, rngs=nnx.Rngs(0)),
+        alignment_rules(),
+        state,
+    )
+    patches = jax.jit(teacher)(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
 
-    def losses(params):
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradients(params):
         model = nnx.merge(graphdef, params)
         bottlenecked = model.bottleneck(model.pre_bottleneck(images))
         projected = head(alignment.alignment_inputs(mode, bottlenecked.latents))
@@ -65,7 +79,7 @@ def _softvq(case, state, config, graphdef, params, images, out):
         entropy = a["entropy_loss_ratio"] * bottlenecked.losses["entropy"]
         return entropy + align, (entropy, align)
 
-    grads, (entropy, align) = jax.grad(losses, has_aux=True)(params)
+    grads, (entropy, align) = gradients(params)
     batch, count, length = out.indices.shape
     # The release orders its indices [C, B, L/C] and views that as [B, C, L/C].
     released = np.asarray(out.indices).transpose(1, 0, 2).reshape(batch, count, length)
@@ -84,14 +98,16 @@ def _vq(case, state, config, graphdef, params, images, out):
     cotangent = recipe.noise("cotangent", out.latents.shape, case["seed"])
     ratio = case["arguments"]["entropy_loss_ratio"]
 
-    def total(params):
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradients(params):
         model = nnx.merge(graphdef, params)
         bottlenecked = model.bottleneck(model.pre_bottleneck(images))
         losses = bottlenecked.losses
         weighted = (losses["codebook"], 0.25 * losses["commitment"], ratio * losses["entropy"])
         return jnp.sum(bottlenecked.latents * cotangent) + sum(weighted), weighted
 
-    grads, (vq, commit, entropy) = jax.grad(total, has_aux=True)(params)
+    grads, (vq, commit, entropy) = gradients(params)
     return {
         "indices": np.asarray(out.indices).reshape(-1),
         "vq_loss": vq,
@@ -123,8 +139,8 @@ def _encoder_grads(grads):
     }
 
 
-def _load(module, rules, state):
-    graphdef, own = nnx.split(module)
+def _load(make, rules, state):
+    graphdef, own = nnx.split(nnx.eval_shape(make))
     return nnx.merge(graphdef, layout.read(rules, state, nnx.to_pure_dict(own), source="case"))
 
 

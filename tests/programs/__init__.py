@@ -12,6 +12,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLUSTER = "SOFTVQ_TEST_CLUSTER"
+QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # for programs that take a few steps only
 
 
 def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str, str] | None = None):

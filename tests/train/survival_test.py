@@ -17,7 +17,7 @@ from softvq_jax.weights.files import read_tensors
 from tests.programs import ROOT, free_port, join_flags
 
 STEPS = 28
-SHORT = 8  # of the runs on several devices, whose steps take a second each
+SHORT = {"train.num_steps": 8, "train.batch_size": 8}  # of the runs on several devices, whose steps take a second each
 FLAGS = {
     "config": "configs/tiny.py",
     "config.model.image_size": 32,
@@ -27,7 +27,7 @@ FLAGS = {
     "config.gan.start_step": 2,
     "config.gan.consistency_weight": 0.0,
     "config.optim.learning_rate": 1e-3,
-    "config.train.batch_size": 8,
+    "config.train.batch_size": 4,
     "config.train.num_steps": STEPS,
     "config.checkpoint.every_steps": 4,
     "config.log.every_steps": 1,
@@ -169,7 +169,7 @@ def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
     whole, spread, cut = tmp_path / "whole", tmp_path / "spread", tmp_path / "cut"
-    short = {"train.num_steps": SHORT, "mesh.fsdp": 2, "checkpoint.every_steps": 100}
+    short = SHORT | {"mesh.fsdp": 2, "checkpoint.every_steps": 100}
     finish(start(whole, cache, devices=8, **short))
     finish(start(spread, cache, processes=2, devices=4, **short))
     running = start(cut, cache, processes=2, devices=4, **short)
@@ -179,12 +179,12 @@ def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
     stopped = complete(cut)[-1]
     finish(start(cut, cache, devices=4, **(short | {"mesh.fsdp": 4})))
 
-    size = FLAGS["config.train.batch_size"]
+    size = SHORT["train.batch_size"]
     read = [json.loads(line) for line in (cut / "read.0").read_text().splitlines()]
     others = [json.loads(line) for line in (cut / "read.1").read_text().splitlines()]
     together = [sorted(a + b) for a, b in zip(read, others, strict=False)][:stopped]
     alone = [row for row in read if len(row) == size]
-    assert [*itertools.chain(*together, *alone)] == list(range(SHORT * size))
+    assert [*itertools.chain(*together, *alone)] == list(range(SHORT["train.num_steps"] * size))
     for workdir in (spread, cut):
         for step, line in logged(workdir).items():
             for name, value in logged(whole)[step].items():

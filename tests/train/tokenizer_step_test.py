@@ -39,6 +39,7 @@ def take_steps(config, count=2):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
     _, state, logs = take_steps(full_config, 3)
     expected = {"reconstruction", "perceptual", "alignment", "entropy", "gan_generator", "gan_discriminator", "lecam"}
@@ -49,6 +50,7 @@ def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("mode", ["global", "avg_1d", "avg_1d_shuffle"])
 def test_alignment_modes_train(full_config, mode):
     full_config.alignment.mode = mode
@@ -58,9 +60,11 @@ def test_alignment_modes_train(full_config, mode):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("bottleneck", ["vq", "simvq", "kl", "ae"])
 def test_every_bottleneck_trains(tiny_config, bottleneck):
     tiny_config.model.bottleneck = bottleneck
+    tiny_config.gan.discriminator = "none"
     task, state, logs = take_steps(tiny_config, 2)
     chex.assert_tree_all_finite(logs)
     before = jax.device_get(jax.jit(task.init)(jax.random.key(0), {})).tokenizer.params["model"]
