@@ -95,6 +95,9 @@ def parse(text: str) -> Program:
             match = _INSTRUCTION.match(line)
             if match:
                 instruction = _instruction(match.group(2), match.group(3))
+                for operand in instruction.operands:
+                    if "#" in operand:
+                        current.setdefault(operand, _element(operand, current))
                 current[instruction.name] = instruction
                 root = instruction.name if match.group(1) else root
     if not entry:
@@ -167,8 +170,15 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = _OPCODE.match(rest, end + 1)
     close = _closing(rest, opcode.end() - 1)
     arguments = rest[opcode.end() : close]
-    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
+    operands = tuple(re.findall(r"%([\w.\-]+(?:#\d+)?)", arguments))
     return Instruction(name, arrays_of(rest[:end]), opcode.group(1), operands, arguments, rest[close + 1 :])
+
+
+def _element(operand: str, instructions: dict[str, Instruction]) -> Instruction:
+    """`%name#2`, which newer compilers write for what was an instruction of its own: element 2 of a flat tuple."""
+    name, index = operand.rsplit("#", 1)
+    arrays = instructions[name].arrays[int(index) : int(index) + 1]
+    return Instruction(operand, arrays, "get-tuple-element", (name,), f"%{name}", f", index={index}")
 
 
 def _closing(text: str, start: int = 0) -> int:

@@ -1,5 +1,7 @@
 """Reading collectives out of a program's text: sizes, groups and repetitions, on texts written by hand."""
 
+import re
+
 import pytest
 
 from softvq_jax.aot import hlo
@@ -59,6 +61,14 @@ def test_loops_count_as_often_as_they_run():
     assert totals["all-gather"] == (12, 12 * WHOLE, 12 * WHOLE * 7 / 8)
     assert totals["reduce-scatter"] == (12, 12 * WHOLE, 12 * WHOLE * 7 / 8)
     assert totals["all-reduce"] == (1, 64, 64)
+
+
+def test_elements_of_a_tuple_written_in_the_operand_are_the_same():
+    short = re.sub(r"\n  %\S+ = \S+ get-tuple-element.*", "", PROGRAM)
+    for name, element in (("count.1", "state.1#0"), ("count", "state#0"), ("shard", "state.1#1")):
+        short = re.sub(rf"%{re.escape(name)}(?=[,)])", f"%{element}", short)
+    assert "get-tuple-element" not in short and short.count("#") == 3
+    assert by_kind(collectives(hlo.parse(short.replace("GROUPS", "{{0,1}}")))) == by_kind(_read("{{0,1}}"))
 
 
 @pytest.mark.parametrize(
