@@ -89,18 +89,19 @@ def run(case, arrays):
         discriminator=state.discriminator.replace(params=heads, buffers=buffers),
     )
     state, frozen_params = put(jax.device_get(state), mesh), put(frozen_params, mesh)
+    _report_gradient(task)
     step = jit_step(task.step, state, frozen_params, mesh)
-    logs = []
+    logs, gradients = [], []
     with jax.set_mesh(mesh):
-        first_grads = _first_gradient(task, state, frozen_params, _batch(case, 0))
         for i in range(case["steps"]):
             state, metrics = step(state, frozen_params, _batch(case, i), jax.random.key(0))
+            gradients.append(metrics.pop("gradient"))
             logs.append(jax.device_get(metrics))
 
     rules = tokenizer_rules(shape)
     before, after, ema, grads = (
         layout.write(rules, tree["model"]) | layout.write(alignment_rules(), tree["alignment"])
-        for tree in jax.device_get((params, state.tokenizer.params, state.ema, first_grads))
+        for tree in jax.device_get((params, state.tokenizer.params, state.ema, gradients[0]))
     )
     heads_after = layout.write(frozen.head_rules(), jax.device_get(state.discriminator.params))
     buffers_after = layout.write(frozen.head_buffer_rules(), jax.device_get(state.discriminator.buffers))
@@ -112,10 +113,15 @@ def _batch(case, i):
     return {"image": images.transpose(0, 2, 3, 1)}
 
 
-def _first_gradient(task, state, frozen_params, batch):
-    """The generator's gradient of the first step, clipped."""
-    grads = jax.jit(task.step.accumulate)(state, frozen_params, batch["image"], jax.random.key(0))[0]
-    return clip_by_global_norm(grads[0], task.config.optim.clip_norm)[0]
+def _report_gradient(task):
+    """Puts the generator's clipped gradient among what each step returns."""
+    update = task.step.update
+
+    def reporting(state, grads, *rest):
+        state, metrics = update(state, grads, *rest)
+        return state, metrics | {"gradient": clip_by_global_norm(grads[0], task.config.optim.clip_norm)[0]}
+
+    task.step.update = reporting
 
 
 def _named(case, config, arrays, logs, before, after, ema, grads, disc, heads_after, buffers_after):

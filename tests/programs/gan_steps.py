@@ -20,16 +20,16 @@ from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import global_batch, make_mesh, replicated
-from softvq_jax.parallel.sharding import init_sharded
+from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.tokenizer_task import TokenizerTask
 
-BATCH, SIZE, STEPS = 8, 32, 5
+BATCH, SIZE, STEPS = 8, 48, 5
 # Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.
-VIT = dict(width=256, depth=7, num_heads=4, patch_size=8, layer_scale=0.1)
+VIT = dict(width=256, depth=7, num_heads=4, patch_size=12, layer_scale=0.1)
 TEACHER = ViTConfig(**VIT)
-TRUNK = ViTConfig(width=256, depth=4, num_heads=4, patch_size=8, activation="gelu_tanh", layer_scale=None)
+TRUNK = ViTConfig(width=256, depth=4, num_heads=4, patch_size=12, activation="gelu_tanh", layer_scale=None)
 
 
 def make_config():
@@ -91,7 +91,10 @@ def compile_copying(task, folder: pathlib.Path) -> None:
         return jax.tree.map(lambda leaf: 2 * leaf, jax.lax.with_sharding_constraint(params, replicated(mesh)))
 
     with jax.set_mesh(mesh):
-        state, frozen = start(task, mesh)
+        state, frozen = (
+            abstract(tree, shardings_for(tree, mesh))
+            for tree in (jax.eval_shape(task.init, jax.random.key(0), task.initial), task.frozen)
+        )
         program = jax.jit(gather).lower(state.tokenizer.params).compile()
         report = {"gathered": gathered(program.as_text()), **sizes(state, frozen)}
     (folder / "copying.json").write_text(json.dumps(report))
@@ -139,13 +142,20 @@ def sizes(state, frozen) -> dict[str, list[int]]:
         named = [leaf for path, leaf in paths if part in jax.tree_util.keystr(path)]
         return [leaf for leaf in named if not leaf.sharding.is_fully_replicated]
 
+    def block(leaf):
+        return nbytes(leaf) // leaf.shape[0]
+
     trained, heads = divided(state.tokenizer.params), divided(state.discriminator.params, "heads")
     return {
-        "stacks": [leaf.nbytes for leaf in trained],
-        "tensors": [leaf.nbytes // leaf.shape[0] for leaf in trained],
-        "in_loops": [leaf.nbytes // leaf.shape[0] for leaf in divided((state.tokenizer.params, frozen))]
-        + [leaf.nbytes for leaf in heads],
+        "stacks": [nbytes(leaf) for leaf in trained],
+        "tensors": [block(leaf) for leaf in trained],
+        "in_loops": [block(leaf) for leaf in divided((state.tokenizer.params, frozen))]
+        + [nbytes(leaf) for leaf in heads],
     }
+
+
+def nbytes(leaf) -> int:
+    return leaf.size * leaf.dtype.itemsize
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_latents_are_probed_and_pictured(base, tmp_path):
     assert len(shares) == 10 and all(0 <= share <= 1 for share in shares.values())
     assert row["probe_all_before"] == row["probe_all_after"]  # KL's mean is not changed
     shown = Image.open(tmp_path / "kl" / "neighbours_after.png")
-    assert shown.height == 5 * 34 - 2 and (tmp_path / "kl" / "map_before.png").exists()
+    assert shown.height == 5 * 50 - 2 and (tmp_path / "kl" / "map_before.png").exists()
 
 
 @pytest.mark.slow

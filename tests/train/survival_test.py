@@ -20,7 +20,9 @@ STEPS = 28
 SHORT = {"train.num_steps": 8, "train.batch_size": 8}  # of the runs on several devices, whose steps take a second each
 FLAGS = {
     "config": "configs/tiny.py",
-    "config.model.image_size": 32,
+    "config.model.image_size": 48,
+    "config.model.encoder.patch_size": 12,
+    "config.model.decoder.patch_size": 12,
     "config.model.num_latent_tokens": 8,
     "config.model.codebook_size": 32,
     "config.gan.discriminator": "patchgan",
