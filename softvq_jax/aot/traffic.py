@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from softvq_jax.aot import hlo
 
@@ -11,6 +12,9 @@ _FREE = {
 }  # fmt: skip
 # The TPU compiler's names for handing on a buffer, or a part of one, as it lies.
 _FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "SliceId", "ZeroCrop", "AsyncCollectiveStart", "AsyncCollectiveDone"}
+
+# Each element of the result is made of one of the operand's.
+_SAME_ELEMENTS = {"bitcast", "copy", "convert", "reshape", "transpose", "negate", "abs", "exponential", "log", "tanh"}
 
 
 def hbm_traffic(program: hlo.Program) -> float:
@@ -52,7 +56,11 @@ def _fusion(instruction: hlo.Instruction, operands: list[hlo.Instruction], progr
     # A piece of an overlapped collective hands its buffers through.
     through = re.findall(r"\{(\d+)\}: \((\d+), \{\}", instruction.attributes)
     passed_in, passed_out = ({int(pair[side]) for pair in through} for side in (1, 0))
-    read = sum(_on_hbm(operand, _read(fused, i, program)) for i, operand in enumerate(operands) if i not in passed_in)
+    read = sum(
+        _on_hbm(operand, operand.bytes * _share_of_operand(fused, i, 1.0, program))
+        for i, operand in enumerate(operands)
+        if i not in passed_in
+    )
     return read + sum(_written(instruction, fused, passed_out))
 
 
@@ -60,24 +68,31 @@ def _on_hbm(instruction: hlo.Instruction, size: float) -> float:
     return size if any(array.in_hbm for array in instruction.arrays) else 0.0
 
 
-def _read(fused: hlo.Computation, index: int, program: hlo.Program) -> float:
-    """Bytes a fusion takes of its operand `index`."""
-    return _taken(fused, fused.parameter(index), program)
+def _share_of_operand(fused: hlo.Computation, index: int, needed: float, program: hlo.Program) -> float:
+    """The share of its operand `index` that a fusion takes, of whose result the share `needed` is used."""
+    return _share(fused, fused.parameter(index), needed, program)
 
 
-def _taken(fused: hlo.Computation, source: hlo.Instruction, program: hlo.Program) -> float:
-    total = 0.0
+def _share(fused: hlo.Computation, source: hlo.Instruction, needed: float, program: hlo.Program) -> float:
+    """The share of `source` that the computation's result depends on: a slice of a copy takes no more than a slice."""
+    share = needed if source.name == fused.root else 0.0
     for user in fused.users(source.name):
-        if user.opcode == "bitcast":
-            total += _taken(fused, user, program)
-        elif user.opcode == "dynamic-slice" and user.operands[0] == source.name:
-            total += user.bytes
+        of_user = partial(_share, fused, user, needed, program)
+        if user.opcode in _SAME_ELEMENTS:
+            share += of_user()
+        elif user.opcode in ("slice", "dynamic-slice", "pad") and user.operands[0] == source.name:
+            share += of_user() * user.bytes / source.bytes
         elif user.opcode == "fusion":
-            inner = program.computations[user.called[0]]
-            total += sum(_read(inner, i, program) for i, name in enumerate(user.operands) if name == source.name)
-        elif not (user.opcode == "dynamic-update-slice" and user.operands[0] == source.name):
-            return source.bytes
-    return min(total, source.bytes)
+            inner, of_inner = program.computations[user.called[0]], of_user()
+            indices = [i for i, name in enumerate(user.operands) if name == source.name]
+            share += sum(_share_of_operand(inner, i, of_inner, program) for i in indices)
+        elif not _updated_in_place(fused, user, source):
+            share += 1.0
+    return min(share, 1.0)
+
+
+def _updated_in_place(fused: hlo.Computation, user: hlo.Instruction, source: hlo.Instruction) -> bool:
+    return user.opcode == "dynamic-update-slice" and user.operands[0] == source.name
 
 
 def _written(fusion: hlo.Instruction, fused: hlo.Computation, passed: set[int]) -> Iterator[float]:

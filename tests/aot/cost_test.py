@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from softvq_jax.aot import hlo
 from softvq_jax.aot.chips import CHIPS
 from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.aot.roofline import Roofline, group_bandwidth
 from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, least_images_per_chip, network_seconds
 from softvq_jax.aot.topology import get_topology, parse_name
+from softvq_jax.aot.traffic import hbm_traffic
 
 
 def _flops(function, *shapes):
@@ -28,6 +30,49 @@ def test_flops_of_a_convolution():
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert _flops(same, (2, 8, 8, 3), (3, 3, 3, 5)) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
+
+
+# Seven blocks, of which a turn of the loop takes one: as it lies, by way of a copy in another layout, or of its padding.
+FUSIONS = """HloModule step
+
+%copied (blocks.1: bf16[7,64,64]) -> bf16[7,64,64] {
+  %blocks.1 = bf16[7,64,64]{2,1,0} parameter(0)
+  ROOT %laid = bf16[7,64,64]{1,2,0} copy(%blocks.1)
+}
+
+%sliced (blocks.2: bf16[7,64,64], i: s32[], zero: s32[], low: bf16[]) -> f32[64,64] {
+  %blocks.2 = bf16[7,64,64]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] parameter(2)
+  %low = bf16[] parameter(3)
+  TAKEN
+  %one = bf16[1,64,64]{2,1,0} dynamic-slice(%taken, %i, %zero, %zero), dynamic_slice_sizes={1,64,64}
+  %wide = f32[1,64,64]{2,1,0} convert(%one)
+  ROOT %flat = f32[64,64]{1,0} bitcast(%wide)
+}
+
+ENTRY %main (blocks: bf16[7,64,64], index: s32[], none: s32[], bottom: bf16[]) -> f32[64,64] {
+  %blocks = bf16[7,64,64]{2,1,0} parameter(0)
+  %index = s32[]{:S(6)} parameter(1)
+  %none = s32[]{:S(6)} parameter(2)
+  %bottom = bf16[]{:S(6)} parameter(3)
+  ROOT %block = f32[64,64]{1,0} fusion(%blocks, %index, %none, %bottom), kind=kLoop, calls=%sliced
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("taken", "blocks"),
+    [
+        ("%taken = bf16[7,64,64]{2,1,0} bitcast(%blocks.2)", 1),
+        ("%taken = bf16[7,64,64]{1,2,0} fusion(%blocks.2), kind=kLoop, calls=%copied", 1),
+        ("%taken = bf16[14,64,64]{2,1,0} pad(%blocks.2, %low), padding=0_7x0_0x0_0", 1),
+        ("%taken = bf16[7,64,64]{2,1,0} reverse(%blocks.2), dimensions={0}", 7),  # not followed: all of it
+    ],
+)
+def test_a_fusion_reads_what_it_takes_of_its_operand(taken, blocks):
+    read, written = blocks * 64 * 64 * 2, 64 * 64 * 4
+    assert hbm_traffic(hlo.parse(FUSIONS.replace("TAKEN", taken))) == read + written
 
 
 def test_bytes_sent_in_closed_form():

@@ -1,0 +1,29 @@
+"""Building blocks of the transformers, against closed forms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softvq_jax.models import layers
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_gelu_and_its_gradient_are_the_normal_distributions(dtype, tolerance):
+    x = jnp.linspace(-6, 6, 501).astype(dtype)
+    exact = np.asarray(x, np.float64)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in exact])
+    density = np.exp(-(exact**2) / 2) / math.sqrt(2 * math.pi)
+    y, gradient = jax.vmap(jax.value_and_grad(layers.gelu))(x)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact * below, atol=tolerance)
+    np.testing.assert_allclose(np.asarray(gradient, np.float64), below + exact * density, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_activations_keep_their_input_alone(name):
+    x = jnp.ones((4, 8), jnp.bfloat16)
+    _, pullback = jax.vjp(layers.ACTIVATIONS[name], x)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)) == x.nbytes
