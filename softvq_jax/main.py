@@ -30,7 +30,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
     # jax is imported after the flags are parsed, and used after the processes have met.
-    from softvq_jax.parallel import distributed
+    from softvq_jax.parallel import distributed, failure
+    from softvq_jax.parallel.shared_folder import check_shared
 
     config = _CONFIG.value
     if "://" in _WORKDIR.value:
@@ -45,6 +46,7 @@ def main(argv):
             config=json.loads(config.to_json_best_effort()),
             timeout=_TIMEOUT.value,
         )
+        check_shared(pathlib.Path(_WORKDIR.value), "--workdir")
         if _CACHE.value:
             distributed.set_compilation_cache(_CACHE.value)
         logging.info("config:\n%s", config)
@@ -60,7 +62,7 @@ def main(argv):
         results = Run(config, pathlib.Path(_WORKDIR.value), TASKS[config.task]).train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("where it happened:", exc_info=True)
-        sys.exit(f"error: {error}\n(for the place in the code: --verbosity=1)")
+        sys.exit(failure.report(f"error: {error}\n(for the place in the code: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from jax._src.clusters import ClusterEnv
 
+from softvq_jax.parallel import failure
 from softvq_jax.parallel.roll_call import roll_call
 
 DEFAULT_TIMEOUT = 300.0
@@ -32,6 +33,8 @@ def initialize(
 ) -> None:
     """Joins this process to the others; does nothing where there is only one.
 
+    From then on an error in one process ends all of them, see `parallel.failure`.
+
     TPU pods, SLURM, Open MPI and Kubernetes jobs are detected; elsewhere give all of `coordinator` (`host:port` of
     process 0), `num_processes` and `process_id`. Call it before anything that uses a device.
 
@@ -51,6 +54,7 @@ def initialize(
     jax.distributed.initialize(
         *cluster, cluster_detection_method="deactivate", initialization_timeout=max(1, int(timeout))
     )
+    failure.listen()
 
 
 def resolve_cluster(
@@ -74,8 +78,8 @@ def resolve_cluster(
 
 
 def _detect_cluster(timeout: float) -> Cluster | None:
-    # JAX's own detection, asked for its answer alone: the roll call needs the address before JAX is started. The only
-    # use of a private name; a test watches it.
+    # JAX's own detection, asked for its answer alone: the roll call needs the address before JAX is started. A private
+    # name; a test watches it.
     found = Cluster(*ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout)))
     return None if found.coordinator is None else found
 

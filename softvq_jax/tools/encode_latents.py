@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,7 +33,8 @@ from softvq_jax.evaluate import fingerprints
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.parallel import distributed
+from softvq_jax.parallel import distributed, failure
+from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.progress import Progress
@@ -234,10 +234,10 @@ def main(args: argparse.Namespace) -> int:
     """Runs the command; 1 where the input is at fault, with one line that says how."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+        check_shared(args.out, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        print(f"encode_latents: {error}", file=sys.stderr)
-        return 1
+        return failure.report(f"encode_latents: {error}")
     return 0
 
 

@@ -40,7 +40,7 @@ from softvq_jax.evaluate.statistics import write_statistics
 from softvq_jax.evaluate.subjects import Pairs, Reconstructions
 from softvq_jax.evaluate.text import as_text
 from softvq_jax.models.inception import FEATURES
-from softvq_jax.parallel import distributed
+from softvq_jax.parallel import distributed, failure
 from softvq_jax.tools.command_line import add_processes
 from softvq_jax.tools.evaluation_inputs import Inputs, open_inputs
 from softvq_jax.tools.progress import Progress
@@ -91,8 +91,7 @@ def main(args: argparse.Namespace) -> int:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
     except (OSError, ValueError, ImportError, UnreadableImage) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 1
+        return failure.report(f"evaluate: {error}")
     return 0
 
 

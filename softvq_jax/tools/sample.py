@@ -14,7 +14,6 @@ it on each, with --out on storage that they share.
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -26,7 +25,8 @@ from jax.experimental import multihost_utils
 from softvq_jax.evaluate import pictures
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.generation import LABELS, ImageSampler, draw_labels, open_generator
-from softvq_jax.parallel import distributed
+from softvq_jax.parallel import distributed, failure
+from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.progress import Progress
@@ -69,10 +69,10 @@ def main(args: argparse.Namespace) -> int:
     """Runs the command; 1 where the input is at fault, with one line that says how."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+        check_shared(args.out.parent, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        print(f"sample: {error}", file=sys.stderr)
-        return 1
+        return failure.report(f"sample: {error}")
     return 0
 
 

@@ -1,0 +1,29 @@
+"""Processes of which the one numbered `<who>` does what ends a run, while the others wait for it in a collective.
+
+    python -m tests.programs.failing <what> <who> <folder of process 0> <folder of the others>
+
+`<what>` is "reported", an error that the command line catches; "uncaught", one that nobody does; or "folder", nothing
+but two folders.
+"""
+
+import pathlib
+import sys
+
+from tests.programs import join
+
+join()
+
+import jax  # noqa: E402
+from jax.experimental import multihost_utils  # noqa: E402
+
+from softvq_jax.parallel import failure  # noqa: E402
+from softvq_jax.parallel.shared_folder import check_shared  # noqa: E402
+
+what, who, *folders = sys.argv[1:]
+try:
+    check_shared(pathlib.Path(folders[min(jax.process_index(), 1)]), "--workdir", timeout=2.0)
+    if jax.process_index() == int(who):
+        raise ArithmeticError("boom") if what == "uncaught" else ValueError("shard 7 is unreadable")
+    multihost_utils.sync_global_devices("what never comes")
+except ValueError as error:
+    sys.exit(failure.report(f"error: {error}"))
