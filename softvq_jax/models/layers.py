@@ -60,9 +60,16 @@ def linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -
     return Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
+class LayerNorm(nnx.LayerNorm):
+    """Keeps its input alone, not the two more arrays of its size and in float32 that its gradient is made of."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.checkpoint(super().__call__)(x)
+
+
 def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm in float32, eps 1e-6, as in DINOv2 and DiT."""
-    return nnx.LayerNorm(width, epsilon=LAYER_NORM_EPS, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
+    return LayerNorm(width, epsilon=LAYER_NORM_EPS, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
 
 
 class Attention(nnx.Module):

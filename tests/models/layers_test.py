@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from softvq_jax.models import layers
 
@@ -27,3 +28,15 @@ def test_activations_keep_their_input_alone(name):
     x = jnp.ones((4, 8), jnp.bfloat16)
     _, pullback = jax.vjp(layers.ACTIVATIONS[name], x)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)) == x.nbytes
+
+
+def test_layer_norm_keeps_its_input_alone():
+    norm = layers.layer_norm(8, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(norm)
+    x = jax.random.normal(jax.random.key(0), (64, 8))
+    y, pullback = jax.vjp(lambda x: nnx.merge(graphdef, params)(x), x)
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)) <= x.nbytes + own
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + layers.LAYER_NORM_EPS)
+    np.testing.assert_allclose(y, exact, atol=1e-5)
