@@ -13,6 +13,7 @@ import json
 import pathlib
 import runpy
 
+from softvq_jax.aot.remedies import FSDP, REMAT
 from softvq_jax.aot.report import Report
 from softvq_jax.aot.topology import chips_of
 from softvq_jax.tools.aot_compile import measure
@@ -20,9 +21,7 @@ from softvq_jax.tools.aot_compile import measure
 FOLDER = pathlib.Path(__file__).parent
 CONFIGS = ("b64", "b32", "bl64", "bl32", "l64", "l32", "bl64_512", "l32_512", "sit_xl_l64")
 SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
-REMAT = ("none", "dots", "full")
 IMAGES = 16  # a chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
-FSDP = 16
 
 
 def numbers(report: Report) -> dict:
