@@ -112,13 +112,15 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
     """The report of the largest batch that fits, in whole images a chip; of 1 a chip if that does not fit.
 
     Tries 1, 4, 16, ... images a chip until they are refused; from there on between the most that fit and the least
-    that were refused, until these are neighbours.
+    that were refused, until these are neighbours. Prints what becomes of each.
     """
     config, chips = config.copy_and_resolve_references(), slices * chips_of(name)
 
     def of(images):
         config.train.batch_size = images * chips
-        return measure(config, name, slices, machine_code=machine_code)
+        report = measure(config, name, slices, machine_code=machine_code)
+        print(f"{images} images a chip: {_outcome(report.memory)}", flush=True)
+        return report
 
     fits = of(1)
     if not fits.memory.fits:
@@ -165,9 +167,12 @@ def first_that_fits(config: ConfigDict, name: str, slices: int = 1, *, machine_c
 
 
 def _verdict(given: Mapping[str, str | int], memory: Memory) -> str:
-    words = " ".join(f"--config.{field}={value}" for field, value in given.items())
-    needed = f"needs {memory.total / 2**30:.2f} GiB of {memory.available / 2**30:.2f}"
-    return f"{words}: {'fits' if memory.fits else f'{needed}, does not fit'}"
+    return " ".join(f"--config.{field}={value}" for field, value in given.items()) + f": {_outcome(memory)}"
+
+
+def _outcome(memory: Memory) -> str:
+    needed = f"{memory.total / 2**30:.2f} GiB of {memory.available / 2**30:.2f}"
+    return f"fits, {needed}" if memory.fits else f"needs {needed}, does not fit"
 
 
 def answer(config: ConfigDict, name: str, slices: int = 1, *, fit: bool = False, machine_code: bool = False) -> None:

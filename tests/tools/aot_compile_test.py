@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_shown_with_what_makes_it_fit(compiled, capsys):
         "--config.model.remat=none --config.mesh.fsdp=1: needs 28.00 GiB of 16.00, does not fit",
         "--config.mesh.fsdp=16: needs 16.75 GiB of 16.00, does not fit",
         "--config.model.remat=dots: needs 20.00 GiB of 16.00, does not fit",
-        "--config.model.remat=dots --config.mesh.fsdp=16: fits",
+        "--config.model.remat=dots --config.mesh.fsdp=16: fits, 8.75 GiB of 16.00",
     ]
     assert "total 8.75 GiB" in found and "throughput" in found
 
