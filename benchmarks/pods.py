@@ -13,6 +13,7 @@ import json
 import pathlib
 import runpy
 
+from softvq_jax.aot.remedies import FSDP, REMAT
 from softvq_jax.aot.report import Report
 from softvq_jax.aot.topology import chips_of
 from softvq_jax.tools.aot_compile import measure
@@ -23,9 +24,7 @@ CONFIGS = (
     "sit_xl_l64", "sit_xl_l32", "dit_xl_l64", "dit_xl_l32", "mar_h_l64", "mar_h_l32",
 )  # fmt: skip
 SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
-REMAT = ("none", "dots", "full")
 IMAGES = 16  # a chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
-FSDP = 16
 
 
 def numbers(report: Report) -> dict:

@@ -8,6 +8,7 @@
 #   --cpu-devices N   run on the CPU, each process with N simulated devices
 #   --gpus            run on GPUs, process i on GPU i
 #   --max-restarts N  how often to start again after a preemption (default 100)
+#   --grace SECONDS   how long the others may take to end after one failed (default 20)
 #   --dry-run         print the commands
 #
 # The processes meet on a free port. SIGTERM and Ctrl-C are passed on, and the script waits until all have saved. When
@@ -16,13 +17,14 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-processes="" cpu_devices="" gpus=false max_restarts=100
+processes="" cpu_devices="" gpus=false max_restarts=100 grace=20
 while (($#)); do
   case $1 in
     --processes) need_number "$1" "${2-}" && processes=$2 && shift 2 ;;
     --cpu-devices) need_number "$1" "${2-}" && cpu_devices=$2 && shift 2 ;;
     --gpus) gpus=true && shift ;;
     --max-restarts) need_number "$1" "${2-}" && max_restarts=$2 && shift 2 ;;
+    --grace) need_number "$1" "${2-}" && grace=$2 && shift 2 ;;
     --dry-run) dry_run=true && shift ;;
     --help | -h) usage ;;
     --) shift && training_flags=("$@") && break ;;
@@ -51,12 +53,6 @@ pass_on() {
   kill -TERM "${pids[@]}" 2> /dev/null || true
 }
 
-# Those that wait for a process that is gone cannot save, and may not hear.
-stop_the_others() {
-  kill -TERM "${pids[@]}" 2> /dev/null || true
-  (sleep 20 && kill -KILL "${pids[@]}") > /dev/null 2>&1 &
-}
-
 # Starts process $1, on port $2.
 start() {
   local place=(CUDA_VISIBLE_DEVICES="$1")
@@ -72,11 +68,12 @@ start() {
   fi
 }
 
-# Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0.
+# Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0. After a failure
+# the others are stopped, and killed when their grace is over: those that wait for a process that is gone may not hear.
 wait_for_all() {
-  local result=0 code left failed
+  local result=0 code left deadline=""
   while ((${#pids[@]})); do
-    left=() failed=false
+    left=()
     for pid in "${pids[@]}"; do
       if kill -0 "$pid" 2> /dev/null; then
         left+=("$pid")
@@ -87,11 +84,12 @@ wait_for_all() {
       if ((code == PREEMPTED && result == 0)); then
         result=$code
       elif ((code != 0 && code != PREEMPTED && (result == 0 || result == PREEMPTED))); then
-        result=$code failed=true
+        result=$code deadline=$((SECONDS + grace))
+        kill -TERM "${pids[@]}" 2> /dev/null || true
       fi
     done
     pids=("${left[@]}")
-    if $failed; then stop_the_others; fi
+    if [[ -n $deadline ]] && ((SECONDS > deadline)); then kill -KILL "${pids[@]}" 2> /dev/null || true; fi
     sleep 0.1
   done
   return "$result"

@@ -37,9 +37,14 @@ check_training_flags
 check_shared_workdir
 require_command sbatch
 
-step=(srun --kill-on-bad-exit=1 "${PYTHON:-python}" -m softvq_jax.main "${training_flags[@]}")
-# The code of a job step is the highest of its tasks'.
+# Nothing kills the others when one task ends: they may be saving. Those that lost it end by themselves, or are ended
+# two minutes after the first. The code of a step is the highest of its tasks': 255 for 75, so that no task that was
+# killed while it ended hides that others had saved, which they do together. SLURM signals this shell too: it waits.
+saved=255
+task="trap : TERM; \"\$@\"; code=\$?; if [ \$code -eq $PREEMPTED ]; then code=$saved; fi; exit \$code"
+step=(srun --kill-on-bad-exit=0 --wait=120 bash -c "$task" task "${PYTHON:-python}" -m softvq_jax.main
+  "${training_flags[@]}")
 job="code=0; $(quoted "${step[@]}") || code=\$?; "
-job+="if [ \$code -eq $PREEMPTED ]; then scontrol requeue \"\$SLURM_JOB_ID\"; fi; exit \$code"
+job+="if [ \$code -eq $saved ]; then code=$PREEMPTED; scontrol requeue \"\$SLURM_JOB_ID\"; fi; exit \$code"
 run sbatch --job-name=softvq --nodes="$nodes" --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --time="$time" \
   --signal="TERM@$grace" --requeue --open-mode=append --chdir="$root" "${sbatch_options[@]}" --wrap="$job"

@@ -5,7 +5,10 @@ starts from `tokenizer_config()` and changes what its experiment changes. Nothin
 """
 
 import difflib
-from collections.abc import Iterator
+import pathlib
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -160,6 +163,24 @@ def nearest_field(config: ConfigDict, name: str) -> str | None:
         return last, difflib.SequenceMatcher(None, name, field).ratio()
 
     return max(known, key=likeness)
+
+
+def explain_config_flags(argv: Sequence[str]) -> None:
+    """Ends the program where --config names no file, or --config.FIELD no field: with the nearest known name.
+
+    For command lines whose flags could not be parsed.
+    """
+    names = [argument.lstrip("-").split("=")[0] for argument in argv]
+    if "config" not in names:
+        return
+    place = names.index("config")
+    path = argv[place].partition("=")[2] or "".join(argv[place + 1 : place + 2])
+    if not pathlib.Path(path).is_file():
+        sys.exit(f"error: --config={path}: there is no such file; those that come with the package lie in configs/")
+    config = runpy.run_path(path)["get_config"]()
+    for name in names:
+        if name.startswith("config.") and (nearest := nearest_field(config, name.removeprefix("config."))):
+            sys.exit(f"error: the config has no field {name!r}; the nearest is --config.{nearest}")
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:

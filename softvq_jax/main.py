@@ -7,13 +7,12 @@ Exit codes: 0 done, 75 told to stop and saved (start the command again), 1 an er
 import json
 import logging as stdlib_logging
 import pathlib
-import runpy
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from softvq_jax.config import nearest_field
+from softvq_jax.config import explain_config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
@@ -75,8 +74,8 @@ def run() -> None:
 def _parse_flags(argv):
     try:
         rest = app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError):
-        _explain_unknown_fields(argv)
+    except (AttributeError, KeyError, OSError):
+        explain_config_flags(argv)
         raise
     # Our own messages, and others' warnings, with the time in front.
     handler = logging.get_absl_handler()
@@ -84,16 +83,6 @@ def _parse_flags(argv):
     handler.addFilter(lambda record: record.levelno >= stdlib_logging.WARNING or "softvq_jax" in record.pathname)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     return rest
-
-
-def _explain_unknown_fields(argv) -> None:
-    """Ends the program with the nearest known name of a config field that does not exist."""
-    path = next(argument.split("=", 1)[1] for argument in argv if argument.lstrip("-").startswith("config="))
-    config = runpy.run_path(path)["get_config"]()
-    for argument in argv:
-        name = argument.lstrip("-").split("=")[0]
-        if name.startswith("config.") and (nearest := nearest_field(config, name.removeprefix("config."))):
-            sys.exit(f"error: the config has no field {name!r}; the nearest is --config.{nearest}")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class TestLocalProcesses:
     def python(self, tmp_path):
         body = f"""
         if [[ $1 == -c ]]; then exec {sys.executable} "$@"; fi
-        trap 'exit 75' TERM
+        [[ -e {tmp_path}/deaf ]] && trap '' TERM || trap 'exit 75' TERM
         process=${{@: -1}}; process=${{process#*=}}
         read -r now rest < {tmp_path}/plan.$process; echo "$rest" > {tmp_path}/plan.$process
         [[ $now != wait ]] || {{ touch {tmp_path}/waiting.$process; while true; do sleep 0.05; done; }}
@@ -141,10 +141,11 @@ class TestLocalProcesses:
         _stand_in(tmp_path, "python", body)
         return tmp_path
 
-    def _start(self, folder, *plans: str):
+    def _start(self, folder, *plans: str, grace: int = 20):
         for process, plan in enumerate(plans):
             (folder / f"plan.{process}").write_text(plan)
-        command = [LAUNCH / "local_processes.sh", "--processes", str(len(plans)), "--cpu-devices", "1", *TRAINING]
+        command = [LAUNCH / "local_processes.sh", "--processes", str(len(plans)), "--cpu-devices", "1"]
+        command += ["--grace", str(grace), *TRAINING]
         environment = os.environ | {"PYTHON": str(folder / "python")}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -160,6 +161,12 @@ class TestLocalProcesses:
         running.communicate(timeout=50)
         assert running.returncode == 3
 
+    def test_who_does_not_hear_is_killed_after_the_grace(self, python):
+        (python / "deaf").touch()
+        running = self._start(python, "wait", "3", grace=1)
+        running.communicate(timeout=50)
+        assert running.returncode == 3
+
     def test_passes_on_the_signal_and_does_not_start_again(self, python):
         running = self._start(python, "wait 0", "wait 0")
         while not all((python / f"waiting.{process}").exists() for process in (0, 1)):
@@ -170,60 +177,110 @@ class TestLocalProcesses:
         assert (python / "plan.0").read_text().split() == ["0"]
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (1, False), (75, True)])
-def test_slurm_job_requeues_itself_when_preempted(tmp_path, code, requeued):
+@pytest.mark.parametrize(
+    ("tasks", "code", "requeued"),
+    [
+        ("0 0", 0, False),
+        ("0 1", 1, False),
+        ("137 1", 137, False),
+        ("75 75", 75, True),
+        ("75 137", 75, True),  # killed while it ended: they had saved
+        ("75 TERM", 75, True),
+    ],
+)
+def test_slurm_job_requeues_itself_when_a_task_was_preempted(tmp_path, tasks, code, requeued):
+    """srun's stand-in runs the tasks and ends with the highest code; `TERM` is a task that is signalled as SLURM does."""
     _stand_in(tmp_path, "sbatch", "")
-    assert _launch("slurm.sh", *OPTIONS["slurm.sh"].split(), *TRAINING, path=tmp_path).returncode == 0
+    python = {"PYTHON": str(tmp_path / "python")}
+    assert _launch("slurm.sh", *OPTIONS["slurm.sh"].split(), *TRAINING, path=tmp_path, **python).returncode == 0
     [submitted] = _calls(tmp_path, "sbatch")
     assert {"--nodes=2", "--ntasks-per-node=8", "--signal=TERM@300", "--requeue", "--partition=gpu"} <= set(submitted)
     [job] = [word.removeprefix("--wrap=") for word in submitted if word.startswith("--wrap=")]
-    _stand_in(tmp_path, "srun", f"exit {code}")
+    running = f"""
+    while [[ $1 == --* ]]; do shift; done
+    highest=0
+    for task in {tasks}; do
+      code=0
+      if [[ $task == TERM ]]; then
+        TASK=$task setsid "$@" & pid=$!
+        until [[ -e {tmp_path}/waiting ]]; do sleep 0.02; done
+        kill -TERM -- "-$pid"
+        wait "$pid" || code=$?
+      else
+        TASK=$task "$@" || code=$?
+      fi
+      (( code <= highest )) || highest=$code
+    done
+    exit "$highest"
+    """
+    _stand_in(tmp_path, "srun", running)
+    waits = f"trap 'sleep 0.1; exit 75' TERM; touch {tmp_path}/waiting; while true; do sleep 0.02; done"
+    _stand_in(tmp_path, "python", f'[[ $TASK != TERM ]] || {{ {waits}; }}; exit "$TASK"')
     _stand_in(tmp_path, "scontrol", "")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     assert subprocess.run(["bash", "-c", job], env=environment).returncode == code
-    assert _calls(tmp_path, "srun") == [["--kill-on-bad-exit=1", "python", "-m", "softvq_jax.main", *TRAINING[1:]]]
+    [srun] = _calls(tmp_path, "srun")
+    assert srun[:2] == ["--kill-on-bad-exit=0", "--wait=120"]  # who is still saving is left alone
+    assert _calls(tmp_path, "python") == [["-m", "softvq_jax.main", *TRAINING[1:]]] * 2
     assert (tmp_path / "scontrol.log").exists() == requeued
     if requeued:
         assert _calls(tmp_path, "scontrol") == [["requeue", "17"]]
 
 
+CREATING = ["--accelerator-type", "v4-8", "--version", "v", "--spot", "--setup", "setup"]
+
+
 def test_tpu_slice_is_created_anew_when_preempted(tmp_path):
-    """The slice is ready, vanishes during the run, and is ready again after it was created."""
-    (tmp_path / "states").write_text("READY\nPREEMPTED\nPREEMPTED\nREADY\nREADY\n")
+    """The slice is ready, vanishes during the run, which its state does not tell at once, and is not to be had at first."""
+    (tmp_path / "states").write_text("READY\nREADY\nREADY\nPREEMPTED\nPREEMPTED\nABSENT\nABSENT\n")
     body = f"""
     case $4 in
-      describe) [[ -s {tmp_path}/states ]] && head -1 {tmp_path}/states; sed -i 1d {tmp_path}/states ;;
+      describe) head -1 {tmp_path}/states; sed -i 1d {tmp_path}/states ;;
+      create) (( $(grep -c ' create ' {tmp_path}/gcloud.log) > 2 )) || exit 1 ;;
       ssh) if [[ "$*" != *--command=setup* && ! -e {tmp_path}/trained ]]; then touch {tmp_path}/trained; exit 255; fi ;;
     esac
     """
     _stand_in(tmp_path, "gcloud", body)
-    options = [
-        *OPTIONS["tpu_vm.sh"].split(),
-        "--accelerator-type",
-        "v4-8",
-        "--version",
-        "v",
-        "--spot",
-        "--setup",
-        "setup",
-    ]
-    # After the slice was found preempted its state is asked for once more, at the top of the loop.
-    result = _launch("tpu_vm.sh", *options, *TRAINING, path=tmp_path)
+    _stand_in(tmp_path, "sleep", "")
+    result = _launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"].split(), *CREATING, *TRAINING, path=tmp_path)
     assert result.returncode == 0, result.stderr
     verbs = [call[3] for call in _calls(tmp_path, "gcloud") if call[3] != "describe"]
-    assert verbs == ["ssh", "delete", "create", "ssh", "ssh"]
-    [create] = [call for call in _calls(tmp_path, "gcloud") if call[3] == "create"]
+    assert verbs == ["ssh", "delete", "create", "create", "create", "ssh", "ssh"]
+    assert _calls(tmp_path, "sleep") == [["10"], ["10"], ["30"], ["60"]]
+    assert "the slice is PREEMPTED, starting again (1 of 100)" in result.stderr
+    create = next(call for call in _calls(tmp_path, "gcloud") if call[3] == "create")
     assert {"--zone=z", "--project=p", "--accelerator-type=v4-8", "--version=v", "--spot"} <= set(create)
 
 
-def test_tpu_hosts_start_again_by_themselves(tmp_path):
+def test_tpu_slice_that_is_never_to_be_had(tmp_path):
+    _stand_in(tmp_path, "gcloud", "exit 1")
+    _stand_in(tmp_path, "sleep", "")
+    options = [*OPTIONS["tpu_vm.sh"].split(), *CREATING, "--max-restarts", "2"]
+    result = _launch("tpu_vm.sh", *options, *TRAINING, path=tmp_path)
+    assert result.returncode == 75 and "could not be created" in result.stderr and "--max-restarts" in result.stderr
+    assert [call[3] for call in _calls(tmp_path, "gcloud")].count("create") == 3
+
+
+def test_tpu_program_that_fails_on_a_slice_that_stands(tmp_path):
+    _stand_in(tmp_path, "gcloud", "[[ $4 == describe ]] && echo READY || exit 3")
+    _stand_in(tmp_path, "sleep", "")
+    result = _launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"].split(), *TRAINING, path=tmp_path)
+    assert result.returncode == 3
+    assert [call[3] for call in _calls(tmp_path, "gcloud")].count("ssh") == 1
+
+
+@pytest.mark.parametrize(("most", "code", "starts"), [("100", 4, 3), ("1", 75, 2)])
+def test_tpu_hosts_start_again_by_themselves(tmp_path, most, code, starts):
     """The command that the hosts are given repeats the program while it ends with 75."""
-    dry = _launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"].split(), "--directory", str(tmp_path), "--dry-run", *TRAINING)
+    options = [*OPTIONS["tpu_vm.sh"].split(), "--directory", str(tmp_path), "--max-restarts", most]
+    dry = _launch("tpu_vm.sh", *options, "--dry-run", *TRAINING)
     [command] = [word.removeprefix("--command=") for word in shlex.split(dry.stdout) if word.startswith("--command=")]
     _stand_in(tmp_path, "python3", f"(( $(wc -l < {tmp_path}/python3.log) < 3 )) && exit 75; exit 4")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(["bash", "-c", command], env=environment).returncode == 4
-    assert _calls(tmp_path, "python3") == [["-m", "softvq_jax.main", *TRAINING[1:]]] * 3
+    assert subprocess.run(["bash", "-c", command], env=environment).returncode == code
+    assert _calls(tmp_path, "python3") == [["-m", "softvq_jax.main", *TRAINING[1:]]] * starts
+    lost = command.replace(str(tmp_path), str(tmp_path / "none"))
+    assert subprocess.run(["bash", "-c", lost], env=environment, capture_output=True).returncode == 1
 
 
 def test_xpk_restarts_on_the_programs_code(tmp_path):

@@ -83,7 +83,7 @@ def describe(report: Report) -> str:
         f"{report.flops / report.batch / 1e9:,.1f} GFLOP an image",
     ]
     if report.roofline is None:
-        return "\n".join([*lines, "does not fit: fewer images, more fsdp, or a remat setting that keeps less"])
+        return "\n".join([*lines, "does not fit"])
     lines += [
         f"{kind:12s} {total.calls:,} calls, {total.bytes / 2**20:,.1f} MiB; a chip sends {total.sent / 2**20:,.1f} MiB"
         for kind, total in report.collectives.items()

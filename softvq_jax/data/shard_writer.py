@@ -1,9 +1,10 @@
 """Writes one ArrayRecord shard of labelled images, whole or not at all, and checks shards."""
 
+import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -26,7 +27,7 @@ def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], si
       `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: what was left out, and why.
 
     Raises:
-      OSError, RuntimeError: where the shard cannot be written.
+      OSError: where the shard cannot be written.
       ValueError: where it reads back other than it was written.
     """
     unreadable = []
@@ -49,19 +50,45 @@ def write_records(path: str, encoded: Iterable[bytes]) -> dict:
     """
     # The process's own: one that a killed parent left behind must not write to the same file.
     unfinished = f"{path}.{os.getpid()}{UNFINISHED}"
-    # Groups of one: a record is read without its neighbours. Encoded images do not compress further.
-    writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
-    checksums = []
-    for record in encoded:
-        writer.write(record)
-        checksums.append(hashlib.sha256(record).digest())
-    writer.close()
-    _read_back(unfinished, checksums)
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
-    entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(unfinished)}
-    os.replace(unfinished, path)
+    try:
+        checksums = _write_all(path, unfinished, encoded)
+        _read_back(unfinished, checksums)
+        with writing(path), open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(unfinished)}
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)  # on a full disk, room for others
+        raise
     return entry
+
+
+def _write_all(path, unfinished, encoded):
+    checksums = []
+    with writing(path):
+        # Groups of one: a record is read without its neighbours. Encoded images do not compress further.
+        writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
+    for record in encoded:
+        with writing(path):
+            writer.write(record)
+        checksums.append(hashlib.sha256(record).digest())
+    with writing(path):
+        writer.close()
+    return checksums
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Where writing fails inside, an `OSError` that names the file, the reason and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # Riegeli's are RuntimeErrors
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"{path} could not be written: {reason}. See that there is room, and the permission to write, and start the "
+            "same command again: it goes on after the shards that are finished"
+        ) from error
 
 
 def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
@@ -73,7 +100,10 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
         problems = []
     else:
         problems = [f"{path} has other bytes than those that were written"]
-    reader = ArrayRecordReader(path, "")
+    try:
+        reader = ArrayRecordReader(path, "")
+    except RuntimeError as error:
+        return [*problems, f"{path}: {error}"]
     for position in range(entry["records"]):
         where = f"{path} record {position}"
         try:

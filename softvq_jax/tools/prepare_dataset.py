@@ -25,7 +25,7 @@ from absl.flags import argparse_flags
 from softvq_jax.data import shard_writer, source
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.sources import SOURCES
-from softvq_jax.data.workers import WorkerPool
+from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.tools.command_line import check_at_least_one
 from softvq_jax.tools.progress import Progress
 
@@ -35,13 +35,15 @@ JOURNAL = "preparation.jsonl"  # the plan, then a line for every finished shard
 class Journal:
     """What is done of a preparation, kept in its folder so that the same command can go on.
 
-    Raises `ValueError` where the folder holds another preparation.
+    Raises `ValueError` where the folder holds another preparation, `OSError` where it cannot be written.
     """
 
     def __init__(self, folder: pathlib.Path, plan: dict):
         self._path, self.entries = folder / JOURNAL, {}
         if self._path.exists():
-            first, *entries = _whole_lines(self._path)
+            first, *entries = _whole_lines(self._path) or [None]
+            if not isinstance(first, dict):
+                raise ValueError(f"{self._path} is damaged: remove it, and start the same command again")
             if first != plan:
                 changed = ", ".join(name for name in plan if plan[name] != first.get(name))
                 raise ValueError(
@@ -53,7 +55,7 @@ class Journal:
 
     def add(self, entry: dict) -> None:
         self.entries[entry["file"]] = entry
-        with open(self._path, "a") as file:
+        with shard_writer.writing(self._path), open(self._path, "a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -77,12 +79,14 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
       num_workers: processes, each at a shard.
 
     Raises:
-      ValueError: where the folder holds another data set, or no image is readable.
+      ValueError: where the folder holds another data set, or a damaged one, or no image is readable.
+      OSError: where something cannot be written.
     """
     plan = {"source": images.fingerprint(), "images": len(images), "images_per_shard": images_per_shard, "size": size}
-    folder.mkdir(parents=True, exist_ok=True)
+    with shard_writer.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
-        index = json.loads((folder / INDEX).read_text())
+        index = read_index(folder)
         if index["plan"] != plan:
             raise ValueError(f"{folder} holds a finished data set of other images or settings: take another --out")
         return index
@@ -119,9 +123,36 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
     return index
 
 
+def read_index(folder: pathlib.Path) -> dict:
+    """The `dataset.json` of a finished data set.
+
+    Raises:
+      FileNotFoundError: there is none; the message tells a preparation that is not finished from a wrong folder.
+      ValueError: it is damaged, or not one of ours.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        if (folder / JOURNAL).is_file():
+            raise FileNotFoundError(
+                f"no {path}: the data set is not finished; the command that began it goes on with it"
+            )
+        raise FileNotFoundError(f"no {path}: expected a folder that prepare_dataset wrote to the end")
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        index, reason = None, f"is damaged ({error})"
+    else:
+        reason = "is not one that prepare_dataset wrote"
+    if not isinstance(index, dict) or not {"plan", "class_names", "shards"} <= index.keys():
+        raise ValueError(
+            f"{path} {reason}: copy it again from where it is whole, or write the data set again elsewhere"
+        )
+    return index
+
+
 def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
-    """Reads a finished data set completely and returns what is wrong with it, a line each."""
-    index = json.loads((folder / INDEX).read_text())
+    """Reads a finished data set completely and returns what is wrong with it, a line each; raises as `read_index`."""
+    index = read_index(folder)
     tasks = [(str(folder), entry, len(index["class_names"])) for entry in index["shards"]]
     progress = Progress("Checking", len(tasks), unit="shards")
     problems = []
@@ -153,20 +184,23 @@ def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
 
 
 def _whole_lines(path):
-    for line in path.read_text().splitlines():
+    lines = []
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            yield json.loads(line)
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
-            return
+            break
+    return lines
 
 
 def _write(path, text):
     unfinished = path.with_name(path.name + shard_writer.UNFINISHED)
-    with open(unfinished, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with shard_writer.writing(path):
+        with open(unfinished, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
 
 
 def parse_flags(argv: list[str]):
@@ -192,7 +226,7 @@ def main(args) -> int:
     logging.set_verbosity(logging.INFO)
     try:
         return _verify(args) if args.verify else _prepare(args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, WorkerDied) as error:
         print(f"prepare_dataset: {error}", file=sys.stderr)
         return 2
 

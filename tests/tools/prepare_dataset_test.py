@@ -1,5 +1,6 @@
 import json
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -131,10 +132,11 @@ def test_verify_finds_every_damage(folder, tmp_path):
     content[content.index(b"class0/3.png")] ^= 1
     shards[0].write_bytes(content)
     shards[1].unlink()
+    shards[2].write_bytes(b"short")
     problems = "\n".join(prepare_dataset.verify(out, 1))
     assert f"{shards[0]} has other bytes" in problems and f"{shards[0]} record 1: " in problems
     assert f"{shards[1]} is missing" in problems
-    assert str(shards[2]) not in problems
+    assert f"{shards[2]} has other bytes" in problems
 
 
 def test_damaged_shards_are_noticed_where_they_are_read(folder, tmp_path):
@@ -170,6 +172,48 @@ def test_a_record_that_is_no_image_is_named(tmp_path):
     for position, reason in enumerate(["KeyError: 'image'", "CorruptRecord: not a record of version 1"]):
         with pytest.raises(UnreadableImage, match=f"record {position}: {reason}"):
             array_record.RecordedImage(path, position).load()
+
+
+def run_here(capsys, *flags) -> str:
+    """What the tool says, run in this process, when it cannot go on."""
+    assert prepare_dataset.main(prepare_dataset.parse_flags(["prepare_dataset", "--num_workers=1", *flags])) == 2
+    return capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on(folder, tmp_path, capsys):
+    """No file may grow beyond 64 KiB; a shard takes 128."""
+    out = tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        said = run_here(capsys, f"--path={folder}", f"--out={out}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"{out}/images-00000-of-00001.array_record could not be written: " in said and "File too large" in said
+    assert "start the same command again" in said and len(said.splitlines()) == 1
+    assert [path.name for path in out.iterdir()] == [prepare_dataset.JOURNAL]
+    assert "the data set is not finished" in run_here(capsys, f"--out={out}", "--verify")
+    prepare_dataset.prepare(ImageFolder(str(folder)), out, **SETTINGS | {"images_per_shard": 5000})
+    assert prepare_dataset.verify(out, 1) == []
+
+
+def test_folders_that_cannot_be_are_named(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    index = out / "dataset.json"
+    assert f"no {index}: expected a folder that prepare_dataset wrote" in run_here(capsys, f"--out={out}", "--verify")
+    for content, reason in [
+        ('{"plan": ', "is damaged (Expecting value"),
+        ("[]", "is not one that prepare_dataset wrote"),
+    ]:
+        index.write_text(content)
+        for flags in (["--verify"], [f"--path={folder}"]):
+            assert f"{index} {reason}" in run_here(capsys, f"--out={out}", *flags)
+    below = index / "below"
+    assert f"{below} could not be written: Not a directory" in run_here(capsys, f"--path={folder}", f"--out={below}")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    said = run_here(capsys, "--source=tfds", "--path=mnist@test", f"--out={tmp_path / 'mnist'}")
+    assert "pip install 'softvq-jax[tfds]'" in said and not (tmp_path / "mnist").exists()
 
 
 @pytest.mark.parametrize(("flags", "message"), [

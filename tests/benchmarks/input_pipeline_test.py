@@ -1,0 +1,35 @@
+"""The pipeline's rate against Pillow's alone, by the benchmark's own functions."""
+
+import pytest
+
+from benchmarks import input_pipeline
+
+SOURCES = {"folder", "tar", "array_record"}
+
+
+def shares(folder, count: int, processes: int, rounds: int) -> tuple[dict[str, float], dict[str, input_pipeline.Speed]]:
+    """Of each source, the images per second of processor time in those of bare Pillow; and all speeds."""
+    input_pipeline.make_jpegs(folder / "jpegs", count)
+    speeds = input_pipeline.measure(str(folder / "jpegs"), size=256, processes=processes, rounds=rounds)
+    bare = speeds["bare"].per_core
+    return {name: speed.per_core / bare for name, speed in speeds.items() if name != "bare"}, speeds
+
+
+def test_every_source_is_measured_and_what_pods_need_is_listed(tmp_path, monkeypatch):
+    """Few images, beside other tests: a bound that only a pipeline that is broken, or another measure, misses."""
+    monkeypatch.setattr(input_pipeline, "BATCH", 16)
+    found, speeds = shares(tmp_path, count=64, processes=1, rounds=1)
+    assert found.keys() == SOURCES
+    assert all(0.5 < share < 2 for share in found.values()), found
+    text = input_pipeline.report(speeds, {"v5e": 80.0})
+    assert all(f"| {name} | {speed.rate:,.0f} |" in text for name, speed in speeds.items())
+    [row] = [line for line in text.splitlines() if line.startswith("| v5e: 112 cores, 4 chips |")]
+    slowest = min(speed.per_core for name, speed in speeds.items() if name != "bare")
+    assert f"| {112 * slowest:,.0f} |" in row and f"80 ({320 / (112 * slowest):.0%} of the cores)" in row
+
+
+@pytest.mark.heavy
+def test_the_pipeline_costs_a_tenth_at_most(tmp_path):
+    found, _ = shares(tmp_path, count=512, processes=2, rounds=8)
+    assert found.keys() == SOURCES
+    assert min(found.values()) >= 0.9, found
