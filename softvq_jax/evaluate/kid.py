@@ -14,7 +14,7 @@ def kernel_distance(
       real, fake: features `[n, d]`: arrays, or anything that an array of row numbers indexes; computed in float64.
       subsets: how many are drawn.
       subset_size: rows of each set in one, drawn without replacement.
-      seed: of the draws (`numpy.random.RandomState`, first `real`, then `fake`, as torch-fidelity draws).
+      seed: of the draws (`numpy.random.RandomState`, first `fake`, then `real`: torch-fidelity's inputs 1 and 2).
 
     Raises:
       TooFewImages: for sets smaller than `subset_size`.
@@ -26,7 +26,7 @@ def kernel_distance(
     for _ in range(subsets):
         x, y = (
             np.asarray(features[random.choice(len(features), subset_size, replace=False)], np.float64)
-            for features in (real, fake)
+            for features in (fake, real)
         )
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueError("the features are not all finite: the network's weights may be broken")

@@ -73,7 +73,9 @@ PROTOCOLS = {
         ),
         Protocol(
             "torch-fidelity",
-            "generators: the torch-fidelity package's definitions and defaults.",
+            "generators: the torch-fidelity package's definitions and defaults, but for precision and recall: those are "
+            "on Inception pool3, as the package has them with feature_extractor='inception-v3-compat'; its default "
+            "there is VGG16 fc2_relu, which gives other numbers.",
             ("fid", "is", "kid", "precision_recall"),
             num_splits=10,
         ),
