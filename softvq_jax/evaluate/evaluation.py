@@ -51,13 +51,23 @@ class Side:
     statistics_fingerprint: str | None = None
 
     @classmethod
-    def of_records(cls, name: str, records: Records, statistics: Statistics | None = None) -> "Side":
+    def of_records(
+        cls,
+        name: str,
+        records: Records,
+        statistics: Statistics | None = None,
+        on_progress: OnProgress = lambda what, done, total: None,
+    ) -> "Side":
         """A side whose images were measured; their statistics are computed unless a file's are given."""
         fingerprint = fingerprints.of_images(records["digest"][:])
         if statistics is not None:
             return cls(name, records, statistics, fingerprint, _fingerprint(statistics))
         if "f2048" in records:
-            statistics = Statistics.of(Moments.of(records["f2048"]), Moments.of(records["sfid"]))
+            pool3, spatial = (
+                Moments.of(records[column], functools.partial(on_progress, f"{kind} statistics of {name}"))
+                for column, kind in (("f2048", "pool3"), ("sfid", "spatial"))
+            )
+            statistics = Statistics.of(pool3, spatial)
         return cls(name, records, statistics, fingerprint)
 
     @classmethod
@@ -129,9 +139,9 @@ def distribution_metrics(
 def _fid(protocol, samples, reference, on_progress):
     a, b = _statistics(samples), _statistics(reference)
     on_progress("FID", 0, 1)
-    distance = fid.frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
-    on_progress("FID", 1, 1)
-    return {"fid": distance}, samples.statistics_counts | reference.statistics_counts
+    return {
+        "fid": fid.frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
+    }, samples.statistics_counts | reference.statistics_counts
 
 
 def _sfid(protocol, samples, reference, on_progress):
@@ -139,9 +149,9 @@ def _sfid(protocol, samples, reference, on_progress):
     if a.mu_s is None or b.mu_s is None:
         raise NotMeasured("the statistics file has no mu_s and sigma_s")
     on_progress("sFID", 0, 1)
-    distance = fid.frechet_distance(a.mu_s, a.sigma_s, b.mu_s, b.sigma_s)
-    on_progress("sFID", 1, 1)
-    return {"sfid": distance}, samples.statistics_counts | reference.statistics_counts
+    return {
+        "sfid": fid.frechet_distance(a.mu_s, a.sigma_s, b.mu_s, b.sigma_s)
+    }, samples.statistics_counts | reference.statistics_counts
 
 
 def _statistics(side):
@@ -152,6 +162,7 @@ def _statistics(side):
 
 def _inception_score(protocol, samples, reference, on_progress):
     logits = samples.rows("logits_unbiased")
+    on_progress("Inception score", 0, 1)
     order = np.random.RandomState(protocol.shuffle_seed).permutation(len(logits))
     mean, std = inception_score.inception_score(logits, [order[split] for split in protocol.splits(len(logits))])
     return {"is_mean": mean, "is_std": std}, samples.image_counts

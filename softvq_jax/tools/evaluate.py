@@ -117,12 +117,12 @@ def run(args: argparse.Namespace) -> dict | None:
     sample_rows = measured("samples", inputs.samples, args.out, inputs)
     if not distributed.is_main_process():
         return None
-    note("computing the statistics")
+    show = MetricProgress()
     if reference_rows is None:
         reference = Side.of_statistics("reference", inputs.statistics)
     else:
-        reference = Side.of_records("reference", reference_rows, inputs.statistics)
-    samples = Side.of_records("samples", sample_rows)
+        reference = Side.of_records("reference", reference_rows, inputs.statistics, show)
+    samples = Side.of_records("samples", sample_rows, on_progress=show)
     protocol = PROTOCOLS[args.protocol]
     report = evaluation.report(
         protocol,
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> dict | None:
         details,
         codebook_size=inputs.codebook_size,
         needs=NEEDS | inputs.missing,
-        on_progress=MetricProgress(),
+        on_progress=show,
     )
     write_pictures(args.out, inputs.samples, sample_rows)
     write(args.out, report, reference, samples)
@@ -155,15 +155,17 @@ def measured(name: str, subject: Subject, out: pathlib.Path, inputs: Inputs) -> 
 
 
 class MetricProgress:
-    """Shows how far the computation of each metric is."""
+    """Tells what is computed, and how far that is where it has several parts."""
 
     def __init__(self):
         self._what = None
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
+            note(f"computing {what}")
             self._what, self._show = what, Progress(f"computing {what}", total, unit="parts")
-        self._show(done)
+        if total > 1:
+            self._show(done)
 
 
 def check_count(name: str, subject: Subject | None, source: str | None) -> None:

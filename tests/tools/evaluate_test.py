@@ -93,7 +93,7 @@ def test_two_folders(tmp_path, images, small_inception, capsys):
         "default there is VGG16 fc2_relu",
     ):
         assert said in printed.out
-    assert "computing precision and recall: 3 of 3 parts" in printed.err
+    assert "computing precision and recall: 3 of 3 parts" in printed.err and "computing FID\n" in printed.err
 
 
 def test_batch_size_order_and_container_do_not_matter(tmp_path, images):
