@@ -139,9 +139,8 @@ def distribution_metrics(
 def _fid(protocol, samples, reference, on_progress):
     a, b = _statistics(samples), _statistics(reference)
     on_progress("FID", 0, 1)
-    return {
-        "fid": fid.frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
-    }, samples.statistics_counts | reference.statistics_counts
+    distance = fid.frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
+    return {"fid": distance}, samples.statistics_counts | reference.statistics_counts
 
 
 def _sfid(protocol, samples, reference, on_progress):
@@ -149,9 +148,8 @@ def _sfid(protocol, samples, reference, on_progress):
     if a.mu_s is None or b.mu_s is None:
         raise NotMeasured("the statistics file has no mu_s and sigma_s")
     on_progress("sFID", 0, 1)
-    return {
-        "sfid": fid.frechet_distance(a.mu_s, a.sigma_s, b.mu_s, b.sigma_s)
-    }, samples.statistics_counts | reference.statistics_counts
+    distance = fid.frechet_distance(a.mu_s, a.sigma_s, b.mu_s, b.sigma_s)
+    return {"sfid": distance}, samples.statistics_counts | reference.statistics_counts
 
 
 def _statistics(side):
@@ -237,17 +235,15 @@ def details(reference: Subject | None, samples: Subject) -> dict:
     """What numbers depend on beside the protocol and the images themselves; no reference where it is statistics."""
     sides = {"reference": reference, "samples": samples}
     about = {name: side and side.about() for name, side in sides.items()}
+    precision = jax.config.jax_default_matmul_precision or "the device's default"
+    machine = {"device": jax.devices()[0].device_kind, "matmul precision outside Inception": precision}
     return {
         "weights": about["samples"].pop("weights"),
         "crop": {name: side.crop() if side else "unknown" for name, side in sides.items()},
         "sizes": {name: list(side.size) for name, side in sides.items() if side},
         "sampling": about["samples"].pop("sampling", None),
         "sources": about,
-        "compute": samples.compute()
-        | {
-            "device": jax.devices()[0].device_kind,
-            "matmul precision": jax.config.jax_default_matmul_precision or "the device's default",
-        },
+        "compute": samples.compute() | machine,
         "versions": {package: metadata.version(package) for package in ("jax", "numpy")},
     }
 
@@ -332,7 +328,9 @@ def _warnings(values, samples, reference, details) -> list[str]:
     lines = [size_warning(details)]
     if samples.fingerprint == reference.fingerprint:
         [count] = samples.image_counts.values()
-        lines.append(f"reference and samples are the same {count:,} images: distances are 0 by construction")
+        lines.append(
+            f"reference and samples are the same {count:,} images: distances between them are 0 by construction"
+        )
     if "fid" in values:
         for side in (samples, reference):
             [(name, count)] = side.statistics_counts.items()
