@@ -113,6 +113,9 @@ class RandomImages:
     def crop(self) -> str:
         return "none"
 
+    def where(self, i: int) -> str:
+        return f"image {i} of {self.name}"
+
 
 class StandIn(nnx.Module):
     """Random projections of an image's 16 x 16 means, as wide as Inception's features."""

@@ -140,7 +140,9 @@ def _legend(series, last):
 
 
 def number(value: float) -> str:
-    """A number as short as four digits allow: `0.00123`, `12.3`, `5k`, `1.2M`."""
+    """A number as short as four digits allow: `0.00123`, `12.3`, `5k`, `1.2M`; `infinite` where it is."""
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
     for limit, divisor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
             return f"{value / divisor:.4g}{unit}"

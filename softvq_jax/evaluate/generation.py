@@ -78,6 +78,11 @@ class ImageSampler:
         return self._tokenizer.config.image_size
 
     @property
+    def dtypes(self) -> dict[str, str]:
+        """Types of the matmuls, by network."""
+        return {"generator": self._generator.config.dtype, "tokenizer": self._tokenizer.config.dtype}
+
+    @property
     def batch_size(self) -> int:
         """Images that go through at a time."""
         return self._devices.batch_size
@@ -92,10 +97,15 @@ class ImageSampler:
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         """Images `indices` `[n]` as uint8 `[n, S, S, 3]`."""
+        return self.with_latents(indices)[0]
+
+    def with_latents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images `indices` `[n]` as uint8 `[n, S, S, 3]`, and the latents `[n, L, D]` that they were decoded from."""
 
         def sample(indices, labels):
             latents = self._generator.sample(labels, key=self._key, indices=indices, **self._options)
-            return {"images": self._tokenizer.decode(latents)}
+            return {"images": self._tokenizer.decode(latents), "latents": latents}
 
         indices = np.asarray(indices, np.int32)
-        return to_uint8(self._devices.map(sample, indices, self._labels[indices])["images"])
+        rows = self._devices.map(sample, indices, self._labels[indices])
+        return to_uint8(rows["images"]), rows["latents"]

@@ -32,6 +32,9 @@ class Images(Protocol):
     def crop(self) -> str:
         """What was done to their size, in words."""
 
+    def where(self, i: int) -> str:
+        """Image `i` in words, for messages."""
+
 
 class ArrayImages:
     """Images in memory: uint8 `[N, H, W, 3]`."""
@@ -51,6 +54,9 @@ class ArrayImages:
 
     def crop(self) -> str:
         return "none"
+
+    def where(self, i: int) -> str:
+        return f"image {i} of {self.name}"
 
 
 class NpzImages:
@@ -83,6 +89,9 @@ class NpzImages:
     def crop(self) -> str:
         return "none"
 
+    def where(self, i: int) -> str:
+        return f"image {i} of {self.name}"
+
 
 class FileImages:
     """Image files, decoded by threads; with a `size`, centre-cropped to it as ADM does.
@@ -114,6 +123,9 @@ class FileImages:
     def crop(self) -> str:
         return "none" if self._size is None else f"ADM centre crop to {self._size}"
 
+    def where(self, i: int) -> str:
+        return self._paths[i]
+
     def _load(self, path, expected):
         image, _ = ImageFile(path, 0).read()
         if self._size is not None:
@@ -130,11 +142,22 @@ class FileImages:
 
 
 class SourceImages:
-    """The first `count` images of a training pipeline's source, centre-cropped; one that cannot be read is black."""
+    """The first `count` images of a training pipeline's source (all of them by default), centre-cropped.
 
-    def __init__(self, images: source.Source, size: int, count: int, name: str):
-        self.name, self.shape = name, (size, size, 3)
-        self._source, self._count = images, min(count, len(images))
+    One that cannot be read is black, or where `complete` is asked for, raises `UnreadableImage`.
+    """
+
+    def __init__(
+        self,
+        images: source.Source,
+        size: int,
+        count: int | None = None,
+        name: str = "images",
+        *,
+        complete: bool = False,
+    ):
+        self.name, self.shape, self._complete = name, (size, size, 3), complete
+        self._source, self._count = images, len(images) if count is None else min(count, len(images))
         self._read, self._pool = samples.evaluation(size), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
@@ -149,16 +172,22 @@ class SourceImages:
     def crop(self) -> str:
         return f"ADM centre crop to {self.shape[0]}"
 
+    def where(self, i: int) -> str:
+        return f"{self._source.key(i)} of {self.name}"
+
     def _one(self, i):
         [result] = self._read([self._source[i]], [i])
         if isinstance(result, source.UnreadableImage):
+            if self._complete:
+                raise result
             logging.warning("Unreadable image, black in this evaluation: %s", result)
             return np.zeros(self.shape, np.uint8)
         return result[0]
 
 
 def open_images(name: str, size: int | None = None) -> Images:
-    """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png`.
+    """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png` or
+    `val/n0*` (all images below the folders that it finds).
 
     Args:
       name: what to open.
@@ -178,11 +207,21 @@ def open_images(name: str, size: int | None = None) -> Images:
                 f"{name} holds images of {height} x {width} pixels, not {size}; only image files are cropped"
             )
         return images
-    found = map(str, pathlib.Path(name).rglob("*")) if os.path.isdir(name) else glob.glob(name)
-    paths = sorted(path for path in found if path.lower().endswith(EXTENSIONS))
+    return FileImages(image_files(name), name, size)
+
+
+def image_files(name: str) -> list[str]:
+    """The image files that `name` stands for, sorted: itself, those below a folder, or those that a pattern finds.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    found = [name] if os.path.isdir(name) else glob.glob(name)
+    below = (map(str, pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path] for path in found)
+    paths = sorted({path for paths in below for path in paths if path.lower().endswith(EXTENSIONS)})
     if not paths:
         raise FileNotFoundError(f"no image in or at {name!r}; image files end in {', '.join(EXTENSIONS)}")
-    return FileImages(paths, name, size)
+    return paths
 
 
 def take(images: Images, rows: Sequence[int]) -> np.ndarray:

@@ -1,12 +1,20 @@
 """Kernel Inception distance (Binkowski et al., 2018): the unbiased squared MMD with a cubic kernel."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from softvq_jax.evaluate.counts import require
 
 
 def kernel_distance(
-    real, fake, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+    real,
+    fake,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[float, float]:
     """Mean and population standard deviation of the squared MMD over random subsets.
 
@@ -14,7 +22,8 @@ def kernel_distance(
       real, fake: features `[n, d]`: arrays, or anything that an array of row numbers indexes; computed in float64.
       subsets: how many are drawn.
       subset_size: rows of each set in one, drawn without replacement.
-      seed: of the draws (`numpy.random.RandomState`, first `real`, then `fake`, as torch-fidelity draws).
+      seed: of the draws (`numpy.random.RandomState`, first `fake`, then `real`: torch-fidelity's inputs 1 and 2).
+      on_progress: told how many subsets are done, and of how many.
 
     Raises:
       TooFewImages: for sets smaller than `subset_size`.
@@ -23,14 +32,15 @@ def kernel_distance(
     require(min(len(real), len(fake)), subset_size, f"KID with subsets of {subset_size}")
     random = np.random.RandomState(seed)
     values = []
-    for _ in range(subsets):
+    for done in range(1, subsets + 1):
         x, y = (
             np.asarray(features[random.choice(len(features), subset_size, replace=False)], np.float64)
-            for features in (real, fake)
+            for features in (fake, real)
         )
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueError("the features are not all finite: the network's weights may be broken")
         values.append(squared_mmd(x, y))
+        on_progress(done, subsets)
     return float(np.mean(values)), float(np.std(values))
 
 

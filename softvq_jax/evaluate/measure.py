@@ -13,8 +13,18 @@ from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.records import Records
 
 
+class NotFinite(ValueError):
+    """Something that was measured of an image is NaN or infinite; `network` is the weights that it comes from."""
+
+    def __init__(self, message: str, network: str):
+        super().__init__(message)
+        self.network = network
+
+
 class Subject(Protocol):
     """A set of images and what is to be known of each."""
+
+    size: tuple[int, int]  # height and width of the images
 
     def __len__(self) -> int: ...
 
@@ -23,6 +33,12 @@ class Subject(Protocol):
 
     def crop(self) -> str:
         """What was done to the images' size, in words."""
+
+    def where(self, i: int) -> str:
+        """Image `i` in words, for messages."""
+
+    def compute(self) -> dict[str, str]:
+        """Types of the matmuls that make the images, by network."""
 
     def read(self, start: int, stop: int) -> Any:
         """Fetches images `start ... stop - 1`; called in a thread, ahead of what is measured."""
@@ -44,6 +60,9 @@ def measure(
       records: where the rows go, on process 0; None on the others.
       batch_size: images for each host at a time.
       on_progress: told how many images are done.
+
+    Raises:
+      NotFinite: at the first image for which that is so, on all hosts.
     """
     done = _same_everywhere(0 if records is None else len(records))
     together = jax.process_count() * batch_size
@@ -51,9 +70,27 @@ def measure(
     shares = [_share(start, stop, jax.process_index(), jax.process_count()) for start, stop in steps]
     for (start, stop), batch in zip(steps, _ahead(subject.read, shares), strict=True):
         rows = _from_all_hosts(subject.rows(batch), stop - start)
+        _check_finite(rows, subject, start)
         if records is not None:
             records.append(rows)
         on_progress(stop)
+
+
+def _check_finite(rows, subject, start):
+    for name, values in rows.items():
+        if values.dtype.kind != "f":
+            continue
+        broken = np.isnan(values) if name == "psnr" else ~np.isfinite(values)  # that of equal images is infinite
+        if broken.any():
+            first = int(np.flatnonzero(broken.reshape(len(values), -1).any(axis=1))[0])
+            weights = subject.about()["weights"]
+            latents = "generator" if "generator" in weights else "tokenizer"
+            network = {"lpips": "lpips", "latents": latents}.get(name, "inception")
+            raise NotFinite(
+                f"{name} of {subject.where(start + first)} is not finite: the {network} weights "
+                f"(fingerprint {weights.get(network)}) may be broken",
+                network,
+            )
 
 
 def _share(start, stop, host, hosts) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Mean and covariance of a stream of features, in float64, whatever the batches, devices and hosts it came in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -22,11 +22,16 @@ class Moments:
         self.count, self.mean, self.scatter = 0, np.zeros(dimension), np.zeros((dimension, dimension))
 
     @classmethod
-    def of(cls, features) -> "Moments":
-        """Moments of all rows of `features` `[n, d]`: an array, or anything that slices into arrays."""
-        moments = cls(features.shape[1])
-        for start in range(0, len(features), BLOCK):
+    def of(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
+        """Moments of all rows of `features` `[n, d]`: an array, or anything that slices into arrays.
+
+        Args:
+          on_progress: told how many blocks are done, and of how many.
+        """
+        moments, starts = cls(features.shape[1]), range(0, len(features), BLOCK)
+        for done, start in enumerate(starts, 1):
             moments.update(features[start : start + BLOCK])
+            on_progress(done, len(starts))
         return moments
 
     def update(self, features: np.ndarray) -> None:

@@ -4,7 +4,9 @@ A set's manifold is the union of balls around its features, each reaching to its
 squared and in float64, block by block: memory does not grow with the product of the counts.
 """
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,12 +15,15 @@ from softvq_jax.evaluate.counts import require
 BLOCK = 2048  # rows
 
 
-def precision_recall(real, fake, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real, fake, neighbours: int = 3, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[float, float]:
     """Share of `fake` inside the manifold of `real`, and share of `real` inside that of `fake`.
 
     Args:
       real, fake: features `[n, d]`: arrays, or anything that slices into arrays.
       neighbours: k; a feature is not its own neighbour.
+      on_progress: told how many blocks of distances are done, and of how many.
 
     Raises:
       TooFewImages: for a set without that many neighbours.
@@ -27,13 +32,15 @@ def precision_recall(real, fake, neighbours: int = 3) -> tuple[float, float]:
     require(min(len(real), len(fake)), neighbours + 1, f"a manifold of {neighbours} neighbours")
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"features of {real.shape[1]} and {fake.shape[1]} numbers cannot be compared")
-    real_radii, fake_radii = squared_radii(real, neighbours), squared_radii(fake, neighbours)
+    tick = _ticks(len(real), len(fake), on_progress)
+    real_radii, fake_radii = squared_radii(real, neighbours, tick), squared_radii(fake, neighbours, tick)
     fake_inside, real_inside = np.zeros(len(fake), bool), np.zeros(len(real), bool)
     for rows, x in _blocks(real):
         for columns, y in _blocks(fake):
             distances = squared_distances(x, y)
             real_inside[rows] |= (distances <= fake_radii[columns]).any(axis=1)
             fake_inside[columns] |= (distances <= real_radii[rows, None]).any(axis=0)
+            tick()
     return float(fake_inside.mean()), float(real_inside.mean())
 
 
@@ -42,19 +49,32 @@ def f_score(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def squared_radii(features, neighbours: int) -> np.ndarray:
+def _ticks(real, fake, on_progress) -> Callable[[], None]:
+    """What to call after every block of distances of sets of `real` and `fake` rows."""
+    a, b = (math.ceil(count / BLOCK) for count in (real, fake))
+    total, done = a * (a + 1) // 2 + b * (b + 1) // 2 + a * b, itertools.count(1)
+    return lambda: on_progress(next(done), total)
+
+
+def squared_radii(features, neighbours: int, on_block: Callable[[], None] = lambda: None) -> np.ndarray:
     """`[n]`: squared distance of every row of `features` to its k-th nearest other row."""
-    radii = np.empty(len(features))
+    nearest = np.full((len(features), neighbours), np.inf)
     for rows, x in _blocks(features):
-        nearest = np.full((len(x), neighbours), np.inf)
-        for columns, y in _blocks(features):
+        for columns, y in _blocks(features, rows.start):  # the blocks before are transposes of what was seen
             distances = squared_distances(x, y)
             if rows == columns:
                 np.fill_diagonal(distances, np.inf)
-            candidates = np.concatenate([nearest, distances], axis=1)
-            nearest = np.partition(candidates, neighbours - 1, axis=1)[:, :neighbours]
-        radii[rows] = nearest.max(axis=1)
-    return radii
+            else:
+                nearest[columns] = _smallest(nearest[columns], distances.T)
+            nearest[rows] = _smallest(nearest[rows], distances)
+            on_block()
+    return nearest.max(axis=1)
+
+
+def _smallest(nearest, distances):
+    """The smallest of each row of both together, as many as `nearest` has."""
+    neighbours = nearest.shape[1]
+    return np.partition(np.concatenate([nearest, distances], axis=1), neighbours - 1, axis=1)[:, :neighbours]
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -66,8 +86,8 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(distances, 0, out=distances)
 
 
-def _blocks(features) -> Iterator[tuple[slice, np.ndarray]]:
-    for start in range(0, len(features), BLOCK):
+def _blocks(features, first=0) -> Iterator[tuple[slice, np.ndarray]]:
+    for start in range(first, len(features), BLOCK):
         block = np.asarray(features[start : start + BLOCK], np.float64)
         if not np.isfinite(block).all():
             raise ValueError(f"features {start} to {start + len(block) - 1} are not all finite")

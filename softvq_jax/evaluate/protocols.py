@@ -44,6 +44,20 @@ class Protocol:
     kid_subsets: int = 100
     kid_subset_size: int = 1000
 
+    def settings(self) -> dict[str, str]:
+        """Its own numbers in words, by the metric that they belong to."""
+        splits = f"{self.num_splits} splits" if self.split_size is None else f"splits of {self.split_size:,}"
+        words = {"Inception score": f"{splits} of the rows, shuffled with seed {self.shuffle_seed}"}
+        if "precision_recall" in self.metrics:
+            references = "all references"
+            if self.max_references is not None:
+                references = f"at most {self.max_references:,} references, drawn with seed {self.shuffle_seed}"
+            words["precision and recall"] = f"k = {self.neighbours}, {references}; distances in float64"
+        if "kid" in self.metrics:
+            subsets = f"{self.kid_subsets} subsets of {self.kid_subset_size:,}"
+            words["KID"] = f"{subsets}, drawn with seed {self.shuffle_seed}; cubic kernel, float64"
+        return words
+
     def splits(self, count: int) -> Iterator[slice]:
         """The Inception score's splits of `count` shuffled rows."""
         if self.split_size is not None:
@@ -73,7 +87,9 @@ PROTOCOLS = {
         ),
         Protocol(
             "torch-fidelity",
-            "generators: the torch-fidelity package's definitions and defaults.",
+            "generators: the torch-fidelity package's definitions and defaults, but for precision and recall: those are "
+            "on Inception pool3, as the package has them with feature_extractor='inception-v3-compat'; its default "
+            "there is VGG16 fc2_relu, which gives other numbers.",
             ("fid", "is", "kid", "precision_recall"),
             num_splits=10,
         ),

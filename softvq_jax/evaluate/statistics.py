@@ -47,7 +47,7 @@ def read_statistics(path: str | os.PathLike) -> Statistics:
     """Reads `mu`, `sigma` and, where they are there, `mu_s`, `sigma_s` and our own `count`.
 
     Raises:
-      ValueError: an array is missing or has the wrong shape.
+      ValueError: an array is missing, has the wrong shape, or holds NaN.
     """
     with np.load(path) as file:
         arrays = {
@@ -61,6 +61,11 @@ def read_statistics(path: str | os.PathLike) -> Statistics:
         if mean in arrays and arrays[covariance].shape != arrays[mean].shape * 2:
             shapes = f"{mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape}"
             raise ValueError(f"{path}: {shapes} do not fit; expected [d] and [d, d]")
+    for name, array in arrays.items():
+        if broken := np.count_nonzero(~np.isfinite(array)):
+            raise ValueError(
+                f"{path}: {broken:,} numbers of {name} are not finite: make the file again from its images"
+            )
     return Statistics(**arrays, count=count)
 
 

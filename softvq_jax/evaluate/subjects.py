@@ -16,6 +16,7 @@ class ImageSet:
 
     def __init__(self, images: Images, extractor: FeatureExtractor | None):
         self.images, self._extractor = images, extractor
+        self.size = images.shape[:2]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -25,6 +26,12 @@ class ImageSet:
 
     def crop(self) -> str:
         return self.images.crop()
+
+    def where(self, i: int) -> str:
+        return self.images.where(i)
+
+    def compute(self) -> dict[str, str]:
+        return {}
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.images.read(start, stop)
@@ -49,6 +56,7 @@ class Pairs:
     ):
         check_pairs(originals, images)
         self._originals, self._set, self._perceptual = originals, ImageSet(images, extractor), perceptual
+        self.size = self._set.size
 
     def __len__(self) -> int:
         return len(self._set)
@@ -59,6 +67,12 @@ class Pairs:
 
     def crop(self) -> str:
         return self._set.crop()
+
+    def where(self, i: int) -> str:
+        return self._set.where(i)
+
+    def compute(self) -> dict[str, str]:
+        return _lpips_type(self._perceptual)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         return self._originals.read(start, stop), self._set.read(start, stop)
@@ -84,6 +98,7 @@ class Reconstructions:
     ):
         self.originals, self._reconstruct = originals, reconstruct
         self._extractor, self._perceptual = extractor, perceptual
+        self.size = originals.shape[:2]
 
     def __len__(self) -> int:
         return len(self.originals)
@@ -94,6 +109,12 @@ class Reconstructions:
 
     def crop(self) -> str:
         return self.originals.crop()
+
+    def where(self, i: int) -> str:
+        return f"the reconstruction of {self.originals.where(i)}"
+
+    def compute(self) -> dict[str, str]:
+        return {"tokenizer": self._reconstruct.config.dtype} | _lpips_type(self._perceptual)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self.originals.read(start, stop)
@@ -114,6 +135,7 @@ class Samples:
 
     def __init__(self, sample: ImageSampler, settings: dict, extractor: FeatureExtractor | None):
         self._sample, self._settings, self._extractor = sample, settings, extractor
+        self.size = (sample.image_size, sample.image_size)
 
     def __len__(self) -> int:
         return len(self._sample)
@@ -125,11 +147,18 @@ class Samples:
     def crop(self) -> str:
         return "none"
 
+    def where(self, i: int) -> str:
+        return f"sample {i}"
+
+    def compute(self) -> dict[str, str]:
+        return self._sample.dtypes
+
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop)
 
     def rows(self, batch: np.ndarray) -> Rows:
-        return image_rows(self._sample(batch), self._extractor)
+        images, latents = self._sample.with_latents(batch)
+        return image_rows(images, self._extractor) | {"latents": latents}
 
 
 def image_rows(images: np.ndarray, extractor: FeatureExtractor | None) -> Rows:
@@ -152,6 +181,10 @@ def pair_rows(originals: np.ndarray, images: np.ndarray, perceptual: PerceptualD
 def _weights(**networks) -> dict[str, str | None]:
     """Fingerprints by name; None for a network that is not there."""
     return {name: network.fingerprint if network else None for name, network in networks.items()}
+
+
+def _lpips_type(perceptual: PerceptualDistance | None) -> dict[str, str]:
+    return {"lpips": "float32"} if perceptual else {}
 
 
 def about_images(images: Images) -> dict:

@@ -28,12 +28,12 @@ from absl.flags import argparse_flags
 
 from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate import evaluation, pictures
-from softvq_jax.evaluate.counts import caveat, require
+from softvq_jax.evaluate.counts import TooFewImages, caveat
 from softvq_jax.evaluate.evaluation import Side
 from softvq_jax.evaluate.generation import LABELS
 from softvq_jax.evaluate.images import take
 from softvq_jax.evaluate.latent_map import draw_map
-from softvq_jax.evaluate.measure import Subject, measure
+from softvq_jax.evaluate.measure import NotFinite, Subject, measure
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.records import Records
 from softvq_jax.evaluate.statistics import write_statistics
@@ -42,7 +42,7 @@ from softvq_jax.evaluate.text import as_text
 from softvq_jax.models.inception import FEATURES
 from softvq_jax.parallel import distributed, failure
 from softvq_jax.tools.command_line import add_processes
-from softvq_jax.tools.evaluation_inputs import Inputs, open_inputs
+from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, Inputs, open_inputs
 from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
 from softvq_jax.weights.inception import WEIGHTS_SOURCE
@@ -64,9 +64,10 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--originals", help="what the samples are reconstructions of (default: the reference images)")
     add("--protocol", choices=PROTOCOLS, default="adm", help="what to measure, and how (default: adm)")
     add("--out", required=True, type=pathlib.Path, help="folder for the results")
+    add("--data_source", choices=DATA_SOURCES, help="read --reference and --originals as training's data.source does")
     add("--image_size", type=int, help="centre-crop image files to this size, as ADM does")
     add("--inception", help=f"weights of the FID network:\n{WEIGHTS_SOURCE}\nor the same as .safetensors")
-    add("--lpips", nargs="+", default=[], help="weights of LPIPS: VGG16's file, and that of the heads")
+    add("--lpips", nargs="+", default=[], help=f"weights of LPIPS:\n{LPIPS_SOURCE}")
     add("--batch_size", type=int, help="images at a time on each host (default: what suits the devices)")
     add = parser.add_argument_group("samples of a generator").add_argument
     add("--generator", help="evaluate this generator's samples, decoded by --tokenizer")
@@ -90,7 +91,9 @@ def main(args: argparse.Namespace) -> int:
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
-    except (OSError, ValueError, ImportError, UnreadableImage) as error:
+    except UnreadableImage as error:
+        return failure.report(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
+    except (OSError, ValueError, ImportError) as error:
         return failure.report(f"evaluate: {error}")
     return 0
 
@@ -98,22 +101,36 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> dict | None:
     """Measures, prints and writes; returns the report on process 0, None on the others."""
     inputs = open_inputs(args)
-    require(len(inputs.samples), 2, "an evaluation")
-    note(caveat(len(inputs.samples), FEATURES["f2048"], "samples"))
+    subjects = {"reference": inputs.reference, "samples": inputs.samples}
+    for name, subject in subjects.items():
+        check_count(name, subject, getattr(args, name))
+    details = evaluation.details(inputs.reference, inputs.samples)
+    for line in inputs.missing.values():
+        note(f"going on without what needs it: {line}")
+    if details["weights"]["inception"]:
+        note(caveat(len(inputs.samples), FEATURES["f2048"], "samples"))
+    note(evaluation.size_warning(details))
     args.out.mkdir(parents=True, exist_ok=True)
     reference_rows = None if inputs.reference is None else measured("reference", inputs.reference, args.out, inputs)
     sample_rows = measured("samples", inputs.samples, args.out, inputs)
     if not distributed.is_main_process():
         return None
-    note("computing the metrics")
+    show = MetricProgress()
     if reference_rows is None:
         reference = Side.of_statistics("reference", inputs.statistics)
     else:
-        reference = Side.of_records("reference", reference_rows, inputs.statistics)
-    samples = Side.of_records("samples", sample_rows)
+        reference = Side.of_records("reference", reference_rows, inputs.statistics, show)
+    samples = Side.of_records("samples", sample_rows, on_progress=show)
     protocol = PROTOCOLS[args.protocol]
-    details = evaluation.details(inputs.reference, inputs.samples)
-    report = evaluation.report(protocol, samples, reference, details, codebook_size=inputs.codebook_size)
+    report = evaluation.report(
+        protocol,
+        samples,
+        reference,
+        details,
+        codebook_size=inputs.codebook_size,
+        needs=NEEDS | inputs.missing,
+        on_progress=show,
+    )
     write_pictures(args.out, inputs.samples, sample_rows)
     write(args.out, report, reference, samples)
     print(as_text(report))
@@ -125,14 +142,43 @@ def measured(name: str, subject: Subject, out: pathlib.Path, inputs: Inputs) -> 
     main = distributed.is_main_process()
     records = Records(out / name, subject.about()) if main else None
     progress = Progress(f"measuring {name}", len(subject), len(records)) if main else lambda done: None
-    measure(subject, records, batch_size=inputs.devices.batch_size, on_progress=progress)
+    try:
+        measure(subject, records, batch_size=inputs.devices.batch_size, on_progress=progress)
+    except NotFinite as error:
+        file = inputs.weights[error.network]
+        raise ValueError(f"measuring {name}: {error}: look at --{error.network}={file}") from error
+    except ValueError as error:
+        raise ValueError(f"measuring {name}: {error}") from error
     return records
 
 
+class MetricProgress:
+    """Tells what is computed, and how far that is where it has several parts."""
+
+    def __init__(self):
+        self._what = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            note(f"computing {what}")
+            self._what, self._show = what, Progress(f"computing {what}", total, unit="parts")
+        if total > 1:
+            self._show(done)
+
+
+def check_count(name: str, subject: Subject | None, source: str | None) -> None:
+    """Raises TooFewImages where a side has a single image."""
+    if subject is not None and len(subject) < 2:
+        raise TooFewImages(
+            f"the {name} ({source or 'of --num'}) is one image, and there is no covariance of fewer than 2: "
+            "name a larger set (FID wants 2,048 or more)"
+        )
+
+
 def write(out: pathlib.Path, report: dict, *sides: Side) -> None:
-    """`evaluation.json`, and the statistics of the sides that were measured."""
+    """`evaluation.json`, and the statistics that were computed."""
     for side in sides:
-        if side.records is not None and side.statistics is not None:
+        if side.records is not None and side.statistics is not None and side.statistics_fingerprint is None:
             write_statistics(out / f"{side.name}.npz", side.statistics)
     files.write_json(out / "evaluation.json", report)
 

@@ -3,13 +3,14 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from softvq_jax.data.sources import SOURCES
 from softvq_jax.evaluate import generation
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.features import FeatureExtractor
 from softvq_jax.evaluate.generation import ImageSampler, draw_labels
-from softvq_jax.evaluate.images import open_images
+from softvq_jax.evaluate.images import Images, SourceImages, image_files, open_images
 from softvq_jax.evaluate.measure import Subject
 from softvq_jax.evaluate.perceptual import PerceptualDistance
 from softvq_jax.evaluate.protocols import PROTOCOLS
@@ -22,6 +23,14 @@ from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files, frozen
 from softvq_jax.weights.inception import WEIGHTS_SOURCE, load_inception
 
+DATA_SOURCES = tuple(name for name in SOURCES if name != "latents")
+LPIPS_SOURCE = f"VGG16's file ({frozen.VGG16_SOURCE}) and that of the heads ({frozen.HEADS_SOURCE})"
+NEEDS = {
+    "inception": f"needs the Inception weights: --inception, the file being {WEIGHTS_SOURCE}",
+    "lpips": f"needs --lpips: {LPIPS_SOURCE}",
+}
+"""What to say of a metric whose network no flag names."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -33,6 +42,8 @@ class Inputs:
       samples: what is evaluated.
       devices: what it runs on.
       codebook_size: of the tokenizer that is evaluated, if one is.
+      weights: what the flags name, by network.
+      missing: networks whose weights a flag names and which are not there, and why.
     """
 
     reference: ImageSet | None
@@ -40,6 +51,8 @@ class Inputs:
     samples: Subject
     devices: LocalDevices
     codebook_size: int | None
+    weights: dict[str, str]
+    missing: dict[str, str]
 
 
 def open_inputs(args: argparse.Namespace) -> Inputs:
@@ -48,20 +61,25 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     Raises:
       FileNotFoundError, ValueError, ImportError: something is not there, or does not fit.
     """
-    check_different(args.reference, args.samples)
-    devices = LocalDevices(args.batch_size)
-    extractor = FeatureExtractor(*load_inception(args.inception), devices=devices) if args.inception else None
-    perceptual = PerceptualDistance(*load_lpips(args.lpips), devices=devices) if args.lpips else None
+    if args.samples is not None:
+        check_different("--reference", args.reference, args.samples)
+        check_different("--originals", args.originals, args.samples)
+    devices, missing = LocalDevices(args.batch_size), {}
+    inception = _unless_missing("inception", load_inception, args.inception, missing)
+    extractor = inception and FeatureExtractor(*inception, devices=devices)
+    lpips = _unless_missing("lpips", load_lpips, args.lpips, missing)
+    perceptual = lpips and PerceptualDistance(*lpips, devices=devices)
+    paired = PROTOCOLS[args.protocol].paired or args.originals is not None
+    if args.generator or not (args.tokenizer or paired):
+        check_extractor(args.protocol, extractor, missing)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None
     size = args.image_size or (tokenizer and tokenizer.config.image_size)
-    reference = open_images(args.reference, size) if has_images(args.reference) else None
+    reference = open_photographs(args.reference, size, args.data_source) if has_images(args.reference) else None
     statistics = read_statistics(args.reference) if has_statistics(args.reference) else None
-    paired = PROTOCOLS[args.protocol].paired or args.originals is not None
     if args.generator:
-        check_extractor(args.protocol, extractor)
         samples = open_generator(args, tokenizer, extractor, devices)
     elif tokenizer or paired:
-        originals = open_images(args.originals, size) if args.originals else reference
+        originals = open_photographs(args.originals, size, args.data_source) if args.originals else reference
         if originals is None:
             raise ValueError(f"{args.reference} holds statistics and no images: give --originals, what to compare with")
         if tokenizer:
@@ -70,7 +88,6 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
         else:
             samples = Pairs(originals, open_images(args.samples, args.image_size), extractor, perceptual)
     else:
-        check_extractor(args.protocol, extractor)
         samples = ImageSet(open_images(args.samples, args.image_size), extractor)
     return Inputs(
         reference=None if reference is None else ImageSet(reference, extractor),
@@ -78,7 +95,34 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
         samples=samples,
         devices=devices,
         codebook_size=tokenizer and tokenizer.config.codebook_size,
+        weights={name: getattr(args, name) for name in ("inception", "tokenizer", "generator")}
+        | {"lpips": " ".join(args.lpips)},
+        missing=missing,
     )
+
+
+def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]):
+    """What `load` makes of the files that a flag names; None, and a line in `missing`, where one is not there."""
+    if not names:
+        return None
+    try:
+        return load(names)
+    except FileNotFoundError as error:
+        missing[network] = f"the file that --{network} names is missing: {error}"
+        return None
+
+
+def open_photographs(name: str, size: int | None, source: str | None) -> Images:
+    """Images of the reference or the originals: `evaluate.images.open_images`, or as a training `source` holds them.
+
+    Raises:
+      ValueError: a source, and no size to crop its photographs to.
+    """
+    if source is None or name.endswith(".npz"):
+        return open_images(name, size)
+    if size is None:
+        raise ValueError(f"--data_source={source} holds photographs of any size: give --image_size, what to crop to")
+    return SourceImages(SOURCES[source](name), size, name=name, complete=True)
 
 
 def open_generator(
@@ -95,21 +139,37 @@ def open_generator(
 
 
 def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
-    """LPIPS and its parameters from one file or several."""
+    """LPIPS and its parameters from one file or several; FileNotFoundError says where they come from."""
     net, tensors = Functional(lambda rngs: LPIPS(rngs=rngs)), {}
     for name in names:
-        tensors |= files.read_tensors(files.resolve(name, purpose="LPIPS weights"))
+        try:
+            tensors |= files.read_tensors(files.resolve(name, purpose="LPIPS weights"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}. LPIPS' weights are {LPIPS_SOURCE}") from error
     return net, frozen.read_lpips(tensors, net.shapes, source=" with ".join(names))
 
 
-def check_different(reference: str, samples: str | None) -> None:
-    """Raises ValueError where the two are one folder or file: FID would be 0 and say nothing."""
-    if samples is not None and os.path.realpath(reference) == os.path.realpath(samples):
-        raise ValueError(f"--reference and --samples are both {os.path.realpath(reference)}: name two different sets")
+def check_different(flag: str, name: str | None, samples: str) -> None:
+    """Raises ValueError where `flag` and --samples stand for the same files: distances would be 0 and say nothing."""
+    if name is not None and _files(name) == _files(samples):
+        raise ValueError(
+            f"{flag} and --samples are both the files of {os.path.realpath(name)}: name two different sets"
+        )
 
 
-def check_extractor(protocol: str, extractor: FeatureExtractor | None) -> None:
-    """Raises ValueError where nothing could be measured without the network."""
+def _files(name: str) -> set[str]:
+    """The real paths of the files that a name stands for; of what is not image files, that of itself."""
+    try:
+        found = [name] if name.endswith(".npz") else image_files(name)
+    except FileNotFoundError:
+        found = [name]
+    return set(map(os.path.realpath, found))
+
+
+def check_extractor(protocol: str, extractor: FeatureExtractor | None, missing: dict[str, str]) -> None:
+    """Raises FileNotFoundError or ValueError where nothing could be measured without the network."""
+    if extractor is None and "inception" in missing:
+        raise FileNotFoundError(f"every metric of protocol {protocol} needs it, and {missing['inception']}")
     if extractor is None:
         raise ValueError(
             f"every metric of protocol {protocol} is made of Inception features: give --inception, the file being "

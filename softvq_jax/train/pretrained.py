@@ -27,12 +27,12 @@ _NEEDED = {
     ),
     "lpips_trunk": (
         "LPIPS' VGG16",
-        "huggingface.co/timm/vgg16.tv_in1k, model.safetensors, or torchvision's vgg16-397923af.pth",
+        frozen.VGG16_SOURCE,
         "loss.perceptual_weight=0",
     ),
     "lpips_heads": (
         "LPIPS' five linear heads",
-        "github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/vgg.pth",
+        frozen.HEADS_SOURCE,
         "loss.perceptual_weight=0",
     ),
     "dino": (

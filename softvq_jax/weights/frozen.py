@@ -14,6 +14,9 @@ from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights.layout import CONV1D, CONV2D, SAME, Layout, Rule, norm, read
 from softvq_jax.weights.vit import vit_rules
 
+VGG16_SOURCE = "huggingface.co/timm/vgg16.tv_in1k, model.safetensors, or torchvision's vgg16-397923af.pth"
+HEADS_SOURCE = "github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/vgg.pth"
+
 _POINTWISE = Layout(lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])  # [1, C, 1, 1] <-> [C]
 
 

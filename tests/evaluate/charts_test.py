@@ -65,7 +65,15 @@ def test_several_lines_have_a_legend_and_all_a_description():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.00012345, "0.0001234"), (12.345, "12.35"), (9999, "9999"), (12_345, "12.35k"), (2e6, "2M")],
+    [
+        (0, "0"),
+        (0.00012345, "0.0001234"),
+        (12.345, "12.35"),
+        (9999, "9999"),
+        (12_345, "12.35k"),
+        (2e6, "2M"),
+        (np.inf, "infinite"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert number(value) == text

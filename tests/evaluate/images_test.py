@@ -70,6 +70,7 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     assert images.shape == (8, 6, 3) and images.crop() == "none"
     np.testing.assert_array_equal(images.read(1, 5), expected[1:])
     np.testing.assert_array_equal(open_images(str(tmp_path / "a" / "00[13].png")).read(0, 2), expected[[1, 3]])
+    np.testing.assert_array_equal(open_images(str(tmp_path / "?")).read(0, 5), expected)  # a pattern of folders
 
 
 def test_mixed_sizes_and_modes_are_named(tmp_path):

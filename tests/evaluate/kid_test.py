@@ -25,6 +25,21 @@ def test_subsets_of_the_whole_are_the_whole():
     np.testing.assert_allclose([mean, std], [squared_mmd(x, y), 0], atol=1e-12)
 
 
+def test_the_draws_are_torch_fidelitys():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(50, 6)), rng.normal(size=(37, 6)) + 0.5
+    # The package's loop: input 1 is what was generated, input 2 what is real, and one generator draws for both in turn.
+    draws, estimates = np.random.RandomState(2020), []
+    for _ in range(4):
+        one, two = (rows[draws.choice(len(rows), 20, replace=False)] for rows in (fake, real))
+        k11, k22, k12 = ((np.matmul(a, b.T) * (1 / 6) + 1) ** 3 for a, b in ((one, one), (two, two), (one, two)))
+        within = sum((k.sum(axis=1) - np.diagonal(k)).sum() for k in (k11, k22)) / (20 * 19)
+        estimates.append(within - 2 * k12.sum(axis=0).sum() / 20**2)
+    expected = np.mean(estimates), np.std(estimates)
+    np.testing.assert_allclose(kernel_distance(real, fake, subsets=4, subset_size=20), expected, rtol=1e-9)
+    assert abs(kernel_distance(fake, real, subsets=4, subset_size=20)[0] - expected[0]) > 1e-3  # the order shows
+
+
 def test_equal_distributions_are_near_zero_and_others_are_not():
     rng = np.random.default_rng(0)
     x, same, other = (rng.normal(size=(600, 8)) + shift for shift in (0, 0, 0.7))

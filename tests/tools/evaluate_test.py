@@ -1,4 +1,8 @@
+import dataclasses
+import io
 import json
+import re
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from softvq_jax.evaluate.features import FeatureExtractor
 from softvq_jax.evaluate.fid import frechet_distance
 from softvq_jax.evaluate.generation import draw_labels
 from softvq_jax.evaluate.images import open_images
+from softvq_jax.evaluate.records import Records
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerConfig
@@ -20,6 +25,7 @@ from softvq_jax.models.vit import ViTConfig
 from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tokenizer import Tokenizer, abstract_params
 from softvq_jax.tools import evaluate, evaluation_inputs
+from softvq_jax.weights import inception
 from tests.small_inception import SmallInception
 
 SIZE = 32
@@ -70,11 +76,24 @@ def test_two_folders(tmp_path, images, small_inception, capsys):
     assert report["metrics"].keys() == {"fid", "is_mean", "is_std", "precision", "recall", "f_score"}
     assert "needs at least 1000 images" in report["absent"]["kid"]
     assert report["counts"] == {"samples": 24, "reference": 24}
+    assert (
+        report["absent"]["sfid"] == "not part of protocol torch-fidelity; adm has it"
+        and "lpips" not in report["absent"]
+    )
     assert report["protocol"]["name"] == "torch-fidelity" and len(report["warnings"]) == 2
     assert all(report["fingerprints"].values()) and report["weights"]["inception"]
     printed = capsys.readouterr()
     assert "(torch-fidelity, 24 samples, 24 reference)" in printed.out and "covariance is singular" in printed.err
     assert f"inception {report['weights']['inception']}" in printed.out
+    for said in (
+        "10 splits of the rows, shuffled with seed 2020",
+        "precision and recall: k = 3, all references",
+        "KID: 100 subsets of 1,000, drawn with seed 2020",
+        "reference none, 32 x 32 pixels",
+        "default there is VGG16 fc2_relu",
+    ):
+        assert said in printed.out
+    assert "computing precision and recall: 3 of 3 parts" in printed.err and "computing FID\n" in printed.err
 
 
 def test_batch_size_order_and_container_do_not_matter(tmp_path, images):
@@ -93,7 +112,7 @@ def test_batch_size_order_and_container_do_not_matter(tmp_path, images):
     assert len(prints) == 1
 
 
-def test_statistics_stand_for_their_images(tmp_path, images):
+def test_statistics_stand_for_their_images(tmp_path, images, capsys):
     smooth, noisy = images
     a, b = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", noisy)
     _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o1")
@@ -102,13 +121,56 @@ def test_statistics_stand_for_their_images(tmp_path, images):
     for name in ("fid", "sfid", "is_mean"):
         np.testing.assert_allclose(second["metrics"][name], first["metrics"][name], rtol=1e-12)
     assert "there are only statistics" in second["absent"]["precision_recall"]
-    assert second["counts"]["reference"] == 24
+    assert second["counts"] == {"samples": 24, "reference statistics": 24}
+    assert "(adm, 24 samples, statistics of 24 reference images)" in capsys.readouterr().out
+
+
+def test_images_and_statistics_in_one_file_are_told_apart(tmp_path, images, capsys):
+    """ADM's reference batches: 10,000 images beside the statistics of many more."""
+    smooth, noisy = images
+    a, b = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", noisy)
+    flags = ("--samples", b, "--inception=x")
+    _run("--reference", a, *flags, "--out", tmp_path / "whole")
+    with np.load(tmp_path / "whole" / "reference.npz") as file:
+        statistics = {name: file[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
+    both, other, out = tmp_path / "both.npz", tmp_path / "other.npz", tmp_path / "o"
+    np.savez(both, arr_0=smooth[:10], **statistics)
+    np.savez(other, arr_0=smooth[:10], **statistics | {"sigma_s": 2 * statistics["sigma_s"]})
+    capsys.readouterr()
+    assert _run("--reference", both, *flags, "--out", out) == 0
+    report, printed = _report(out), capsys.readouterr().out
+    np.testing.assert_allclose(report["metrics"]["fid"], _report(tmp_path / "whole")["metrics"]["fid"], rtol=1e-9)
+    assert report["counts"] == {"samples": 24, "reference": 10, "reference statistics": None}
+    for name, used in (
+        ("FID", "24 samples, statistics of an unknown number of reference images"),
+        ("Precision", "24 samples, 10 reference"),
+        ("Inception score", "24 samples"),
+    ):
+        assert re.search(rf"^{name} +\S+  \(adm, {used}\)$", printed, re.MULTILINE)
+    assert not any(line.startswith("reference") for line in report["warnings"])  # nobody knows of how many images
+    assert not (out / "reference.npz").exists()  # those statistics were not measured
+    prints = report["fingerprints"]
+    assert prints["reference"].startswith("10-") and prints["reference statistics"] != prints["reference"]
+    _run("--reference", other, *flags, "--out", tmp_path / "p")
+    assert _report(tmp_path / "p")["fingerprints"]["reference statistics"] != prints["reference statistics"]
+
+
+def test_the_references_that_were_drawn_are_counted(tmp_path, images, monkeypatch, capsys):
+    a, b = (_folder(tmp_path / name, x) for name, x in zip("ab", images, strict=True))
+    fewer = dataclasses.replace(evaluate.PROTOCOLS["adm"], max_references=15)
+    monkeypatch.setitem(evaluate.PROTOCOLS, "adm", fewer)
+    _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o")
+    assert _report(tmp_path / "o")["metric_counts"]["recall"] == {"samples": 24, "reference": 15}
+    printed = capsys.readouterr().out
+    assert "(adm, 24 samples, 15 of 24 reference)" in printed and "at most 15 references, drawn with seed" in printed
 
 
 def test_a_set_is_at_no_distance_from_its_copy(tmp_path, images):
     a, b = (_folder(tmp_path / name, images[0]) for name in "ab")
     _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o")
-    metrics = _report(tmp_path / "o")["metrics"]
+    report = _report(tmp_path / "o")
+    assert any("the same 24 images: distances between them are 0" in line for line in report["warnings"])
+    metrics = report["metrics"]
     assert abs(metrics["fid"]) < 1e-4 and abs(metrics["sfid"]) < 1e-4 and metrics["precision"] == metrics["recall"] == 1
 
 
@@ -119,19 +181,72 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     report = _report(out)
     np.testing.assert_allclose(report["metrics"]["psnr"], pixel.psnr(smooth, noisy).mean())
     np.testing.assert_allclose(report["metrics"]["ssim_gauss"], pixel.ssim(smooth, noisy).mean())
-    assert report["absent"]["fid"] == "needs the Inception weights"
-    assert "no FID: needs the Inception weights" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert report["absent"]["fid"].startswith("needs the Inception weights: --inception")
+    assert report["absent"]["lpips"].startswith("needs --lpips: VGG16's file")
+    assert "no FID: needs the Inception weights" in printed.out and "no LPIPS-VGG: needs --lpips" in printed.out
+    assert report["warnings"] == [] and "covariance is singular" not in printed.out + printed.err
     worst = np.asarray(Image.open(out / "worst.png"))
     order = np.argsort(pixel.psnr(smooth, noisy))
     np.testing.assert_array_equal(worst[:SIZE, :SIZE], smooth[order[0]])
     np.testing.assert_array_equal(worst[-SIZE:, :SIZE], noisy[order[0]])
 
 
+def test_weights_that_are_missing_cost_only_their_metrics(tmp_path, images, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation_inputs, "load_inception", inception.load_inception)
+    a, b = _folder(tmp_path / "a", images[0]), _folder(tmp_path / "b", images[1])
+    gone = str(tmp_path / "gone.pth")
+    flags = ("--reference", a, "--samples", b, "--inception", gone, "--lpips", gone, "--out", tmp_path / "o")
+    assert _run(*flags, "--protocol=softvq-rfid") == 0
+    report, printed = _report(tmp_path / "o"), capsys.readouterr()
+    assert report["metrics"].keys() == {"psnr", "ssim_gauss", "ssim_uniform7", "ssim_uniform7_range2"}
+    for text in (printed.err, printed.out):
+        assert gone in text and "pt_inception-2015-12-05" in text and "PerceptualSimilarity" in text
+    assert gone in report["absent"]["fid"] and "vgg16.tv_in1k" in report["absent"]["lpips"]
+    assert _run(*flags, "--protocol=adm") == 1  # nothing would be left
+    assert "every metric of protocol adm needs it" in capsys.readouterr().err
+
+
 def test_equal_pairs_have_infinite_psnr_and_valid_json(tmp_path, images, capsys):
-    a, b = (_folder(tmp_path / name, images[0]) for name in "ab")
+    smooth, noisy = images
+    mixed = np.concatenate([smooth[:5], noisy[5:]])
+    a, b = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", mixed)
     _run("--reference", a, "--samples", b, "--protocol=softvq-rfid", "--out", tmp_path / "o")
     report = json.loads((tmp_path / "o" / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert report["metrics"]["psnr"] is None and "infinite" in capsys.readouterr().out
+    assert report["metrics"]["psnr"] is None and report["metrics"]["equal_pairs"] == 5
+    np.testing.assert_allclose(report["metrics"]["psnr_differing"], pixel.psnr(smooth[5:], noisy[5:]).mean())
+    assert report["absent"]["psnr"] == "infinite: 5 of 24 images equal their originals"
+    assert "no PSNR (dB): infinite: 5 of 24" in capsys.readouterr().out
+
+
+def test_distances_that_are_nan_are_no_infinity(tmp_path, images, monkeypatch, capsys):
+    class Broken:
+        fingerprint = "0123"
+
+        def __init__(self, *network, devices):
+            pass
+
+        def __call__(self, a, b):
+            return np.where(np.arange(len(a)) == 3, np.nan, 0.5).astype(np.float32)
+
+    monkeypatch.setattr(evaluation_inputs, "load_lpips", lambda names: (None, None))
+    monkeypatch.setattr(evaluation_inputs, "PerceptualDistance", Broken)
+    a, b = _folder(tmp_path / "a", images[0]), _folder(tmp_path / "b", images[1])
+    flags = ("--reference", a, "--samples", b, "--protocol=softvq-rfid", "--lpips", "heads.pth")
+    assert _run(*flags, "--out", tmp_path / "o") == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "b/003.png is not finite: the lpips weights (fingerprint 0123)" in message and "heads.pth" in message
+    assert not (tmp_path / "o" / "evaluation.json").exists()
+
+
+def test_sides_of_different_sizes_are_warned_about(tmp_path, images, capsys):
+    large = np.random.default_rng(2).integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
+    a, b = _folder(tmp_path / "a", large), _folder(tmp_path / "b", images[1])
+    assert _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o") == 0
+    printed = capsys.readouterr()
+    assert "the reference's images are 48 x 48 pixels and the samples' 32 x 32" in printed.err
+    assert any("48 x 48" in line for line in _report(tmp_path / "o")["warnings"])
+    assert "reference none, 48 x 48 pixels, samples none, 32 x 32 pixels" in printed.out
 
 
 @pytest.fixture
@@ -165,6 +280,30 @@ def test_a_tokenizer_on_a_folder_of_any_size(tmp_path, tokenizer):
         [metrics["latent_mean"], metrics["latent_std"]], [latents.mean(), latents.std()], rtol=1e-4
     )
     assert 0 < metrics["code_use"] <= 1 and 1 <= metrics["perplexity"] <= 16
+    assert report["compute"]["tokenizer"] == "float32"
+
+
+def test_a_tokenizer_on_a_training_source(tmp_path, tokenizer, capsys):
+    photographs = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
+    files = sorted(_folder(tmp_path / "a", photographs).iterdir())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with tarfile.open(tmp_path / "train.tar", "w") as shard:
+        for i, path in enumerate(files):
+            shard.add(path, f"{i:03d}.png")
+            label = tarfile.TarInfo(f"{i:03d}.cls")
+            label.size = 1
+            shard.addfile(label, io.BytesIO(b"0"))
+    flags = ("--tokenizer", tmp_path / "tokenizer", "--protocol=softvq-rfid")
+    assert _run(*flags, "--reference", tmp_path / "a", "--out", tmp_path / "files") == 0
+    tar = (*flags, "--reference", tmp_path / "train.tar", "--data_source=tar")
+    assert _run(*tar, "--out", tmp_path / "tar") == 0
+    assert _report(tmp_path / "tar")["metrics"] == _report(tmp_path / "files")["metrics"]
+    files[3].write_bytes(files[3].read_bytes()[:200])
+    capsys.readouterr()
+    for source in ((), ("--data_source=folder",)):
+        assert _run(*flags, "--reference", tmp_path / "a", *source, "--out", tmp_path / f"bad{len(source)}") == 1
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert "003.png" in message and "copy that image again, or remove it" in message
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path, images, monkeypatch, capsys):
@@ -194,16 +333,24 @@ def test_bad_input_is_one_line(tmp_path, images, capsys):
     np.savez(tmp_path / "float.npz", smooth / np.float32(255))
     np.savez(tmp_path / "one.npz", smooth[:1])
     mixed = _folder(tmp_path / "mixed", [smooth[0], smooth[1, :20]])
+    broken = tmp_path / "statistics.npz"
+    np.savez(broken, mu=[0, np.nan], sigma=np.eye(2))
 
     def says(message, *flags):
         assert _run("--reference", a, "--out", tmp_path / "o", *flags) == 1
         printed = capsys.readouterr().err.strip().splitlines()[-1]
         assert printed.startswith("evaluate: ") and message in printed
 
-    says("--reference and --samples are both", "--samples", tmp_path / "b" / ".." / "a", "--inception=x")
+    same = ("--reference and --samples are both", "--inception=x", "--samples")
+    says(*same, tmp_path / "b" / ".." / "a")
+    says(*same, tmp_path / "a" / "*.png")
+    says("--originals and --samples are both", "--originals", tmp_path / "b" / "*", "--samples", b)
     says("give --inception", "--samples", b)
     says("expected uint8 images", "--samples", tmp_path / "float.npz", "--inception=x")
-    says("at least 2 images, and there are 1", "--samples", tmp_path / "one.npz", "--inception=x")
+    says("samples (", "--samples", tmp_path / "one.npz", "--inception=x")
+    says("one.npz) is one image", "--samples", b, "--inception=x", "--reference", tmp_path / "one.npz")
+    says("name a larger set", "--samples", b, "--inception=x", "--reference", tmp_path / "one.npz")
+    says("statistics.npz: 1 numbers of mu are not", "--samples", b, "--inception=x", "--reference", broken)
     says("001.png is 20 x 32", "--samples", mixed, "--inception=x")
     says("no image in or at", "--samples", tmp_path / "gone", "--inception=x")
     says("24 images and", "--samples", tmp_path / "one.npz", "--protocol=softvq-rfid")
@@ -225,7 +372,8 @@ def test_features_that_are_not_finite_stop_it(tmp_path, images, monkeypatch, cap
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     monkeypatch.setattr(evaluation_inputs, "load_inception", lambda name: (net, broken))
     assert _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o") == 1
-    assert "features of image 0 are not finite" in capsys.readouterr().err
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "measuring reference: " in message and "a/000.png is not finite" in message and "--inception=x" in message
 
 
 @pytest.mark.slow
@@ -243,13 +391,17 @@ def test_a_generator_is_sampled_on_the_fly(tmp_path, images, tokenizer, capsys):
     for batch in (4, 10):
         assert _run(*flags, "--batch_size", batch, "--out", tmp_path / str(batch)) == 0
     first, second = _report(tmp_path / "4"), _report(tmp_path / "10")
+    records = tmp_path / "10" / "samples" / "records.json"
     np.testing.assert_allclose(first["metrics"]["fid"], second["metrics"]["fid"], rtol=1e-3)
     assert first["sampling"]["labels"] == "balanced" and first["weights"].keys() == {
         "inception",
         "generator",
         "tokenizer",
     }
-    assert "labels balanced" in capsys.readouterr().out
+    assert "labels balanced, seed 1" in capsys.readouterr().out
+    latents = Records(tmp_path / "10" / "samples", json.loads(records.read_text())["about"])["latents"][:]
+    np.testing.assert_allclose(second["metrics"]["latent_std"], np.float64(latents).std(), rtol=1e-6)
+    assert latents.shape == (10, 4, 3) and len(np.unique(latents)) > 100
     # The same command goes on from what is there, which is everything.
     assert _run(*flags, "--batch_size=4", "--out", tmp_path / "4") == 0
     assert (
