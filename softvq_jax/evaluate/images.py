@@ -32,6 +32,9 @@ class Images(Protocol):
     def crop(self) -> str:
         """What was done to their size, in words."""
 
+    def where(self, i: int) -> str:
+        """Where image i was found, in words."""
+
 
 class ArrayImages:
     """Images in memory: uint8 `[N, H, W, 3]`."""
@@ -51,6 +54,9 @@ class ArrayImages:
 
     def crop(self) -> str:
         return "none"
+
+    def where(self, i: int) -> str:
+        return f"{self.name}, image {i}"
 
 
 class NpzImages:
@@ -83,6 +89,9 @@ class NpzImages:
     def crop(self) -> str:
         return "none"
 
+    def where(self, i: int) -> str:
+        return f"{self.name}, image {i}"
+
 
 class FileImages:
     """Image files, decoded by threads; with a `size`, centre-cropped to it as ADM does.
@@ -113,6 +122,9 @@ class FileImages:
 
     def crop(self) -> str:
         return "none" if self._size is None else f"ADM centre crop to {self._size}"
+
+    def where(self, i: int) -> str:
+        return self._paths[i]
 
     def _load(self, path, expected):
         image, _ = ImageFile(path, 0).read()
@@ -148,6 +160,9 @@ class SourceImages:
 
     def crop(self) -> str:
         return f"ADM centre crop to {self.shape[0]}"
+
+    def where(self, i: int) -> str:
+        return self._source[i].where
 
     def _one(self, i):
         [result] = self._read([self._source[i]], [i])

@@ -125,6 +125,8 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     order = np.argsort(pixel.psnr(smooth, noisy))
     np.testing.assert_array_equal(worst[:SIZE, :SIZE], smooth[order[0]])
     np.testing.assert_array_equal(worst[-SIZE:, :SIZE], noisy[order[0]])
+    told = {"index": order[0], "image": str(a / f"{order[0]:03d}.png"), "psnr": pixel.psnr(smooth, noisy).min()}
+    assert report["pictures"]["worst"][0] == told
 
 
 def test_equal_pairs_have_infinite_psnr_and_valid_json(tmp_path, images, capsys):
@@ -132,6 +134,7 @@ def test_equal_pairs_have_infinite_psnr_and_valid_json(tmp_path, images, capsys)
     _run("--reference", a, "--samples", b, "--protocol=softvq-rfid", "--out", tmp_path / "o")
     report = json.loads((tmp_path / "o" / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert report["metrics"]["psnr"] is None and "infinite" in capsys.readouterr().out
+    assert [image["psnr"] for image in report["pictures"]["worst"]] == [None] * 8
 
 
 @pytest.fixture
