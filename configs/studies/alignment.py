@@ -4,8 +4,9 @@
         --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors
 
 Needs the weights of a DINOv2 (small by default, fetched from the Hugging Face Hub where it can be reached); without them
-it stops before the first run. Ten runs of `configs/tiny.py`, shortened. Cost: twelve minutes on two cores. The
-paper says that aligned latents are easier to probe and to generate, and that `repeat` is the best mode for generation.
+it stops before the first run. `tools.random_teacher` writes random ones, for a control. Ten runs of `configs/tiny.py`,
+shortened. Cost: twelve minutes on two cores. The paper says that aligned latents are easier to probe and to generate, and
+that `repeat` is the best mode for generation.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
