@@ -18,6 +18,7 @@ def get_config():
     base = shortened(beside(__file__, "tiny"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
+    readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]
     kinds = {mode: (mode, 0.1) for mode in MODES} | {"none": ("no teacher", 0.0)}
     return study_config(
         "alignment",
@@ -35,6 +36,6 @@ def get_config():
         },
         measures=("reconstruction", "codes", "latents", "latent_pictures"),
         x="Tokens",
-        columns=("psnr", "ssim_gauss", "code_use", "probe_pooled_after", "probe_all_after", "knn_all_after"),
+        columns=("psnr", "ssim_gauss", "code_use", *readings, "probe_chance"),
         panels=("psnr", "probe_pooled_after", "knn_all_after"),
     )
