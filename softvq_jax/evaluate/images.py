@@ -33,7 +33,7 @@ class Images(Protocol):
         """What was done to their size, in words."""
 
     def where(self, i: int) -> str:
-        """Where image i was found, in words."""
+        """Image `i` in words, for messages."""
 
 
 class ArrayImages:
@@ -56,7 +56,7 @@ class ArrayImages:
         return "none"
 
     def where(self, i: int) -> str:
-        return f"{self.name}, image {i}"
+        return f"image {i} of {self.name}"
 
 
 class NpzImages:
@@ -90,7 +90,7 @@ class NpzImages:
         return "none"
 
     def where(self, i: int) -> str:
-        return f"{self.name}, image {i}"
+        return f"image {i} of {self.name}"
 
 
 class FileImages:

@@ -84,13 +84,11 @@ def test_the_worst_and_best_are_named(workdir):
     path = workdir / "evaluation" / "evaluation.json"
     worst = [
         {"index": 3, "image": "a/c & d.png", "psnr": 17.25},
-        {"index": 0, "image": "x.npz, image 0", "psnr": None},
+        {"index": 0, "image": "image 0 of a/x.npz", "psnr": None},
     ]
     path.write_text(json.dumps(example_run.evaluation() | {"pictures": {"worst": worst}}))
     page = Page(build(read_run(workdir)))
-    assert (
-        "The worst reconstructions, by PSNR: 17.25 dB (c & d.png; no. 3), equal (x.npz, image 0; no. 0)" in page.texts
-    )
+    assert "The worst reconstructions, by PSNR: 17.25 dB (c & d.png; no. 3), equal (x.npz; no. 0)" in page.texts
     assert "The best reconstructions, by PSNR" in page.texts
 
 
