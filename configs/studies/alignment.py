@@ -4,8 +4,9 @@
         --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors
 
 Needs the weights of a DINOv2 (small by default, fetched from the Hugging Face Hub where it can be reached); without them
-it stops before the first run. Ten runs of `configs/tiny.py`, shortened. Cost: twelve minutes on two cores. The
-paper says that aligned latents are easier to probe and to generate, and that `repeat` is the best mode for generation.
+it stops before the first run. `tools.random_teacher` writes random ones, for a control. Ten runs of `configs/tiny.py`,
+shortened. Cost: twelve minutes on two cores. The paper says that aligned latents are easier to probe and to generate, and
+that `repeat` is the best mode for generation.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
@@ -17,6 +18,7 @@ def get_config():
     base = shortened(beside(__file__, "tiny"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
+    readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]
     kinds = {mode: (mode, 0.1) for mode in MODES} | {"none": ("no teacher", 0.0)}
     return study_config(
         "alignment",
@@ -34,6 +36,6 @@ def get_config():
         },
         measures=("reconstruction", "codes", "latents", "latent_pictures"),
         x="Tokens",
-        columns=("psnr", "ssim_gauss", "code_use", "probe_pooled_after", "probe_all_after", "knn_all_after"),
+        columns=("psnr", "ssim_gauss", "code_use", *readings, "probe_chance"),
         panels=("psnr", "probe_pooled_after", "knn_all_after"),
     )

@@ -2,9 +2,10 @@
 
     python -m softvq_jax.main --config=configs/studies/latents.py --workdir=runs/latents
 
-Before and after the bottleneck, on the mean token and on all tokens; and a map and nearest neighbours as pictures, in every
-run's folder (`--config.map=umap` needs the extra `umap`). Six runs of `configs/tiny.py`, shortened. Cost: about four
-minutes on one core. The paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
+Before and after the bottleneck, on the mean token and on all tokens, beside the share of the most frequent class; and a
+map and nearest neighbours as pictures, in every run's folder (`--config.map=umap` needs the extra `umap`). Data without
+classes have the pictures alone. Six runs of `configs/tiny.py`, shortened. Cost: about four minutes on one core. The paper
+says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
@@ -13,7 +14,7 @@ BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 
 
 def get_config():
-    kinds = ("probe_pooled", "probe_all", "knn_all")
+    kinds = ("probe_pooled", "probe_all", "knn_pooled", "knn_all")
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
@@ -25,6 +26,6 @@ def get_config():
         },
         measures=("reconstruction", "latents", "latent_pictures"),
         x="Tokens",
-        columns=("psnr", *columns, "probe_pixels"),
+        columns=("psnr", *columns, "probe_pixels", "probe_chance"),
         panels=("probe_pooled_after", "probe_all_after", "knn_all_after"),
     )

@@ -14,6 +14,7 @@ POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"
 def get_config():
     base = shortened(beside(__file__, "tiny"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
+    base.log.every_steps = 1  # a peak of the gradient is one step's
     return study_config(
         "temperature",
         base,

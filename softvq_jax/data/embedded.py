@@ -35,6 +35,10 @@ class Region:
     box: tuple[int, int, int, int]  # left, top, right, bottom
     label: int
 
+    @property
+    def where(self) -> str:
+        return f"{self.file}, from {self.box[:2]} to {self.box[2:]}"
+
     def read(self) -> tuple[Image.Image, int]:
         return _pixels(self), self.label
 

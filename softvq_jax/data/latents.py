@@ -48,14 +48,17 @@ class RecordedLatents:
     shard: str
     position: int
 
+    @property
+    def where(self) -> str:
+        return f"{self.shard} record {self.position}"
+
     def read(self) -> tuple[np.ndarray, int]:
         """float32 `[2, L, D]` and the class. Raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
             return example["latents"], int(example["label"])
         except (records.CorruptRecord, KeyError, RuntimeError, IndexError) as error:  # Riegeli's are RuntimeErrors
-            where = f"{self.shard} record {self.position}"
-            raise UnreadableImage(where, f"{type(error).__name__}: {error}") from None
+            raise UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
 
 class LatentShards(ArrayRecordShards):

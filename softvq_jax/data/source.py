@@ -25,7 +25,13 @@ class UnreadableImage(Exception):
 
 
 class Reference(Protocol):
-    """Where one labelled photograph, or its latents, lie. Picklable and small; `read` works in any process."""
+    """Where one labelled photograph, or its latents, lie. Picklable and small; `read` works in any process.
+
+    Attributes:
+      where: in words.
+    """
+
+    where: str
 
     def read(self) -> tuple[Image.Image | np.ndarray, int]:
         """The decoded picture, in its own mode, and its class. Raises `UnreadableImage`."""

@@ -173,7 +173,7 @@ class SourceImages:
         return f"ADM centre crop to {self.shape[0]}"
 
     def where(self, i: int) -> str:
-        return f"{self._source.key(i)} of {self.name}"
+        return self._source[i].where
 
     def _one(self, i):
         [result] = self._read([self._source[i]], [i])

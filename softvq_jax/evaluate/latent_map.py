@@ -1,5 +1,7 @@
 """A map of latents: images whose latents are alike lie near each other."""
 
+import importlib.util
+
 import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
@@ -31,15 +33,25 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def umap_plane(points: np.ndarray) -> np.ndarray:
-    """`[n, d]` laid out by UMAP (McInnes et al., 2018): `[n, 2]`; ImportError without the extra `umap`."""
-    try:
-        import umap
-    except ImportError as error:
-        raise ImportError("a map by UMAP needs: pip install 'softvq-jax[umap]'") from error
+    """`[n, d]` laid out by UMAP (McInnes et al., 2018): `[n, 2]`."""
+    import umap
+
     return umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0).fit_transform(points)
 
 
 PLANES = {"pca": principal_components, "umap": umap_plane}
+
+
+def check_method(method: str, name: str = "the map's method") -> None:
+    """Raises ValueError for a map that is not there, and ImportError for one whose extra is not installed.
+
+    Args:
+      name: what the caller calls it, for the message.
+    """
+    if method not in PLANES:
+        raise ValueError(f"{name} is {method!r}; expected one of {', '.join(PLANES)}")
+    if method == "umap" and importlib.util.find_spec("umap") is None:  # its import takes many seconds
+        raise ImportError("a map by UMAP needs: pip install 'softvq-jax[umap]'")
 
 
 def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40, method: str = "pca") -> np.ndarray:
@@ -54,8 +66,7 @@ def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40, metho
     Returns:
       uint8 `[S, S, 3]`.
     """
-    if method not in PLANES:
-        raise ValueError(f"the map's method is {method!r}; expected one of {', '.join(PLANES)}")
+    check_method(method)
     cells, side = square_cells(PLANES[method](latents.reshape(len(latents), -1)))
     canvas = np.full((side * thumbnail, side * thumbnail, 3), 255, np.uint8)
     for (column, row), image in zip(cells, images, strict=True):

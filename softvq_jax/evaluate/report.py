@@ -1,6 +1,7 @@
 """`report.html`: one page about a run, with its curves, pictures and evaluations, readable without a network."""
 
 import html
+import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -60,7 +61,7 @@ def _key_numbers(run):
     for name, (_, values) in run.metrics.items():
         if name.startswith("eval_") and name != "eval_images":
             cards.append((f"held out: {_words(name.removeprefix('eval_'))}", number(values[-1])))
-    for evaluation in run.evaluations[-1:]:
+    for evaluation in _shown(run.evaluations)[-1:]:
         metrics = evaluation.report["metrics"]
         chosen = [name for name in ("fid", "is_mean", "psnr", "lpips") if metrics.get(name) is not None]
         protocol = evaluation.report["protocol"]["name"]
@@ -117,9 +118,9 @@ def _training_picture(picture):
 
 
 def _shown(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """All but the earlier ones of those made during training, whose numbers are among the curves."""
-    scheduled = [e for e in evaluations if re.fullmatch(r"step_\d+", e.folder.name)]
-    return [e for e in evaluations if e not in scheduled[:-1]]
+    """The last one that the run made itself, whose earlier numbers are among the curves; then those made apart."""
+    own = [e for e in evaluations if re.fullmatch(r"step_\d+", e.folder.name)]
+    return own[-1:] + [e for e in evaluations if e not in own]
 
 
 def _evaluation(evaluation: Evaluation) -> str:
@@ -155,9 +156,10 @@ def _evaluation(evaluation: Evaluation) -> str:
 
 def _evaluation_pictures(evaluation):
     pairs = "originals in the first row, their reconstructions in the second"
+    told = {name: _told(images) for name, images in evaluation.report.get("pictures", {}).items()}
     shown = {
-        "worst": ("The worst reconstructions, by PSNR", f"the worst reconstructions: {pairs}"),
-        "best": ("The best reconstructions, by PSNR", f"the best reconstructions: {pairs}"),
+        "worst": (f"The worst reconstructions, by PSNR{told.get('worst', '')}", f"the worst reconstructions: {pairs}"),
+        "best": (f"The best reconstructions, by PSNR{told.get('best', '')}", f"the best reconstructions: {pairs}"),
         "latent_map": (
             "A map of the latents: images by the first two principal components of theirs",
             "small images arranged so that those with like latents are near each other",
@@ -166,6 +168,13 @@ def _evaluation_pictures(evaluation):
     for name, (caption, description) in shown.items():
         if path := evaluation.picture(name):
             yield page.picture(path, caption, description)
+
+
+def _told(images):
+    """`: 17.2 dB (cat.png), ...`: which images a picture shows, from left to right."""
+    psnr = ("equal" if image["psnr"] is None else f"{image['psnr']:.2f} dB" for image in images)
+    names = (f"{pathlib.PurePath(image['image']).name}; no. {image['index']}" for image in images)
+    return ": " + ", ".join(f"{value} ({name})" for value, name in zip(psnr, names, strict=True))
 
 
 def _code_profile(report):

@@ -55,10 +55,14 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
 
     Raises:
       FileNotFoundError: no such folder, or nothing of a run or an evaluation in it.
-      ValueError: a file that is not what its name says.
+      ValueError: a file that is not what its name says; a folder of several runs.
     """
     if not workdir.is_dir():
         raise FileNotFoundError(f"no folder {str(workdir)!r}")
+    inner = sorted(path.parent.name for path in workdir.glob("*/metrics.jsonl"))
+    if inner and not (workdir / "metrics.jsonl").exists():
+        study = f", the study's table is {workdir / 'table.md'}" if (workdir / "table.md").exists() else ""
+        raise ValueError(f"{workdir} holds runs, and a page is about one: name {' or '.join(inner)} in it{study}")
     run = RunFiles(
         workdir.resolve().name,
         _read_json(workdir / "config.json") if (workdir / "config.json").exists() else {},

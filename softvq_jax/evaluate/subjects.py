@@ -55,7 +55,7 @@ class Pairs:
         perceptual: PerceptualDistance | None,
     ):
         check_pairs(originals, images)
-        self._originals, self._set, self._perceptual = originals, ImageSet(images, extractor), perceptual
+        self.originals, self._set, self._perceptual = originals, ImageSet(images, extractor), perceptual
         self.size = self._set.size
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class Pairs:
 
     def about(self) -> dict:
         weights = self._set.about()["weights"] | _weights(lpips=self._perceptual)
-        return self._set.about() | {"originals": about_images(self._originals), "weights": weights}
+        return self._set.about() | {"originals": about_images(self.originals), "weights": weights}
 
     def crop(self) -> str:
         return self._set.crop()
@@ -75,7 +75,7 @@ class Pairs:
         return _lpips_type(self._perceptual)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._originals.read(start, stop), self._set.read(start, stop)
+        return self.originals.read(start, stop), self._set.read(start, stop)
 
     def rows(self, batch: tuple[np.ndarray, np.ndarray]) -> Rows:
         originals, images = batch
@@ -83,7 +83,7 @@ class Pairs:
 
     def pictures(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Originals and reconstructions of some rows, uint8 `[len(rows), H, W, 3]` each."""
-        return take(self._originals, rows), take(self._set.images, rows)
+        return take(self.originals, rows), take(self._set.images, rows)
 
 
 class Reconstructions:

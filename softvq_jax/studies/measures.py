@@ -8,16 +8,17 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate import pictures, pixel, probes
+from softvq_jax.evaluate import pictures, probes
 from softvq_jax.evaluate.codebook import CodeUsage
 from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.encodings import Encodings
 from softvq_jax.evaluate.latent_map import draw_map
-from softvq_jax.evaluate.reconstruction import Reconstructor
 from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.weights import files
 
 SIDES = ("before", "after")  # of the bottleneck
 PICTURED_NEIGHBOURS = 4
@@ -44,6 +45,11 @@ class Trained:
         return Tokenizer.from_pretrained(self.workdir)
 
     @functools.cached_property
+    def evaluation(self) -> dict:
+        """What the run measured after its last step, as `tools.evaluate` reports it."""
+        return files.read_json(max((self.workdir / "evaluations").glob("step_*/evaluation.json")))
+
+    @functools.cached_property
     def encoded(self) -> tuple[Rows, Rows]:
         """`Encodings` of the training and of the held-out crops."""
         encode = Encodings(self.tokenizer)
@@ -51,15 +57,11 @@ class Trained:
 
 
 def reconstruction(trained: Trained) -> dict[str, float]:
-    """PSNR and SSIM of held-out images, and what their latents take: numbers, and for codes bits."""
-    config = trained.tokenizer.config
-    originals = trained.held_out.images
-    images, _ = Reconstructor(config, trained.tokenizer.params)(originals)
-    values = {
-        "psnr": float(pixel.psnr(originals, images).mean()),
-        "ssim_gauss": float(pixel.ssim(originals, images, "gauss").mean()),
-        "latent_numbers": config.num_latent_tokens * config.latent_dim,
-    }
+    """PSNR and SSIM of held-out images, and rFID where the run measured it; and what latents take: numbers, or bits."""
+    config, found = trained.tokenizer.config, trained.evaluation["metrics"]
+    names = {"psnr": "psnr", "ssim_gauss": "ssim_gauss", "rfid": "fid"}
+    values = {name: found[theirs] for name, theirs in names.items() if found.get(theirs) is not None}
+    values["latent_numbers"] = config.num_latent_tokens * config.latent_dim
     if config.discrete:
         values["bits"] = config.num_latent_tokens * math.log2(config.codebook_size)
     return values
@@ -102,8 +104,15 @@ def training(trained: Trained) -> dict[str, float]:
 def latents(trained: Trained) -> dict[str, float]:
     """Share of held-out images whose class a linear probe and nearest neighbours find in the latents.
 
-    On the mean token and on all tokens together, before and after the bottleneck; and, to compare, in 8 x 8 pixels.
+    On the mean token and on all tokens together, before and after the bottleneck; and, to compare, in 8 x 8 pixels, and
+    by always naming the most frequent class. Nothing where there is one class, of which every guess is right.
     """
+    classes = np.unique(trained.train.labels)
+    if len(classes) < 2:
+        logging.warning(
+            "no probes of latents: all training crops have class %d; they need data with classes", classes[0]
+        )
+        return {}
     train, held_out = trained.encoded
     values = {}
     for side in SIDES:
@@ -111,7 +120,8 @@ def latents(trained: Trained) -> dict[str, float]:
             found = _classified(trained, vectors(train[side]), vectors(held_out[side]))
             values |= {f"{kind}_{name}_{side}": share for kind, share in found.items()}
     found = _classified(trained, _small(trained.train.images), _small(trained.held_out.images))
-    return values | {f"{kind}_pixels": share for kind, share in found.items()}
+    chance = np.unique(trained.held_out.labels, return_counts=True)[1].max() / len(trained.held_out)
+    return values | {f"{kind}_pixels": share for kind, share in found.items()} | {"probe_chance": float(chance)}
 
 
 def _classified(trained, train, held_out):

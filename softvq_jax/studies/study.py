@@ -8,10 +8,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from softvq_jax.evaluate.latent_map import check_method
 from softvq_jax.studies import figure, table
 from softvq_jax.studies.config import variant_config
 from softvq_jax.studies.crops import held_out, training
-from softvq_jax.studies.measures import MEASURES, Trained
+from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.pretrained import MissingWeights
@@ -30,13 +31,16 @@ class Study:
       workdir: a new folder, or one whose study goes on.
 
     Raises:
-      ValueError: an unknown measure, or a variant that changes what is not there.
+      ValueError: an unknown measure or map, or a variant that changes what is not there.
+      ImportError: the map needs an extra.
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path):
         unknown = [name for name in config.measures if name not in MEASURES]
         if unknown:
             raise ValueError(f"measures are {', '.join(unknown)}; expected some of {', '.join(MEASURES)}")
+        if latent_pictures.__name__ in config.measures:
+            check_method(config.map, "config.map")
         self.config, self.workdir = config, workdir
         self.variants = {name: variant_config(config, name) for name in config.order}
 
@@ -49,6 +53,8 @@ class Study:
         Raises:
           MissingWeights: a variant needs a network whose weights are not here.
         """
+        if "rfid" in self.config.table.columns and not self.config.base.fid.every_steps:
+            logging.info("no rFID: it needs --config.base.fid.every_steps=1000 --config.base.fid.weights=PATH")
         rows, began, ran = [], time.monotonic(), 0
         for number, name in enumerate(self.variants):
             values = self.measured(name)
@@ -70,7 +76,7 @@ class Study:
 
     def about(self, name: str) -> dict:
         """What the values depend on, as JSON values."""
-        fields = {"config": self.variants[name], "measures": self.config.measures, "images": self.config.images}
+        fields = {"config": self.variants[name]} | {part: self.config[part] for part in ("measures", "images", "map")}
         return json.loads(ConfigDict(fields).to_json_best_effort())
 
     def train_and_measure(self, name: str) -> dict:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from softvq_jax.evaluate import text
 
 LABELS = text.LABELS | {
+    "rfid": "rFID",
     "latent_numbers": "Latent numbers",
     "bits": "Bits an image",
     "code_use_possible": "Use by even chance",
@@ -22,6 +23,7 @@ LABELS = text.LABELS | {
     },
     "probe_pixels": "Linear probe, 8 x 8 pixels",
     "knn_pixels": "k-NN, 8 x 8 pixels",
+    "probe_chance": "Most frequent class",
 }
 """Columns, as people write them."""
 

@@ -22,22 +22,18 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.data.source import UnreadableImage
-from softvq_jax.evaluate import evaluation, pictures
+from softvq_jax.evaluate import evaluation, evaluation_pictures
 from softvq_jax.evaluate.counts import TooFewImages, caveat
 from softvq_jax.evaluate.evaluation import Side
 from softvq_jax.evaluate.generation import LABELS
-from softvq_jax.evaluate.images import take
-from softvq_jax.evaluate.latent_map import draw_map
 from softvq_jax.evaluate.measure import NotFinite, Subject, measure
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.records import Records
 from softvq_jax.evaluate.statistics import write_statistics
-from softvq_jax.evaluate.subjects import Pairs, Reconstructions
 from softvq_jax.evaluate.text import as_text
 from softvq_jax.models.inception import FEATURES
 from softvq_jax.parallel import distributed, failure
@@ -46,9 +42,6 @@ from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS
 from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
 from softvq_jax.weights.inception import WEIGHTS_SOURCE
-
-NUM_PICTURES = 8
-MAP_IMAGES = 400
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -131,7 +124,7 @@ def run(args: argparse.Namespace) -> dict | None:
         needs=NEEDS | inputs.missing,
         on_progress=show,
     )
-    write_pictures(args.out, inputs.samples, sample_rows)
+    report["pictures"] = evaluation_pictures.draw(args.out, inputs.samples, sample_rows)
     write(args.out, report, reference, samples)
     print(as_text(report))
     return report
@@ -181,18 +174,6 @@ def write(out: pathlib.Path, report: dict, *sides: Side) -> None:
         if side.records is not None and side.statistics is not None and side.statistics_fingerprint is None:
             write_statistics(out / f"{side.name}.npz", side.statistics)
     files.write_json(out / "evaluation.json", report)
-
-
-def write_pictures(out: pathlib.Path, subject: Subject, records: Records) -> None:
-    """The worst and best pairs, originals above reconstructions, and a map of the latents, where there are any."""
-    if isinstance(subject, Pairs | Reconstructions):
-        order = np.argsort(records["psnr"][:])
-        for name, rows in (("worst", order[:NUM_PICTURES]), ("best", order[::-1][:NUM_PICTURES])):
-            pictures.save_png(out / f"{name}.png", pictures.pairs_grid(*subject.pictures(rows)))
-    if isinstance(subject, Reconstructions):
-        rows = np.random.default_rng(0).permutation(len(subject))[:MAP_IMAGES]
-        latent_map = draw_map(records["latents"][rows], take(subject.originals, rows))
-        pictures.save_png(out / "latent_map.png", latent_map)
 
 
 def note(line: str | None) -> None:

@@ -9,6 +9,7 @@ from softvq_jax.train.checkpoint import Checkpoints
 
 BETTER = {
     "eval_psnr": 1,
+    "eval_ssim": 1,
     "eval_codebook_use": 1,
     "eval_is_mean": 1,
     "eval_loss": -1,
@@ -17,7 +18,8 @@ BETTER = {
 }
 """Held-out numbers that can choose, and whether more (1) or less (-1) is better."""
 
-OF_FID = ("eval_is_mean", "eval_rfid", "eval_gfid")
+OF_FID = ("eval_ssim", "eval_is_mean", "eval_rfid", "eval_gfid")
+"""Those that are measured together with FID, on its schedule."""
 
 
 class Best:

@@ -163,6 +163,8 @@ class GeneratorTask:
 
     def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
         """gFID of samples of random classes (protocol `adm`), the same noise and classes every time."""
+        if quality.extractor is None:  # everything that is measured of samples is made of its features
+            return {}
         config = self.config
         options, classes = config.sampling.to_dict(), config.model.num_classes
         settings = {"num": config.fid.num_images, "labels": "uniform", "seed": EVALUATION_SEED}

@@ -56,7 +56,7 @@ class Run:
             keep=config.checkpoint.keep,
             keep_every_steps=config.checkpoint.keep_every_steps,
         )
-        self.quality = Quality(config, self.data, workdir) if config.fid.every_steps else None
+        self.quality = Quality(config, self.data, workdir)
         self.best = Best(config, workdir / "best" / "checkpoints") if config.checkpoint.best_metric else None
         self.saved_config = json.loads(config.to_json_best_effort())
         self.flat_config = {field: _plain(config, field) for field in configs.fields(config)}
@@ -164,7 +164,7 @@ class Run:
         return compiled
 
     def _evaluate(self, state, frozen, step, writer) -> dict[str, float]:
-        """Averages over the held-out samples, FID where it is due, and pictures; keeps the step if it is the best."""
+        """Averages over the held-out samples, `quality` where due, and pictures; keeps the best step."""
         total = first = None
         with self.data.eval_batches(self.mesh) as batches:
             for batch in batches:
@@ -172,7 +172,7 @@ class Run:
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
                 first = shown if first is None else first
         results, pictures = self.task.report(state.ema, frozen, total, first)
-        if self.quality is not None and (step == self.num_steps or _due(step, self.config.fid.every_steps)):
+        if step == self.num_steps or _due(step, self.config.fid.every_steps):
             results |= self.task.measure_quality(self.quality, step, jax.tree.map(_whole, state.ema))
         writer.scalars(step, results)
         if self.best is not None and self.best.beaten_by(results):

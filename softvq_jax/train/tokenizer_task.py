@@ -146,13 +146,13 @@ class TokenizerTask:
         return Report(results, {"reconstructions": shown})
 
     def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
-        """rFID: reconstructions of the held-out images against these, or another reference (protocol `softvq-rfid`)."""
+        """rFID and SSIM: reconstructions of the held-out images against these, or another reference (`softvq-rfid`)."""
         if self.reconstruct is None:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=quality.devices)
         self.reconstruct.load(params["model"])
         subject = Reconstructions(quality.held_out, self.reconstruct, quality.extractor, None)
         found = quality(step, subject, "softvq-rfid", self.nets.config.codebook_size)
-        names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean"}
+        names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean", "ssim_gauss": "eval_ssim"}
         return {names[name]: value for name, value in found.items()}
 
     # --- what the run leaves -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import html.parser
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_everything_of_the_run_is_there(workdir):
     assert len(page.of("svg")) == 6 + 1  # logged values, `real` and `fake` together, and the codes
 
 
+def test_the_worst_and_best_are_named(workdir):
+    path = workdir / "evaluation" / "evaluation.json"
+    worst = [
+        {"index": 3, "image": "a/c & d.png", "psnr": 17.25},
+        {"index": 0, "image": "image 0 of a/x.npz", "psnr": None},
+    ]
+    path.write_text(json.dumps(example_run.evaluation() | {"pictures": {"worst": worst}}))
+    page = Page(build(read_run(workdir)))
+    assert "The worst reconstructions, by PSNR: 17.25 dB (c & d.png; no. 3), equal (x.npz; no. 0)" in page.texts
+    assert "The best reconstructions, by PSNR" in page.texts
+
+
 def test_pictures_are_embedded_as_they_are(workdir):
     page = Page(build(read_run(workdir)))
     picture = next(image["src"] for image in page.of("img") if image["alt"].startswith("Reconstructions, step 400"))
@@ -117,6 +130,14 @@ def test_an_evaluation_alone_has_a_page(workdir, capsys):
     assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir / "evaluation")])) == 0
     assert "report.html" in capsys.readouterr().out
     assert "12.5" in (workdir / "evaluation" / "report.html").read_text()
+
+
+def test_of_a_study_the_runs_are_named(workdir, capsys):
+    shutil.copytree(workdir, workdir.parent / "vq_64")
+    (workdir.parent / "table.md").write_text("| VQ |")
+    assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir.parent)])) == 1
+    said = capsys.readouterr().err
+    assert "name tiny & <small> or vq_64 in it" in said and f"table is {workdir.parent / 'table.md'}" in said
 
 
 def test_folders_without_a_run_are_refused(tmp_path, capsys):

@@ -5,14 +5,19 @@ import pathlib
 import runpy
 import xml.etree.ElementTree as ElementTree
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from softvq_jax.config import fields
-from softvq_jax.studies import figure, study, table
+from softvq_jax.models.functional import Functional
+from softvq_jax.studies import figure, measures, study, table
 from softvq_jax.studies.config import shortened, study_config, variant, variant_config
+from softvq_jax.studies.crops import Crops
+from softvq_jax.train import quality
 from softvq_jax.train.pretrained import MissingWeights
+from tests.small_inception import SmallInception
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 
@@ -24,7 +29,7 @@ def base(tiny_config):
 
 
 def small_study(base, variants, measures=("reconstruction", "codes", "posterior", "training"), **fields):
-    columns = ("psnr", "bits", "code_use", "posterior_entropy", "grad_norm")
+    columns = ("psnr", "rfid", "bits", "code_use", "posterior_entropy", "grad_norm")
     config = study_config(
         "small", base, variants, measures=measures, x="Tokens", columns=columns, panels=("psnr", "code_use"), **fields
     )
@@ -33,7 +38,7 @@ def small_study(base, variants, measures=("reconstruction", "codes", "posterior"
 
 
 @pytest.mark.slow
-def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch):
+def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch, caplog):
     kinds = {"softvq": "SoftVQ", "vq": "VQ"}
     variants = {
         f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
@@ -41,7 +46,9 @@ def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch):
         for tokens in (8, 4)
     }
     config = small_study(base, variants)
+    caplog.set_level("INFO", "absl")
     printed = study.Study(config, tmp_path).run()
+    assert "no rFID: it needs --config.base.fid.every_steps" in caplog.text and "rFID" not in printed
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [(row["line"], row["x"]) for row in rows] == [("SoftVQ", 8), ("SoftVQ", 4), ("VQ", 8), ("VQ", 4)]
     by_name = {row["name"]: row for row in rows}
@@ -66,16 +73,33 @@ def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_latents_are_probed_and_pictured(base, tmp_path):
+def test_latents_are_probed_and_pictured_and_rfid_comes_with_weights(base, tmp_path, monkeypatch):
+    inception = Functional(SmallInception)
+    monkeypatch.setattr(quality, "load_inception", lambda name: (inception, inception.init(jax.random.key(0))[0]))
+    base.fid.update(every_steps=1000, weights="small")
     variants = {"kl": variant("KL", 8, model=dict(bottleneck="kl"))}
-    config = small_study(base, variants, measures=("latents", "latent_pictures"))
-    study.Study(config, tmp_path).run()
+    config = small_study(base, variants, measures=("reconstruction", "latents", "latent_pictures"))
+    printed = study.Study(config, tmp_path).run()
     [row] = json.loads((tmp_path / "table.json").read_text())["rows"]
     shares = {name: row[name] for name in row if name.startswith(("probe", "knn"))}
-    assert len(shares) == 10 and all(0 <= share <= 1 for share in shares.values())
+    assert len(shares) == 11 and all(0 <= share <= 1 for share in shares.values())
+    assert row["probe_chance"] == 1 / 8  # one crop of each photograph
+    last = json.loads((tmp_path / "kl" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["rfid"] == last["eval_rfid"] > 0 and "| rFID |" in printed
     assert row["probe_all_before"] == row["probe_all_after"]  # KL's mean is not changed
     shown = Image.open(tmp_path / "kl" / "neighbours_after.png")
     assert shown.height == 5 * 50 - 2 and (tmp_path / "kl" / "map_before.png").exists()
+
+    going_on = study.Study(config, tmp_path)
+    assert going_on.measured("kl") is not None
+    going_on.config.map = "umap"
+    assert going_on.measured("kl") is None  # what was drawn is another map
+
+
+def test_latents_of_one_class_are_not_probed(caplog):
+    crops = Crops(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int))
+    assert measures.latents(measures.Trained(None, None, crops, crops)) == {}
+    assert "all training crops have class 0" in caplog.text
 
 
 @pytest.mark.slow
@@ -113,6 +137,10 @@ def test_what_cannot_be_is_refused_at_once(base, tmp_path):
         study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
     with pytest.raises(ValueError, match="measures are beauty; expected some of reconstruction"):
         study.Study(small_study(base, {"a": variant("A", 1)}, measures=("beauty",)), tmp_path)
+    config = small_study(base, {"a": variant("A", 1)}, measures=("latent_pictures",))
+    config.map = "tsne"
+    with pytest.raises(ValueError, match=r"config\.map is 'tsne'; expected one of pca, umap"):
+        study.Study(config, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

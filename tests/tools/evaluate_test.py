@@ -190,6 +190,8 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     order = np.argsort(pixel.psnr(smooth, noisy))
     np.testing.assert_array_equal(worst[:SIZE, :SIZE], smooth[order[0]])
     np.testing.assert_array_equal(worst[-SIZE:, :SIZE], noisy[order[0]])
+    told = {"index": order[0], "image": str(a / f"{order[0]:03d}.png"), "psnr": pixel.psnr(smooth, noisy).min()}
+    assert report["pictures"]["worst"][0] == told
 
 
 def test_weights_that_are_missing_cost_only_their_metrics(tmp_path, images, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The loop: what a run leaves behind, how it goes on, and how it stops."""
 
+import base64
 import json
 import shutil
 
@@ -9,6 +10,10 @@ import pytest
 from PIL import Image
 
 from softvq_jax import Tokenizer
+from softvq_jax.data.embedded import FILES
+from softvq_jax.evaluate import pixel
+from softvq_jax.studies.crops import held_out
+from softvq_jax.tools import report
 from softvq_jax.train import checkpoint, loop, preemption
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.tasks import TASKS
@@ -35,7 +40,7 @@ def finished(tiny_config, tmp_path):
 
 
 def test_a_run_leaves_everything_it_should(finished):
-    _config, workdir, results = finished
+    config, workdir, results = finished
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "generator_total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -48,6 +53,31 @@ def test_a_run_leaves_everything_it_should(finished):
     tokenizer = Tokenizer.from_pretrained(workdir)
     latents = tokenizer.encode(np.zeros((1, 48, 48, 3), np.float32))
     assert latents.shape == (1, 8, 8)
+    check_report(config, workdir, results)
+
+
+def check_report(config, workdir, results):
+    """What the last evaluation measured of each image, and the page with all its parts, without `tools.evaluate`."""
+    out = workdir / "evaluations" / "step_0000006"
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    np.testing.assert_allclose(evaluation["metrics"]["psnr"], results["eval_psnr"], atol=0.01)
+    assert results["eval_ssim"] == evaluation["metrics"]["ssim_gauss"] and "eval_rfid" not in results
+    assert evaluation["absent"]["fid"] == "needs the Inception weights"
+    images = held_out(config).images
+    psnr = pixel.psnr(images, pixel.to_uint8(Tokenizer.from_pretrained(workdir).reconstruct(images / 127.5 - 1)))
+    shown = evaluation["pictures"]
+    assert [image["index"] for image in shown["worst"]] == list(np.argsort(psnr))
+    np.testing.assert_allclose([image["psnr"] for image in shown["best"]], np.sort(psnr)[::-1], atol=0.01)
+    assert shown["worst"][0]["image"].startswith(FILES[int(np.argmin(psnr))])  # the first eight, one of each photograph
+    assert not list(workdir.glob("measuring_*"))
+
+    assert report.main(report.parse_flags(["report", "--workdir", str(workdir)])) == 0
+    page = (workdir / "report.html").read_text()
+    assert f"The worst reconstructions, by PSNR: {psnr.min():.2f} dB ({FILES[int(np.argmin(psnr))]}, from" in page
+    for part in ("The best reconstructions, by PSNR: ", "A map of the latents", "Use of the codes, over the mean"):
+        assert part in page
+    for name in ("worst", "best", "latent_map"):
+        assert base64.b64encode((out / f"{name}.png").read_bytes()).decode() in page
 
 
 def test_gan_factors_are_zero_before_the_start_step(finished):

@@ -56,9 +56,14 @@ def rfid(inception, originals, workdir):
 
 
 @pytest.mark.slow
-def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing(config, small_inception, tmp_path):
+def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing(
+    config, small_inception, tmp_path, monkeypatch, caplog
+):
     plain = [line for line in run(config, tmp_path / "plain") if "generator_total" in line]
     config.fid.update(every_steps=2, num_images=50)
+    (tmp_path / "run" / "measuring_killed" / "samples").mkdir(parents=True)  # as a killed run leaves it
+    monkeypatch.setattr(quality, "QUIET_SECONDS", 0.0)
+    caplog.set_level("INFO", "absl")
     lines = run(config, tmp_path / "run")
     measured = {line["step"]: line["eval_rfid"] for line in lines if "eval_rfid" in line}
     assert list(measured) == [2, 4, 5] and len(set(measured.values())) == 3
@@ -70,7 +75,21 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
 
     report = json.loads((tmp_path / "run" / "evaluations" / "step_0000005" / "evaluation.json").read_text())
     assert report["protocol"]["name"] == "softvq-rfid" and report["counts"] == {"samples": 50, "reference": 50}
+    told = [message for message in caplog.messages if message.startswith(("measuring", "samples:", "reference:"))]
+    assert [line for line in told if line in report["warnings"]] == report["warnings"] != []  # once a run
+    assert sum("measuring samples: 50 of 50 images" in line for line in told) == 3
     assert report["metrics"]["fid"] == pytest.approx(measured[5]) and report["weights"]["tokenizer"]
+    assert len(list((tmp_path / "run" / "evaluations").glob("*/worst.png"))) == 3
+
+    again = Run(config, tmp_path / "run", TASKS["tokenizer"])
+
+    def told_to_stop():
+        assert list((tmp_path / "run").glob("measuring_*"))
+        raise SystemExit(75)
+
+    again.quality.on_batch = told_to_stop
+    with pytest.raises(SystemExit):
+        again.train()
     assert not list((tmp_path / "run").glob("measuring_*"))
 
 
@@ -137,8 +156,15 @@ def test_missing_weights_of_the_fid_network_are_told_before_the_run(config, tmp_
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.usefixtures("small_inception")
+def test_fid_of_one_image_is_refused_before_the_run(config, tmp_path):
+    config.fid.update(every_steps=2, num_images=1)
+    with pytest.raises(ValueError, match=r"FID \(config.fid.num_images\) needs at least 2 images, and there are 1"):
+        run(config, tmp_path / "run")
+
+
 def test_a_reference_that_rfid_cannot_use_and_a_best_that_is_not_measured_are_refused(config, tmp_path):
-    for metric, says in (("beauty", "expected one of eval_psnr"), ("eval_rfid", "set fid.every_steps")):
+    for metric, says in (("beauty", "expected one of eval_psnr"), ("eval_ssim", "set fid.every_steps")):
         config.checkpoint.best_metric = metric
         with pytest.raises(ValueError, match=says):
             Run(config, tmp_path / "run", TASKS["tokenizer"])

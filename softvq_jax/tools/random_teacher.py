@@ -1,0 +1,63 @@
+"""Writes a DINOv2 of random weights: a teacher that has learnt nothing, for controls of the alignment.
+
+    python -m softvq_jax.tools.random_teacher --size=S --seed=0 --out=random_teacher.safetensors
+    python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment_control \
+        --config.base.weights.teacher=random_teacher.safetensors
+
+The file has the names and shapes of the published one of that size (patches of 14, positions for 518 px), and so fits
+wherever that fits; what it lacks is what pretraining gives. The same seed gives the same file.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import app
+from absl.flags import argparse_flags
+
+from softvq_jax.config import VIT_SIZES
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.weights import files, layout
+from softvq_jax.weights.vit import vit_rules
+
+PATCH_SIZE, IMAGE_SIZE = 14, 518
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line's flags."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.random_teacher", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--size", choices=VIT_SIZES, default="S", help="of the DINOv2 (default: S)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="the file, ending in .safetensors")
+    return parser.parse_args(argv[1:])
+
+
+def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
+    """The tensors of a DINOv2 "S", "B" or "L" as it is initialised, in the original and timm's naming."""
+    width, depth, num_heads = VIT_SIZES[size]
+    config = ViTConfig(width, depth, num_heads, patch_size=PATCH_SIZE)
+    params, _ = Functional(lambda rngs: ViT(config, IMAGE_SIZE, rngs=rngs)).init(jax.random.key(seed))
+    return layout.write(vit_rules(config), params)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the file; 1 where it cannot be written."""
+    try:
+        if args.out.suffix != ".safetensors":
+            raise ValueError(f"--out={args.out}: expected a name ending in .safetensors")
+        files.write_safetensors(args.out, random_teacher(args.size, args.seed))
+    except (OSError, ValueError) as error:
+        print(f"random_teacher: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: a DINOv2-{args.size} of random weights, seed {args.seed}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,34 @@
+from softvq_jax.config import tokenizer_config
+from softvq_jax.tools import random_teacher
+from softvq_jax.train import pretrained
+from softvq_jax.weights import files
+
+
+def _write(*flags):
+    return random_teacher.main(random_teacher.parse_flags(["random_teacher", *map(str, flags)]))
+
+
+def test_the_file_is_a_dinov2_of_its_seed_that_training_takes(tmp_path, capsys):
+    path = tmp_path / "teacher.safetensors"
+    assert _write("--seed=3", "--out", path) == 0 and "DINOv2-S of random weights, seed 3" in capsys.readouterr().out
+    tensors = files.read_tensors(path)
+    # Shapes and number of parameters of dinov2_vits14, but for its mask token, which nothing reads.
+    assert tensors["pos_embed"].shape == (1, 1370, 384) and tensors["blocks.11.mlp.fc1.weight"].shape == (1536, 384)
+    assert tensors["patch_embed.proj.weight"].shape == (384, 3, 14, 14)
+    assert sum(tensor.size for tensor in tensors.values()) == 22_056_576 - 384
+    weight = "blocks.11.attn.qkv.weight"
+    assert (tensors[weight] != random_teacher.random_teacher("S", 4)[weight]).any() and tensors[weight].std() > 0
+
+    config = tokenizer_config("S", "S")
+    config.model.image_size = 64
+    config.model.encoder.patch_size = 8
+    config.weights.update(teacher=str(path), encoder="")
+    config.loss.perceptual_weight, config.gan.discriminator = 0.0, "none"
+    loaded = pretrained.load(config)
+    assert loaded.teacher.width == 384 and loaded.teacher.depth == 12
+    assert loaded.frozen["teacher"]["pos_embed"].shape == (1 + 8 * 8, 384)
+
+
+def test_another_ending_is_refused(tmp_path, capsys):
+    assert _write("--out", tmp_path / "teacher.pth") == 1
+    assert "expected a name ending in .safetensors" in capsys.readouterr().err
