@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from softvq_jax.config import explain_config_flags
+from softvq_jax.train.preemption import leave_when_told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
@@ -67,6 +68,7 @@ def main(argv):
 
 def run() -> None:
     """The command line."""
+    leave_when_told()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 

@@ -11,6 +11,7 @@ import pathlib
 from softvq_jax.data import records, source
 
 INDEX = "dataset.json"
+MOST_OPEN = 512  # shards, in one process: systems commonly allow 1,024 open files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,12 @@ class ArrayRecordShards:
     def key(self, i: int) -> str:
         return str(i)
 
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
+
     def fingerprint(self) -> str:
-        return source.digest([json.dumps(self._index["shards"]), *map(source.digest_of_file, self._shards)])
+        return source.digest_of_parts(self.parts)
 
 
 def read_record(shard: str, position: int) -> dict:
@@ -88,7 +93,7 @@ def _check_size(path, size):
         )
 
 
-@functools.cache  # a process keeps its shards open
+@functools.lru_cache(maxsize=MOST_OPEN)  # a process keeps its shards open
 def _reader(shard):
     try:
         from array_record.python.array_record_module import ArrayRecordReader

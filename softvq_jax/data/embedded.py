@@ -64,6 +64,11 @@ class EmbeddedPhotographs:
     def __getitem__(self, i: int) -> Region:
         return self._regions[i]
 
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        of = {name: [str(r) for r in self._regions if r.label == label] for label, name in enumerate(self.class_names)}
+        return {name: source.digest(regions, 16) for name, regions in of.items()}
+
     def fingerprint(self) -> str:
         return source.digest(map(str, self._regions))
 

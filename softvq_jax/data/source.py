@@ -3,8 +3,9 @@
 import abc
 import hashlib
 import io
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -52,9 +53,16 @@ class EncodedImage(abc.ABC):
 
 
 class Source(Protocol):
-    """Labelled photographs by number: `source[i]` is a `Reference` and costs no reading."""
+    """Labelled photographs by number: `source[i]` is a `Reference` and costs no reading.
+
+    Attributes:
+      class_names: by label.
+      parts: the shards (or folders, or photographs) by name, in their order, each with a short fingerprint; taken at
+        first use.
+    """
 
     class_names: tuple[str, ...]
+    parts: dict[str, str]
 
     def __len__(self) -> int: ...
 
@@ -64,7 +72,7 @@ class Source(Protocol):
         """A name of item `i` that stays when the whole source moves."""
 
     def fingerprint(self) -> str:
-        """Changes when the photographs, their order or their labels do; a checkpoint stores it."""
+        """Changes when the photographs, their order or their labels do, as far as `parts` tells."""
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:
@@ -77,16 +85,26 @@ def decode(encoded: bytes, where: str) -> Image.Image:
     return image
 
 
-def digest(parts: Iterable[str]) -> str:
-    """A fingerprint of strings in their order."""
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
+def digest(parts: Iterable[str], length: int = 32) -> str:
+    """A fingerprint of strings in their order, of `length` hexadecimal digits."""
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
+
+
+def digest_of_parts(parts: Mapping[str, str]) -> str:
+    """The fingerprint of a source whose parts are these."""
+    return digest(itertools.chain(*parts.items()))
 
 
 def digest_of_file(path: str) -> str:
-    """Tells two versions of a large file apart by its size and its ends, where formats keep their indexes."""
+    """The size of a file, and a digest of its first and last 64 KiB: what lies between is not read.
+
+    Shards that were written anew, cut short or exchanged differ in one of these. A few bytes changed in the middle do
+    not show here; ArrayRecord's checksums find them when the record is read.
+    """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_BYTES))
         last = file.read()
         file.seek(0)
-        return digest([str(size), hashlib.sha256(file.read(END_BYTES)).hexdigest(), hashlib.sha256(last).hexdigest()])
+        ends = (hashlib.sha256(part).hexdigest() for part in (file.read(END_BYTES), last))
+        return f"{size}-{digest(ends, 16)}"

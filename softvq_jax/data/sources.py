@@ -38,6 +38,11 @@ class Part:
     def key(self, i: int) -> str:
         return self._whole.key(int(self._items[i]))
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """Those of the whole source."""
+        return self._whole.parts
+
     def fingerprint(self) -> str:
         return source.digest([self._whole.fingerprint(), hashlib.sha256(self._items.tobytes()).hexdigest()])
 

@@ -97,8 +97,12 @@ class TarShards:
     def key(self, i: int) -> str:
         return f"{os.path.basename(self._shards[self._shard_of[i]])}/{self._names[i].decode(errors='replace')}"
 
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
+
     def fingerprint(self) -> str:
-        return source.digest([*map(os.path.basename, self._shards), *map(source.digest_of_file, self._shards)])
+        return source.digest_of_parts(self.parts)
 
 
 def _named(classes):

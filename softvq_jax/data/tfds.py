@@ -60,11 +60,13 @@ class TfdsSplit:
     def key(self, i: int) -> str:
         return str(i)
 
+    @functools.cached_property
+    def parts(self) -> dict[str, str]:
+        shards = map(str, self._info.splits[self._split].filepaths)
+        return {os.path.basename(shard): source.digest_of_file(shard) for shard in shards}
+
     def fingerprint(self) -> str:
-        split = self._info.splits[self._split]
-        return source.digest(
-            [self._info.full_name, self._split, *map(source.digest_of_file, map(str, split.filepaths))]
-        )
+        return source.digest([self._info.full_name, self._split, source.digest_of_parts(self.parts)])
 
 
 @functools.cache

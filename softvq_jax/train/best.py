@@ -49,10 +49,10 @@ class Best:
             return False
         return self.value is None or BETTER[self.metric] * (results[self.metric] - self.value) > 0
 
-    def save(self, step: int, state, record: dict, results: Mapping[str, float]) -> None:
+    def save(self, state, record: dict, results: Mapping[str, float]) -> None:
         """Keeps this step in place of the one before."""
         self.value = results[self.metric]
-        self.checkpoints.save(step, state, record | {"metric": self.metric, "value": self.value})
+        self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:
         """Waits for the save under way."""

@@ -16,14 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
-# Sections and fields of the config that do not change what a step computes.
-FREE_SECTIONS = ("log", "eval", "fid", "checkpoint", "mesh")
-FREE_FIELDS = ("data.path", "data.eval_path", "data.num_workers", "data.prefetch")
+# Sections and fields of the config that do not change what a step computes. Paths are among them: what lies there is
+# compared by its content.
+FREE_SECTIONS = ("log", "eval", "fid", "checkpoint", "mesh", "weights")
+FREE_FIELDS = (
+    "data.path",
+    "data.eval_path",
+    "data.num_workers",
+    "data.prefetch",
+    "data.max_unreadable_share",
+    "model.remat",
+    "tokenizer",
+)
+SHOWN = 5  # shards that a message names
 
 
 class OtherConfig(ValueError):
     """The workdir's checkpoints were made by another config; the message names the fields that differ."""
+
+
+class OtherWeights(ValueError):
+    """They were made with other frozen networks; the message names those that differ."""
+
+
+class OtherData(ValueError):
+    """They were trained on other samples; the message names the shards that differ."""
 
 
 class NoCheckpoint(RuntimeError):
@@ -53,21 +72,35 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
         self.folder = folder
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every_steps or None, enable_async_checkpointing=True
+            max_to_keep=keep,
+            keep_period=keep_every_steps or None,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,  # of saves that were cut off; process 0 removes them
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        # Orbax waits for all processes after it has read: one that cannot read would leave the others waiting. So each
+        # reads alone, and what they found is compared here.
+        process = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(
+                state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+                record=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+            ),
+            multiprocessing_options=alone,
+        )
 
-    def save(self, step: int, state, record: dict) -> None:
-        """Starts saving; training goes on meanwhile.
+    def save(self, state, record: dict) -> None:
+        """Starts saving the state of step `record["step"]`; training goes on meanwhile.
 
         Raises:
           SaveFailed: this save, or the one before it.
         """
         self.check()
-        record = record | {"step": step, "digest": _digest(state)}
+        record = record | {"digest": _digest(state)}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._explained():
-            self._manager.save(step, args=arguments)
+            self._manager.save(record["step"], args=arguments)
 
     def check(self) -> None:
         """Raises `SaveFailed` for a save that failed in the background."""
@@ -80,7 +113,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore(self, abstract_state) -> Restored | None:
-        """The newest readable checkpoint, None where there are none.
+        """The newest checkpoint that all processes can read, None where there are none.
 
         Args:
           abstract_state: `ShapeDtypeStruct`s with shardings: where every array goes.
@@ -90,13 +123,11 @@ class Checkpoints:
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            try:
-                restored = self._restore(step, abstract_state)
-            except Exception as error:  # whatever a damaged file makes the storage layers raise
-                logging.error("checkpoint %d cannot be read (%s: %s)", step, type(error).__name__, _first_line(error))
-                continue
-            self._set_aside([damaged for damaged in steps if damaged > step])
-            return restored
+            restored, reason = self._restore(step, abstract_state)
+            if restored is not None:
+                self._set_aside([damaged for damaged in steps if damaged > step])
+                return restored
+            logging.error("checkpoint %d cannot be read (%s)", step, reason)
         if steps:
             raise NoCheckpoint(
                 f"none of the checkpoints {steps} in {self.folder} can be read: see the errors above. To start anew, "
@@ -107,10 +138,10 @@ class Checkpoints:
     def record(self) -> dict | None:
         """The record of the newest checkpoint that has a readable one."""
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
-            except Exception as error:
-                logging.error("checkpoint %d has no readable record (%s)", step, _first_line(error))
+            record, reason = self._read(step, record=ocp.args.JsonRestore())
+            if record is not None:
+                return record["record"]
+            logging.error("checkpoint %d has no readable record (%s)", step, reason)
         return None
 
     def close(self) -> None:
@@ -134,16 +165,26 @@ class Checkpoints:
             ) from error
 
     def _restore(self, step, abstract_state):
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_flat(abstract_state)), record=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=arguments)
-        state = jax.tree.unflatten(
-            jax.tree.structure(abstract_state), [restored.state[p] for p in _flat(abstract_state)]
-        )
-        if _digest(state) != restored.record["digest"]:
-            raise ValueError("its arrays are not the ones that were saved: a file is damaged or lost")
-        return Restored(state, restored.record)
+        """The checkpoint of a step, or None and why not."""
+        flat = _flat(abstract_state)
+        read, reason = self._read(step, state=ocp.args.StandardRestore(flat), record=ocp.args.JsonRestore())
+        if read is None:
+            return None, reason
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [read.state[path] for path in flat])
+        if _digest(state) != read.record["digest"]:
+            return None, "its arrays are not the ones that were saved: a file is damaged or lost"
+        return Restored(state, read.record), None
+
+    def _read(self, step, **items):
+        """What a checkpoint holds, or None and why not; None in every process where one of them cannot read it."""
+        found = reason = None
+        try:
+            found = self._reader.restore(self.folder.absolute() / str(step), args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever a damaged file makes the storage layers raise
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+        if not _everywhere(found is not None):
+            return None, reason or "another process cannot read it"
+        return found, None
 
     def _set_aside(self, damaged):
         """Moves damaged checkpoints out of the way of the steps that will be saved again; nothing is deleted."""
@@ -153,6 +194,8 @@ class Checkpoints:
             shutil.move(self.folder / str(step), aside)
             logging.error("moved the damaged checkpoint %d to %s", step, aside)
         if damaged:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
             self._manager.reload()
 
 
@@ -169,6 +212,52 @@ def check_config(saved: dict, config: dict) -> None:
             f"the checkpoints in this workdir are of another config:\n{lines}\n"
             "Set these fields back to resume, or use another workdir"
         )
+
+
+def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
+    """OtherWeights where networks of the same name have other weights.
+
+    Args:
+      saved, now: fingerprints by the network's name.
+      saved_config, config: flat configs, of which the message shows the paths.
+    """
+    if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
+        networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
+        paths = [field for field in config if field == "tokenizer" or field.startswith("weights.")]
+        moved = [
+            f"  {f}: {saved_config.get(f)!r}, now {config[f]!r}" for f in paths if saved_config.get(f) != config[f]
+        ]
+        raise OtherWeights(
+            f"the checkpoints in this workdir were made with other weights of these networks:\n{networks}\n"
+            + ("\n".join(["the paths that differ:", *moved]) if moved else "the paths are the same: files were changed")
+            + "\nName the old files to resume, or use another workdir"
+        )
+
+
+def check_data(saved: dict, now: dict, path: str) -> None:
+    """OtherData where samples (`train.data.Data.version`) are not those of the checkpoint; `path` is where they lie."""
+    if saved["fingerprint"] == now["fingerprint"]:
+        return
+    before, after = saved["parts"], now["parts"]
+    changes = [f"{name}: added ({after[name]})" for name in after if name not in before]
+    changes += [f"{name}: removed ({before[name]})" for name in before if name not in after]
+    changes += [
+        f"{name}: {before[name]} in the checkpoint, {after[name]} now"
+        for name in after
+        if name in before and before[name] != after[name]
+    ]
+    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
+    lines = [*changes[:SHOWN], *more] or ["the files are the same; their order, or what encodes them, is not"]
+    raise OtherData(
+        f"the samples of data.path={path!r} are not those that the checkpoints in this workdir were trained on:\n"
+        + "".join(f"  {line}\n" for line in lines)
+        + "Name the old samples to resume, or use another workdir"
+    )
+
+
+def _everywhere(fine: bool) -> bool:
+    """Whether it is fine in every process."""
+    return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(fine))))
 
 
 def _flat(tree) -> dict[str, Any]:

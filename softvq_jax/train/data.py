@@ -1,6 +1,7 @@
 """The samples of a run: what it trains on and what is held out, opened once."""
 
 import dataclasses
+import functools
 
 import numpy as np
 from jax.sharding import Mesh
@@ -38,9 +39,14 @@ class Data:
         """Samples of an epoch."""
         return len(self.source)
 
-    def fingerprint(self) -> str:
-        """Changes when the samples to train on, their order or their labels do."""
-        return self.source.fingerprint() + self.encoder
+    @functools.cached_property
+    def version(self) -> dict:
+        """What tells the samples to train on from others, as JSON: `{"fingerprint": ..., "parts": {name: ...}}`.
+
+        The fingerprint changes when the samples, their order or their labels do, as far as `Source.parts` tells. It is
+        taken once: a shard that is exchanged during a run does not become the one that the run began with.
+        """
+        return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.parts}
 
     def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
         """Endless batches from the global sample `start_sample` on; this process's rows of them."""

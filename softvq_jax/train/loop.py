@@ -5,6 +5,7 @@ is compiled. Order of where parameters come from: the workdir's checkpoint, else
 fresh ones.
 """
 
+import contextlib
 import json
 import pathlib
 import time
@@ -12,14 +13,16 @@ import time
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from softvq_jax import config as configs
 from softvq_jax.data.pipeline import Batches
-from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh
+from softvq_jax.evaluate import fingerprints
+from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, replicated
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.best import Best
-from softvq_jax.train.checkpoint import Checkpoints, check_config
+from softvq_jax.train.checkpoint import Checkpoints, check_config, check_data, check_weights
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.metrics import MetricsWriter, check_finite
 from softvq_jax.train.preemption import Preempted, Preemption
@@ -46,11 +49,15 @@ class Run:
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
-        check_global_batch(config.train.batch_size, self.mesh)
+        _check_batches(config, self.mesh)
         for folder in (workdir, workdir / "checkpoints"):
             _check_writable(folder)
         self.task = kind.open(config)
         self.data, self.num_steps = self.task.data, self.task.num_steps
+        self.weights = {
+            name: fingerprints.of_weights(network) for name, network in (self.task.frozen | self.task.initial).items()
+        }
+        self.data_version = self.data.version
         self.checkpoints = Checkpoints(
             workdir / "checkpoints",
             keep=config.checkpoint.keep,
@@ -72,88 +79,102 @@ class Run:
           Preempted: told to stop, and saved.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption:
-            with preemption.idle():
-                state, start = self._restore_or_init()
-                self._write_config()
-                frozen = put(self.task.frozen, self.mesh)
-                batches = self.data.train_batches(start * self.config.train.batch_size, self.mesh)
-                self.evaluation = self.task.compile_evaluation(self.mesh, state)
-                key = jax.random.key(self.config.seed)
-                first = self._inputs(next(batches))
-                step = self._compile(state, frozen, first, key)
-            writer = MetricsWriter(self.workdir, tensorboard=self.config.log.tensorboard, step=start, active=self.main)
-            try:
-                state = self._steps(step, state, frozen, first, batches, key, start, writer, preemption)
-                results = self._evaluate(state, frozen, self.num_steps, writer)
-                self._export(state, self.workdir)
-            finally:
-                batches.close()
-                writer.close()
-                self.checkpoints.close()
+            state, record = self._restore_or_init()
+            self._write_config()
+            frozen = put(self.task.frozen, self.mesh)
+            batches = self.data.train_batches(record["next_sample"], self.mesh)
+            self.evaluation = self.task.compile_evaluation(self.mesh, state)
+            key = jax.random.key(self.config.seed)
+            first = self._inputs(next(batches))
+            step = self._compile(state, frozen, first, key)
+            with preemption.saving(), contextlib.ExitStack() as closing:
                 if self.best is not None:
-                    self.best.close()
+                    closing.callback(self.best.close)
+                closing.callback(self.checkpoints.close)
+                closing.enter_context(batches)
+                writer = MetricsWriter(
+                    self.workdir, tensorboard=self.config.log.tensorboard, step=record["step"], active=self.main
+                )
+                closing.callback(writer.close)
+                state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
+                results = self._evaluate(state, frozen, record, writer, preemption)
+                if results is None:
+                    raise Preempted
+                self._export(state, self.workdir)
         return results
 
-    def _steps(self, step, state, frozen, batch, batches: Batches, key, start, writer, preemption):
-        """From step `start` to the last; returns the final state, saved."""
-        config, pending = self.config, []
+    def _steps(self, step, state, frozen, batch, batches: Batches, key, record, writer, preemption):
+        """From the step of `record` to the last, whose record it becomes; returns the final state, saved."""
+        config, pending, start, unreadable_before = self.config, [], record["step"], record["unreadable_images"]
         progress = Progress(start, self.num_steps, config.train.batch_size)
         for done in range(start + 1, self.num_steps + 1):
             state, metrics = step(state, frozen, batch, key)
             pending.append((done, metrics))
+            unreadable = batches.unreadable  # of the samples that were trained on
             if done < self.num_steps:
                 batch = self._inputs(next(batches))  # read while the device works
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
             evaluating = _due(done, config.eval.every_steps) or _due(done, config.fid.every_steps)
-            stopping = preemption.requested(done)
+            stopping = preemption.requested()
             saving = last or stopping or _due(done, config.checkpoint.every_steps)
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
                 values = _fetch(pending)
                 values["images_per_second"] = progress.rate(done)
-                writer.scalars(done, values | {"unreadable_images": batches.unreadable})
+                record |= self._record(done, unreadable_before + _sum(unreadable))
+                writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
                 if self.main:
                     logging.info(progress.line(done, values))
                 self.checkpoints.check()
-            if saving and self.checkpoints.latest_step() != done:
-                self.checkpoints.save(done, state, self._record(done))
+            if saving:
+                self._save(state, record)
+            if evaluating and not (last or stopping):
+                with progress.paused():
+                    stopping = self._evaluate(state, frozen, record, writer, preemption) is None
             if stopping and not last:
                 logging.warning("told to stop: step %d is being saved", done)
-                self.checkpoints.close()
+                self._save(state, record)
                 raise Preempted
-            if evaluating and not last:
-                with progress.paused():
-                    self._evaluate(state, frozen, done, writer)
         return state
 
+    def _save(self, state, record):
+        if self.checkpoints.latest_step() != record["step"]:
+            self.checkpoints.save(state, record)
+
     def _restore_or_init(self):
+        """The state to go on from, and its record; see `_record`."""
         record = self.checkpoints.record()
         if record is not None:
-            check_config(record["config"], self.flat_config)
-            if record["data"] != self.data.fingerprint():
+            if missing := self._record(0, 0).keys() - record.keys():
                 raise ValueError(
-                    f"the samples of data.path={self.config.data.path!r} are not those that the checkpoint in "
-                    f"{self.workdir} was trained on (files were added, removed or changed, or config.tokenizer was): "
-                    "use another workdir"
+                    f"the checkpoints in {self.workdir} are of an older version: their record lacks "
+                    f"{', '.join(sorted(missing))}. Use another workdir"
                 )
+            check_config(record["config"], self.flat_config)
+            check_weights(record["weights"], self.weights, record["config"], self.flat_config)
+            check_data(record["data"], self.data_version, self.config.data.path)
         key = jax.random.key(self.config.seed)
         pretrained = put(self.task.initial, self.mesh)
         shapes = jax.eval_shape(self.task.init, key, pretrained)
         restored = self.checkpoints.restore(abstract(shapes, shardings_for(shapes, self.mesh)))
         if restored is not None:
             logging.info("resuming after step %d", restored.record["step"])
-            return restored.state, restored.record["step"]
+            _check_position(restored.record, self.config.train.batch_size)
+            return restored.state, restored.record
         if self.main:
             logging.info("parameters by module:\n%s", parameter_table(self.task.parameters(shapes)))
-        return init_sharded(self.task.init, self.mesh, key, pretrained), 0
+        return init_sharded(self.task.init, self.mesh, key, pretrained), self._record(0, 0)
 
-    def _record(self, step):
+    def _record(self, step: int, unreadable: int) -> dict:
         """What a checkpoint holds beside the state; the data's position is a global sample index."""
         return {
+            "step": step,
             "config": self.flat_config,
-            "data": self.data.fingerprint(),
+            "weights": self.weights,
+            "data": self.data_version,
             "next_sample": step * self.config.train.batch_size,
+            "unreadable_images": unreadable,
         }
 
     def _compile(self, state, frozen, batch, key):
@@ -163,20 +184,32 @@ class Run:
         logging.info("compiled in %.1f s", time.monotonic() - began)
         return compiled
 
-    def _evaluate(self, state, frozen, step, writer) -> dict[str, float]:
-        """Averages over the held-out samples, `quality` where due, and pictures; keeps the best step."""
-        total = first = None
+    def _evaluate(self, state, frozen, record, writer, preemption) -> dict[str, float] | None:
+        """Averages over the held-out samples, `quality` where it is due, and pictures; keeps the step if it is the best.
+
+        Returns:
+          The numbers; None if it was told to stop before it had them.
+        """
+        total, first, step = None, None, record["step"]
         with self.data.eval_batches(self.mesh) as batches:
             for batch in batches:
+                if preemption.requested():
+                    return None
                 sums, shown = jax.device_get(self.evaluation(state.ema, frozen, self._inputs(batch, "valid", "index")))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
                 first = shown if first is None else first
+        if preemption.requested():
+            return None
         results, pictures = self.task.report(state.ema, frozen, total, first)
         if step == self.num_steps or _due(step, self.config.fid.every_steps):
-            results |= self.task.measure_quality(self.quality, step, jax.tree.map(_whole, state.ema))
+            self.quality.on_batch = preemption.check
+            try:
+                results |= self.task.measure_quality(self.quality, step, _on_host(state.ema, self.mesh))
+            except Preempted:
+                return None
         writer.scalars(step, results)
         if self.best is not None and self.best.beaten_by(results):
-            self.best.save(step, state, self._record(step), results)
+            self.best.save(state, record, results)
             self._export(state, self.workdir / "best")
         for name, rows in pictures.items():
             writer.pictures(step, name, rows)
@@ -190,7 +223,7 @@ class Run:
         return global_batch(fields | ({"index": np.int32(batch["index"])} if "index" in more else {}), self.mesh)
 
     def _export(self, state, folder):
-        params = jax.tree.map(_whole, state.ema)
+        params = _on_host(state.ema, self.mesh, keep=self.main)
         if self.main:
             folder = folder / self.config.task
             self.task.export(params).save_pretrained(folder)
@@ -215,11 +248,47 @@ def _fetch(pending) -> dict[str, float]:
     return values
 
 
-def _whole(array: jax.Array) -> np.ndarray:
-    """A sharded array on the host, in every process."""
-    from jax.experimental import multihost_utils
+def _on_host(tree, mesh, *, keep: bool = True):
+    """Sharded arrays as whole ones on the hosts of the processes that `keep` them, None in the others.
 
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True) if jax.process_count() > 1 else array)
+    One after the other: a device holds one whole array more than before, never all. Called by all processes.
+    """
+
+    def one(array):
+        whole = array if jax.process_count() == 1 else jax.block_until_ready(jax.device_put(array, replicated(mesh)))
+        return np.asarray(whole) if keep else None
+
+    return jax.tree.map(one, tree)
+
+
+def _sum(count: int) -> int:
+    """Over all processes."""
+    return count if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int64(count)).sum())
+
+
+def _check_batches(config, mesh):
+    """ValueError naming the field whose number of images does not divide among the devices, or into parts."""
+    batch, parts = config.train.batch_size, config.optim.accumulate
+    check_global_batch(batch, mesh)
+    if parts < 1 or batch // mesh.size % parts:
+        fitting = [n for n in range(1, batch // mesh.size + 1) if batch // mesh.size % n == 0]
+        raise ValueError(
+            f"optim.accumulate={parts} does not cut the {batch // mesh.size} images a device of "
+            f"train.batch_size={batch} into equal parts: use one of {', '.join(map(str, fitting))}"
+        )
+    try:
+        check_global_batch(config.eval.batch_size or batch, mesh)
+    except ValueError as error:
+        raise ValueError(f"eval.batch_size={config.eval.batch_size}: {error}, or 0 for that of training") from None
+
+
+def _check_position(record, batch_size):
+    if record["next_sample"] != record["step"] * batch_size:
+        raise ValueError(
+            f"the checkpoint of step {record['step']} goes on with sample {record['next_sample']}, but steps of "
+            f"train.batch_size={batch_size} samples lead to {record['step'] * batch_size}: its record was changed; use "
+            "another workdir"
+        )
 
 
 def _plain(config, field):

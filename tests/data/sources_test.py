@@ -1,13 +1,15 @@
 import collections
+import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_jax.data import embedded, sources
+from softvq_jax.data import array_record, embedded, records, sources
 from softvq_jax.data.config import default_data_config
 from softvq_jax.data.folder import ImageFolder
-from softvq_jax.data.source import UnreadableImage
+from softvq_jax.data.source import END_BYTES, UnreadableImage, digest_of_file
 
 
 def write_images(folder, names):
@@ -86,7 +88,46 @@ def test_fingerprint_follows_the_files(tmp_path):
     before = ImageFolder(str(tmp_path)).fingerprint()
     assert ImageFolder(str(tmp_path)).fingerprint() == before
     write_images(tmp_path, ["b/3.png"])
-    assert ImageFolder(str(tmp_path)).fingerprint() != before
+    more = ImageFolder(str(tmp_path))
+    assert more.fingerprint() != before and list(more.parts) == ["a", "b"]
+    (tmp_path / "b" / "3.png").write_bytes(b"another file of the same name")
+    changed = ImageFolder(str(tmp_path))
+    assert changed.fingerprint() != more.fingerprint()
+    assert changed.parts["a"] == more.parts["a"] and changed.parts["b"] != more.parts["b"]
+
+
+def test_digest_of_file_reads_size_and_ends(tmp_path):
+    path, content = tmp_path / "shard", bytearray(3 * END_BYTES)
+
+    def changed(position):
+        other = content.copy()
+        other[position] = 1
+        path.write_bytes(other)
+        return digest_of_file(str(path))
+
+    path.write_bytes(content)
+    before = digest_of_file(str(path))
+    assert before.startswith(f"{3 * END_BYTES}-")
+    assert changed(0) != before and changed(-1) != before
+    assert changed(2 * END_BYTES - 1) == before  # as its docstring says
+    path.write_bytes(content[:-1])
+    assert digest_of_file(str(path)) != before
+
+
+def test_a_process_keeps_a_bounded_number_of_array_records_open(tmp_path):
+    writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter
+    one = writer(str(tmp_path / "0"), "group_size:1")
+    one.write(records.encode({"label": np.int32(7)}))
+    one.close()
+    for i in range(1, array_record.MOST_OPEN + 20):
+        shutil.copy(tmp_path / "0", tmp_path / str(i))
+    try:
+        before = len(os.listdir("/dev/fd"))
+        for i in range(array_record.MOST_OPEN + 20):
+            assert array_record.read_record(str(tmp_path / str(i)), 0)["label"] == 7
+        assert len(os.listdir("/dev/fd")) - before <= array_record.MOST_OPEN
+    finally:
+        array_record._reader.cache_clear()
 
 
 def test_a_share_is_held_out_by_name(tmp_path):

@@ -2,28 +2,33 @@
 
     python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
 
-Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far the parameters moved, and
-beside it `.json` with what the compiled step gathers. "copying" in place of a mesh is a program that gathers too much.
+Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far everything in the state but
+the optimisers' moments moved, and beside it `.json` with what the compiled step gathers. "copying" in place of a mesh
+is a program that gathers too much. Of several processes, the first writes.
 """
 
 import json
 import pathlib
 import sys
 
-import jax
-import numpy as np
+from tests.programs import join
 
-from softvq_jax.aot import hlo
-from softvq_jax.config import tokenizer_config
-from softvq_jax.models.dino import DinoTrunk
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.lpips import LPIPS
-from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.parallel.mesh import global_batch, make_mesh, replicated
-from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
-from softvq_jax.train.compile import jit_step, put
-from softvq_jax.train.pretrained import Pretrained
-from softvq_jax.train.tokenizer_task import TokenizerTask
+join()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from softvq_jax.aot import hlo  # noqa: E402
+from softvq_jax.config import tokenizer_config  # noqa: E402
+from softvq_jax.models.dino import DinoTrunk  # noqa: E402
+from softvq_jax.models.functional import Functional  # noqa: E402
+from softvq_jax.models.lpips import LPIPS  # noqa: E402
+from softvq_jax.models.vit import ViT, ViTConfig  # noqa: E402
+from softvq_jax.parallel.mesh import global_batch, make_mesh, process_rows, replicated  # noqa: E402
+from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for  # noqa: E402
+from softvq_jax.train.compile import jit_step, put  # noqa: E402
+from softvq_jax.train.pretrained import Pretrained  # noqa: E402
+from softvq_jax.train.tokenizer_task import TokenizerTask  # noqa: E402
 
 BATCH, SIZE, STEPS = 8, 48, 5
 # Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.
@@ -66,17 +71,32 @@ def train(task, axes: str, folder: pathlib.Path) -> None:
     mesh = mesh_of(axes)
     with jax.set_mesh(mesh):
         state, frozen, key, logs = *start(task, mesh), jax.random.key(1), []
-        fresh = whole(task.parameters(state), mesh)
+        fresh = whole(watched(state), mesh)
         compiled = compile_step(task.step, state, frozen, mesh)
         for i in range(STEPS):
             state, metrics = compiled(state, frozen, batch(i, mesh), key)
             logs.append(jax.device_get(metrics))
-        moved = jax.tree.map(np.subtract, whole(task.parameters(state), mesh), fresh)
+        moved = jax.tree.map(np.subtract, whole(watched(state), mesh), fresh)
+    if jax.process_index() > 0:
+        return
     arrays = {f"log {name}": np.array([log[name] for log in logs]) for name in logs[0]}
     arrays |= {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(moved)}
     np.savez(folder / f"{axes}.npz", **arrays)
     report = {"gathered": gathered(compiled.as_text()), **sizes(state, frozen)}
     (folder / f"{axes}.json").write_text(json.dumps(report))
+
+
+def watched(state) -> dict:
+    """What of a state is compared."""
+    discriminator = state.discriminator
+    return {
+        "generator": state.tokenizer.params,
+        "discriminator": discriminator.params,
+        "buffers": discriminator.buffers,
+        "ema": state.ema,
+        "lecam": state.lecam,
+        "code_age": state.code_age,
+    }
 
 
 def whole(tree, mesh):
@@ -114,7 +134,7 @@ def compile_step(step, state, frozen, mesh):
 
 
 def batch(step: int, mesh) -> dict[str, jax.Array]:
-    return global_batch({"image": images(step)}, mesh)
+    return global_batch({"image": images(step)[process_rows(BATCH, mesh)]}, mesh)
 
 
 def images(step: int) -> np.ndarray:

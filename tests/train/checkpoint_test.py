@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
+from softvq_jax.train.checkpoint import Checkpoints, OtherData, OtherWeights, SaveFailed, check_data, check_weights
+from tests import programs
 
 
 def state(value):
@@ -35,10 +36,10 @@ def assert_restores(folder, step, value):
 
 def test_a_full_disk_stops_the_run_and_leaves_older_checkpoints_whole(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1, keep_every_steps=0)
-    checkpoints.save(1, state(1), {})
+    checkpoints.save(state(1), {"step": 1})
     checkpoints._manager.wait_until_finished()
     with full_disk(), pytest.raises(SaveFailed, match=r"could not be written to .* Complete are those of steps \[1\]"):
-        checkpoints.save(2, state(2), {})  # in the background: the error may come now or later
+        checkpoints.save(state(2), {"step": 2})  # in the background: the error may come now or later
         checkpoints.close()
     assert_restores(tmp_path, 1, 1)
 
@@ -46,22 +47,59 @@ def test_a_full_disk_stops_the_run_and_leaves_older_checkpoints_whole(tmp_path):
 def test_an_error_in_the_background_is_raised_by_a_later_look(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
     with full_disk():
-        checkpoints.save(1, state(1), {})
+        checkpoints.save(state(1), {"step": 1})
         with pytest.raises(SaveFailed, match=r"steps \[\]"):
             for _ in range(3000):
                 checkpoints.check()
                 time.sleep(0.01)
 
 
+def test_what_a_save_that_was_cut_off_left_is_removed(tmp_path):
+    left = tmp_path / "2.orbax-checkpoint-tmp" / "state"
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(b"half")
+    checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    checkpoints.save(state(1), {"step": 1})
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert_restores(tmp_path, 1, 1)
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(tmp_path):
+    programs.run("disagreement", tmp_path / "checkpoints", processes=2, devices=2)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert [path.name.split("_")[0] for path in (tmp_path / "damaged").iterdir()] == ["2"]
+
+
+def test_messages_name_the_shards_and_networks_that_differ():
+    before = {"fingerprint": "a", "parts": {"0.tar": "10-aa", "1.tar": "20-bb", "2.tar": "30-cc"}}
+    after = {"fingerprint": "b", "parts": {"0.tar": "10-aa", "1.tar": "20-dd", "3.tar": "40-ee"}}
+    check_data(before, dict(before), "x")
+    with pytest.raises(OtherData, match=r"data\.path='x'") as error:
+        check_data(before, after, "x")
+    told = str(error.value).splitlines()[1:-1]
+    assert told == ["  3.tar: added (40-ee)", "  2.tar: removed (30-cc)", "  1.tar: 20-bb in the checkpoint, 20-dd now"]
+    many = {"fingerprint": "c", "parts": before["parts"] | {f"{i}.tar": "1-aa" for i in range(10, 20)}}
+    with pytest.raises(OtherData, match=r"14\.tar: added[^$]*and 5 more"):
+        check_data(before, many, "x")
+
+    old, new = {"weights.dino": "a", "weights.teacher": "b"}, {"weights.dino": "a", "weights.teacher": "c"}
+    check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1"}, old, new)
+    with pytest.raises(
+        OtherWeights, match=r"teacher: 2 in the checkpoint, 3 now\n.*\n  weights.teacher: 'b', now 'c'\n"
+    ):
+        check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1", "teacher": "3"}, old, new)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
-    checkpoints.save(1, state(1), {})
+    checkpoints.save(state(1), {"step": 1})
     checkpoints._manager.wait_until_finished()
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(SaveFailed, match="ermission"):
-            checkpoints.save(2, state(2), {})
+            checkpoints.save(state(2), {"step": 2})
             checkpoints.close()
     finally:
         tmp_path.chmod(0o700)

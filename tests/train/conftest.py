@@ -1,5 +1,8 @@
 """A tokenizer run small enough to compile in seconds, and random weights of the frozen networks in real layouts."""
 
+import contextlib
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from softvq_jax.config import tokenizer_config
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.train import preemption
 from softvq_jax.weights import files, frozen, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -70,6 +74,20 @@ def full_config(tiny_config, frozen_weights):
     config.alignment.hidden = 32
     config.gan.update(discriminator="dino", consistency_weight=4.0)
     return config
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """`with told(n):` tells a run to stop when it asks for the n-th time."""
+
+    @contextlib.contextmanager
+    def at(question):
+        asked = itertools.count(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(preemption.Preemption, "requested", lambda self: next(asked) == question)
+            yield
+
+    return at
 
 
 @pytest.fixture

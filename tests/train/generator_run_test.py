@@ -11,6 +11,7 @@ from PIL import Image
 from softvq_jax import Generator, Tokenizer
 from softvq_jax.tools import encode_latents
 from softvq_jax.train import loop, preemption
+from softvq_jax.train.checkpoint import OtherWeights
 from softvq_jax.train.latent_source import open_source
 from softvq_jax.train.nearest_class import nearest_labels
 from softvq_jax.train.tasks import TASKS
@@ -57,19 +58,22 @@ def config(tokenizer, latents):
 def final_state(config, workdir):
     again = run(config, workdir)
     with jax.set_mesh(again.mesh):
-        state, step = again._restore_or_init()
-    assert step == config.train.num_steps
+        state, record = again._restore_or_init()
+    assert record["step"] == config.train.num_steps
     return jax.device_get(state)
 
 
-def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, monkeypatch):
+def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, told):
     results = run(config, tmp_path / "whole").train()
     assert results["eval_loss"] > 0 and results["eval_samples"] == 7
-    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
-    with pytest.raises(preemption.Preempted):
+    with told(3), pytest.raises(preemption.Preempted):
         run(config, tmp_path / "cut").train()
-    monkeypatch.undo()
-    run(config, tmp_path / "cut").train()
+    config.tokenizer = str(shutil.copytree(tokenizer, tmp_path / "moved"))  # the same weights at another path
+    moved = run(config, tmp_path / "cut")
+    moved.train()
+    moved.weights["tokenizer"] = "another"
+    with pytest.raises(OtherWeights, match=r"tokenizer: \w{16} in the checkpoint, another now"):
+        moved._restore_or_init()
     jax.tree.map(np.testing.assert_array_equal, *(final_state(config, tmp_path / name) for name in ("whole", "cut")))
 
     picture = np.asarray(Image.open(tmp_path / "whole" / "images" / "samples_0000004.png"))

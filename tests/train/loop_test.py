@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pathlib
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ from PIL import Image
 
 from softvq_jax import Tokenizer
 from softvq_jax.data.embedded import FILES
+from softvq_jax.data.shuffle import shuffled
 from softvq_jax.evaluate import pixel
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
@@ -27,8 +29,8 @@ def final_state(config, workdir):
     """The state that a finished run's newest checkpoint holds."""
     again = run(config, workdir)
     with jax.set_mesh(again.mesh):
-        state, step = again._restore_or_init()
-    assert step == config.train.num_steps
+        state, record = again._restore_or_init()
+    assert record["step"] == config.train.num_steps
     return jax.device_get(state)
 
 
@@ -89,16 +91,20 @@ def test_gan_factors_are_zero_before_the_start_step(finished):
     np.testing.assert_allclose(first["generator_total"], weighted, rtol=1e-5)
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("question", "eval_every", "saved"),
+    [(3, 0, 3), (4, 3, 3), (7, 0, 6)],
+    ids=["after step 3, where no checkpoint is due", "in the evaluation of step 3", "in the last evaluation"],
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, told, question, eval_every, saved):
     config, workdir, _ = finished
     whole = final_state(config, workdir)
-    cut = tmp_path / "cut"
-    # Told to stop after step 3, where no checkpoint was due.
-    monkeypatch.setattr(preemption.Preemption, "requested", lambda self, step: step == 3)
-    with pytest.raises(preemption.Preempted) as stop:
+    config.eval.every_steps, cut = eval_every, tmp_path / "cut"
+    with told(question), pytest.raises(preemption.Preempted) as stop:
         run(config, cut).train()
     assert stop.value.code == preemption.EXIT_CODE
-    monkeypatch.undo()
+    assert max(int(path.name) for path in (cut / "checkpoints").iterdir() if path.name.isdigit()) == saved
+    assert "eval_psnr" not in (cut / "metrics.jsonl").read_text()
     run(config, cut).train()
     resumed = final_state(config, cut)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
@@ -109,12 +115,25 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, m
 def test_another_config_is_refused_with_the_fields_that_differ(finished):
     config, workdir, _ = finished
     config.optim.learning_rate = 5e-4
-    config.log.every_steps = 3  # changes nothing that is computed
+    config.log.every_steps, config.data.max_unreadable_share, config.model.remat = 3, 0.5, "full"  # compute the same
     with pytest.raises(
         checkpoint.OtherConfig, match=r"optim\.learning_rate: 0\.0001 in the checkpoint, 0\.0005 now"
     ) as error:
         run(config, workdir).train()
-    assert "log.every_steps" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 3  # the field above, and what to do
+
+
+def test_a_record_whose_position_is_not_that_of_its_step_is_refused(finished):
+    config, workdir, _ = finished
+    path = workdir / "checkpoints" / "6" / "record" / "metadata"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"next_sample": 40}))
+    with pytest.raises(ValueError, match=r"step 6 goes on with sample 40, .*train\.batch_size=8 samples lead to 48"):
+        run(config, workdir).train()
+    del record["weights"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="older version: their record lacks weights"):
+        run(config, workdir).train()
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, caplog):
@@ -123,8 +142,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, caplog):
     data[-1].write_bytes(data[-1].read_bytes()[:100])
     again = run(config, workdir)
     with jax.set_mesh(again.mesh):
-        _, step = again._restore_or_init()
-    assert step == 4
+        _, record = again._restore_or_init()
+    assert record["step"] == 4
     assert [path.name.split("_")[0] for path in (workdir / "damaged").iterdir()] == ["6"]
     assert any("checkpoint 6 cannot be read" in message for message in caplog.messages)
 
@@ -140,8 +159,8 @@ def test_silent_zeros_are_noticed(finished, monkeypatch):
     monkeypatch.setattr(checkpoint, "_digest", digest)
     again = run(config, workdir)
     with jax.set_mesh(again.mesh):
-        _, step = again._restore_or_init()
-    assert step == 4
+        _, record = again._restore_or_init()
+    assert record["step"] == 4
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_stops(finished):
@@ -160,18 +179,30 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_conf
     values = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
     again = run(tiny_config, tmp_path / "run")
     with jax.set_mesh(again.mesh):
-        state, step = again._restore_or_init()
-    assert not values or step > 0
+        state, record = again._restore_or_init()
+    assert not values or record["step"] > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state)))
 
 
-def test_changed_data_is_refused(tiny_config, photographs, tmp_path):
-    tiny_config.data.update(source="folder", path=str(photographs), augment="random_crop")
-    tiny_config.train.num_steps = 2
-    run(tiny_config, tmp_path / "run").train()
-    (photographs / "class0" / "new.png").write_bytes((photographs / "class0" / "0.png").read_bytes())
-    tiny_config.train.num_steps = 2
-    with pytest.raises(ValueError, match="files were added, removed or changed"):
+def test_unreadable_images_are_counted_over_a_resume_and_changed_data_are_refused(
+    tiny_config, photographs, tmp_path, told
+):
+    tiny_config.data.update(source="folder", path=str(photographs), augment="random_crop", max_unreadable_share=1.0)
+    for i in range(0, 24, 4):
+        (photographs / "class0" / f"{i}.png").write_bytes(b"not an image")
+    with told(2), pytest.raises(preemption.Preempted):
+        run(tiny_config, tmp_path / "run").train()
+    again = run(tiny_config, tmp_path / "run")
+    again.train()
+    source = again.data.source
+    read = [source[shuffled(sample, len(source), tiny_config.seed)] for sample in range(6 * 8)]
+    broken = np.cumsum([pathlib.Path(image.where).read_bytes()[:3] == b"not" for image in read])[7::8].tolist()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["unreadable_images"] for line in lines if "unreadable_images" in line] == broken
+    assert 0 < broken[1] < broken[5]
+
+    (photographs / "class0" / "0.png").write_bytes((photographs / "class1" / "1.png").read_bytes())
+    with pytest.raises(checkpoint.OtherData, match=r"class0: (12-\w+) in the checkpoint, (?!\1)12-\w+ now"):
         run(tiny_config, tmp_path / "run").train()
 
 
@@ -186,3 +217,18 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_config, tmp_path):
     tiny_config.train.batch_size = 0
     with pytest.raises(ValueError, match="global batch of 0"):
         run(tiny_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"eval.batch_size": 3}, r"eval\.batch_size=3: .* 2 devices .* use 2 or 4, or 0 for that of training"),
+        ({"optim.accumulate": 3}, r"optim\.accumulate=3 .*8 images a device of train\.batch_size=16 .*: .* 1, 2, 4, 8"),
+        ({"optim.accumulate": 0}, r"optim\.accumulate=0"),
+    ],
+)
+def test_other_batches_that_do_not_divide_are_refused_by_name(tiny_config, fields, says):
+    two_devices = jax.sharding.AbstractMesh((1, 2, 1), ("slice", "data", "fsdp"))
+    tiny_config.update_from_flattened_dict({"train.batch_size": 16} | fields)
+    with pytest.raises(ValueError, match=says):
+        loop._check_batches(tiny_config, two_devices)

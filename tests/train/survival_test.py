@@ -9,15 +9,25 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from softvq_jax.train.preemption import EXIT_CODE
+from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights.files import read_tensors
 from tests.programs import ROOT, free_port, join_flags
 
 STEPS = 28
-SHORT = {"train.num_steps": 8, "train.batch_size": 8}  # of the runs on several devices, whose steps take a second each
+SHORT = {  # of the runs on several devices, whose steps take a second each: they are to move the weights all the same
+    "train.num_steps": 8,
+    "train.batch_size": 8,
+    "optim.warmup_epochs": 0.0,
+    "optim.learning_rate": 3e-2,
+    "optim.eps": 1e-2,  # steps follow the gradients' sizes; see tests.programs.gan_steps
+    "optim.ema_decay": 0.5,
+}
 FLAGS = {
     "config": "configs/tiny.py",
     "config.model.image_size": 48,
@@ -104,6 +114,15 @@ def parameters(workdir) -> dict[str, np.ndarray]:
     return read_tensors(workdir / "tokenizer" / "model.safetensors")
 
 
+def initial(workdir) -> dict[str, np.ndarray]:
+    """The parameters that a run began with."""
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    task = TokenizerTask.open(config)
+    state = jax.jit(task.init)(jax.random.key(config.seed), task.initial)
+    task.export(jax.device_get(state.ema)).save_pretrained(workdir / "initial")
+    return read_tensors(workdir / "initial" / "model.safetensors")
+
+
 def digest(workdir) -> list[int]:
     """The checksum of every array of the last checkpoint: parameters, moments, averages, buffers."""
     record = json.loads((workdir / "checkpoints" / str(STEPS) / "record" / "metadata").read_text())
@@ -143,6 +162,7 @@ def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_
     assert saving(workdir)  # What it was writing lies there unfinished.
 
     finish(start(workdir, cache))
+    assert not saving(workdir)  # What was unfinished is gone.
     assert_same(workdir, uninterrupted)
 
 
@@ -157,11 +177,14 @@ def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache
         running[0].send_signal(signal.SIGTERM)
         finish(running, EXIT_CODE)
 
+    stop_when(lambda: "config:" in log())  # before data and weights are open
+    assert "compiling" not in log()
     stop_when(lambda: "compiling the training step" in log(), cache=None)
     assert not complete(workdir)
-    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6})
-    evaluated, [saved] = log().index("step 6, held out"), complete(workdir)[-1:]
-    assert log().index("told to stop") > evaluated and saved == 7
+    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6, "eval.num_images": 64})
+    assert "step 6, held out" not in log()  # it does not wait for the end of the evaluation
+    [saved] = complete(workdir)[-1:]
+    assert saved == 6
     stop_when(lambda: last_step(workdir) > saved and saving(workdir))
     assert complete(workdir)[-1] > saved
     finish(start(workdir, cache))
@@ -170,10 +193,9 @@ def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache
 
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
-    whole, spread, cut = tmp_path / "whole", tmp_path / "spread", tmp_path / "cut"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
     short = SHORT | {"mesh.fsdp": 2, "checkpoint.every_steps": 100}
     finish(start(whole, cache, devices=8, **short))
-    finish(start(spread, cache, processes=2, devices=4, **short))
     running = start(cut, cache, processes=2, devices=4, **short)
     wait_for(lambda: last_step(cut) >= 3, running)
     running[1].send_signal(signal.SIGTERM)  # One process is told; both save and leave.
@@ -187,10 +209,15 @@ def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
     together = [sorted(a + b) for a, b in zip(read, others, strict=False)][:stopped]
     alone = [row for row in read if len(row) == size]
     assert [*itertools.chain(*together, *alone)] == list(range(SHORT["train.num_steps"] * size))
-    for workdir in (spread, cut):
-        for step, line in logged(workdir).items():
-            for name, value in logged(whole)[step].items():
-                if name != "images_per_second":
-                    np.testing.assert_allclose(line[name], value, rtol=1e-4, atol=1e-6, err_msg=f"{name} at {step}")
-        for name, array in parameters(whole).items():
-            np.testing.assert_allclose(parameters(workdir)[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
+    for step, line in logged(cut).items():
+        for name, value in logged(whole)[step].items():
+            if name != "images_per_second":
+                tolerance = 1e-3 if name.endswith("_norm") else 1e-4
+                np.testing.assert_allclose(line[name], value, rtol=tolerance, atol=1e-6, err_msg=f"{name} at {step}")
+    fresh = initial(whole)
+    ours, theirs = (
+        np.concatenate([(array - fresh[name]).ravel() for name, array in parameters(workdir).items()])
+        for workdir in (cut, whole)
+    )
+    assert np.linalg.norm(theirs) > 1e-2
+    assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)

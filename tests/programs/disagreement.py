@@ -1,0 +1,55 @@
+"""Two processes restore, one of which cannot read the newest checkpoint: `python -m tests.programs.disagreement FOLDER`."""
+
+import pathlib
+import sys
+
+from tests.programs import join
+
+join()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from softvq_jax.parallel.mesh import make_mesh  # noqa: E402
+from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for  # noqa: E402
+from softvq_jax.train import loop  # noqa: E402
+from softvq_jax.train.checkpoint import Checkpoints  # noqa: E402
+
+RULES = (("", largest_axis(min_size=1)),)
+mesh, process = make_mesh(1, 1, 4), jax.process_index()
+
+
+def state(step):
+    return init_sharded(lambda: {"weights": jnp.arange(16.0) + step}, mesh, rules=RULES)
+
+
+def folder():
+    return Checkpoints(pathlib.Path(sys.argv[1]), keep=3, keep_every_steps=0)
+
+
+with jax.set_mesh(mesh):
+    written = folder()
+    for step in (1, 2):
+        written.save(state(step), {"step": step})
+    written.close()
+
+    checkpoints = folder()
+    read = checkpoints._reader.restore
+
+    def failing(path, **kwargs):
+        if process == 1 and path.name == "2":
+            raise OSError("stale file handle")
+        return read(path, **kwargs)
+
+    checkpoints._reader.restore = failing
+    assert checkpoints.record()["step"] == 1
+    shapes = jax.eval_shape(lambda: state(0))
+    restored = checkpoints.restore(abstract(shapes, shardings_for(shapes, mesh, RULES)))
+    assert restored.record["step"] == 1 and checkpoints.latest_step() == 1
+
+    # What else all processes do together around a checkpoint.
+    whole = loop._on_host(restored.state, mesh, keep=process == 0)
+    assert whole == {"weights": None} if process else np.array_equal(whole["weights"], np.arange(16.0) + 1)
+    assert loop._sum(process + 1) == 3
+    checkpoints.close()
