@@ -161,8 +161,10 @@ class TokenizerStep:
         seen = self.look(frozen, views)
 
         def loss(params, buffers):
-            # A loop gathers the heads' kernels in every turn; unrolled it takes the TPU's compiler minutes more.
-            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen)
+            # A loop gathers the heads' kernels in every turn; unrolled it takes the TPU's compiler minutes more. Not so
+            # PatchGAN's convolutions, which in loops are nine times as slow on CPUs.
+            unroll = self.nets.trunk is None
+            buffers, logits = jax.lax.scan(partial(self.judge, params), buffers, seen, unroll=unroll)
             real, fake = logits[:2]
             averages = adversarial.lecam_update(lecam, real, fake, gan.lecam_decay)
             terms = {

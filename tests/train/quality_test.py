@@ -16,6 +16,7 @@ from softvq_jax.models.functional import Functional
 from softvq_jax.studies.crops import held_out
 from softvq_jax.train import quality
 from softvq_jax.train.loop import Run
+from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.tasks import TASKS
 from tests import programs, small_tokenizers
@@ -83,12 +84,12 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
 
     again = Run(config, tmp_path / "run", TASKS["tokenizer"])
 
-    def told_to_stop():
+    def told_to_stop(preemption):
         assert list((tmp_path / "run").glob("measuring_*"))
-        raise SystemExit(75)
+        raise Preempted
 
-    again.quality.on_batch = told_to_stop
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr(Preemption, "check", told_to_stop)
+    with pytest.raises(Preempted):
         again.train()
     assert not list((tmp_path / "run").glob("measuring_*"))
 
