@@ -11,6 +11,7 @@ LONGEST = (
     "configs_test.py",
     "quality_test.py",
     "step_test.py",
+    "loop_test.py",
 )
 
 

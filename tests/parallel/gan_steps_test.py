@@ -52,7 +52,7 @@ def test_losses_and_states_are_those_of_one_device(runs, mesh):
     assert_same_steps(runs[mesh][0], alone)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_processes_of_four_devices_are_one_of_eight(runs, tmp_path):
     programs.run("gan_steps", tmp_path, "4,2", processes=2, devices=4, timeout=900)
     assert_same_steps(np.load(tmp_path / "4,2.npz"), runs["4,2"][0])

@@ -22,8 +22,7 @@ TRUNK = ViTConfig(width=64, depth=4, num_heads=1, patch_size=PATCH, activation="
 DINOV2 = ViTConfig(width=64, depth=2, num_heads=1, patch_size=14, layer_scale=1e-5)
 
 
-@pytest.fixture
-def tiny_config():
+def tiny():
     """A full GAN run without frozen networks: pixels, entropy, PatchGAN; 48 px, two narrow blocks."""
     config = tokenizer_config("S", "S")
     for vit in (config.model.encoder, config.model.decoder):
@@ -41,6 +40,11 @@ def tiny_config():
     config.log.every_steps = 1
     config.eval.update(every_steps=0, num_images=8, num_pictures=4)
     return config
+
+
+@pytest.fixture
+def tiny_config():
+    return tiny()
 
 
 def random_tensors(rules, shapes, seed=0):

@@ -19,6 +19,7 @@ from softvq_jax.tools import report
 from softvq_jax.train import checkpoint, loop, preemption
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.tasks import TASKS
+from tests.train.conftest import tiny
 
 
 def run(config, workdir):
@@ -34,11 +35,17 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, run(tiny(), workdir).train()
+
+
 @pytest.fixture
-def finished(tiny_config, tmp_path):
-    workdir = tmp_path / "run"
-    results = run(tiny_config, workdir).train()
-    return tiny_config, workdir, results
+def finished(finished_once, tiny_config, tmp_path):
+    """A config, and a run of it in a folder of the test's own, with its results."""
+    shutil.copytree(finished_once[0], tmp_path / "run")
+    return tiny_config, tmp_path / "run", finished_once[1]
 
 
 def test_a_run_leaves_everything_it_should(finished):
