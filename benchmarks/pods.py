@@ -1,4 +1,4 @@
-"""What the published configs need and gives on TPU slices that are not here, as a table.
+"""What the published configs need and give on TPU slices that are not here, as a table.
 
     python benchmarks/pods.py                                   # all
     python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some; those in pods.json already are not repeated
