@@ -4,8 +4,8 @@
 
 Before and after the bottleneck, on the mean token and on all tokens, beside the share of the most frequent class; and a
 map and nearest neighbours as pictures, in every run's folder (`--config.map=umap` needs the extra `umap`). Data without
-classes have the pictures alone. Six runs of `configs/tiny.py`, shortened. Cost: two and a half minutes on two cores. The paper
-says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
+classes have the pictures alone. Six runs of `configs/tiny.py`, shortened. Cost: two and a half minutes on two cores. The
+paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
 """
 
 from softvq_jax.studies.config import beside, shortened, study_config, variant
