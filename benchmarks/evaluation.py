@@ -26,11 +26,11 @@ from flax import nnx
 
 from softvq_jax.evaluate import evaluation
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.features import NAMES, FeatureExtractor
+from softvq_jax.evaluate.inception_features import NAMES, FeatureExtractor
 from softvq_jax.evaluate.measure import measure
+from softvq_jax.evaluate.predictions import ImageSet
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.records import Records
-from softvq_jax.evaluate.subjects import ImageSet
+from softvq_jax.evaluate.row_cache import Records
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.inception import FEATURES, Inception
 

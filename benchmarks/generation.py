@@ -23,10 +23,10 @@ from flax import nnx
 from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.diffusion.samplers import sde_times
 from softvq_jax.generator import Generator, abstract_params, network_graphdef
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import SIZES, DiTConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.statistics import LatentStatistics
 
 CLAIMS = {(32, 256): 18, (64, 1024): 55}  # SoftVQ-VAE, abstract: images/s at 256 px and at 512 px
 README_STEPS = 250

@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from softvq_jax.config.data import default_data_config
 from softvq_jax.data import crops, embedded, pipeline
-from softvq_jax.data.config import default_data_config
 from softvq_jax.data.folder import ImageFolder
 from softvq_jax.tools import prepare_dataset
 

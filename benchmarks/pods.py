@@ -13,7 +13,7 @@ import json
 import pathlib
 import runpy
 
-from softvq_jax.aot.remedies import FSDP, REMAT
+from softvq_jax.aot.memory_settings import FSDP, REMAT
 from softvq_jax.aot.report import Report
 from softvq_jax.aot.topology import chips_of
 from softvq_jax.tools.aot_compile import measure

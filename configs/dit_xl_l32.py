@@ -7,7 +7,7 @@ Cost: 87 GFLOP an image, forward and backward: 67 EFLOP for the 600 epochs of Im
 Score to expect: gFID 9.07, with guidance 3.69, is published (dit-xl on softvq-l-32); not reproduced here.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

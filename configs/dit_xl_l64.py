@@ -7,7 +7,7 @@ Cost: 174 GFLOP an image, forward and backward: 134 EFLOP for the 600 epochs of 
 Score to expect: gFID 5.83, with guidance 2.93, is published (dit-xl on softvq-l-64); not reproduced here.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

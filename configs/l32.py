@@ -7,7 +7,7 @@ ImageNet. Teacher, LPIPS and discriminator come on top.
 Score to expect: rFID 0.74 is published (softvq-l-32); not reproduced here.
 """
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 
 
 def get_config():

@@ -9,7 +9,7 @@ Cost: 100 epochs of ImageNet, twice configs/l64.py.
 Score to expect: between the two numbers above; not run here.
 """
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ Cost: 115 GFLOP an image, forward and backward: 59 EFLOP for the 400 epochs of I
 Score to expect: none is published.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

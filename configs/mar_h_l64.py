@@ -7,7 +7,7 @@ Cost: 738 GFLOP an image, forward and backward: 378 EFLOP for the 400 epochs of 
 Score to expect: gFID 2.81, with guidance 1.93, is published on softvq-bl-64; not reproduced here.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

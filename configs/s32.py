@@ -7,7 +7,7 @@ ImageNet. Teacher, LPIPS and discriminator come on top.
 Score to expect: rFID 1.24 at 32 tokens is in the paper's ablation; not reproduced here.
 """
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 
 
 def get_config():

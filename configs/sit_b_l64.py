@@ -7,7 +7,7 @@ Cost: 33 GFLOP an image, forward and backward: 26 EFLOP for the 600 epochs of Im
 Score to expect: none is published.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

@@ -6,7 +6,7 @@
 because LPIPS, the teacher and the discriminator's trunk need downloaded weights.
 """
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 
 
 def get_config():

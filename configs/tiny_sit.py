@@ -7,7 +7,7 @@ The first command trains the tokenizer, which here encodes random crops on the f
 training crop with the nearest colours is of the photograph that a sample was asked to be from.
 """
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 
 
 def get_config():

@@ -11,15 +11,15 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from softvq_jax import sampling
 from softvq_jax.diffusion.paths import PATHS
 from softvq_jax.diffusion.schedules import BETAS
+from softvq_jax.generators import sampling
+from softvq_jax.generators import weights as weights
+from softvq_jax.generators.weights import GeneratorConfig
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiT
 from softvq_jax.models.mar import MAR
-from softvq_jax.statistics import LatentStatistics
 from softvq_jax.weights import files, layout
-from softvq_jax.weights import generators as weights
-from softvq_jax.weights.generators import GeneratorConfig
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # in the config.json of ours: whose latents it was trained on
 _NETWORKS = {"sit": DiT, "dit": DiT, "mar": MAR}

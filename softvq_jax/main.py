@@ -12,7 +12,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from softvq_jax.config import explain_config_flags
+from softvq_jax.config.tokenizer import explain_config_flags
 from softvq_jax.train.preemption import leave_when_told
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
@@ -30,7 +30,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
     # jax is imported after the flags are parsed, and used after the processes have met.
-    from softvq_jax.parallel import distributed, failure
+    from softvq_jax.parallel import distributed, errors
     from softvq_jax.parallel.shared_folder import check_shared
 
     config = _CONFIG.value
@@ -62,7 +62,7 @@ def main(argv):
         results = Run(config, pathlib.Path(_WORKDIR.value), TASKS[config.task]).train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("where it happened:", exc_info=True)
-        sys.exit(failure.report(f"error: {error}\n(for the place in the code: --verbosity=1)"))
+        sys.exit(errors.report(f"error: {error}\n(for the place in the code: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 

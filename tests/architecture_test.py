@@ -10,11 +10,13 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # Every line may import from the lines above it, and nothing from its own.
 ORDER = (
-    {"parallel", "aot"},
+    {"config", "parallel", "aot", "metrics", "pixels", "progress"},
     {"models", "losses", "diffusion", "data"},
-    {"config", "weights", "sampling", "statistics"},
-    {"generator_config", "generator", "tokenizer"},
+    {"weights", "latent_statistics"},
+    {"generators"},
+    {"generator", "tokenizer"},
     {"evaluate"},
+    {"report"},
     {"train"},
     {"studies"},
     {"main", "tools"},
@@ -54,6 +56,12 @@ def test_a_file_imports_only_what_lies_below_it(path):
 
 def test_reading_processes_never_import_jax():
     assert not {path for library in ("jax", "flax", "optax") for path in importers(library) if path.startswith("data/")}
+
+
+def test_metrics_are_numpy_in_and_numbers_out():
+    assert not {
+        path for library in ("jax", "flax", "optax") for path in importers(library) if path.startswith("metrics/")
+    }
 
 
 def test_orbax_is_known_to_the_checkpoints_alone():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from softvq_jax.generator import Generator, abstract_params
+from softvq_jax.generators import weights as weights
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.mar import MARConfig, StackConfig
-from softvq_jax.statistics import LatentStatistics
 from softvq_jax.weights import files, layout
-from softvq_jax.weights import generators as weights
 from softvq_jax.weights.layout import WeightsError
 
 SIT = DiTConfig(num_tokens=4, channels=3, width=32, depth=2, num_heads=4, num_classes=7)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
 from softvq_jax.parallel.mesh import global_batch, make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.generator_task import GeneratorTask

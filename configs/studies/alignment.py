@@ -9,7 +9,7 @@ shortened. Cost: twelve minutes on two cores. The paper says that aligned latent
 that `repeat` is the best mode for generation.
 """
 
-from softvq_jax.studies.config import beside, shortened, study_config, variant
+from softvq_jax.config.study import beside, shortened, study_config, variant
 
 MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 

@@ -9,7 +9,7 @@ there are. The paper says (SoftVQ-VAE, ablations): from 256 to 32 tokens rFID go
 1.45 to 10.97 with VQ, from 1.15 to 2.01 without a bottleneck.
 """
 
-from softvq_jax.studies.config import beside, shortened, study_config, variant
+from softvq_jax.config.study import beside, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae": "AE"}
 

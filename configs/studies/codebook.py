@@ -8,7 +8,7 @@ with it. Cost: eleven minutes on two cores, most of it at 65,536.
 SimVQ's paper (arXiv 2411.02038) claims 100 % use at 65,536, where VQ uses 1.4 to 4.5 %.
 """
 
-from softvq_jax.studies.config import beside, shortened, study_config, variant
+from softvq_jax.config.study import beside, shortened, study_config, variant
 
 KINDS = {
     "vq": ("VQ", dict(bottleneck="vq"), "cosine"),

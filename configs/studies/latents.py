@@ -8,7 +8,7 @@ classes have the pictures alone. Six runs of `configs/tiny.py`, shortened. Cost:
 paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
 """
 
-from softvq_jax.studies.config import beside, shortened, study_config, variant
+from softvq_jax.config.study import beside, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 

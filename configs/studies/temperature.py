@@ -6,7 +6,7 @@ Ten runs of `configs/tiny.py`, shortened, of 32 tokens, with the released poster
 thirteen minutes on one core. The paper uses 0.07 and calls the choice forgiving near it.
 """
 
-from softvq_jax.studies.config import beside, shortened, study_config, variant
+from softvq_jax.config.study import beside, shortened, study_config, variant
 
 POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"}
 

@@ -8,16 +8,18 @@ from importlib import metadata
 import jax
 import numpy as np
 
-from softvq_jax.evaluate import fid, fingerprints, inception_score, kid, precision_recall, protocols
-from softvq_jax.evaluate.codebook import CodeUsage
-from softvq_jax.evaluate.counts import TooFewImages, caveat
-from softvq_jax.evaluate.latents import LatentMoments
+from softvq_jax.evaluate import protocols
 from softvq_jax.evaluate.measure import Subject
-from softvq_jax.evaluate.moments import BLOCK, Moments
 from softvq_jax.evaluate.protocols import Protocol
-from softvq_jax.evaluate.records import Records
-from softvq_jax.evaluate.statistics import Statistics
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.metrics import fid, inception_score, kid, precision_recall
+from softvq_jax.metrics.codebook import CodeUsage
+from softvq_jax.metrics.feature_statistics import Statistics
+from softvq_jax.metrics.latent_moments import LatentMoments
+from softvq_jax.metrics.moments import BLOCK, Moments
+from softvq_jax.metrics.sample_size import TooFewImages, caveat
 from softvq_jax.models.inception import FEATURES
+from softvq_jax.weights import fingerprints
 
 PAIR_METRICS = ("psnr", "ssim_gauss", "ssim_uniform7", "ssim_uniform7_range2", "lpips")
 NEEDS = {"inception": "needs the Inception weights", "lpips": "needs LPIPS' weights, VGG16's and the heads'"}

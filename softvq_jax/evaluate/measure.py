@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from softvq_jax.evaluate.devices import Rows
-from softvq_jax.evaluate.records import Records
+from softvq_jax.evaluate.row_cache import Records
 
 
 class NotFinite(ValueError):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.evaluate import fingerprints
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.models.functional import Functional
+from softvq_jax.weights import fingerprints
 
 
 class PerceptualDistance:

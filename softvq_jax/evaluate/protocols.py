@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from softvq_jax.evaluate import inception_score
+from softvq_jax.metrics import inception_score
 
 COMMON = {
     "network": "Inception-v3 of 2015-12-05 (the FID network)",

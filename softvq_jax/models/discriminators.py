@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.dino import NUM_FEATURES
+from softvq_jax.models.dino_trunk import NUM_FEATURES
 from softvq_jax.models.resize import area_resize, bicubic_resize
 from softvq_jax.parallel.mesh import constrain_batch
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 from jax._src.clusters import ClusterEnv
 
-from softvq_jax.parallel import failure
-from softvq_jax.parallel.roll_call import roll_call
+from softvq_jax.parallel import errors
+from softvq_jax.parallel.rendezvous import roll_call
 
 DEFAULT_TIMEOUT = 300.0
 
@@ -54,7 +54,7 @@ def initialize(
     jax.distributed.initialize(
         *cluster, cluster_detection_method="deactivate", initialization_timeout=max(1, int(timeout))
     )
-    failure.listen()
+    errors.listen()
 
 
 def resolve_cluster(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate import charts
-from softvq_jax.evaluate.charts import Series
+from softvq_jax.report import charts
+from softvq_jax.report.charts import Series
 from softvq_jax.studies.table import LABELS
 
 COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")

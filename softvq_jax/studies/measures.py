@@ -11,11 +11,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate import pictures, probes
-from softvq_jax.evaluate.codebook import CodeUsage
 from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.encodings import Encodings
-from softvq_jax.evaluate.latent_map import draw_map
+from softvq_jax.metrics import probes
+from softvq_jax.metrics.codebook import CodeUsage
+from softvq_jax.report import image_grid
+from softvq_jax.report.latent_map import draw_map
 from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files
@@ -147,11 +148,11 @@ def latent_pictures(trained: Trained) -> dict[str, float]:
     chosen = np.unique(trained.held_out.labels, return_index=True)[1][: trained.study.images.neighbours]
     for side in SIDES:
         latent_map = draw_map(held_out[side], trained.held_out.images, method=trained.study.map)
-        pictures.save_png(trained.workdir / f"map_{side}.png", latent_map)
+        image_grid.save_png(trained.workdir / f"map_{side}.png", latent_map)
         flat = [rows[side].reshape(len(rows[side]), -1) for rows in (train, held_out)]
         found = probes.nearest(flat[0], flat[1][chosen], PICTURED_NEIGHBOURS).T
         shown = [trained.held_out.images[chosen], *(trained.train.images[row] for row in found)]
-        pictures.save_png(trained.workdir / f"neighbours_{side}.png", pictures.rows_grid(shown))
+        image_grid.save_png(trained.workdir / f"neighbours_{side}.png", image_grid.rows_grid(shown))
     return {}
 
 

@@ -8,9 +8,9 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate.latent_map import check_method
+from softvq_jax.config.study import variant_config
+from softvq_jax.report.latent_map import check_method
 from softvq_jax.studies import figure, table
-from softvq_jax.studies.config import variant_config
 from softvq_jax.studies.crops import held_out, training
 from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures
 from softvq_jax.train.loop import Run

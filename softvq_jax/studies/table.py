@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate import text
+from softvq_jax.report import text
 
 LABELS = text.LABELS | {
     "rfid": "rFID",

@@ -19,10 +19,10 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict, config_flags
 
 from softvq_jax.aot.compile import OutOfMemory, compile_for, plan_for
-from softvq_jax.aot.remedies import Setting, settings
+from softvq_jax.aot.memory_settings import Setting, settings
 from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Memory, Report, analyse, describe, does_not_fit
 from softvq_jax.aot.topology import chips_of, get_topology
-from softvq_jax.config import explain_config_flags
+from softvq_jax.config.tokenizer import explain_config_flags
 from softvq_jax.parallel.mesh import AXES, batch_sharding, check_global_batch, make_mesh, replicated, resolve_axes
 from softvq_jax.parallel.sharding import abstract, shardings_for
 from softvq_jax.train.compile import jit_step

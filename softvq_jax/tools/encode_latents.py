@@ -29,17 +29,16 @@ from softvq_jax.data import records, samples, shard_writer, sources
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.evaluate import fingerprints
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.parallel import distributed, failure
+from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
+from softvq_jax.pixels import as_float
+from softvq_jax.progress import Progress
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
-from softvq_jax.tools.progress import Progress
-from softvq_jax.train.images import as_float
-from softvq_jax.weights import files
+from softvq_jax.weights import files, fingerprints
 
 PLAN = "encoding.json"  # of an unfinished folder; beside it `SHARD.json` for every finished shard
 SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
@@ -237,7 +236,7 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return failure.report(f"encode_latents: {error}")
+        return errors.report(f"encode_latents: {error}")
     return 0
 
 

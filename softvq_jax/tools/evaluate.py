@@ -26,20 +26,21 @@ from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.data.source import UnreadableImage
-from softvq_jax.evaluate import evaluation, evaluation_pictures
-from softvq_jax.evaluate.counts import TooFewImages, caveat
+from softvq_jax.evaluate import evaluation
 from softvq_jax.evaluate.evaluation import Side
-from softvq_jax.evaluate.generation import LABELS
+from softvq_jax.evaluate.image_sampler import LABELS
 from softvq_jax.evaluate.measure import NotFinite, Subject, measure
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.records import Records
-from softvq_jax.evaluate.statistics import write_statistics
-from softvq_jax.evaluate.text import as_text
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.metrics.feature_statistics import write_statistics
+from softvq_jax.metrics.sample_size import TooFewImages, caveat
 from softvq_jax.models.inception import FEATURES
-from softvq_jax.parallel import distributed, failure
+from softvq_jax.parallel import distributed, errors
+from softvq_jax.progress import Progress
+from softvq_jax.report import evaluation_pictures
+from softvq_jax.report.text import as_text
 from softvq_jax.tools.command_line import add_processes
 from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, Inputs, open_inputs
-from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
 from softvq_jax.weights.inception import WEIGHTS_SOURCE
 
@@ -85,9 +86,9 @@ def main(args: argparse.Namespace) -> int:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
     except UnreadableImage as error:
-        return failure.report(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
+        return errors.report(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
     except (OSError, ValueError, ImportError) as error:
-        return failure.report(f"evaluate: {error}")
+        return errors.report(f"evaluate: {error}")
     return 0
 
 

@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 
 from softvq_jax.data.sources import SOURCES
-from softvq_jax.evaluate import generation
+from softvq_jax.evaluate import image_sampler
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.features import FeatureExtractor
-from softvq_jax.evaluate.generation import ImageSampler, draw_labels
-from softvq_jax.evaluate.images import Images, SourceImages, image_files, open_images
+from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
+from softvq_jax.evaluate.image_sets import Images, SourceImages, image_files, open_images
+from softvq_jax.evaluate.inception_features import FeatureExtractor
 from softvq_jax.evaluate.measure import Subject
 from softvq_jax.evaluate.perceptual import PerceptualDistance
+from softvq_jax.evaluate.predictions import ImageSet, Pairs, Reconstructions, Samples
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.reconstruction import Reconstructor
-from softvq_jax.evaluate.statistics import Statistics, has_images, has_statistics, read_statistics
-from softvq_jax.evaluate.subjects import ImageSet, Pairs, Reconstructions, Samples
+from softvq_jax.evaluate.reconstructor import Reconstructor
+from softvq_jax.metrics.feature_statistics import Statistics, has_images, has_statistics, read_statistics
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ def open_generator(
     args: argparse.Namespace, tokenizer: Tokenizer, extractor: FeatureExtractor | None, devices: LocalDevices
 ) -> Samples:
     """A generator with the labels and settings that the flags ask for."""
-    generator = generation.open_generator(args.generator, args.tokenizer)
+    generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
     options |= {name: getattr(args, name) for name in ("sampler", "steps") if getattr(args, name) is not None}

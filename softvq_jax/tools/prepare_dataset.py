@@ -26,8 +26,8 @@ from softvq_jax.data import shard_writer, source
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.sources import SOURCES
 from softvq_jax.data.workers import WorkerDied, WorkerPool
+from softvq_jax.progress import Progress
 from softvq_jax.tools.command_line import check_at_least_one
-from softvq_jax.tools.progress import Progress
 
 JOURNAL = "preparation.jsonl"  # the plan, then a line for every finished shard
 

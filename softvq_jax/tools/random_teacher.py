@@ -18,7 +18,7 @@ import numpy as np
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.config import VIT_SIZES
+from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.weights import files, layout

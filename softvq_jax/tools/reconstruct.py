@@ -25,16 +25,17 @@ from absl.flags import argparse_flags
 from softvq_jax.data import crops
 from softvq_jax.data.folder import EXTENSIONS, ImageFile
 from softvq_jax.data.source import UnreadableImage
-from softvq_jax.evaluate import pictures, pixel
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.reconstruction import Reconstructor
+from softvq_jax.evaluate.reconstructor import Reconstructor
+from softvq_jax.metrics import image_quality
+from softvq_jax.progress import Progress
+from softvq_jax.report import image_grid
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import check_at_least_one
-from softvq_jax.tools.progress import Progress
 from softvq_jax.weights import files
 
 NUM_PICTURES = 8  # in pairs.png
-METRICS = {"psnr": pixel.psnr, "ssim_gauss": pixel.ssim}
+METRICS = {"psnr": image_quality.psnr, "ssim_gauss": image_quality.ssim}
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -114,12 +115,12 @@ class Results:
         folder = self._folder / subfolder
         folder.mkdir(parents=True, exist_ok=True)
         for name, image in zip(names, images, strict=True):
-            pictures.save_png(folder / name, image)
+            image_grid.save_png(folder / name, image)
 
     def write(self, about: Mapping) -> dict:
         """Writes `pairs.png` and `results.json`, and returns what the latter says."""
         first = [np.stack(images) for images in zip(*self._pairs, strict=True)]
-        pictures.save_png(self._folder / "pairs.png", pictures.pairs_grid(*first))
+        image_grid.save_png(self._folder / "pairs.png", image_grid.pairs_grid(*first))
         mean = {name: float(np.mean([row[name] for row in self.rows])) for name in METRICS}
         report = dict(about) | {"mean": mean, "images": self.rows, "unreadable": self.unreadable}
         in_json = {"mean": _finite(mean), "images": [_finite(row) for row in self.rows]}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.evaluate.report import build
-from softvq_jax.evaluate.run_files import read_run
+from softvq_jax.report.run_files import read_run
+from softvq_jax.report.run_page import build
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:

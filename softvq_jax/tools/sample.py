@@ -22,14 +22,14 @@ from absl import app
 from absl.flags import argparse_flags
 from jax.experimental import multihost_utils
 
-from softvq_jax.evaluate import pictures
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.generation import LABELS, ImageSampler, draw_labels, open_generator
-from softvq_jax.parallel import distributed, failure
+from softvq_jax.evaluate.image_sampler import LABELS, ImageSampler, draw_labels, open_generator
+from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
+from softvq_jax.progress import Progress
+from softvq_jax.report import image_grid
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
-from softvq_jax.tools.progress import Progress
 from softvq_jax.tools.sample_files import Output, open_output
 
 GRID_IMAGES, GRID_COLUMNS = 64, 8
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out.parent, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return failure.report(f"sample: {error}")
+        return errors.report(f"sample: {error}")
     return 0
 
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {args.num:,} images of {sampler.image_size} pixels")
     if args.grid:
         images = output.read(min(GRID_IMAGES, args.num))
-        pictures.save_png(output.grid_path, pictures.grid(images, GRID_COLUMNS))
+        image_grid.save_png(output.grid_path, image_grid.grid(images, GRID_COLUMNS))
         print(f"the first {len(images)}: {output.grid_path}")
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from softvq_jax.evaluate.npz import ArrayRows
+from softvq_jax.metrics.npz import ArrayRows
 from softvq_jax.weights import files
 
 SETTINGS = "settings.json"

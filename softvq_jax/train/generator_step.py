@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from softvq_jax.diffusion.guidance import drop_labels
+from softvq_jax.generators.training import GeneratorNetwork
 from softvq_jax.parallel.mesh import constrain_batch
 from softvq_jax.train import optim
-from softvq_jax.train.generator_networks import GeneratorNetwork
 from softvq_jax.train.state import GeneratorState
 
 

@@ -8,23 +8,24 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from softvq_jax import config as configs
-from softvq_jax.evaluate.generation import ImageSampler, draw_labels
-from softvq_jax.evaluate.subjects import Samples
+from softvq_jax.config import tokenizer as configs
+from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
+from softvq_jax.evaluate.predictions import Samples
 from softvq_jax.generator import TOKENIZER_FIELD, Generator
+from softvq_jax.generators import training
+from softvq_jax.generators.weights import published_fields
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.statistics import LatentStatistics
-from softvq_jax.train import generator_networks, optim
+from softvq_jax.pixels import to_levels
+from softvq_jax.train import optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
-from softvq_jax.train.images import to_levels
 from softvq_jax.train.latent_source import LatentSource, open_source
 from softvq_jax.train.nearest_class import nearest_labels
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Report
-from softvq_jax.weights.generators import published_fields
 
 EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
 REFERENCES = 512  # training samples that the samples' colours are compared with
@@ -50,7 +51,7 @@ class GeneratorTask:
     ):
         """Builds network and optimiser; ValueError where parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
-        self.network = generator_networks.build(config)
+        self.network = training.build(config)
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
         self.frozen, self.initial = latents.frozen, {}
         kind = config.optim.schedule
@@ -65,7 +66,7 @@ class GeneratorTask:
     @classmethod
     def open(cls, config: ConfigDict) -> "GeneratorTask":
         """With the tokenizer and the latents or images that the config names."""
-        generator_networks.build(config)  # what is wrong with the config is told before anything is read
+        training.build(config)  # what is wrong with the config is told before anything is read
         latents, data = open_source(config)
         if config.fid.every_steps and latents.tokenizer is None:
             raise ValueError("FID needs images: set config.tokenizer, which decodes the samples, or fid.every_steps=0")

@@ -8,13 +8,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
-from softvq_jax.evaluate import fingerprints
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.statistics import LatentStatistics
+from softvq_jax.pixels import as_float
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
-from softvq_jax.train.images import as_float
+from softvq_jax.weights import fingerprints
 
 STATISTICS_IMAGES = 1024  # that the statistics are measured on where nothing carries them
 

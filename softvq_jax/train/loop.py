@@ -16,9 +16,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from softvq_jax import config as configs
+from softvq_jax.config import tokenizer as configs
 from softvq_jax.data.pipeline import Batches
-from softvq_jax.evaluate import fingerprints
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, replicated
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.best import Best
@@ -29,6 +28,7 @@ from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.progress import Progress, parameter_table
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.task import Task
+from softvq_jax.weights import fingerprints
 
 AHEAD = 2  # steps that may be queued on the device before the host waits for one
 

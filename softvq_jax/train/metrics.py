@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from softvq_jax.evaluate.pictures import rows_grid, save_png
+from softvq_jax.report.image_grid import rows_grid, save_png
 
 
 class NonFinite(FloatingPointError):

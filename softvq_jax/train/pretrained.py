@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softvq_jax.models.dino import DINO_S, DinoTrunk
+from softvq_jax.models.dino_trunk import DINO_S, DinoTrunk
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig

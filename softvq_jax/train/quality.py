@@ -13,17 +13,18 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from softvq_jax.evaluate import evaluation, evaluation_pictures
-from softvq_jax.evaluate.counts import require
+from softvq_jax.evaluate import evaluation
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluation import Side
-from softvq_jax.evaluate.features import FeatureExtractor
-from softvq_jax.evaluate.images import SourceImages, open_images
+from softvq_jax.evaluate.image_sets import SourceImages, open_images
+from softvq_jax.evaluate.inception_features import FeatureExtractor
 from softvq_jax.evaluate.measure import Subject, measure
+from softvq_jax.evaluate.predictions import ImageSet
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.records import Records
-from softvq_jax.evaluate.statistics import has_images, read_statistics
-from softvq_jax.evaluate.subjects import ImageSet
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.metrics.feature_statistics import has_images, read_statistics
+from softvq_jax.metrics.sample_size import require
+from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.data import Data
 from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.progress import duration

@@ -4,7 +4,7 @@ import dataclasses
 
 from softvq_jax.losses.alignment import check_alignment
 from softvq_jax.models.alignment import AlignmentHead
-from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS

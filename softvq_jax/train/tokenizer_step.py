@@ -19,8 +19,8 @@ from softvq_jax.models.functional import buffers_of
 from softvq_jax.models.quantizers import code_counts
 from softvq_jax.models.vit import patchify
 from softvq_jax.parallel.mesh import constrain_batch
+from softvq_jax.pixels import as_float
 from softvq_jax.train import optim
-from softvq_jax.train.images import as_float
 from softvq_jax.train.state import Discriminator, TokenizerState
 from softvq_jax.train.tokenizer_networks import TokenizerNetworks
 

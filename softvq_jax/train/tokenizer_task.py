@@ -6,19 +6,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from softvq_jax import config as configs
-from softvq_jax.evaluate.reconstruction import Reconstructor
-from softvq_jax.evaluate.subjects import Reconstructions
-from softvq_jax.models.dino import DINO_IMAGE_SIZE, DINO_S
+from softvq_jax.config import tokenizer as configs
+from softvq_jax.evaluate.predictions import Reconstructions
+from softvq_jax.evaluate.reconstructor import Reconstructor
+from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import code_counts
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
+from softvq_jax.pixels import as_float, to_levels
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, pretrained, tokenizer_networks
 from softvq_jax.train.data import Data
-from softvq_jax.train.images import as_float, to_levels
 from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState

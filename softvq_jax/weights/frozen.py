@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from softvq_jax.models.dino import DINO_S, NUM_FEATURES
+from softvq_jax.models.dino_trunk import DINO_S, NUM_FEATURES
 from softvq_jax.models.lpips import STAGES
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights.layout import CONV1D, CONV2D, SAME, Layout, Rule, norm, read

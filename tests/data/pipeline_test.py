@@ -5,8 +5,8 @@ import pytest
 from absl import logging
 from PIL import Image
 
+from softvq_jax.config.data import default_data_config
 from softvq_jax.data import crops, pipeline, workers
-from softvq_jax.data.config import default_data_config
 from softvq_jax.data.folder import ImageFolder
 from softvq_jax.tools import prepare_dataset
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from softvq_jax.config.data import default_data_config
 from softvq_jax.data import array_record, embedded, records, sources
-from softvq_jax.data.config import default_data_config
 from softvq_jax.data.folder import ImageFolder
 from softvq_jax.data.source import END_BYTES, UnreadableImage, digest_of_file
 

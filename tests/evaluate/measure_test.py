@@ -6,7 +6,7 @@ import pytest
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.measure import _share, measure
-from softvq_jax.evaluate.records import Records
+from softvq_jax.evaluate.row_cache import Records
 
 
 class Squares:

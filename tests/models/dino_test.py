@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.vit import ViTConfig
 
 TINY = ViTConfig(width=8, depth=8, num_heads=2, patch_size=4, activation="gelu_tanh", layer_scale=None)

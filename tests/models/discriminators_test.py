@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.discriminators import BatchNorm, DinoDiscriminator, Head, PatchGAN, SpectralConv1d, fit
 from softvq_jax.models.resize import area_resize
 from softvq_jax.models.vit import ViTConfig

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from scipy import special
 
+from softvq_jax.generators.weights import dit_rules
 from softvq_jax.models.dit import DiT, DiTConfig, sincos_positions
 from softvq_jax.weights import layout
-from softvq_jax.weights.generators import dit_rules
 
 TINY = DiTConfig(num_tokens=5, channels=3, width=32, depth=2, num_heads=4, num_classes=7, qk_norm=True)
 

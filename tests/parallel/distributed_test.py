@@ -7,7 +7,7 @@ import threading
 import jax
 import pytest
 
-from softvq_jax.parallel import distributed, roll_call
+from softvq_jax.parallel import distributed, rendezvous
 from tests.programs import free_port
 
 
@@ -17,7 +17,7 @@ def _meet(lines: list[dict], expected: int, timeout: float = 20.0) -> list[Excep
 
     def come(index: int, process: int, num_processes: int = expected, config: dict | None = None):
         try:
-            roll_call.roll_call(address, num_processes, process, config or {}, timeout)
+            rendezvous.roll_call(address, num_processes, process, config or {}, timeout)
         except Exception as error:
             results[index] = error
 
@@ -82,7 +82,7 @@ def test_a_stranger_at_the_port_is_ignored():
                 continue
 
     def come(process):
-        roll_call.roll_call(f"127.0.0.1:{port}", 2, process, {}, 20.0)
+        rendezvous.roll_call(f"127.0.0.1:{port}", 2, process, {}, 20.0)
         results.append(process)
 
     server = threading.Thread(target=come, args=(0,))
@@ -96,12 +96,12 @@ def test_a_stranger_at_the_port_is_ignored():
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":80", "localhost:http", "localhost:70000"])
 def test_bad_address(address):
     with pytest.raises(ValueError, match="expected host:port"):
-        roll_call.split_address(address)
+        rendezvous.split_address(address)
 
 
 def test_addresses():
-    assert roll_call.split_address("node-1:8476") == ("node-1", 8476)
-    assert roll_call.split_address("[::1]:8476") == ("::1", 8476)
+    assert rendezvous.split_address("node-1:8476") == ("node-1", 8476)
+    assert rendezvous.split_address("[::1]:8476") == ("::1", 8476)
 
 
 def test_flags_come_together():
@@ -142,4 +142,4 @@ def test_compilation_cache(tmp_path):
 
 def test_differences_of_equal_configs():
     config = {"a": [1, {"b": None}]}
-    assert not list(roll_call.differences(config, json.loads(json.dumps(config))))
+    assert not list(rendezvous.differences(config, json.loads(json.dumps(config))))

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from softvq_jax.losses import adversarial
-from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN, fit
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.weights import frozen, layout

@@ -10,7 +10,7 @@ from flax import nnx
 from softvq_jax.diffusion import objectives
 from softvq_jax.diffusion.schedules import make_schedule
 from softvq_jax.generator import Generator, network_graphdef
-from softvq_jax.statistics import LatentStatistics
+from softvq_jax.latent_statistics import LatentStatistics
 from tests.parity import recipe
 
 KEY = jax.random.key(0)

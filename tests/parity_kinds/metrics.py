@@ -5,8 +5,8 @@ import re
 import jax
 import numpy as np
 
-from softvq_jax.evaluate import fid, inception_score, pixel, precision_recall
-from softvq_jax.evaluate.moments import Moments
+from softvq_jax.metrics import fid, image_quality, inception_score, precision_recall
+from softvq_jax.metrics.moments import Moments
 from softvq_jax.weights import inception
 from tests.parity import recipe
 
@@ -26,11 +26,11 @@ def run_pixel_metrics(case, arrays):
     a, change = _images(case)
     strength = np.float32(re.search(r"([\d.]+)\s*\*\s*recipe\.images", case["what"])[1])
     b = np.clip(a + strength * change, -1, 1)
-    a, b = pixel.to_uint8(_nhwc(a)), pixel.to_uint8(_nhwc(b))
+    a, b = image_quality.to_uint8(_nhwc(a)), image_quality.to_uint8(_nhwc(b))
     return {
-        "psnr": pixel.psnr(a, b),
-        "ssim_gauss": pixel.ssim(a, b, "gauss"),
-        "ssim_uniform7": pixel.ssim(a, b, "uniform7"),
+        "psnr": image_quality.psnr(a, b),
+        "ssim_gauss": image_quality.ssim(a, b, "gauss"),
+        "ssim_uniform7": image_quality.ssim(a, b, "uniform7"),
     }
 
 
@@ -39,7 +39,7 @@ def run_inception(case, arrays):
     for key in state:
         if key.endswith(".conv.weight"):
             state[key] = state[key] * np.float32(np.sqrt(2))
-    images = pixel.to_uint8(_nhwc(recipe.images(case["count"], case["size"], case["seed"])))
+    images = image_quality.to_uint8(_nhwc(recipe.images(case["count"], case["size"], case["seed"])))
     net, params = inception.from_tensors(state, source="case")
     return jax.jit(lambda params, images: net(params)(images))(params, images)
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.optim import clip_by_global_norm

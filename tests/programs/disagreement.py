@@ -7,14 +7,14 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from softvq_jax.parallel.mesh import make_mesh  # noqa: E402
-from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for  # noqa: E402
-from softvq_jax.train import loop  # noqa: E402
-from softvq_jax.train.checkpoint import Checkpoints  # noqa: E402
+from softvq_jax.parallel.mesh import make_mesh
+from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for
+from softvq_jax.train import loop
+from softvq_jax.train.checkpoint import Checkpoints
 
 RULES = (("", largest_axis(min_size=1)),)
 mesh, process = make_mesh(1, 1, 4), jax.process_index()

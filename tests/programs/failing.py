@@ -13,11 +13,11 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-from jax.experimental import multihost_utils  # noqa: E402
+import jax
+from jax.experimental import multihost_utils
 
-from softvq_jax.parallel import failure  # noqa: E402
-from softvq_jax.parallel.shared_folder import check_shared  # noqa: E402
+from softvq_jax.parallel import errors
+from softvq_jax.parallel.shared_folder import check_shared
 
 what, who, *folders = sys.argv[1:]
 try:
@@ -26,4 +26,4 @@ try:
         raise ArithmeticError("boom") if what == "uncaught" else ValueError("shard 7 is unreadable")
     multihost_utils.sync_global_devices("what never comes")
 except ValueError as error:
-    sys.exit(failure.report(f"error: {error}"))
+    sys.exit(errors.report(f"error: {error}"))

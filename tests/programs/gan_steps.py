@@ -15,20 +15,20 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from softvq_jax.aot import hlo  # noqa: E402
-from softvq_jax.config import tokenizer_config  # noqa: E402
-from softvq_jax.models.dino import DinoTrunk  # noqa: E402
-from softvq_jax.models.functional import Functional  # noqa: E402
-from softvq_jax.models.lpips import LPIPS  # noqa: E402
-from softvq_jax.models.vit import ViT, ViTConfig  # noqa: E402
-from softvq_jax.parallel.mesh import global_batch, make_mesh, process_rows, replicated  # noqa: E402
-from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for  # noqa: E402
-from softvq_jax.train.compile import jit_step, put  # noqa: E402
-from softvq_jax.train.pretrained import Pretrained  # noqa: E402
-from softvq_jax.train.tokenizer_task import TokenizerTask  # noqa: E402
+from softvq_jax.aot import hlo
+from softvq_jax.config.tokenizer import tokenizer_config
+from softvq_jax.models.dino_trunk import DinoTrunk
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.lpips import LPIPS
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.parallel.mesh import global_batch, make_mesh, process_rows, replicated
+from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.train.compile import jit_step, put
+from softvq_jax.train.pretrained import Pretrained
+from softvq_jax.train.tokenizer_task import TokenizerTask
 
 BATCH, SIZE, STEPS = 8, 48, 5
 # Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.

@@ -4,11 +4,11 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.experimental import multihost_utils  # noqa: E402
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from softvq_jax.parallel import mesh  # noqa: E402
+from softvq_jax.parallel import mesh
 
 BATCH = 16
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluation import Side, distribution_metrics
-from softvq_jax.evaluate.features import FeatureExtractor
-from softvq_jax.evaluate.images import ArrayImages
+from softvq_jax.evaluate.image_sets import ArrayImages
+from softvq_jax.evaluate.inception_features import FeatureExtractor
 from softvq_jax.evaluate.measure import measure
+from softvq_jax.evaluate.predictions import ImageSet
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.records import Records
-from softvq_jax.evaluate.subjects import ImageSet
+from softvq_jax.evaluate.row_cache import Records
 from softvq_jax.models.functional import Functional
 from tests.small_inception import SmallInception
 

@@ -11,17 +11,17 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from softvq_jax.evaluate.devices import LocalDevices  # noqa: E402
-from softvq_jax.evaluate.images import ArrayImages  # noqa: E402
-from softvq_jax.evaluate.measure import measure  # noqa: E402
-from softvq_jax.evaluate.records import Records  # noqa: E402
-from softvq_jax.evaluate.subjects import ImageSet  # noqa: E402
-from softvq_jax.parallel import distributed  # noqa: E402
-from softvq_jax.parallel.mesh import make_mesh  # noqa: E402
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.image_sets import ArrayImages
+from softvq_jax.evaluate.measure import measure
+from softvq_jax.evaluate.predictions import ImageSet
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.parallel import distributed
+from softvq_jax.parallel.mesh import make_mesh
 
 
 class RowMeans:

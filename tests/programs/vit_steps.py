@@ -10,14 +10,14 @@ from tests.programs import join
 
 join()
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
 
-from softvq_jax.models.vit import ViT, ViTConfig  # noqa: E402
-from softvq_jax.parallel import distributed, mesh, sharding  # noqa: E402
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.parallel import distributed, mesh, sharding
 
 BATCH, SIZE = 16, 32
 CONFIG = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8)

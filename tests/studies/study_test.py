@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_jax.config import fields
+from softvq_jax.config.study import shortened, study_config, variant, variant_config
+from softvq_jax.config.tokenizer import fields
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies import figure, measures, study, table
-from softvq_jax.studies.config import shortened, study_config, variant, variant_config
 from softvq_jax.studies.crops import Crops
 from softvq_jax.train import quality
 from softvq_jax.train.pretrained import MissingWeights

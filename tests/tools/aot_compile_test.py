@@ -14,7 +14,7 @@ from configs import b64
 from configs.studies import bottlenecks
 from softvq_jax.aot.report import Memory, Report
 from softvq_jax.aot.roofline import Roofline
-from softvq_jax.config import explain_config_flags
+from softvq_jax.config.tokenizer import explain_config_flags
 from softvq_jax.parallel.mesh import resolve_axes
 from softvq_jax.tools import aot_compile
 

@@ -12,17 +12,17 @@ from flax import nnx
 from PIL import Image
 
 from softvq_jax import generator
-from softvq_jax.evaluate import pixel
-from softvq_jax.evaluate.features import FeatureExtractor
-from softvq_jax.evaluate.fid import frechet_distance
-from softvq_jax.evaluate.generation import draw_labels
-from softvq_jax.evaluate.images import open_images
-from softvq_jax.evaluate.records import Records
+from softvq_jax.evaluate.image_sampler import draw_labels
+from softvq_jax.evaluate.image_sets import open_images
+from softvq_jax.evaluate.inception_features import FeatureExtractor
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.metrics import image_quality
+from softvq_jax.metrics.fid import frechet_distance
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tokenizer import Tokenizer, abstract_params
 from softvq_jax.tools import evaluate, evaluation_inputs
 from softvq_jax.weights import inception
@@ -179,18 +179,18 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     a, b, out = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", noisy), tmp_path / "out"
     assert _run("--reference", a, "--samples", b, "--protocol=softvq-rfid", "--out", out) == 0
     report = _report(out)
-    np.testing.assert_allclose(report["metrics"]["psnr"], pixel.psnr(smooth, noisy).mean())
-    np.testing.assert_allclose(report["metrics"]["ssim_gauss"], pixel.ssim(smooth, noisy).mean())
+    np.testing.assert_allclose(report["metrics"]["psnr"], image_quality.psnr(smooth, noisy).mean())
+    np.testing.assert_allclose(report["metrics"]["ssim_gauss"], image_quality.ssim(smooth, noisy).mean())
     printed = capsys.readouterr()
     assert report["absent"]["fid"].startswith("needs the Inception weights: --inception")
     assert report["absent"]["lpips"].startswith("needs --lpips: VGG16's file")
     assert "no FID: needs the Inception weights" in printed.out and "no LPIPS-VGG: needs --lpips" in printed.out
     assert report["warnings"] == [] and "covariance is singular" not in printed.out + printed.err
     worst = np.asarray(Image.open(out / "worst.png"))
-    order = np.argsort(pixel.psnr(smooth, noisy))
+    order = np.argsort(image_quality.psnr(smooth, noisy))
     np.testing.assert_array_equal(worst[:SIZE, :SIZE], smooth[order[0]])
     np.testing.assert_array_equal(worst[-SIZE:, :SIZE], noisy[order[0]])
-    told = {"index": order[0], "image": str(a / f"{order[0]:03d}.png"), "psnr": pixel.psnr(smooth, noisy).min()}
+    told = {"index": order[0], "image": str(a / f"{order[0]:03d}.png"), "psnr": image_quality.psnr(smooth, noisy).min()}
     assert report["pictures"]["worst"][0] == told
 
 
@@ -216,7 +216,7 @@ def test_equal_pairs_have_infinite_psnr_and_valid_json(tmp_path, images, capsys)
     _run("--reference", a, "--samples", b, "--protocol=softvq-rfid", "--out", tmp_path / "o")
     report = json.loads((tmp_path / "o" / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert report["metrics"]["psnr"] is None and report["metrics"]["equal_pairs"] == 5
-    np.testing.assert_allclose(report["metrics"]["psnr_differing"], pixel.psnr(smooth[5:], noisy[5:]).mean())
+    np.testing.assert_allclose(report["metrics"]["psnr_differing"], image_quality.psnr(smooth[5:], noisy[5:]).mean())
     assert report["absent"]["psnr"] == "infinite: 5 of 24 images equal their originals"
     assert "no PSNR (dB): infinite: 5 of 24" in capsys.readouterr().out
 
@@ -275,7 +275,7 @@ def test_a_tokenizer_on_a_folder_of_any_size(tmp_path, tokenizer):
 
     originals = np.stack([open_images(str(a), SIZE).read(i, i + 1)[0] for i in range(9)])
     x = originals.astype(np.float32) / 127.5 - 1
-    expected = pixel.psnr(originals, pixel.to_uint8(tokenizer.reconstruct(x))).mean()
+    expected = image_quality.psnr(originals, image_quality.to_uint8(tokenizer.reconstruct(x))).mean()
     np.testing.assert_allclose(metrics["psnr"], expected, rtol=1e-4)
     latents = np.float64(tokenizer.encode(x))
     np.testing.assert_allclose(

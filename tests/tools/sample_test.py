@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from softvq_jax.generator import TOKENIZER_FIELD, Generator, abstract_params
+from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiTConfig
-from softvq_jax.statistics import LatentStatistics
 from softvq_jax.tools import sample
 from softvq_jax.weights import files
 from tests import programs, small_generators

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig

@@ -13,7 +13,7 @@ from PIL import Image
 from softvq_jax import Tokenizer
 from softvq_jax.data.embedded import FILES
 from softvq_jax.data.shuffle import shuffled
-from softvq_jax.evaluate import pixel
+from softvq_jax.metrics import image_quality
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
 from softvq_jax.train import checkpoint, loop, preemption
@@ -73,7 +73,9 @@ def check_report(config, workdir, results):
     assert results["eval_ssim"] == evaluation["metrics"]["ssim_gauss"] and "eval_rfid" not in results
     assert evaluation["absent"]["fid"] == "needs the Inception weights"
     images = held_out(config).images
-    psnr = pixel.psnr(images, pixel.to_uint8(Tokenizer.from_pretrained(workdir).reconstruct(images / 127.5 - 1)))
+    psnr = image_quality.psnr(
+        images, image_quality.to_uint8(Tokenizer.from_pretrained(workdir).reconstruct(images / 127.5 - 1))
+    )
     shown = evaluation["pictures"]
     assert [image["index"] for image in shown["worst"]] == list(np.argsort(psnr))
     np.testing.assert_allclose([image["psnr"] for image in shown["best"]], np.sort(psnr)[::-1], atol=0.01)

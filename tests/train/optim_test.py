@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from softvq_jax.config import tokenizer_config
+from softvq_jax.config.tokenizer import tokenizer_config
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.tokenizer import abstract_params

@@ -9,9 +9,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from softvq_jax import Tokenizer
-from softvq_jax.evaluate import pixel
-from softvq_jax.evaluate.fid import frechet_distance
-from softvq_jax.generator_config import generator_config
+from softvq_jax.generators.config import generator_config
+from softvq_jax.metrics import image_quality
+from softvq_jax.metrics.fid import frechet_distance
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies.crops import held_out
 from softvq_jax.train import quality
@@ -47,7 +47,7 @@ def run(config, workdir):
 
 def reconstructed(workdir, originals):
     tokenizer = Tokenizer.from_pretrained(workdir)
-    return pixel.to_uint8(tokenizer.reconstruct(originals.astype(np.float32) / 127.5 - 1))
+    return image_quality.to_uint8(tokenizer.reconstruct(originals.astype(np.float32) / 127.5 - 1))
 
 
 def rfid(inception, originals, workdir):
@@ -136,7 +136,7 @@ def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_
     folder = tmp_path / "run" / "best"
     assert [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()] == [str(best)]
     originals = held_out(config).images
-    psnr = pixel.psnr(originals, reconstructed(folder, originals)).mean()
+    psnr = image_quality.psnr(originals, reconstructed(folder, originals)).mean()
     np.testing.assert_allclose(
         psnr, next(x["eval_psnr"] for x in lines if x["step"] == best and "eval_psnr" in x), atol=0.01
     )

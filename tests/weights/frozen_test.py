@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from softvq_jax.models.dino import DinoTrunk
+from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViTConfig

@@ -1,0 +1,110 @@
+"""A generator at work: image i of a set of samples, whatever its batch, device or host."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.generator import Generator, find_folder
+from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.metrics.image_quality import to_uint8
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.weights import files, fingerprints
+
+LABELS = ("uniform", "balanced")
+
+
+def draw_labels(kind: str, count: int, num_classes: int, seed: int) -> np.ndarray:
+    """`[count]` int32 classes of the samples.
+
+    "uniform" draws each independently; "balanced" has every class equally often (up to one), in random order, which
+    lowers the FID of 50,000 ImageNet samples by about 0.1.
+    """
+    if kind not in LABELS:
+        raise ValueError(f"labels are {kind!r}; expected one of {', '.join(LABELS)}")
+    rng = np.random.default_rng(seed)
+    labels = (
+        rng.permutation(np.arange(count) % num_classes) if kind == "balanced" else rng.integers(num_classes, size=count)
+    )
+    return labels.astype(np.int32)
+
+
+def open_generator(name: str, tokenizer: str) -> Generator:
+    """The generator called `name`; statistics that it does not carry are taken from the tokenizer called `tokenizer`.
+
+    Raises:
+      ValueError: neither has them.
+    """
+    fields = files.read_json(find_folder(name) / "config.json")
+    return Generator.from_pretrained(name, statistics=LatentStatistics.from_fields(fields) or tokenizer)
+
+
+class ImageSampler:
+    """Samples of a generator, decoded by its tokenizer, on all devices of this process.
+
+    Attributes:
+      fingerprints: of the weights, by name: `generator` and `tokenizer`.
+
+    Raises:
+      ValueError: the tokenizer cannot decode the generator's latents, or a label is out of range.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        options: Mapping[str, Any],
+        devices: LocalDevices | None = None,
+    ):
+        """`labels[i]` is the class of image i; `options` are `Generator.sample`'s further arguments."""
+        nets = {"generator": generator, "tokenizer": tokenizer}
+        self.fingerprints = {name: fingerprints.of_weights(net.params) for name, net in nets.items()}
+        shape = tokenizer.config
+        generator.check_fits(shape.num_latent_tokens, shape.latent_dim, self.fingerprints["tokenizer"])
+        generator.check_labels(labels)
+        self._devices = devices or LocalDevices()
+        generator.params, tokenizer.params = self._devices.copy(generator.params), self._devices.copy(tokenizer.params)
+        self._generator, self._tokenizer, self._labels = generator, tokenizer, labels
+        self._key, self._options = jax.random.key(seed), dict(options)
+
+    @property
+    def image_size(self) -> int:
+        return self._tokenizer.config.image_size
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Types of the matmuls, by network."""
+        return {"generator": self._generator.config.dtype, "tokenizer": self._tokenizer.config.dtype}
+
+    @property
+    def batch_size(self) -> int:
+        """Images that go through at a time."""
+        return self._devices.batch_size
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def load(self, params: Mapping) -> None:
+        """Takes other weights of the same generator; nothing is compiled again."""
+        self._generator.params = self._devices.copy(params)
+        self.fingerprints["generator"] = fingerprints.of_weights(params)
+
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        """Images `indices` `[n]` as uint8 `[n, S, S, 3]`."""
+        return self.with_latents(indices)[0]
+
+    def with_latents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images `indices` `[n]` as uint8 `[n, S, S, 3]`, and the latents `[n, L, D]` that they were decoded from."""
+
+        def sample(indices, labels):
+            latents = self._generator.sample(labels, key=self._key, indices=indices, **self._options)
+            return {"images": self._tokenizer.decode(latents), "latents": latents}
+
+        indices = np.asarray(indices, np.int32)
+        rows = self._devices.map(sample, indices, self._labels[indices])
+        return to_uint8(rows["images"]), rows["latents"]

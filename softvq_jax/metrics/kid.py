@@ -1,0 +1,57 @@
+"""Kernel Inception distance (Binkowski et al., 2018): the unbiased squared MMD with a cubic kernel."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from softvq_jax.metrics.sample_size import require
+
+
+def kernel_distance(
+    real,
+    fake,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[float, float]:
+    """Mean and population standard deviation of the squared MMD over random subsets.
+
+    Args:
+      real, fake: features `[n, d]`: arrays, or anything that an array of row numbers indexes; computed in float64.
+      subsets: how many are drawn.
+      subset_size: rows of each set in one, drawn without replacement.
+      seed: of the draws (`numpy.random.RandomState`, first `fake`, then `real`: torch-fidelity's inputs 1 and 2).
+      on_progress: told how many subsets are done, and of how many.
+
+    Raises:
+      TooFewImages: for sets smaller than `subset_size`.
+      ValueError: for features that are not finite.
+    """
+    require(min(len(real), len(fake)), subset_size, f"KID with subsets of {subset_size}")
+    random = np.random.RandomState(seed)
+    values = []
+    for done in range(1, subsets + 1):
+        x, y = (
+            np.asarray(features[random.choice(len(features), subset_size, replace=False)], np.float64)
+            for features in (fake, real)
+        )
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise ValueError("the features are not all finite: the network's weights may be broken")
+        values.append(squared_mmd(x, y))
+        on_progress(done, subsets)
+    return float(np.mean(values)), float(np.std(values))
+
+
+def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased squared MMD of `[n, d]` and `[m, d]` under the kernel `(x.y / d + 1)^3`."""
+    return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * float(_kernel(x, y).mean())
+
+
+def _kernel(x, y):
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _mean_off_diagonal(k) -> float:
+    return float((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)))

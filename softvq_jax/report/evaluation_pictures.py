@@ -1,0 +1,49 @@
+"""The pictures beside an `evaluation.json`: the worst and the best reconstructions, and a map of the latents."""
+
+import pathlib
+
+import numpy as np
+
+from softvq_jax.evaluate.image_sets import take
+from softvq_jax.evaluate.measure import Subject
+from softvq_jax.evaluate.predictions import Pairs, Reconstructions
+from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.report import image_grid
+from softvq_jax.report.latent_map import draw_map
+
+NUM_PICTURES = 8
+MAP_IMAGES = 400
+
+
+def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, list[dict]]:
+    """Writes `worst.png` and `best.png`, originals above reconstructions, and `latent_map.png`, as far as there are any.
+
+    Args:
+      out: an existing folder.
+      records: of all the subject's images.
+
+    Returns:
+      Which images the first two show, from left to right, as JSON values:
+      `{"worst": [{"index": 3, "image": "cat.png", "psnr": 17.2}, ...], "best": ...}`, PSNR in dB, None where it is
+      infinite. Empty for images that are no reconstructions.
+    """
+    shown = {}
+    if isinstance(subject, Pairs | Reconstructions):
+        psnr = records["psnr"][:]
+        order = np.argsort(psnr, kind="stable")
+        for name, rows in (("worst", order[:NUM_PICTURES]), ("best", order[::-1][:NUM_PICTURES])):
+            image_grid.save_png(out / f"{name}.png", image_grid.pairs_grid(*subject.pictures(rows)))
+            shown[name] = [_pair(subject, int(row), psnr[row]) for row in rows]
+    if isinstance(subject, Reconstructions):
+        rows = np.random.default_rng(0).permutation(len(subject))[:MAP_IMAGES]
+        latent_map = draw_map(records["latents"][rows], take(subject.originals, rows))
+        image_grid.save_png(out / "latent_map.png", latent_map)
+    return shown
+
+
+def _pair(subject, row, psnr):
+    return {
+        "index": row,
+        "image": subject.originals.where(row),
+        "psnr": float(psnr) if np.isfinite(psnr) else None,
+    }

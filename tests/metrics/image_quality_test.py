@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from skimage import metrics
+
+from softvq_jax.metrics import image_quality
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (3, 24, 31, 3), dtype=np.uint8)
+    b = np.clip(a + rng.normal(0, 40, a.shape), 0, 255).astype(np.uint8)
+    return a, b
+
+
+def test_psnr_agrees_with_scikit_image(pair):
+    expected = [metrics.peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(*pair, strict=True)]
+    np.testing.assert_allclose(image_quality.psnr(*pair), expected, rtol=1e-12)
+
+
+def test_psnr_of_one_level_is_48_db():
+    black = np.zeros((1, 4, 4, 3), np.uint8)
+    np.testing.assert_allclose(image_quality.psnr(black, black + 1), 20 * np.log10(255))
+    assert np.isinf(image_quality.psnr(black, black)).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "options"),
+    [("gauss", {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}), ("uniform7", {})],
+)
+@pytest.mark.parametrize("data_range", [255, 510])
+def test_ssim_agrees_with_scikit_image(pair, window, options, data_range):
+    expected = [
+        metrics.structural_similarity(x, y, channel_axis=-1, data_range=data_range, **options)
+        for x, y in zip(*pair, strict=True)
+    ]
+    np.testing.assert_allclose(image_quality.ssim(*pair, window, data_range), expected, rtol=1e-9)
+
+
+def test_ssim_of_an_image_with_itself_is_one(pair):
+    np.testing.assert_allclose(image_quality.ssim(pair[0], pair[0]), 1)
+
+
+def test_to_uint8_rounds_and_clips():
+    levels = np.arange(256, dtype=np.uint8)
+    floats = levels / np.float32(127.5) - 1
+    np.testing.assert_array_equal(image_quality.to_uint8(floats), levels)
+    np.testing.assert_array_equal(image_quality.to_uint8(floats[:-1] + np.float32(0.4 / 127.5)), levels[:-1])
+    np.testing.assert_array_equal(image_quality.to_uint8(floats[:-1] + np.float32(0.6 / 127.5)), levels[1:])
+    np.testing.assert_array_equal(image_quality.to_uint8(np.float32([-3, 3])), [0, 255])
+
+
+def test_to_uint8_refuses_what_is_not_in_range():
+    with pytest.raises(ValueError, match="uint8"):
+        image_quality.to_uint8(np.zeros((2, 2), np.uint8))
+    with pytest.raises(ValueError, match="1 of 3 pixel values are NaN"):
+        image_quality.to_uint8(np.float32([0, np.nan, 1]))
+
+
+def test_bad_pairs_are_named(pair):
+    a, b = pair
+    with pytest.raises(ValueError, match="b is float32"):
+        image_quality.psnr(a, b.astype(np.float32))
+    with pytest.raises(ValueError, match=r"\(3, 24, 31, 3\).*\(2, 24, 31, 3\)"):
+        image_quality.ssim(a, b[:2])
+    with pytest.raises(ValueError, match="window is 'box'"):
+        image_quality.ssim(a, b, "box")
+    with pytest.raises(ValueError, match="needs 11"):
+        image_quality.ssim(a[:, :10], b[:, :10])
