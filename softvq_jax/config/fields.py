@@ -1,0 +1,107 @@
+"""Declares config fields: default, meaning, unit and allowed values, each in one place.
+
+A schema is a nested dict of `Field`s. The config's defaults, the checks of its values and the reference of all fields are
+made from the same schema, so that they cannot disagree. Nothing here imports jax.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """The values that a field may have.
+
+    Attributes:
+      text: the values in words, such as "a number above 0".
+      check: returns whether a value is allowed; called with any type of value.
+    """
+
+    text: str
+    check: Callable[[Any], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a config.
+
+    Attributes:
+      default: its value unless a config file or the command line sets another.
+      doc: what it means, in one or two plain sentences.
+      allowed: the values it may have.
+      unit: of a number, such as "steps" or "pixels"; "" where it has none.
+    """
+
+    default: Any
+    doc: str
+    allowed: Allowed
+    unit: str = ""
+
+
+Schema = Mapping[str, "Field | Schema"]
+
+
+def defaults(schema: Schema) -> dict[str, Any]:
+    """The default values of a schema, nested as it is."""
+    return {name: item.default if isinstance(item, Field) else defaults(item) for name, item in schema.items()}
+
+
+def flatten(schema: Schema, prefix: str = "") -> dict[str, Field]:
+    """All fields of a schema by their dotted names, in order."""
+    flat = {}
+    for name, item in schema.items():
+        flat |= {f"{prefix}{name}": item} if isinstance(item, Field) else flatten(item, f"{prefix}{name}.")
+    return flat
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite int or float; bool is neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether `value` is an int; bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def integer(low: int, high: int | None = None) -> Allowed:
+    """Integers from `low` to `high`, both included."""
+    text = f"an integer of at least {low:,}" if high is None else f"an integer from {low:,} to {high:,}"
+    return Allowed(text, lambda x: is_integer(x) and x >= low and (high is None or x <= high))
+
+
+def number(
+    low: float | None = None, high: float | None = None, *, above: float | None = None, below: float | None = None
+) -> Allowed:
+    """Finite numbers from `low` to `high`, both included; `above` and `below` are limits that are not included."""
+    limits = ((low, "of at least"), (above, "above"), (high, "of at most"), (below, "below"))
+    words = " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
+    return Allowed(
+        f"a number {words}".strip(),
+        lambda x: (
+            is_number(x)
+            and (low is None or x >= low)
+            and (high is None or x <= high)
+            and (above is None or x > above)
+            and (below is None or x < below)
+        ),
+    )
+
+
+def one_of(*values: Any) -> Allowed:
+    """One of the listed values."""
+    return Allowed(
+        f"one of {', '.join(map(repr, values))}", lambda x: any(x == v and type(x) is type(v) for v in values)
+    )
+
+
+def text(*, empty: bool = True) -> Allowed:
+    """Any string; with `empty=False`, any but the empty one."""
+    return Allowed(
+        "a string" if empty else "a string that is not empty", lambda x: isinstance(x, str) and (empty or bool(x))
+    )
+
+
+BOOLEAN = Allowed("True or False", lambda x: isinstance(x, bool))
