@@ -10,7 +10,8 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # Every line may import from the lines above it, and nothing from its own.
 ORDER = (
-    {"config", "parallel", "aot", "metrics", "storage", "pixels", "progress"},
+    {"storage"},
+    {"config", "parallel", "aot", "metrics", "pixels", "progress"},
     {"models", "losses", "diffusion", "data"},
     {"weights", "latent_statistics"},
     {"generators"},
