@@ -68,19 +68,30 @@ class Checkpoints:
         """Starts saving the state of step `record["step"]`; training goes on meanwhile.
 
         Raises:
-          SaveFailed: this save, or the one before it.
+          SaveFailed: this save, or the one before it, failed, or there is a checkpoint of a later step.
         """
         self.check()
         record = record | {"digest": _digest(state)}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._explained():
-            self._manager.save(record["step"], args=arguments)
+            saved = self._manager.save(record["step"], args=arguments)
+        if not saved:
+            raise SaveFailed(
+                f"the checkpoint of step {record['step']} was not written: {self.folder} holds one of step "
+                f"{self._manager.latest_step()}, which is not older. Move that one elsewhere, then start the same command "
+                "again"
+            )
 
     def check(self) -> None:
         """Raises `SaveFailed` for a save that failed in the background."""
         if not self._manager.is_saving_in_progress():
             with self._explained():
                 self._manager.wait_until_finished()  # Returns at once; only here Orbax raises what went wrong.
+
+    def delete_from(self, step: int) -> None:
+        """Deletes the checkpoints of `step` and later ones, which a run that resumed before them saves again."""
+        for later in [saved for saved in self._manager.all_steps() if saved >= step]:
+            self._manager.delete(later)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""
