@@ -11,7 +11,8 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # A package may import the packages in the lines above its own, and no other.
 ORDER = (
-    {"config", "parallel", "aot", "metrics", "storage", "pixels", "progress"},
+    {"storage"},
+    {"config", "parallel", "aot", "metrics", "pixels", "progress"},
     {"models", "losses", "diffusion", "data"},
     {"weights", "latent_statistics"},
     {"generators"},

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 TOOL = """
+import builtins
 from absl.flags import argparse_flags
 from softvq_jax.tools.command_line import check_at_least_one, run_tool
 
@@ -20,7 +21,7 @@ def parse(argv):
 
 def main(args):
     if args.raises:
-        raise __builtins__.__dict__[args.raises]("the reason")
+        raise getattr(builtins, args.raises)("the reason")
     return args.code
 
 if __name__ == "__main__":
