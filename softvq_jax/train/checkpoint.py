@@ -6,6 +6,8 @@ that lost a file can give zeros without an error.
 """
 
 import contextlib
+import hashlib
+import json
 import pathlib
 import shutil
 import time
@@ -17,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+
+RECORD_DIGEST = "record_sha256"  # field of the record, computed from all others
 
 
 class NoReadableCheckpoint(RuntimeError):
@@ -72,6 +76,7 @@ class Checkpoints:
         """
         self.check()
         record = record | {"digest": _digest(state)}
+        record[RECORD_DIGEST] = _record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._explained():
             saved = self._manager.save(record["step"], args=arguments)
@@ -156,7 +161,7 @@ class Checkpoints:
         if read is None:
             return None, reason
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [read.state[path] for path in flat])
-        if _digest(state) != read.record["digest"]:
+        if _digest(state) != read.record.get("digest"):
             return None, "its arrays are not the ones that were saved: a file is damaged or lost"
         return Restored(state, read.record), None
 
@@ -167,6 +172,9 @@ class Checkpoints:
             found = self._reader.restore(self.folder.absolute() / str(step), args=ocp.args.Composite(**items))
         except Exception as error:  # whatever a damaged file makes the storage layers raise
             reason = f"{type(error).__name__}: {_first_line(error)}"
+        else:
+            if reason := _record_problem(found["record"], step):
+                found = None
         if not _everywhere(found is not None):
             return None, reason or "another process cannot read it"
         return found, None
@@ -182,6 +190,23 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are set aside")
             self._manager.reload()
+
+
+def _record_problem(record, step: int) -> str | None:
+    """Returns why a record cannot be that of the checkpoint of `step`; None where nothing is wrong."""
+    if not isinstance(record, dict):
+        return "its record is damaged: not a JSON object"
+    if record.get(RECORD_DIGEST, digest := _record_digest(record)) != digest:  # older checkpoints have none
+        return "its record is damaged: its SHA-256 differs"
+    if record.get("step") != step:
+        return f"its record is that of step {record.get('step')!r}"
+    return None
+
+
+def _record_digest(record: dict) -> str:
+    """Returns the SHA-256 of a record as JSON with sorted keys, without this digest itself."""
+    content = json.loads(json.dumps({name: value for name, value in record.items() if name != RECORD_DIGEST}))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _everywhere(fine: bool) -> bool:

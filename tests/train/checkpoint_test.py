@@ -1,15 +1,18 @@
 """Checkpoints that cannot be written: what is said, and what is left."""
 
 import contextlib
+import json
 import os
+import random
 import resource
+import shutil
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
+from softvq_jax.train.checkpoint import RECORD_DIGEST, Checkpoints, SaveFailed
 from tests import programs
 
 
@@ -80,6 +83,41 @@ def test_a_save_beside_a_later_step_stops_the_run(tmp_path):
     checkpoints.save(state(1), {"step": 1})
     checkpoints.close()
     assert_restores(tmp_path, 1, 1)
+
+
+def test_a_damaged_record_falls_back_to_the_checkpoint_before(tmp_path):
+    """Every bit of the record, flipped by itself (128 of them, drawn at random): never refused, never taken."""
+    checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    for step in (1, 2):
+        checkpoints.save({"weights": jax.numpy.arange(4.0)}, {"step": step, "config": {"a.b": 0.1, "c": "x"}})
+    checkpoints.close()
+    path = tmp_path / "2" / "record" / "metadata"
+    content, rng = path.read_bytes(), random.Random(0)
+    reopened = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    for bit in rng.sample(range(8 * len(content)), 128):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        record = reopened.record()
+        assert record["step"] == 1 or (record["config"] == {"a.b": 0.1, "c": "x"} and record["step"] == 2), bit
+    path.write_bytes(content)
+    assert reopened.record()["step"] == 2
+
+
+def test_records_of_older_versions_and_of_other_steps(tmp_path):
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=3, keep_every_steps=0)
+    for step in (1, 2):
+        checkpoints.save(state(step), {"step": step})
+    checkpoints.close()
+    path = folder / "2" / "record" / "metadata"
+    record = json.loads(path.read_text())
+    del record[RECORD_DIGEST]
+    path.write_text(json.dumps(record))
+    assert_restores(folder, 2, 2)  # an older version's
+    shutil.copytree(folder / "1", folder / "3")
+    assert_restores(folder, 2, 2)  # one that was copied to another step's name
+    assert [path.name.split("_")[0] for path in (tmp_path / "damaged").iterdir()] == ["3"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
