@@ -1,7 +1,7 @@
 """Trains what a config describes: `python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
 Starting the same command again goes on where it stopped. Any field can be set: `--config.model.num_latent_tokens=32`.
-Exit codes: 0 done, 75 told to stop and saved (start the command again), 1 an error, whose message says what to do.
+Exit codes: 0 done, 75 preempted and saved (start the command again), 1 an error, whose message says what to do.
 """
 
 import json
@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from softvq_jax.config.tokenizer import explain_config_flags
-from softvq_jax.train.preemption import leave_when_told
+from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
@@ -68,7 +68,7 @@ def main(argv):
 
 def run() -> None:
     """The command line."""
-    leave_when_told()
+    exit_on_sigterm()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 
