@@ -10,7 +10,7 @@ from softvq_jax.train.checkpoint import Checkpoints
 BETTER = {
     "eval_psnr": 1,
     "eval_ssim": 1,
-    "eval_codebook_use": 1,
+    "eval_codebook_usage": 1,
     "eval_is_mean": 1,
     "eval_loss": -1,
     "eval_rfid": -1,

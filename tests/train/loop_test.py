@@ -53,11 +53,11 @@ def test_a_run_leaves_everything_it_should(finished):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "generator_total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert {"reconstruction", "entropy", "gan_generator", "codebook_use", "images_per_second"} <= lines[0].keys()
+    assert {"reconstruction", "entropy", "gan_generator", "codebook_usage", "images_per_second"} <= lines[0].keys()
     assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 6
     picture = np.asarray(Image.open(workdir / "images" / "reconstructions_0000006.png"))
     assert picture.shape == (2 * 50 - 2, 4 * 50 - 2, 3)
-    assert np.isfinite(results["eval_psnr"]) and 0 < results["eval_codebook_use"] <= 1
+    assert np.isfinite(results["eval_psnr"]) and 0 < results["eval_codebook_usage"] <= 1
 
     tokenizer = Tokenizer.from_pretrained(workdir)
     latents = tokenizer.encode(np.zeros((1, 48, 48, 3), np.float32))
