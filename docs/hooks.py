@@ -16,13 +16,20 @@ import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from softvq_jax.config import reference
-
 ROOT = pathlib.Path(__file__).parents[1]
+
+CONFIG_HEAD = """# Config fields
+
+Every field can be set on the command line: `--config.SECTION.FIELD=VALUE`. This page is made from the configs;
+`python -m softvq_jax.main --config=NAME --help_config` prints the fields and values of one of them.
+
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made from the code."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the pages describe this checkout, installed or not
     pages = {"reference/config.md": config_page(), "reference/commands.md": commands_page()}
     pages |= {f"examples/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "examples").glob("*.py"))}
     for name, content in pages.items():
@@ -32,7 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def config_page() -> str:
     """The reference of every config field."""
-    return reference.markdown_reference()
+    from softvq_jax.config.reference import markdown_reference
+
+    return CONFIG_HEAD + markdown_reference(("l64",))
 
 
 def commands_page() -> str:

@@ -33,8 +33,7 @@ import numpy as np
 from PIL import Image
 
 from softvq_jax import Generator, Tokenizer
-from softvq_jax.config.tokenizer import tokenizer_config
-from softvq_jax.generators.config import generator_config
+from softvq_jax.config import load_config
 from softvq_jax.train.loop import Run
 from softvq_jax.train.tasks import TASKS
 
@@ -46,18 +45,11 @@ work = pathlib.Path(tempfile.mkdtemp())
 # 32 px images, 16 tokens of 8 channels.
 
 # %%
-config = tokenizer_config("S", "S")
-small = dict(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
-config.model.encoder.update(small)
-config.model.decoder.update(small)
-config.model.update(image_size=32, num_latent_tokens=16, latent_dim=8, bottleneck="ae", local_init=True, dtype="float32")
-config.weights.encoder = ""
-config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
-config.gan.discriminator = "none"
-config.optim.update(learning_rate=4e-2, warmup_epochs=20.0, ema_decay=0.97)
-config.train.update(batch_size=16, num_steps=300)
-config.data.update(source="embedded", augment="random_region", holdout=0.3)
-config.evals.held_out.update(num_images=16)
+config = load_config("tiny")
+config.model.update(image_size=32, num_latent_tokens=16, latent_dim=8, bottleneck="ae")
+config.optim.update(warmup_epochs=20.0, ema_decay=0.97)
+config.train.num_steps = 120
+config.evals.held_out.update(every_steps=0, num_images=16)
 
 results = Run(config, work / "tokenizer", TASKS[config.task]).train()
 tokenizer = Tokenizer.from_pretrained(work / "tokenizer")
@@ -70,14 +62,14 @@ print(f"held-out PSNR: {results['eval_psnr']:.1f} dB")
 # `tools.encode_latents` instead.
 
 # %%
-config = generator_config("sit", "B")
+config = load_config("tiny_sit")
 config.tokenizer = str(work / "tokenizer")
-config.model.update(num_tokens=16, channels=8, num_classes=8, width=96, depth=3, num_heads=3, dtype="float32")
-config.sampling.update(steps=25, guidance=1.5, guidance_interval=(0.0, 1.0))
-config.optim.update(learning_rate=1.6e-2, warmup_epochs=50.0, schedule="cosine", ema_decay=0.98)
-config.train.update(batch_size=32, num_steps=600)
-config.data.update(source="embedded", augment="random_region", holdout=0.3)
+config.model.update(num_tokens=16, channels=8, width=96, depth=2, num_heads=3)
+config.sampling.steps = 25
+config.optim.update(learning_rate=1.6e-2, warmup_epochs=25.0, ema_decay=0.98)
+config.train.num_steps = 300
 config.evals.held_out.update(every_steps=0, num_images=32, num_pictures=8)
+config.evals.nearest_class.every_steps = 0
 
 Run(config, work / "generator", TASKS[config.task]).train()
 generator = Generator.from_pretrained(work / "generator")

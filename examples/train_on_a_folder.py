@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from softvq_jax.config.tokenizer import tokenizer_config
+from softvq_jax.config import load_config
 from softvq_jax.train.loop import Run
 from softvq_jax.train.tasks import TASKS
 
@@ -45,27 +45,19 @@ print(len(list(folder.rglob("*.jpg"))), "images")
 # every field is a flag: `--config.data.path=photographs`.
 
 # %%
-config = tokenizer_config("S", "S")
+config = load_config("tiny")
 config.data.update(source="folder", path=str(folder), holdout=0.2, augment="random_crop")
-
-small = dict(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
-config.model.encoder.update(small)
-config.model.decoder.update(small)
 config.model.update(image_size=32, num_latent_tokens=16, latent_dim=16, codebook_size=256)
-config.model.update(local_init=True, dtype="float32")
-config.train.update(batch_size=16, num_steps=200)
+config.train.update(batch_size=16, num_steps=120)
 config.optim.update(learning_rate=4e-2, warmup_epochs=5.0, ema_decay=0.97)
 config.log.every_steps = 20
-config.evals.held_out.update(every_steps=100, num_images=8, num_pictures=8)
+config.evals.held_out.update(every_steps=60, num_images=8, num_pictures=8)
 
 # %% [markdown]
-# The recipe of the paper also uses pretrained networks: a DINOv2 encoder and teacher, LPIPS, and the DINO discriminator. They have
-# to be downloaded; without them the pixel loss is left. A run that lacks a file says which one, where it comes from, and how to do without it.
-
-# %%
-config.weights.encoder = ""
-config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
-config.gan.discriminator = "none"
+# `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny` trains with a pixel loss only. The
+# full recipe, as in the config `b64`, also uses pretrained networks: a DINOv2 encoder and teacher, LPIPS, and the DINO discriminator. They are
+# downloaded, or named by their paths in `config.weights`. A run that lacks a file says which one, where it comes from, and how to do
+# without it.
 
 # %% [markdown]
 # ## Train
