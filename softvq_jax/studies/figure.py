@@ -31,7 +31,9 @@ def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
     for axes, (panel, lines) in zip(all_axes, panels, strict=True):
         plot_lines(axes, lines, config.table.x, log_x=config.figure.log_x, marker="o")
         axes.set_title(LABELS[panel], loc="left", fontsize="medium", fontweight="bold")
-    figure.legend(all_axes[0].lines, names, loc="outside upper left", ncols=len(names), frameon=False)
+    handles = {line.get_label(): line for axes in all_axes for line in axes.lines}
+    shown = [name for name in names if name in handles]
+    figure.legend([handles[name] for name in shown], shown, loc="outside upper left", ncols=len(shown), frameon=False)
     figure.set_layout_engine("constrained")
     return save_svg(figure, config.study)
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from softvq_jax.report import text
 
 LABELS = text.LABELS | {
+    "ssim_gauss": "SSIM",
     "rfid": "rFID",
     "latent_numbers": "Latent values",
     "bits": "Bits per image",

@@ -163,9 +163,12 @@ def test_probes_without_scikit_learn_are_refused_at_once(base, tmp_path, monkeyp
 def test_the_figure_has_a_panel_for_each_measure_with_values(base):
     config = small_study(base, {"a": variant("A", 8), "b": variant("B", 8)})
     rows = [{"line": name, "x": x, "psnr": x * scale} for name, scale in (("A", 1), ("B <2>", 2)) for x in (4, 8)]
+    rows.append({"line": "diverged", "x": 4, "diverged": "reconstruction is nan"})
     svg = figure.draw(config, rows)
     texts = [text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-    assert {"A", "B <2>", "Tokens", "PSNR (dB)", "4", "8"} <= set(texts) and "Codebook usage" not in texts
+    assert {"A", "B <2>", "Tokens", "PSNR (dB)", "4", "8"} <= set(texts) and not {"Codebook usage", "diverged"} & set(
+        texts
+    )
     assert figure.draw(config, [{"line": "A", "x": 8}]) is None
 
 
