@@ -67,6 +67,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
         l2_normalize=True,
         posterior="released",  # or "paper"
         train_codebook=False,  # SimVQ: train the matrix too
+        bottleneck_args={},  # further arguments of the bottleneck's class; any field can be added
         local_init=False,  # start as a linear code of every patch: small networks from scratch learn many times faster
         dtype="bfloat16",
         remat="none",  # "dots" or "full" trade speed for memory
@@ -110,6 +111,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
     )
     config.update(run_sections())
     config.lock()
+    config.model.bottleneck_args.unlock()
     return config
 
 
