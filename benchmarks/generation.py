@@ -25,7 +25,6 @@ from softvq_jax.diffusion.samplers import sde_times
 from softvq_jax.generator import Generator, abstract_params
 from softvq_jax.generators.sit import SIT
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.models.dit import SIZES, DiTConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
@@ -248,7 +247,7 @@ def images_report(args) -> str:
 def parse_args() -> argparse.Namespace:
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="XL" if accelerator else "B", help="of SiT")
+    parser.add_argument("--size", choices=SIT.presets, default="XL" if accelerator else "B", help="of SiT")
     parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", help="of the matmuls")
     parser.add_argument("--batch", type=int, default=64 if accelerator else 2, help="images sampled at once")
     parser.add_argument("--steps", type=int, default=README_STEPS if accelerator else 8)

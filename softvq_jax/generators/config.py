@@ -1,15 +1,20 @@
 """The training config of a latent generator: every field, its default and its meaning.
 
 A file in `configs/` starts from `generator_config(...)` and changes what its experiment changes. The sections `optim`,
-`train`, `data`, `mesh`, `checkpoint`, `log` and those of the evaluation are the same as a tokenizer's.
+`train`, `data`, `mesh`, `checkpoint`, `log` and those of the evaluation have the same fields as a tokenizer's.
 """
 
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field, Schema, defaults, flatten, integer, number, one_of, text
-from softvq_jax.config.tokenizer import optim_section, run_sections
+from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
+from softvq_jax.config.networks import DTYPE, REMAT
+from softvq_jax.config.optim import OPTIM
+from softvq_jax.config.run import RUN
+from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.tokenizer import SEED
 from softvq_jax.generators.family import FAMILIES, Family, check_name, find_family
 
 
@@ -27,38 +32,46 @@ LATENTS = {
 }
 
 
-DTYPE = one_of("bfloat16", "float32")
-REMAT = one_of("none", "dots", "full")
-
-
 def generator_schema(family: Family) -> Schema:
-    """The fields of a generator's config that a tokenizer's config does not have, or has with another meaning."""
+    """All fields of the config of a generator of this family."""
     return {
+        "task": Field("generator", "What is trained.", one_of("generator")),
+        "seed": SEED,
         "tokenizer": Field(
             LATENTS["l64"].tokenizer,
-            "Tokenizer of the latents: a folder, a run's workdir or a Hugging Face id. Without one (the empty string), "
-            "training on stored latents works, but draws no images.",
+            "Tokenizer of the latents: a folder, a run's workdir or a Hugging Face id. Empty: trains on stored latents, "
+            "without sample images.",
             text(),
         ),
         "model": {
             "family": Field(family.name, "Generator family.", one_of(*FAMILIES)),
-            "num_tokens": Field(64, "Tokens of an image's latents.", integer(1), "tokens"),
-            "channels": Field(32, "Channels of each token.", integer(1), "channels"),
-            "num_classes": Field(1000, "Classes of the training data; label num_classes means none.", integer(1)),
+            "num_tokens": Field(64, "Latent tokens of each image, L in the paper.", integer(1), "tokens"),
+            "channels": Field(32, "Channels of each latent token, D in the paper.", integer(1), "channels"),
+            "num_classes": Field(1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"),
             **family.fields["model"],
-            "dtype": Field("bfloat16", "Type of the matrix products; parameters are float32.", DTYPE),
-            "remat": Field("none", "What the backward pass recomputes: more of it trades speed for memory.", REMAT),
+            "dtype": DTYPE,
+            "remat": REMAT,
         },
         "objective": {
-            "label_dropout": Field(0.1, "Share of labels dropped in training, for guidance.", number(0, 1)),
+            "label_dropout": Field(
+                0.1, "Share of labels that training drops, for classifier-free guidance.", number(0, 1), "probability"
+            ),
             **family.fields["objective"],
         },
         "sampling": {
-            "steps": Field(_default_steps(family, 64), "Sampling steps; of a MAR, iterations.", integer(1), "steps"),
-            "guidance": Field(1.75, "Scale of classifier-free guidance; 1 is none.", number()),
+            "steps": Field(
+                _default_steps(family, 64), "Denoising steps; of a MAR, iterations over the tokens.", integer(1), "steps"
+            ),
+            "guidance": Field(1.75, "Scale of classifier-free guidance in evaluations; 1 is none.", number()),
             **family.fields["sampling"],
         },
+        "optim": OPTIM,
+        **RUN,
+        **EVALUATION,
     }
+
+
+register_schema("generator", lambda config: generator_schema(find_family(config.model.family)))
 
 
 def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict:
@@ -75,35 +88,33 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
     chosen = find_family(family)
     check_name(size, chosen.presets, f"size of a {family}")
     check_name(latents, LATENTS, "latents")
-    tokenizer, num_tokens, channels = LATENTS[latents]
-    config = ConfigDict(dict(task="generator", seed=0) | defaults(generator_schema(chosen)))
-    config.tokenizer = tokenizer
-    config.model.update(num_tokens=num_tokens, channels=channels)
+    config = ConfigDict(defaults(generator_schema(chosen)))
+    config.tokenizer, num_tokens, channels = LATENTS[latents]
     config.model.update(chosen.presets[size])
+    config.model.update(num_tokens=num_tokens, channels=channels)
     config.sampling.steps = _default_steps(chosen, num_tokens)
-    config.optim = optim_section(**chosen.optimizer_defaults)
-    config.update(run_sections())
-    config.data.update(source="latents", holdout=0.004)
+    config.optim.update(chosen.optimizer_defaults)
     config.train.update(chosen.train_defaults)
+    config.data.update(source="latents", holdout=0.004)
     config.eval.update(every_steps=10_000, nearest_class=False)  # True: do samples look like their class's photographs?
     config.lock()
     return config
 
 
-def check_generator_config(config: ConfigDict) -> Family:
-    """Checks the fields of `generator_schema`, and returns the family.
+def config_from_argument(family: str, argument: str) -> ConfigDict:
+    """The config of a config file's argument, for `get_config(argument)`.
+
+    Args:
+      family: name of a registered family.
+      argument: size and latents, such as "xl_l64".
 
     Raises:
-      ValueError: the first field that has a value which is not allowed.
+      ValueError: there is no such argument; the message lists those there are.
     """
-    family = find_family(config.model.family)
-    for name, field in flatten(generator_schema(family)).items():
-        value = config
-        for part in name.split("."):
-            value = value[part]
-        if not field.allowed.check(value):
-            raise ValueError(f"{name} is {value!r}; expected {field.allowed.text}")
-    return family
+    known = {f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS}
+    if argument not in known:
+        raise ValueError(f"--config={family}:{argument}: expected {family}:SIZE_LATENTS, one of {', '.join(known)}")
+    return generator_config(family, *known[argument])
 
 
 def _default_steps(family, num_tokens):

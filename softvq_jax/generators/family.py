@@ -144,7 +144,7 @@ def register_family(family: Family) -> None:
 
 def find_family(name: str) -> Family:
     """The family of this name; ValueError for an unknown one."""
-    check_name(name, FAMILIES, "model.family")
+    check_name(name, FAMILIES, "config.model.family")
     return FAMILIES[name]
 
 

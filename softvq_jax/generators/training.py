@@ -5,8 +5,8 @@ import dataclasses
 from flax import nnx
 from ml_collections import ConfigDict
 
-from softvq_jax.generators.config import check_generator_config
-from softvq_jax.generators.family import Family, GeneratorConfig, Losses
+from softvq_jax.config.schemas import check_values
+from softvq_jax.generators.family import Family, GeneratorConfig, Losses, find_family
 from softvq_jax.models.functional import Functional
 
 
@@ -41,7 +41,8 @@ def build(config: ConfigDict) -> GeneratorNetwork:
     Raises:
       ValueError: a field has a value that is not allowed.
     """
-    family = check_generator_config(config)
+    check_values(config)
+    family = find_family(config.model.family)
     fields = config.model.to_dict()
     del fields["family"]
     shape = family.make_config(fields)

@@ -21,7 +21,8 @@ from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, replicated
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.best import Best
-from softvq_jax.train.checkpoint import Checkpoints, check_config, check_data, check_weights
+from softvq_jax.train.checkpoint import Checkpoints
+from softvq_jax.train.compatibility import check_config, check_data, check_weights
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.metrics import MetricsWriter, check_finite
 from softvq_jax.train.preemption import Preempted, Preemption

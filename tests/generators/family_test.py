@@ -11,7 +11,8 @@ from flax import nnx
 
 from softvq_jax.config.fields import Field, integer, one_of
 from softvq_jax.generator import Generator
-from softvq_jax.generators.config import check_generator_config, generator_config
+from softvq_jax.config.schemas import check_values
+from softvq_jax.generators.config import config_from_argument, generator_config
 from softvq_jax.generators.family import FAMILIES, Family, Sampler, family_of, register_family
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.functional import Functional
@@ -152,12 +153,18 @@ def test_configs_of_unregistered_families_are_refused():
         Generator(ToyConfig(1, 1, 1), {}, LatentStatistics(0.0, 1.0))
     config = generator_config("sit", "B")
     config.model.family = "toy"
-    with pytest.raises(ValueError, match="model.family is 'toy'; expected one of sit, dit, mar"):
-        check_generator_config(config)
+    with pytest.raises(ValueError, match="config.model.family is 'toy'; expected one of sit, dit, mar"):
+        check_values(config)
 
 
 @pytest.mark.parametrize("family", ["sit", "dit", "mar"])
+def test_arguments_of_config_files():
+    assert config_from_argument("mar", "h_l32") == generator_config("mar", "H", "l32")
+    with pytest.raises(ValueError, match="--config=mar:xl_l64: expected mar:SIZE_LATENTS, one of b_l64, b_l32, l_l64, l_l32"):
+        config_from_argument("mar", "xl_l64")
+
+
 def test_every_preset_has_only_allowed_values(family):
     for size in FAMILIES[family].presets:
         for latents in ("l32", "l64"):
-            assert check_generator_config(generator_config(family, size, latents)) is FAMILIES[family]
+            check_values(generator_config(family, size, latents))
