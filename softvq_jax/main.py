@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 from softvq_jax.config import check_values
 from softvq_jax.config.flags import define_config, parse_flags, require
-from softvq_jax.train.preemption import leave_when_told
+from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images.")
@@ -71,7 +71,7 @@ def main(_):
 
 def run() -> None:
     """Runs the command line."""
-    leave_when_told()
+    exit_on_sigterm()
     require("workdir")
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 
