@@ -17,7 +17,7 @@ def cells(notebook) -> list[tuple[str, str]]:
 
 
 def test_every_notebook_has_both_files():
-    assert NAMES == sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
+    assert sorted(path.stem for path in EXAMPLES.glob("*.ipynb")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
