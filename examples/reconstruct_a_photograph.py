@@ -56,7 +56,9 @@ print(f"held-out PSNR: {results['eval_psnr']:.1f} dB")
 # %%
 tokenizer = Tokenizer.from_pretrained(workdir)
 size = tokenizer.config.image_size
-print(f"{size} x {size} pixels -> {tokenizer.config.num_latent_tokens} tokens of {tokenizer.config.latent_dim} channels")
+print(
+    f"{size} x {size} pixels -> {tokenizer.config.num_latent_tokens} tokens of {tokenizer.config.latent_dim} channels"
+)
 
 # %% [markdown]
 # Images are float32 arrays `[B, H, W, 3]` in [-1, 1]. The photograph is larger than the tokenizer's images, so it is cut

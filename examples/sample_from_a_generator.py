@@ -90,7 +90,9 @@ print(latents.shape, "->", images.shape)
 def grid(images, columns):
     """Images `[B, H, W, 3]` in [-1, 1] as one picture, column by column."""
     pixels = np.asarray(np.round((images + 1) * 127.5), np.uint8)
-    columns = [np.concatenate(pixels[i : i + len(pixels) // columns]) for i in range(0, len(pixels), len(pixels) // columns)]
+    columns = [
+        np.concatenate(pixels[i : i + len(pixels) // columns]) for i in range(0, len(pixels), len(pixels) // columns)
+    ]
     picture = Image.fromarray(np.concatenate(columns, axis=1))
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 

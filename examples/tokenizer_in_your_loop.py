@@ -26,7 +26,7 @@ import optax
 from skimage import data
 
 from softvq_jax import Tokenizer
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
@@ -58,7 +58,7 @@ def batch(rng, size):
 # %%
 vit = ViTConfig(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
 config = TokenizerConfig(vit, vit, image_size=32, num_latent_tokens=16, latent_dim=16, bottleneck="ae", local_init=True)
-network = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
+network = functional(TokenizerModel, config)
 params, _ = network.init(jax.random.key(0))
 
 # %% [markdown]

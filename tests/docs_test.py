@@ -92,7 +92,9 @@ def test_readme_begins_with_the_two_blocks_that_ci_runs():
         "pip install -e .",
         "python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny",
     ]
-    assert second.splitlines()[0] == "pip install -e '.[test]'" and second.splitlines()[1].startswith("python -m pytest")
+    assert second.splitlines()[0] == "pip install -e '.[test]'" and second.splitlines()[1].startswith(
+        "python -m pytest"
+    )
 
 
 def test_files_in_the_readme_links_exist():
@@ -106,7 +108,9 @@ def test_named_files_exist(path):
     assert {file for file in FILE.findall(text) if not (ROOT / file).exists()} == set()
 
 
-@pytest.mark.parametrize("page, words", every_command(), ids=lambda value: value if isinstance(value, str) else value[0])
+@pytest.mark.parametrize(
+    "page, words", every_command(), ids=lambda value: value if isinstance(value, str) else value[0]
+)
 def test_commands_and_their_flags_exist(page, words):
     module = module_of(words)
     if module is None:
