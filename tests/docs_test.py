@@ -11,6 +11,7 @@ import shlex
 import pytest
 
 import softvq_jax
+from softvq_jax.cli import COMMANDS
 from softvq_jax.config.arguments import check_field
 from softvq_jax.config.names import find_config, load_config
 
@@ -47,7 +48,7 @@ def module_of(words: list[str]) -> str | None:
     if words[:2] == ["python", "-m"]:
         return words[2] if words[2].startswith("softvq_jax") else None
     if words[0] == "softvq":
-        return "softvq_jax.main" if words[1] == "train" else f"softvq_jax.tools.{words[1].replace('-', '_')}"
+        return COMMANDS[words[1]][0]
     return "softvq_jax.main" if words[0].startswith("launch/") else None
 
 
