@@ -61,15 +61,15 @@ def declared_flags(module: str) -> set[str]:
 
 
 def config_names(text: str) -> list[str]:
-    """The names that a text gives to `--config`, without placeholders."""
-    names = re.findall(r"--config[= ]([\w./:-]+)", text)
+    """The configs that a text names by `--config=NAME` or `configs/FILE.py:ARGUMENT`, without placeholders."""
+    names = re.findall(r"--config[= ]([\w./:-]+)", text) + re.findall(r"configs/\w+\.py:\w+", text)
     return [name for name in names if not any(word in name for word in PLACEHOLDERS)]
 
 
 def fields(text: str) -> set[str]:
     """The config fields that a text names, as `--config.FIELD` or `config.FIELD` in backticks."""
     found = re.findall(r"--config\.([\w.]*\w)", text) + re.findall(r"`config\.([\w.]*\w)`", text)
-    return {field for field in found if not field.isupper() and field != "json"} - {"SECTION.FIELD"}
+    return {field for field in found if not field.isupper() and field != "json"} - {"SECTION.FIELD", "section.field"}
 
 
 def exists_in_a_config(field: str) -> bool:
