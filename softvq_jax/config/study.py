@@ -7,19 +7,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field as F
-from softvq_jax.config.fields import Schema, defaults, integer, one_of
+from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
+from softvq_jax.config.schemas import register_schema, schema_of
 
 STUDY: Schema = {
     "images": {
-        "train": F(1024, "Training crops for probes, neighbors and codebook usage.", integer(2), "images"),
-        "neighbors": F(
+        "train": Field(1024, "Training crops for probes, neighbors and codebook usage.", integer(2), "images"),
+        "neighbors": Field(
             8, "Held-out images in the pictures of nearest neighbors, one of each class.", integer(1), "images"
         ),
     },
-    "map": F("pca", "How maps of latents are drawn; umap needs the extra umap.", one_of("pca", "umap")),
+    "map": Field("pca", 'How maps of latents are drawn; "umap" needs the extra umap.', one_of("pca", "umap")),
 }
 """Fields of a study beside its base config, its variants, its table and its figure."""
+
+register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
 
 
 def beside(study: str, name: str) -> ConfigDict:

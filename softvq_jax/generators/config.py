@@ -6,11 +6,17 @@ long, on what, where and what is written down are those of the tokenizer. Nothin
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.tokenizer import optim_section, run_sections
+from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.optim import OPTIM
+from softvq_jax.config.run import RUN
+from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.tokenizer import SEED, optim_section, run_sections
 from softvq_jax.models import generator_sizes
 
 LATENTS = {"l64": ("SoftVQVAE/softvq-l-64", 64, 32), "l32": ("SoftVQVAE/softvq-l-32", 32, 64)}  # tokens, channels
 FAMILIES = ("sit", "dit", "mar")
+
+register_schema("generator", lambda config: {"seed": SEED, "optim": OPTIM, **RUN, **EVALUATION})
 
 
 def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict:

@@ -6,7 +6,6 @@ Results of `tools.evaluate` are included if its --out is inside the workdir, suc
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from absl.flags import argparse_flags
 
 from softvq_jax.report.run_files import read_run
 from softvq_jax.report.run_page import build
+from softvq_jax.storage import files
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -32,10 +32,7 @@ def main(args: argparse.Namespace) -> int:
     """Writes the page; returns the exit status, 1 if the workdir cannot be read."""
     out = args.out or args.workdir / "report.html"
     try:
-        content = build(read_run(args.workdir))
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(content)
-        os.replace(partial, out)
+        files.write_text(out, build(read_run(args.workdir)))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Report
-from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
+from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 
 
 class TokenizerTask:
@@ -101,7 +101,7 @@ class TokenizerTask:
             discriminator = Discriminator(weights, buffers, self.discriminator_optimizer.init(weights))
         model, code_age = self.nets.config, None
         if model.has_codebook:
-            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USE_WINDOW, jnp.int32)
+            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USAGE_WINDOW, jnp.int32)
         return TokenizerState(
             step=jnp.zeros((), jnp.int32),
             tokenizer=Network(params, self.generator_optimizer.init(params)),
@@ -142,7 +142,7 @@ class TokenizerTask:
         count = float(sums["images"])
         results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
-            results["eval_codebook_use"] = float(np.mean(np.asarray(sums["codes"]) > 0))
+            results["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
         return Report(results, {"reconstructions": shown})
 
     def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
