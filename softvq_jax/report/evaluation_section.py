@@ -46,7 +46,7 @@ def latest_evaluations(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 def view(evaluation: Evaluation) -> EvaluationView:
     """Returns what the page shows of an evaluation."""
     content, name = evaluation.content, evaluation.folder.name
-    metrics = [(LABELS.get(key, key), value_text(value)) for key, value in content["metrics"].items()]
+    metrics = [(LABELS.get(str(key), str(key)), value_text(value)) for key, value in content["metrics"].items()]
     missing = {key: reason for key, reason in content["absent"].items() if key not in content["metrics"]}
     return EvaluationView(
         f"{name}: protocol {content['protocol']['name']}",
@@ -62,7 +62,9 @@ def view(evaluation: Evaluation) -> EvaluationView:
 
 def _details(content: dict[str, Any]) -> list[tuple[str, str]]:
     protocol = content["protocol"]
-    facts = {name: content.get(name) for name in ("fingerprints", "weights", "crop", "sampling", "versions")}
+    facts: dict[str, Any] = {
+        name: content.get(name) for name in ("fingerprints", "weights", "crop", "sampling", "versions")
+    }
     facts |= {name: protocol.get(name) for name in PROTOCOL_FACTS}
     facts["the protocol is for"] = protocol.get("description")
     return [(name, _fact(value)) for name, value in facts.items() if value]
