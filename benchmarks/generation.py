@@ -22,9 +22,9 @@ from flax import nnx
 
 from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.diffusion.samplers import sde_times
-from softvq_jax.generator import Generator, abstract_params, network_graphdef
+from softvq_jax.generator import Generator, abstract_params
+from softvq_jax.generators.sit import SIT
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.models.dit import SIZES, DiTConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
@@ -136,12 +136,12 @@ class Sampler:
     """SiT on latents of one shape; each method waits for its result."""
 
     def __init__(self, kind: Latents, args, batch: int):
-        self.config = DiTConfig.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
+        self.config = SIT.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
         self._generator = Generator(
             self.config, random_params(abstract_params(self.config)), LatentStatistics(0.0, 1.0)
         )
-        network = network_graphdef(self.config)
-        self._velocity = jax.jit(lambda params, *inputs: nnx.merge(network, params)(*inputs))
+        network = SIT.network(self.config)
+        self._velocity = jax.jit(lambda params, *inputs: network(params)(*inputs))
         self._labels = np.arange(batch) % self.config.num_classes
         self._x = jnp.ones((batch, kind.tokens, kind.channels))
         self._steps, self._guidance, self._interval = args.steps, args.guidance, (0.0, args.guidance_high)
@@ -247,7 +247,7 @@ def images_report(args) -> str:
 def parse_args() -> argparse.Namespace:
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="XL" if accelerator else "B", help="size of SiT")
+    parser.add_argument("--size", choices=SIT.presets, default="XL" if accelerator else "B", help="size of SiT")
     parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", help="data type of the matmuls")
     parser.add_argument("--batch", type=int, default=64 if accelerator else 2, help="images per batch")
     parser.add_argument("--steps", type=int, default=README_STEPS if accelerator else 8)

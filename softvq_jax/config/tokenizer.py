@@ -54,6 +54,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
     """
     config = ConfigDict(defaults(tokenizer_schema(encoder, decoder)))
     config.lock()
+    config.model.bottleneck_args.unlock()
     return config
 
 
