@@ -103,5 +103,5 @@ def _code_profile(content: dict[str, Any]) -> Chart | None:
     if not profile:
         return None
     percent = [100 * i / max(len(profile) - 1, 1) for i in range(len(profile))]
-    uses = Series("uses over the mean", percent, profile)
-    return line_chart("Uses of each code, over the mean", [uses], "% of codes, most used first", show_last=False)
+    uses = Series("tokens over the mean", percent, profile)
+    return line_chart("Tokens per code, over the mean", [uses], "% of codes, most used first", show_last=False)
