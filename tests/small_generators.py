@@ -13,6 +13,7 @@ from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.generator_task import GeneratorTask
 from tests import small_tokenizers
 
+
 def shrink(config: ConfigDict, **shape) -> ConfigDict:
     """A config's network made small; the fields that its family does not have are left alone."""
     model = config.model

@@ -186,6 +186,8 @@ class GeneratorTask:
     def export(self, params) -> Generator:
         """The generator that averaged parameters `ema` make, with its statistics and its tokenizer's fingerprint."""
         network = self.network
-        fields = network.family.published_fields(network.config, network.process) | {TOKENIZER_FIELD: self.latents.fingerprint}
+        fields = network.family.published_fields(network.config, network.process) | {
+            TOKENIZER_FIELD: self.latents.fingerprint
+        }
         statistics, process = self.latents.statistics, network.process
         return Generator(network.config, params | network.fixed, statistics, process=process, published=fields)

@@ -160,7 +160,9 @@ def test_configs_of_unregistered_families_are_refused():
 @pytest.mark.parametrize("family", ["sit", "dit", "mar"])
 def test_arguments_of_config_files():
     assert config_from_argument("mar", "h_l32") == generator_config("mar", "H", "l32")
-    with pytest.raises(ValueError, match="--config=mar:xl_l64: expected mar:SIZE_LATENTS, one of b_l64, b_l32, l_l64, l_l32"):
+    with pytest.raises(
+        ValueError, match="--config=mar:xl_l64: expected mar:SIZE_LATENTS, one of b_l64, b_l32, l_l64, l_l32"
+    ):
         config_from_argument("mar", "xl_l64")
 
 
