@@ -1,4 +1,4 @@
-"""Every generator config, shrunk, takes real steps; and the docstrings of the config files hold the sizes of the networks."""
+"""Every generator config, shrunk, takes real steps, and the docstrings hold the sizes of the networks."""
 
 import re
 

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from softvq_jax.config.fields import Field, integer, one_of
-from softvq_jax.generator import Generator
 from softvq_jax.config.schemas import check_values
+from softvq_jax.generator import Generator
 from softvq_jax.generators.config import config_from_argument, generator_config
 from softvq_jax.generators.family import FAMILIES, Family, Sampler, family_of, register_family
 from softvq_jax.latent_statistics import LatentStatistics
@@ -22,8 +22,15 @@ from tests import small_generators
 
 @pytest.mark.parametrize(
     ("family", "size", "tokens", "channels", "millions"),
-    [("dit", "S", 64, 32, 33), ("dit", "B", 64, 32, 130), ("dit", "L", 64, 32, 458), ("dit", "XL", 64, 32, 675)]
-    + [("mar", "B", 256, 16, 208), ("mar", "L", 256, 16, 479), ("mar", "H", 256, 16, 943)],
+    [
+        ("dit", "S", 64, 32, 33),
+        ("dit", "B", 64, 32, 130),
+        ("dit", "L", 64, 32, 458),
+        ("dit", "XL", 64, 32, 675),
+        ("mar", "B", 256, 16, 208),
+        ("mar", "L", 256, 16, 479),
+        ("mar", "H", 256, 16, 943),
+    ],
 )
 def test_published_sizes(family, size, tokens, channels, millions):
     """DiT, table 1; MAR, table 4 (its 256 tokens of 16 channels)."""

@@ -47,7 +47,7 @@ def test_first_noise_error_of_dit_is_one():
     np.testing.assert_allclose(losses["loss"], losses["noise_error"] + losses["variational_bound"], rtol=1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts():
+def test_accumulated_gradients_are_the_mean_over_microbatches():
     config = small_generators.config("sit")
     config.optim.accumulate = 4
     task = small_generators.abstract_task(config)
