@@ -87,14 +87,14 @@ def test_two_hosts_share_the_shards(finished, tokenizer, images, tmp_path):
 def test_another_command_does_not_mix_in(finished, tokenizer, images, tmp_path, capsys):
     assert command(tokenizer, images, finished) == 0  # the same: nothing to do
     assert command(tokenizer, images, finished, "--augment=random_crop") == 1
-    assert "holds latents of another crops" in capsys.readouterr().err
+    assert "holds other latents (crops is 'ADM centre crop to 32' there, 'random_crop" in capsys.readouterr().err
     other = small_generators.save_tokenizer(tmp_path / "other", seed=1)
     assert command(other, images, finished) == 1
-    assert "holds latents of another tokenizer" in capsys.readouterr().err
+    assert "holds other latents (tokenizer is" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     assert command(tokenizer, images, tmp_path / "full") == 1
-    assert "is not empty" in capsys.readouterr().err
+    assert "full exists and has no encoding.json: use another folder" in capsys.readouterr().err
 
 
 def test_unreadable_images_are_left_out_and_named(tokenizer, images, tmp_path):

@@ -92,16 +92,16 @@ def test_an_interrupted_npz_goes_on(folders, whole, tmp_path, monkeypatch):
 def test_other_samples_are_not_mixed_in(folders, whole, tmp_path, capsys):
     assert command(folders, whole) == 0  # the same: nothing to do
     assert command(folders, whole, "--seed=1") == 1
-    assert "holds other samples (seed 0 there, 1 now)" in capsys.readouterr().err
+    assert "holds other samples: seed is 0 there, 1 here." in capsys.readouterr().err
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, arr_0=np.zeros(1))
     assert command(folders, foreign) == 1
-    assert "nothing says what is in it" in capsys.readouterr().err
+    assert "foreign.npz exists without foreign.npz.json: use another name" in capsys.readouterr().err
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").write_text("")
     assert command(folders, full) == 1
-    assert "holds something else" in capsys.readouterr().err
+    assert "full exists and has no settings.json: use another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
