@@ -258,7 +258,7 @@ def run(args: argparse.Namespace) -> dict:
     center = args.augment == "center"
     read = samples.evaluation(size) if center else samples.training(size, args.augment, args.seed)
     crops = Crops(source, read, args.passes)
-    plan = {
+    plan = {  # compared with that of folders that people have: values keep their words
         "tokenizer": fingerprints.of_weights(tokenizer.params),
         "images": source.fingerprint(),
         "crops": f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}",
