@@ -10,7 +10,8 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # Every line may import from the lines above it, and nothing from its own.
 ORDER = (
-    {"config", "parallel", "aot", "metrics", "pixels", "progress", "unit_vectors"},
+    {"pixels"},
+    {"config", "parallel", "aot", "metrics", "progress", "unit_vectors"},
     {"models", "losses", "diffusion", "data"},
     {"weights", "latent_statistics"},
     {"generators"},

@@ -13,7 +13,7 @@ from softvq_jax.models.codebook import code_counts
 from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.pixels import as_float, to_levels
+from softvq_jax.pixels import as_float, to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
@@ -122,13 +122,14 @@ class TokenizerTask:
         images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
         model = self.nets.model(params["model"])
         out = model(images)
-        levels = [to_levels(x) for x in (images, model.decoder.to_pixels(out.decoded))]
-        error = jnp.mean(jnp.square(levels[0] - levels[1]), axis=(1, 2, 3))
+        pair = [to_uint8(x) for x in (images, model.decoder.to_pixels(out.decoded))]
+        originals, reconstructions = (x.astype(jnp.float32) for x in pair)
+        error = jnp.mean(jnp.square(originals - reconstructions), axis=(1, 2, 3))
         psnr = 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-10))
         sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
         if out.bottlenecked.indices is not None:
             sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
-        shown = [x[: self.config.eval.num_pictures].astype(jnp.uint8) for x in levels]
+        shown = [x[: self.config.eval.num_pictures] for x in pair]
         return sums, shown
 
     def report(self, ema, frozen, sums, shown) -> Report:
