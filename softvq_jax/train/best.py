@@ -52,6 +52,7 @@ class Best:
     def save(self, state, record: dict, results: Mapping[str, float]) -> None:
         """Keeps this step in place of the one before."""
         self.value = results[self.metric]
+        self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:

@@ -13,11 +13,10 @@ from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.predictions import Samples
 from softvq_jax.generator import TOKENIZER_FIELD, Generator
 from softvq_jax.generators import training
-from softvq_jax.generators.weights import published_fields
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.pixels import to_levels
+from softvq_jax.pixels import to_uint8
 from softvq_jax.train import optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
@@ -131,7 +130,7 @@ class GeneratorTask:
         return np.asarray(levels)[:count], labels[:count]
 
     def _draw(self, frozen, latents):
-        return to_levels(self.latents.to_images(frozen, latents)).astype(jnp.uint8)
+        return to_uint8(self.latents.to_images(frozen, latents))
 
     def _draw_batch(self, frozen, batch):
         return self._draw(frozen, self.latents.to_latents(frozen, batch)), batch["label"], batch["valid"]
@@ -187,6 +186,8 @@ class GeneratorTask:
     def export(self, params) -> Generator:
         """The generator that averaged parameters `ema` make, with its statistics and its tokenizer's fingerprint."""
         network = self.network
-        fields = published_fields(network.config, network.process) | {TOKENIZER_FIELD: self.latents.fingerprint}
+        fields = network.family.published_fields(network.config, network.process) | {
+            TOKENIZER_FIELD: self.latents.fingerprint
+        }
         statistics, process = self.latents.statistics, network.process
         return Generator(network.config, params | network.fixed, statistics, process=process, published=fields)

@@ -11,7 +11,7 @@ from softvq_jax.data.latents import LatentsInfo, read_info
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.pixels import as_float
+from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
 from softvq_jax.weights import fingerprints
@@ -133,7 +133,7 @@ def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
     count, sums, numbers = 0, np.zeros(2), 0
     with data.same_everywhere() as batches:
         while count < STATISTICS_IMAGES:
-            images = np.float32(next(batches)["image"]) / 127.5 - 1
+            images = from_uint8(next(batches)["image"])
             latents = np.asarray(tokenizer.encode(images), np.float64)
             count, numbers = count + len(images), numbers + latents.size
             sums += latents.sum(), np.square(latents).sum()

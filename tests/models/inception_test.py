@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.inception import FEATURES, Inception, tf1_bilinear_resize
 from softvq_jax.weights import inception, layout, pretrained
 
-NET = Functional(lambda rngs: Inception(rngs=rngs))
+NET = functional(Inception)
 
 
 def _read_like_tensorflow(image, size):
