@@ -32,6 +32,7 @@ def main(_):
     from softvq_jax.parallel.shared_folder import check_shared
 
     config, workdir = _CONFIG.value, _WORKDIR.value
+    assert workdir is not None  # required
     if "://" in workdir:
         sys.exit(
             f"error: --workdir must be a folder; got {workdir}: mount the bucket (gcsfuse, s3fs) and name its folder"
