@@ -12,8 +12,8 @@ import argparse
 import json
 import pathlib
 
-from softvq_jax.aot.memory_settings import FSDP, REMAT
-from softvq_jax.aot.report import Report
+from softvq_jax.aot.memory_saving import FSDP, REMAT
+from softvq_jax.aot.step_cost import StepCost
 from softvq_jax.aot.topology import chips_of
 from softvq_jax.config import load_config
 from softvq_jax.tools.aot_compile import measure
@@ -27,7 +27,7 @@ SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x
 IMAGES = 16  # per chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
 
 
-def numbers(report: Report) -> dict:
+def numbers(report: StepCost) -> dict:
     """Returns the values for the table, as JSON values."""
     found = {"gib": report.memory.total / 2**30, "of": report.memory.available / 2**30, "fits": report.memory.fits}
     if report.memory.fits:
