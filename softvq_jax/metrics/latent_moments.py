@@ -1,20 +1,20 @@
-"""Mean and standard deviation of a stream of latents: what generators normalise with."""
+"""Mean and standard deviation of a stream of latents, which generators normalize with."""
 
 import numpy as np
 
 
 class LatentMoments:
-    """Mean and variance over images and tokens, in float64, whatever the batches they came in.
+    """Mean and variance over images and tokens in float64, independent of how they are divided into batches.
 
     Attributes:
-      count: numbers of each channel so far.
+      count: values per channel.
     """
 
     def __init__(self, channels: int):
         self.count, self._mean, self._squares = 0, np.zeros(channels), np.zeros(channels)
 
     def update(self, latents: np.ndarray) -> None:
-        """Takes in latents `[B, L, D]`; ValueError for another number of channels, and for NaN."""
+        """Adds latents `[B, L, D]`; raises ValueError for another number of channels and for values that are not finite."""
         channels = len(self._mean)
         rows = np.asarray(latents, np.float64).reshape(-1, np.shape(latents)[-1])
         if rows.shape[1] != channels:
@@ -35,15 +35,15 @@ class LatentMoments:
 
     @property
     def channel_std(self) -> np.ndarray:
-        """`[D]`, of the population."""
+        """`[D]`, with ddof 0."""
         return np.sqrt(self._squares / self.count)
 
     @property
     def mean(self) -> float:
-        """Over all numbers: the `vq_mean` of published weights."""
+        """Over all values: the `vq_mean` of published weights."""
         return float(self._mean.mean())
 
     @property
     def std(self) -> float:
-        """Over all numbers, about `mean`: the `vq_std` of published weights."""
+        """Over all values, about `mean`: the `vq_std` of published weights."""
         return float(np.sqrt((self._squares / self.count + (self._mean - self.mean) ** 2).mean()))

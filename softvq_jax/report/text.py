@@ -1,18 +1,8 @@
 """An evaluation's report in words."""
 
-LABELS = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "is": "Inception score",
-    "is_mean": "Inception score",
-    "is_std": "Inception score, deviation over splits",
-    "precision_recall": "Precision and recall",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f_score": "F-score of precision and recall",
-    "kid": "KID",
-    "kid_mean": "KID",
-    "kid_std": "KID, deviation over subsets",
+from softvq_jax.metrics.registry import titles
+
+LABELS = titles() | {
     "psnr": "PSNR (dB)",
     "equal_pairs": "Images equal to their originals",
     "psnr_differing": "PSNR (dB) of the others",
@@ -20,7 +10,8 @@ LABELS = {
     "ssim_uniform7": "SSIM, uniform 7 x 7",
     "ssim_uniform7_range2": "SSIM, uniform 7 x 7, range 2 on [0, 1]",
     "lpips": "LPIPS-VGG",
-    "code_use": "Codebook use",
+    "codebook_usage": "Codebook usage",
+    "code_use": "Codebook usage",  # in older files
     "perplexity": "Codebook perplexity",
     "latent_mean": "Latent mean",
     "latent_std": "Latent standard deviation",

@@ -3,7 +3,7 @@ import pytest
 from scipy import linalg
 
 from softvq_jax.metrics.fid import frechet_distance
-from softvq_jax.metrics.moments import Moments
+from softvq_jax.metrics.feature_statistics import Moments
 
 
 def _features(rng, count, dimension, scale=1.0, shift=0.0):
