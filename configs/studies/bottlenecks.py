@@ -4,9 +4,9 @@
 
 Fifteen runs of `configs/tiny.py`, shortened; any field of it can be set as `--config.base.data.path=...`. Cost: six
 minutes on two cores. With the FID network's weights
-(`--config.base.fid.every_steps=1000 --config.base.fid.weights=...`) it measures rFID too, on as many held-out images as
-there are. The paper says (SoftVQ-VAE, ablations): from 256 to 32 tokens rFID goes from 0.80 to 1.24 with SoftVQ, from
-1.45 to 10.97 with VQ, from 1.15 to 2.01 without a bottleneck.
+(`--config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=...`) it measures rFID too, on as many held-out
+images as there are. The paper says (SoftVQ-VAE, ablations): from 256 to 32 tokens rFID goes from 0.80 to 1.24 with
+SoftVQ, from 1.45 to 10.97 with VQ, from 1.15 to 2.01 without a bottleneck.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant

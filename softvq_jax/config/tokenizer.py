@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 
 from softvq_jax.config.data import default_data_config
+from softvq_jax.config.evals import default_evals
 
 VIT_SIZES = {  # width, depth, heads
     "S": (384, 12, 6),
@@ -136,18 +137,7 @@ def run_sections() -> dict:
         # best_metric: of the held-out numbers, as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.
         checkpoint=dict(every_steps=1000, keep=3, keep_every_steps=0, best_metric=""),
         log=dict(every_steps=50, tensorboard=False),
-        eval=dict(every_steps=5000, num_images=5000, batch_size=0, num_pictures=16),  # batch_size 0: as in training
-        fid=fid_section(),
-    )
-
-
-def fid_section() -> dict:
-    """FID during training, by `tools.evaluate`'s own code, with the averaged weights; never by default."""
-    return dict(
-        every_steps=0,  # and after the last step; 0: never
-        weights="weights/pt_inception-2015-12-05-6726825d.pth",  # of the FID network: a path, or hf://owner/name/file
-        num_images=5000,
-        reference="",  # images or statistics (.npz); the held-out images where it is empty
+        evals=default_evals("held_out", "fid"),
     )
 
 

@@ -25,8 +25,8 @@ class Protocol:
       name: printed with every number.
       about: the numbers that its numbers can be compared with.
       metrics: the metrics that it defines, among those of `metrics.registry.METRICS`.
-      paired: whether image i of the samples is a reconstruction of image i of the reference; if so, PSNR, SSIM and LPIPS are
-        computed too.
+      paired: whether image i of the samples is a reconstruction of image i of the reference; if so, PSNR, SSIM and LPIPS
+        are computed too.
       split_size, num_splits: of the consecutive splits of the Inception score; one of the two is None.
       shuffle_seed: of the shuffle before the rows are split (files are often sorted by class) and of random subsets.
       neighbors: k of precision and recall.

@@ -6,6 +6,7 @@ long, on what, where and what is written down are those of the tokenizer. Nothin
 
 from ml_collections import ConfigDict
 
+from softvq_jax.config.evals import default_evals
 from softvq_jax.config.tokenizer import optim_section, run_sections
 from softvq_jax.models import generator_sizes
 
@@ -41,7 +42,7 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
         config.train.num_epochs = (
             600.0  # 3 M steps: 2.3 times fewer than SiT's own 7 M, as SoftVQ-VAE's abstract has it
         )
-    config.eval.update(every_steps=10_000, nearest_class=False)  # True: do samples look like their class's photographs?
+    config.evals = default_evals("held_out", "fid", "nearest_class", held_out=dict(every_steps=10_000))
     config.lock()
     return config
 

@@ -9,6 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.config.study import variant_config
+from softvq_jax.progress import duration
 from softvq_jax.report.latent_map import check_method
 from softvq_jax.studies import figure, table
 from softvq_jax.studies.crops import held_out, training
@@ -16,7 +17,6 @@ from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.pretrained import MissingWeights
-from softvq_jax.train.progress import duration
 from softvq_jax.train.tasks import TASKS
 from softvq_jax.weights import files
 
@@ -53,8 +53,10 @@ class Study:
         Raises:
           MissingWeights: a variant needs a network whose weights are not here.
         """
-        if "rfid" in self.config.table.columns and not self.config.base.fid.every_steps:
-            logging.info("no rFID: it needs --config.base.fid.every_steps=1000 --config.base.fid.weights=PATH")
+        if "rfid" in self.config.table.columns and not self.config.base.evals.fid.every_steps:
+            logging.info(
+                "no rFID: it needs --config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=PATH"
+            )
         rows, began, ran = [], time.monotonic(), 0
         for number, name in enumerate(self.variants):
             values = self.measured(name)

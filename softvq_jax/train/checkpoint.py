@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 # Sections and fields of the config that do not change what a step computes. Paths are among them: what lies there is
 # compared by its content.
-FREE_SECTIONS = ("log", "eval", "fid", "checkpoint", "mesh", "weights")
+FREE_SECTIONS = ("log", "evals", "eval", "fid", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
     "data.eval_path",

@@ -244,7 +244,7 @@ class TokenizerStep:
         """Share of the codes that were the most probable one of some token lately."""
         if state.code_age is None:
             return {}
-        return {"codebook_use": jnp.mean((state.code_age < CODE_USE_WINDOW).astype(jnp.float32))}
+        return {"codebook_usage": jnp.mean((state.code_age < CODE_USE_WINDOW).astype(jnp.float32))}
 
 
 def adaptive_weight(decoded: jax.Array, image_grad: jax.Array, gan_grad: jax.Array, patch: int) -> jax.Array:

@@ -12,9 +12,9 @@ from flax import nnx
 from PIL import Image
 
 from softvq_jax import generator
+from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.image_sampler import draw_labels
 from softvq_jax.evaluate.image_sets import open_images
-from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.row_cache import RowCache
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.metrics import image_quality

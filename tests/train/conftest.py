@@ -38,7 +38,7 @@ def tiny():
     config.data.update(source="embedded", augment="random_region", holdout=0.25)
     config.checkpoint.update(every_steps=2)
     config.log.every_steps = 1
-    config.eval.update(every_steps=0, num_images=8, num_pictures=4)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=4)
     return config
 
 

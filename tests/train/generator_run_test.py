@@ -101,7 +101,7 @@ def test_images_are_encoded_on_the_fly(config):
 @pytest.mark.slow
 def test_a_run_on_images_tells_which_class_its_samples_look_like(config, tmp_path):
     config.data.update(source="embedded", path="", augment="random_region", holdout=0.3)
-    config.eval.nearest_class = True
+    config.evals.nearest_class.every_steps = 100
     results = run(config, tmp_path / "run").train()
     assert results["eval_right_class_by_chance"] == 0.125
     assert results["eval_right_class_of_real"] > 0.3  # a tokenizer of random weights keeps some colour

@@ -16,7 +16,7 @@ from softvq_jax.data.shuffle import shuffled
 from softvq_jax.metrics import image_quality
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
-from softvq_jax.train import checkpoint, loop, preemption
+from softvq_jax.train import checkpoint, evaluators, loop, preemption, preflight
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.tasks import TASKS
 from tests.train.conftest import tiny
@@ -53,11 +53,11 @@ def test_a_run_leaves_everything_it_should(finished):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "generator_total" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert {"reconstruction", "entropy", "gan_generator", "codebook_use", "images_per_second"} <= lines[0].keys()
+    assert {"reconstruction", "entropy", "gan_generator", "codebook_usage", "images_per_second"} <= lines[0].keys()
     assert json.loads((workdir / "config.json").read_text())["train"]["num_steps"] == 6
     picture = np.asarray(Image.open(workdir / "images" / "reconstructions_0000006.png"))
     assert picture.shape == (2 * 50 - 2, 4 * 50 - 2, 3)
-    assert np.isfinite(results["eval_psnr"]) and 0 < results["eval_codebook_use"] <= 1
+    assert np.isfinite(results["eval_psnr"]) and 0 < results["eval_codebook_usage"] <= 1
 
     tokenizer = Tokenizer.from_pretrained(workdir)
     latents = tokenizer.encode(np.zeros((1, 48, 48, 3), np.float32))
@@ -108,7 +108,7 @@ def test_gan_factors_are_zero_before_the_start_step(finished):
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, told, question, eval_every, saved):
     config, workdir, _ = finished
     whole = final_state(config, workdir)
-    config.eval.every_steps, cut = eval_every, tmp_path / "cut"
+    config.evals.held_out.every_steps, cut = eval_every, tmp_path / "cut"
     with told(question), pytest.raises(preemption.Preempted) as stop:
         run(config, cut).train()
     assert stop.value.code == preemption.EXIT_CODE
@@ -137,7 +137,7 @@ def test_a_record_whose_position_is_not_that_of_its_step_is_refused(finished):
     path = workdir / "checkpoints" / "6" / "record" / "metadata"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"next_sample": 40}))
-    with pytest.raises(ValueError, match=r"step 6 goes on with sample 40, .*train\.batch_size=8 samples lead to 48"):
+    with pytest.raises(ValueError, match=r"step 6 continues with sample 40, .*train\.batch_size=8 samples lead to 48"):
         run(config, workdir).train()
     del record["weights"]
     path.write_text(json.dumps(record))
@@ -231,8 +231,14 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"eval.batch_size": 3}, r"eval\.batch_size=3: .* 2 devices .* use 2 or 4, or 0 for that of training"),
-        ({"optim.accumulate": 3}, r"optim\.accumulate=3 .*8 images a device of train\.batch_size=16 .*: .* 1, 2, 4, 8"),
+        (
+            {"evals.held_out.batch_size": 3},
+            r"evals\.held_out\.batch_size=3: .* 2 devices .* use 2 or 4, or 0 for that of training",
+        ),
+        (
+            {"optim.accumulate": 3},
+            r"optim\.accumulate=3 .*8 images per device of train\.batch_size=16 .*: .* 1, 2, 4, 8",
+        ),
         ({"optim.accumulate": 0}, r"optim\.accumulate=0"),
     ],
 )
@@ -240,4 +246,5 @@ def test_other_batches_that_do_not_divide_are_refused_by_name(tiny_config, field
     two_devices = jax.sharding.AbstractMesh((1, 2, 1), ("slice", "data", "fsdp"))
     tiny_config.update_from_flattened_dict({"train.batch_size": 16} | fields)
     with pytest.raises(ValueError, match=says):
-        loop._check_batches(tiny_config, two_devices)
+        preflight.check_batches(tiny_config, two_devices)
+        evaluators.check_batch_size(tiny_config, two_devices)
