@@ -10,6 +10,7 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # Every line may import from the lines above it, and nothing from its own.
 ORDER = (
+    {"storage"},
     {"config", "parallel", "aot", "metrics", "pixels", "progress"},
     {"models", "losses", "diffusion", "data"},
     {"weights", "latent_statistics"},

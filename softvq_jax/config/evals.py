@@ -8,11 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field, Schema, defaults, integer, text
+from softvq_jax.config.fields import Field, Schema, integer, text
+from softvq_jax.config.run import EVERY_STEPS
 
 HELD_OUT: Schema = {
     "every_steps": Field(
-        5000, "Steps between evaluations on held-out samples; the last step is always evaluated.", integer(0), "steps"
+        5000, "Steps between evaluations on held-out samples; the last step is always evaluated.", EVERY_STEPS, "steps"
     ),
     "num_images": Field(5000, "Number of held-out samples.", integer(1), "images"),
     "batch_size": Field(0, "Global batch size; 0 uses that of training.", integer(0), "images"),
@@ -22,7 +23,7 @@ HELD_OUT: Schema = {
 
 FID: Schema = {
     "every_steps": Field(
-        0, "Steps between FID measurements, also after the last step; 0 does not measure FID.", integer(0), "steps"
+        0, "Steps between FID measurements, also after the last step; 0 does not measure FID.", EVERY_STEPS, "steps"
     ),
     "weights": Field(
         "weights/pt_inception-2015-12-05-6726825d.pth",
@@ -40,7 +41,7 @@ FID: Schema = {
 
 NEAREST_CLASS: Schema = {
     "every_steps": Field(
-        0, "Steps between evaluations, also after the last step; 0 does not evaluate this.", integer(0), "steps"
+        0, "Steps between evaluations, also after the last step; 0 does not evaluate this.", EVERY_STEPS, "steps"
     ),
     "num_samples": Field(64, "Number of samples to draw, their classes evenly spread.", integer(1), "images"),
 }
@@ -50,14 +51,9 @@ EVALS: dict[str, Schema] = {"held_out": HELD_OUT, "fid": FID, "nearest_class": N
 """The fields of the built-in evaluators."""
 
 
-def default_evals(*names: str, **changes: dict[str, Any]) -> dict[str, dict]:
-    """Returns `config.evals` with the built-in evaluators `names`.
-
-    Args:
-      *names: among those of `EVALS`.
-      **changes: defaults that differ, by evaluator: `held_out=dict(every_steps=10_000)`.
-    """
-    return {name: defaults(EVALS[name]) | changes.get(name, {}) for name in names}
+def evals_schema(*names: str) -> Schema:
+    """The fields of `config.evals` with the built-in evaluators `names`."""
+    return {name: EVALS[name] for name in names}
 
 
 def add_evaluator(config: ConfigDict, name: str, evaluator: str, *, every_steps: int, **fields: Any) -> None:

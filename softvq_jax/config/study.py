@@ -7,6 +7,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from softvq_jax.config.fields import Field, integer, one_of
+from softvq_jax.config.schemas import register_schema, schema_of
+
+STUDY = {
+    "images": {
+        "train": Field(1024, "Training crops that probes are fitted on and codes are counted on.", integer(1), "crops"),
+        "neighbours": Field(8, "Columns of the picture of nearest neighbors.", integer(1), "images"),
+    },
+    "map": Field("pca", 'Map of the latents; "umap" needs the extra of that name.', one_of("pca", "umap")),
+}
+register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
+
 
 def beside(study: str, name: str) -> ConfigDict:
     """The config `configs/NAME.py`, for a study's file in `configs/studies/`; `study` is that file's `__file__`."""

@@ -9,7 +9,7 @@ from softvq_jax.metrics.registry import METRICS
 COMMON = {
     "network": "Inception-v3 of 2015-12-05 (the FID network)",
     "resize": "TF1 bilinear to 299 x 299, not antialiased",
-    "normalisation": "(x - 128) / 128",
+    "normalization": "(x - 128) / 128",
     "features": "float32, full matmul precision; pool3 for FID, KID, precision and recall",
     "moments": "float64, covariance with ddof 1, root through symmetric eigenvalues",
     "rounding": "8-bit images; ours are round((x + 1) * 127.5)",
@@ -23,7 +23,7 @@ class Protocol:
 
     Attributes:
       name: printed with every number.
-      about: the numbers that its numbers can be compared with.
+      description: the numbers that its numbers can be compared with.
       metrics: the metrics that it defines, among those of `metrics.registry.METRICS`.
       paired: whether image i of the samples is a reconstruction of image i of the reference; if so, PSNR, SSIM and LPIPS
         are computed too.
@@ -35,7 +35,7 @@ class Protocol:
     """
 
     name: str
-    about: str
+    description: str
     metrics: tuple[str, ...]
     paired: bool = False
     split_size: int | None = None

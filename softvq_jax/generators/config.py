@@ -6,12 +6,20 @@ long, on what, where and what is written down are those of the tokenizer. Nothin
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.evals import default_evals
-from softvq_jax.config.tokenizer import optim_section, run_sections
+from softvq_jax.config.evals import evals_schema
+from softvq_jax.config.fields import defaults
+from softvq_jax.config.optim import OPTIM
+from softvq_jax.config.run import RUN
+from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.tokenizer import SEED, optim_section, run_sections
 from softvq_jax.models import generator_sizes
 
 LATENTS = {"l64": ("SoftVQVAE/softvq-l-64", 64, 32), "l32": ("SoftVQVAE/softvq-l-32", 32, 64)}  # tokens, channels
 FAMILIES = ("sit", "dit", "mar")
+
+EVALS = evals_schema("held_out", "fid", "nearest_class")
+
+register_schema("generator", lambda config: {"seed": SEED, "optim": OPTIM, **RUN, "evals": EVALS})
 
 
 def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict:
@@ -42,7 +50,8 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
         config.train.num_epochs = (
             600.0  # 3 M steps: 2.3 times fewer than SiT's own 7 M, as SoftVQ-VAE's abstract has it
         )
-    config.evals = default_evals("held_out", "fid", "nearest_class", held_out=dict(every_steps=10_000))
+    config.evals = defaults(EVALS)
+    config.evals.held_out.every_steps = 10_000
     config.lock()
     return config
 

@@ -6,13 +6,13 @@ A file may also hold images (`arr_0`), as ADM's reference batches do; `evaluate.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from softvq_jax.metrics.metric import require
 from softvq_jax.metrics.npz import array_names
+from softvq_jax.storage import files
 
 BLOCK = 2048  # rows
 
@@ -148,12 +148,10 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
 
 
 def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics) -> None:
-    """Writes all known arrays in one atomic step, under the names that FID code shares."""
-    path = pathlib.Path(path)
+    """Writes all known arrays atomically, under the names that FID code shares."""
     known = {name: value for name, value in vars(statistics).items() if value is not None}
-    partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, **known)
-    os.replace(partial, path)
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **known)
 
 
 def small_sample_warning(count: int | None, features: int, name: str) -> str | None:

@@ -60,7 +60,7 @@ def _describe(protocol):
 
 INCEPTION_SCORE = Metric(
     "Inception score",
-    {"is_mean": "Inception score", "is_std": "Inception score, deviation over splits"},
+    {"is_mean": "Inception score", "is_std": "Inception score, std over splits"},
     "higher",
     _compute,
     _describe,

@@ -72,4 +72,4 @@ def _describe(protocol):
     return f"{subsets}, drawn with seed {protocol.shuffle_seed}; cubic kernel, float64"
 
 
-KID = Metric("KID", {"kid_mean": "KID", "kid_std": "KID, deviation over subsets"}, "lower", _compute, _describe)
+KID = Metric("KID", {"kid_mean": "KID", "kid_std": "KID, std over subsets"}, "lower", _compute, _describe)

@@ -43,6 +43,7 @@ class Best:
     def save(self, state, record: dict, metrics: Mapping[str, float]) -> None:
         """Keeps this step in place of the best one before."""
         self.value = metrics[self.metric]
+        self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:

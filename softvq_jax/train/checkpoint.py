@@ -18,35 +18,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: what lies there is
-# compared by its content.
-FREE_SECTIONS = ("log", "evals", "eval", "fid", "checkpoint", "mesh", "weights")
-FREE_FIELDS = (
-    "data.path",
-    "data.eval_path",
-    "data.num_workers",
-    "data.prefetch",
-    "data.max_unreadable_share",
-    "model.remat",
-    "tokenizer",
-)
-SHOWN = 5  # shards that a message names
 
-
-class OtherConfig(ValueError):
-    """The workdir's checkpoints were made by another config; the message names the fields that differ."""
-
-
-class OtherWeights(ValueError):
-    """They were made with other frozen networks; the message names those that differ."""
-
-
-class OtherData(ValueError):
-    """They were trained on other samples; the message names the shards that differ."""
-
-
-class NoCheckpoint(RuntimeError):
-    """There are checkpoints, and none of them can be read."""
+class NoReadableCheckpoint(RuntimeError):
+    """There are checkpoints, but none of them can be read."""
 
 
 class SaveFailed(RuntimeError):
@@ -94,19 +68,30 @@ class Checkpoints:
         """Starts saving the state of step `record["step"]`; training goes on meanwhile.
 
         Raises:
-          SaveFailed: this save, or the one before it.
+          SaveFailed: this save, or the one before it, failed, or there is a checkpoint of a later step.
         """
         self.check()
         record = record | {"digest": _digest(state)}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._explained():
-            self._manager.save(record["step"], args=arguments)
+            saved = self._manager.save(record["step"], args=arguments)
+        if not saved:
+            raise SaveFailed(
+                f"the checkpoint of step {record['step']} was not written: {self.folder} holds one of step "
+                f"{self._manager.latest_step()}, which is not older. Move that one elsewhere, then start the same command "
+                "again"
+            )
 
     def check(self) -> None:
         """Raises `SaveFailed` for a save that failed in the background."""
         if not self._manager.is_saving_in_progress():
             with self._explained():
                 self._manager.wait_until_finished()  # Returns at once; only here Orbax raises what went wrong.
+
+    def delete_from(self, step: int) -> None:
+        """Deletes the checkpoints of `step` and later ones, which a run that resumed before them saves again."""
+        for later in [saved for saved in self._manager.all_steps() if saved >= step]:
+            self._manager.delete(later)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -119,7 +104,7 @@ class Checkpoints:
           abstract_state: `ShapeDtypeStruct`s with shardings: where every array goes.
 
         Raises:
-          NoCheckpoint: all are damaged.
+          NoReadableCheckpoint: all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -129,7 +114,7 @@ class Checkpoints:
                 return restored
             logging.error("checkpoint %d cannot be read (%s)", step, reason)
         if steps:
-            raise NoCheckpoint(
+            raise NoReadableCheckpoint(
                 f"none of the checkpoints {steps} in {self.folder} can be read: see the errors above. To start anew, "
                 "use another workdir"
             )
@@ -197,62 +182,6 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints are set aside")
             self._manager.reload()
-
-
-def check_config(saved: dict, config: dict) -> None:
-    """OtherConfig where two flat configs (`{"a.b": value}`) differ in what a step computes."""
-
-    def matters(field):
-        return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
-
-    differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
-    if differing:
-        lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
-        raise OtherConfig(
-            f"the checkpoints in this workdir are of another config:\n{lines}\n"
-            "Set these fields back to resume, or use another workdir"
-        )
-
-
-def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """OtherWeights where networks of the same name have other weights.
-
-    Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs, of which the message shows the paths.
-    """
-    if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
-        networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
-        paths = [field for field in config if field == "tokenizer" or field.startswith("weights.")]
-        moved = [
-            f"  {f}: {saved_config.get(f)!r}, now {config[f]!r}" for f in paths if saved_config.get(f) != config[f]
-        ]
-        raise OtherWeights(
-            f"the checkpoints in this workdir were made with other weights of these networks:\n{networks}\n"
-            + ("\n".join(["the paths that differ:", *moved]) if moved else "the paths are the same: files were changed")
-            + "\nName the old files to resume, or use another workdir"
-        )
-
-
-def check_data(saved: dict, now: dict, path: str) -> None:
-    """OtherData where samples (`train.data.Data.version`) are not those of the checkpoint; `path` is where they lie."""
-    if saved["fingerprint"] == now["fingerprint"]:
-        return
-    before, after = saved["parts"], now["parts"]
-    changes = [f"{name}: added ({after[name]})" for name in after if name not in before]
-    changes += [f"{name}: removed ({before[name]})" for name in before if name not in after]
-    changes += [
-        f"{name}: {before[name]} in the checkpoint, {after[name]} now"
-        for name in after
-        if name in before and before[name] != after[name]
-    ]
-    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
-    lines = [*changes[:SHOWN], *more] or ["the files are the same; their order, or what encodes them, is not"]
-    raise OtherData(
-        f"the samples of data.path={path!r} are not those that the checkpoints in this workdir were trained on:\n"
-        + "".join(f"  {line}\n" for line in lines)
-        + "Name the old samples to resume, or use another workdir"
-    )
 
 
 def _everywhere(fine: bool) -> bool:

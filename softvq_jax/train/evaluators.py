@@ -60,7 +60,8 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
       FileNotFoundError, ImportError: something that an evaluator needs is missing.
     """
     evaluators = {}
-    for name, section in run.config.evals.items():
+    for name in sorted(run.config.evals, key=lambda name: (name != "held_out", name)):  # metrics of held_out come first
+        section = run.config.evals[name]
         if path := section.get("evaluator"):
             kind = load_class(path, f"evals.{name}.evaluator")
         elif name in EVALUATORS:

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from softvq_jax.config import tokenizer as configs
-from softvq_jax.train.checkpoint import check_config, check_data, check_weights
+from softvq_jax.train.compatibility import check_config, check_data, check_weights
 from softvq_jax.train.task import Task
 from softvq_jax.weights import fingerprints
 

@@ -24,7 +24,7 @@ from softvq_jax.train.data import Data
 from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Better, Summary
-from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
+from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 
 
 class TokenizerTask:
@@ -113,7 +113,7 @@ class TokenizerTask:
             discriminator = Discriminator(weights, buffers, self.discriminator_optimizer.init(weights))
         model, code_age = self.nets.config, None
         if model.has_codebook:
-            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USE_WINDOW, jnp.int32)
+            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USAGE_WINDOW, jnp.int32)
         return TokenizerState(
             step=jnp.zeros((), jnp.int32),
             tokenizer=Network(params, self.generator_optimizer.init(params)),

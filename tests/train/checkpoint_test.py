@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from softvq_jax.train.checkpoint import Checkpoints, OtherData, OtherWeights, SaveFailed, check_data, check_weights
+from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from tests import programs
 
 
@@ -71,24 +71,15 @@ def test_a_checkpoint_that_one_process_cannot_read_is_set_aside_by_all(tmp_path)
     assert [path.name.split("_")[0] for path in (tmp_path / "damaged").iterdir()] == ["2"]
 
 
-def test_messages_name_the_shards_and_networks_that_differ():
-    before = {"fingerprint": "a", "parts": {"0.tar": "10-aa", "1.tar": "20-bb", "2.tar": "30-cc"}}
-    after = {"fingerprint": "b", "parts": {"0.tar": "10-aa", "1.tar": "20-dd", "3.tar": "40-ee"}}
-    check_data(before, dict(before), "x")
-    with pytest.raises(OtherData, match=r"data\.path='x'") as error:
-        check_data(before, after, "x")
-    told = str(error.value).splitlines()[1:-1]
-    assert told == ["  3.tar: added (40-ee)", "  2.tar: removed (30-cc)", "  1.tar: 20-bb in the checkpoint, 20-dd now"]
-    many = {"fingerprint": "c", "parts": before["parts"] | {f"{i}.tar": "1-aa" for i in range(10, 20)}}
-    with pytest.raises(OtherData, match=r"14\.tar: added[^$]*and 5 more"):
-        check_data(before, many, "x")
-
-    old, new = {"weights.dino": "a", "weights.teacher": "b"}, {"weights.dino": "a", "weights.teacher": "c"}
-    check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1"}, old, new)
-    with pytest.raises(
-        OtherWeights, match=r"teacher: 2 in the checkpoint, 3 now\n.*\n  weights.teacher: 'b', now 'c'\n"
-    ):
-        check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1", "teacher": "3"}, old, new)
+def test_a_save_beside_a_later_step_stops_the_run(tmp_path):
+    (tmp_path / "999").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
+    with pytest.raises(SaveFailed, match=r"step 1 was not written: .* holds one of step 999"):
+        checkpoints.save(state(1), {"step": 1})
+    checkpoints.delete_from(2)
+    checkpoints.save(state(1), {"step": 1})
+    checkpoints.close()
+    assert_restores(tmp_path, 1, 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -16,7 +16,7 @@ from softvq_jax.data.shuffle import shuffled
 from softvq_jax.metrics import image_quality
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
-from softvq_jax.train import checkpoint, evaluators, loop, preemption, preflight
+from softvq_jax.train import checkpoint, compatibility, evaluators, loop, preemption, preflight
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.tasks import TASKS
 from tests.train.conftest import tiny
@@ -126,7 +126,7 @@ def test_another_config_is_refused_with_the_fields_that_differ(finished):
     config.optim.learning_rate = 5e-4
     config.log.every_steps, config.data.max_unreadable_share, config.model.remat = 3, 0.5, "full"  # compute the same
     with pytest.raises(
-        checkpoint.OtherConfig, match=r"optim\.learning_rate: 0\.0001 in the checkpoint, 0\.0005 now"
+        compatibility.ConfigMismatch, match=r"optim\.learning_rate: 0\.0001 in the checkpoint, 0\.0005 now"
     ) as error:
         run(config, workdir).train()
     assert len(str(error.value).splitlines()) == 3  # the field above, and what to do
@@ -176,7 +176,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops(finished):
     config, workdir, _ = finished
     for state in (workdir / "checkpoints").glob("*/state"):
         shutil.rmtree(state)
-    with pytest.raises(checkpoint.NoCheckpoint, match="none of the checkpoints"):
+    with pytest.raises(checkpoint.NoReadableCheckpoint, match="none of the checkpoints"):
         run(config, workdir).train()
 
 
@@ -211,7 +211,7 @@ def test_unreadable_images_are_counted_over_a_resume_and_changed_data_are_refuse
     assert 0 < broken[1] < broken[5]
 
     (photographs / "class0" / "0.png").write_bytes((photographs / "class1" / "1.png").read_bytes())
-    with pytest.raises(checkpoint.OtherData, match=r"class0: (12-\w+) in the checkpoint, (?!\1)12-\w+ now"):
+    with pytest.raises(compatibility.DataMismatch, match=r"class0: (12-\w+) in the checkpoint, (?!\1)12-\w+ now"):
         run(tiny_config, tmp_path / "run").train()
 
 
