@@ -48,7 +48,8 @@ class Protocol:
 
     def settings(self) -> dict[str, str]:
         """The settings of its metrics in words, by the title of the metric."""
-        described = {metric.title: metric.describe(self) for name, metric in METRICS.items() if name in self.metrics}
+        used = (metric for name, metric in METRICS.items() if name in self.metrics or metric.every_protocol)
+        described = {metric.title: metric.describe(self) for metric in used}
         return {title: words for title, words in described.items() if words is not None}
 
     def splits(self, count: int) -> Iterator[slice]:

@@ -1,6 +1,8 @@
 """Pixel metrics of reconstructions: PSNR and SSIM of 8-bit images by scikit-image, in float64 on the host."""
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -36,8 +38,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Raises:
       ValueError: the two are not batches of 8-bit images of one shape.
     """
+    _check_pairs(a, b)
     with np.errstate(divide="ignore"):
-        return np.array([metrics.peak_signal_noise_ratio(x, y, data_range=255) for x, y in _pairs(a, b)], np.float64)
+        return np.array([metrics.peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(a, b, strict=True)])
 
 
 WINDOWS = {
@@ -68,12 +71,13 @@ def ssim(a: np.ndarray, b: np.ndarray, window: str = "gauss", data_range: float 
     if window not in WINDOWS:
         raise ValueError(f"window is {window!r}; expected one of {', '.join(WINDOWS)}")
     side, options = WINDOWS[window]
-    pairs = _pairs(a, b)
+    _check_pairs(a, b)
     height, width = a.shape[1:3]
     if min(height, width) < side:
         raise ValueError(f"images of {height} x {width} pixels; SSIM's window needs {side} each way")
     similarity = functools.partial(metrics.structural_similarity, channel_axis=-1, data_range=data_range, **options)
-    return np.array([similarity(x, y) for x, y in pairs])
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # its filters release the GIL
+        return np.array(list(pool.map(similarity, a, b)))
 
 
 PAIR_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -86,8 +90,8 @@ PAIR_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 """Metrics of an image and its reconstruction by their keys in `evaluation.json`: `(originals, images) -> [B]`."""
 
 
-def _pairs(a, b):
-    """The images of two batches, side by side; raises ValueError if they are not 8-bit batches of one shape."""
+def _check_pairs(a, b):
+    """Raises ValueError if two batches are not 8-bit images of one shape."""
     for name, images in (("a", a), ("b", b)):
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(
@@ -96,4 +100,3 @@ def _pairs(a, b):
             )
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}; expected the same number of images of one size")
-    return list(zip(a, b, strict=True))

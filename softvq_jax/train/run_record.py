@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config import tokenizer as configs
+from softvq_jax.config.schemas import field_values
 from softvq_jax.train.compatibility import check_config, check_data, check_weights
 from softvq_jax.train.task import Task
 from softvq_jax.weights import fingerprints
@@ -31,7 +31,8 @@ class RunRecord:
         """The record of a run that has been opened."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
-        return cls({field: _json_value(config, field) for field in configs.fields(config)}, weights, task.data.version)
+        values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
+        return cls(values, weights, task.data.version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
@@ -64,10 +65,3 @@ class RunRecord:
                 f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
                 "use another workdir"
             )
-
-
-def _json_value(config, field):
-    value = config
-    for part in field.split("."):
-        value = value[part]
-    return list(value) if isinstance(value, tuple) else value

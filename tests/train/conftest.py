@@ -81,8 +81,8 @@ def full_config(tiny_config, frozen_weights):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """`with told(n):` tells a run to stop when it asks for the n-th time."""
+def preempt_at(monkeypatch):
+    """`with preempt_at(n):` preempts a run when it asks for the n-th time whether it is."""
 
     @contextlib.contextmanager
     def at(question):

@@ -53,8 +53,8 @@ def test_an_evaluator_of_the_user_runs_on_its_schedule_and_chooses_the_best_step
     assert [x.name for x in (tmp_path / "run" / "best" / "checkpoints").iterdir() if x.name.isdigit()] == [str(best)]
 
 
-def test_a_preemption_inside_an_evaluator_saves_the_step(config, tmp_path, told):
-    with told(5), pytest.raises(Preempted):  # after the questions of four steps
+def test_a_preemption_inside_an_evaluator_saves_the_step(config, tmp_path, preempt_at):
+    with preempt_at(5), pytest.raises(Preempted):  # after the questions of four steps
         run(config, tmp_path / "run").train()
     assert "eval_largest_weight" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     again = run(config, tmp_path / "run")

@@ -63,10 +63,10 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
-def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, told):
+def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, preempt_at):
     results = run(config, tmp_path / "whole").train()
     assert results["eval_loss"] > 0 and results["eval_samples"] == 7
-    with told(3), pytest.raises(preemption.Preempted):
+    with preempt_at(3), pytest.raises(preemption.Preempted):
         run(config, tmp_path / "cut").train()
     config.tokenizer = str(shutil.copytree(tokenizer, tmp_path / "moved"))  # the same weights at another path
     moved = run(config, tmp_path / "cut")

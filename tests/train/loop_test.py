@@ -105,11 +105,11 @@ def test_gan_factors_are_zero_before_the_start_step(finished):
     [(3, 0, 3), (4, 3, 3), (7, 0, 6)],
     ids=["after step 3, where no checkpoint is due", "in the evaluation of step 3", "in the last evaluation"],
 )
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, told, question, eval_every, saved):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, preempt_at, question, eval_every, saved):
     config, workdir, _ = finished
     whole = final_state(config, workdir)
     config.evals.held_out.every_steps, cut = eval_every, tmp_path / "cut"
-    with told(question), pytest.raises(preemption.Preempted) as stop:
+    with preempt_at(question), pytest.raises(preemption.Preempted) as stop:
         run(config, cut).train()
     assert stop.value.code == preemption.EXIT_CODE
     assert max(int(path.name) for path in (cut / "checkpoints").iterdir() if path.name.isdigit()) == saved
@@ -194,12 +194,12 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_conf
 
 
 def test_unreadable_images_are_counted_over_a_resume_and_changed_data_are_refused(
-    tiny_config, photographs, tmp_path, told
+    tiny_config, photographs, tmp_path, preempt_at
 ):
     tiny_config.data.update(source="folder", path=str(photographs), augment="random_crop", max_unreadable_share=1.0)
     for i in range(0, 24, 4):
         (photographs / "class0" / f"{i}.png").write_bytes(b"not an image")
-    with told(2), pytest.raises(preemption.Preempted):
+    with preempt_at(2), pytest.raises(preemption.Preempted):
         run(tiny_config, tmp_path / "run").train()
     again = run(tiny_config, tmp_path / "run")
     again.train()
