@@ -27,7 +27,6 @@ from softvq_jax.metrics.feature_statistics import (
     write_statistics,
 )
 from softvq_jax.metrics.image_quality import PAIR_METRICS
-from softvq_jax.metrics.latent_moments import LatentMoments
 from softvq_jax.metrics.metric import Counts, NoFeatures, NotMeasured, TooFewImages
 from softvq_jax.metrics.registry import METRICS
 from softvq_jax.models.inception import FEATURES
@@ -315,12 +314,11 @@ def codebook_usage(rows: RowCache, codebook_size: int) -> CodebookUsage:
 
 
 def latent_metrics(rows: RowCache) -> dict[str, float]:
-    """Returns the mean and the standard deviation of the latents that were measured."""
-    latents = rows["latents"]
-    moments = LatentMoments(latents.shape[-1])
+    """Returns mean and standard deviation of all latent values, the `vq_mean` and `vq_std` of published weights."""
+    moments = Moments(1)
     for start in range(0, len(rows), BLOCK):
-        moments.update(latents[start : start + BLOCK])
-    return {"latent_mean": moments.mean, "latent_std": moments.std}
+        moments.update(rows["latents"][start : start + BLOCK].reshape(-1, 1))
+    return {"latent_mean": float(moments.mean[0]), "latent_std": float(np.sqrt(moments.covariance(ddof=0)[0, 0]))}
 
 
 def _content(protocol, samples, reference, codebook_size, needs, on_progress) -> dict:

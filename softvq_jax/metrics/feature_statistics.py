@@ -6,7 +6,7 @@ A file may also hold images (`arr_0`), as ADM's reference batches do; `evaluate.
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -75,15 +75,6 @@ class Moments:
         """`scatter / (count - ddof)`, `[d, d]`; raises TooFewImages for fewer than two rows."""
         require(self.count, 2, "a covariance")
         return self.scatter / (self.count - ddof)
-
-
-def merged(parts: Iterable[Moments]) -> Moments:
-    """The moments of the rows of all `parts` together."""
-    first, *others = parts
-    total = Moments(len(first.mean))
-    for part in (first, *others):
-        total.merge(part)
-    return total
 
 
 @dataclasses.dataclass(frozen=True)

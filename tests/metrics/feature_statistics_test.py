@@ -6,7 +6,6 @@ from softvq_jax.metrics.feature_statistics import (
     Moments,
     has_images,
     has_statistics,
-    merged,
     read_statistics,
     write_statistics,
 )
@@ -76,7 +75,9 @@ def test_batches_order_and_devices_do_not_matter(features):
     parts = [Moments(12) for _ in range(3)]
     for i, batch in enumerate(np.array_split(features[order], 41)):
         parts[i % 2].update(batch)  # the third sees nothing
-    together = merged(parts)
+    together = Moments(12)
+    for part in parts:
+        together.merge(part)
     assert together.count == whole.count
     np.testing.assert_allclose(together.mean, whole.mean, rtol=1e-13)
     np.testing.assert_allclose(together.covariance(), whole.covariance(), rtol=1e-9)
