@@ -86,7 +86,7 @@ class Run:
             self.evaluated.held_out_sums = self.task.compile_evaluation(self.mesh, state)
             first = self.evaluated.inputs(next(batches))
             step = self._compile(state, frozen, first, key)
-            with preemption.saving(), contextlib.ExitStack() as closing:
+            with preemption.deferred(), contextlib.ExitStack() as closing:
                 for closed in filter(None, (self.best, self.checkpoints)):
                     closing.callback(closed.close)
                 closing.enter_context(batches)

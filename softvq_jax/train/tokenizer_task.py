@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from softvq_jax.config import tokenizer as configs
 from softvq_jax.evaluate.predictions import Reconstructions
 from softvq_jax.evaluate.reconstructor import Reconstructor
+from softvq_jax.models.codebook import code_counts
 from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S
 from softvq_jax.models.functional import Functional
-from softvq_jax.models.quantizers import code_counts
+from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
@@ -92,12 +93,13 @@ class TokenizerTask:
         return cls(config, weights, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
-        """The optimiser's group of a parameter of the generator."""
-        model, optimizer = self.config.model, self.config.optim
-        in_bottleneck = path.startswith("model/bottleneck/")
-        if model.bottleneck == "simvq" and path == "model/bottleneck/codebook" and not model.train_codebook:
-            return "frozen"
-        return optimizer.codebook_schedule if in_bottleneck else optimizer.schedule
+        """The optimizer's group of a parameter of the generator, by its path."""
+        optimizer, prefix = self.config.optim, "model/bottleneck/"
+        if not path.startswith(prefix):
+            return optimizer.schedule
+        model = self.nets.config
+        frozen = path.removeprefix(prefix) in bottleneck_class(model.bottleneck).frozen_parameters(model)
+        return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
         """A fresh state; `initial["encoder"]`, where it is there, are the parameters of the encoder's ViT."""
