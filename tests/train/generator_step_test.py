@@ -81,24 +81,9 @@ def test_eight_devices_train_as_one(family):
     [
         ("model", "family", "gan", "config.model.family is 'gan'; expected one of sit, dit, mar"),
         ("objective", "process", "square", "config.objective.process='square': expected one of 'linear', 'cosine'"),
-        (
-            "sampling",
-            "sampler",
-            "ddim",
-            "config.sampling.sampler='ddim': expected one of 'sde_euler_maruyama', 'ode_euler'",
-        ),
-        (
-            "sampling",
-            "guidance_interval",
-            (0.7, 0.1),
-            r"config.sampling.guidance_interval=\(0.7, 0.1\): expected \(low, high\)",
-        ),
-        (
-            "objective",
-            "time_distribution",
-            "beta",
-            "config.objective.time_distribution='beta': expected one of 'uniform'",
-        ),
+        ("sampling", "sampler", "ddim", "config.sampling.sampler='ddim': expected one of 'sde_euler_maruyama', 'ode_euler'"),
+        ("sampling", "guidance_interval", (0.7, 0.1), r"config.sampling.guidance_interval=\(0.7, 0.1\): expected \(low, high\)"),
+        ("objective", "time_distribution", "beta", "config.objective.time_distribution='beta': expected one of 'uniform'"),
     ],
 )
 def test_unknown_names_are_refused_at_the_start(section, field, value, message):
