@@ -1,5 +1,7 @@
 """Training a tokenizer, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,8 @@ from softvq_jax.pixels import as_float, to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
-from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
-from softvq_jax.train.task import Report
+from softvq_jax.train.task import Better, Summary
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 from softvq_jax.weights import pretrained
 
@@ -31,6 +32,16 @@ class TokenizerTask:
       config: the run's config.
       nets: its networks.
     """
+
+    better: Mapping[str, Better] = {"eval_psnr": "higher", "eval_codebook_usage": "higher"}
+    protocol = "softvq-rfid"
+    metric_names: Mapping[str, str] = {
+        "fid": "eval_rfid",
+        "sfid": "eval_rsfid",
+        "is_mean": "eval_is_mean",
+        "ssim_gauss": "eval_ssim",
+    }
+    draws_images = False
 
     def __init__(
         self,
@@ -55,7 +66,8 @@ class TokenizerTask:
         }
         self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
-        self.reconstruct = None  # compiled where FID is measured, once
+        self.codebook_size = config.model.codebook_size
+        self.reconstruct = None  # compiled once, for FID
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
 
     @classmethod
@@ -129,26 +141,23 @@ class TokenizerTask:
         sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
         if out.bottlenecked.indices is not None:
             sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
-        shown = [x[: self.config.eval.num_pictures] for x in pair]
+        shown = [x[: self.config.evals.held_out.num_pictures] for x in pair]
         return sums, shown
 
-    def report(self, ema, frozen, sums, shown) -> Report:
-        """PSNR, codebook use, and the first originals above their reconstructions."""
+    def summarize(self, ema, frozen, sums, shown) -> Summary:
+        """PSNR, codebook usage, and the first originals above their reconstructions."""
         count = float(sums["images"])
-        results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
+        metrics = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
-            results["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
-        return Report(results, {"reconstructions": shown})
+            metrics["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
+        return metrics, {"reconstructions": shown}
 
-    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
-        """rFID and SSIM: reconstructions of the held-out images against these, or another reference (`softvq-rfid`)."""
+    def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
+        """Reconstructions of held-out images, for rFID and SSIM."""
         if self.reconstruct is None:
-            self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=quality.devices)
+            self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])
-        subject = Reconstructions(quality.held_out, self.reconstruct, quality.extractor, None)
-        found = quality(step, subject, "softvq-rfid", self.nets.config.codebook_size)
-        names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean", "ssim_gauss": "eval_ssim"}
-        return {names[name]: value for name, value in found.items()}
+        return Reconstructions(images, self.reconstruct, extractor, None)
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 
