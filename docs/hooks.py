@@ -40,7 +40,7 @@ def config_page() -> str:
     """The reference of every config field."""
     from softvq_jax.config.reference import markdown_reference
 
-    return CONFIG_HEAD + markdown_reference(("l64",))
+    return CONFIG_HEAD + markdown_reference()
 
 
 def commands_page() -> str:
