@@ -13,8 +13,8 @@ import sys
 from absl import app, flags, logging
 
 from softvq_jax.config import check_values
-from softvq_jax.config.flags import define_config, parse_flags, require
-from softvq_jax.train.preemption import leave_when_told
+from softvq_jax.config.flags import define_config, parse_flags
+from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images.")
@@ -32,6 +32,7 @@ def main(_):
     from softvq_jax.parallel.shared_folder import check_shared
 
     config, workdir = _CONFIG.value, _WORKDIR.value
+    assert workdir is not None  # required
     if "://" in workdir:
         sys.exit(
             f"error: --workdir must be a folder; got {workdir}: mount the bucket (gcsfuse, s3fs) and name its folder"
@@ -70,13 +71,12 @@ def main(_):
 
 def run() -> None:
     """Runs the command line."""
-    leave_when_told()
-    require("workdir")
+    exit_on_sigterm()
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv):
-    rest = parse_flags(argv)
+    rest = parse_flags(argv, required=["workdir"])
     # Messages of this package, and warnings of others, with the time in front.
     handler = logging.get_absl_handler()
     handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from softvq_jax.config.names import find_config, load_config
-from softvq_jax.config.schemas import field_values
+from softvq_jax.config.schemas import fields
 
 RENAMED = {"fid.": "evals.fid.", "eval.": "evals.held_out."}  # sections of older versions
 
@@ -84,5 +84,5 @@ def check_field(name: str, config: ConfigDict) -> None:
         last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], field.rsplit(".", 1)[-1]).ratio()
         return last, difflib.SequenceMatcher(None, name, field).ratio()
 
-    nearest = max((field for field, _ in field_values(config)), key=similarity)
+    nearest = max(fields(config), key=similarity)
     raise ValueError(f"the config has no field {name!r}; the nearest is --config.{nearest}")

@@ -71,6 +71,7 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
             one_of("released", "paper"),
         ),
         "train_codebook": Field(False, "Whether SimVQ trains its codebook as well as the linear map.", BOOLEAN),
+        "bottleneck_args": {},  # open: further arguments of the bottleneck's class
         "local_init": Field(
             False,
             "Whether networks start as a linear code of each patch. Small networks from scratch learn many times faster.",

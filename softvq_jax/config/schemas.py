@@ -53,10 +53,15 @@ def check_values(config: ConfigDict) -> None:
 def field_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted names and the values of all fields, in the config's order."""
     for name, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
+        if isinstance(value, ConfigDict):
             yield from field_values(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def fields(config: Mapping[str, Any]) -> list[str]:
+    """The dotted names of all fields."""
+    return [name for name, _ in field_values(config)]
 
 
 def _leaves(value):

@@ -14,9 +14,9 @@ from softvq_jax.config.losses import ALIGNMENT, GAN, LOSS
 from softvq_jax.config.networks import VIT_SIZES, dinov2_weights, model_schema, vit_schema, weights_schema
 from softvq_jax.config.optim import CODEBOOK_SCHEDULE, OPTIM
 from softvq_jax.config.run import RUN
-from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.schemas import fields, register_schema
 
-__all__ = ["VIT_SIZES", "dinov2_weights", "optim_section", "run_sections", "steps", "tokenizer_config", "vit"]
+__all__ = ["VIT_SIZES", "dinov2_weights", "fields", "optim_section", "run_sections", "steps", "tokenizer_config", "vit"]
 
 SEED = Field(0, "Seed of initial weights, of the data's order and crops, and of all noise.", integer(0, 2**32 - 1))
 
@@ -54,6 +54,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
     """
     config = ConfigDict(defaults(tokenizer_schema(encoder, decoder)))
     config.lock()
+    config.model.bottleneck_args.unlock()
     return config
 
 
@@ -62,9 +63,9 @@ def vit(size: str, patch_size: int = 16) -> ConfigDict:
     return ConfigDict(defaults(vit_schema(size, patch_size)))
 
 
-def optim_section(**fields: Any) -> dict[str, Any]:
-    """The default values of `config.optim`, with `fields` in place of some."""
-    return defaults(OPTIM) | fields
+def optim_section(**values: Any) -> dict[str, Any]:
+    """The default values of `config.optim`, with `values` in place of some."""
+    return defaults(OPTIM) | values
 
 
 def run_sections() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
 INCHES = (4.6, 2.8)  # width and height of one chart; a page shows it at any size
 LOG_DECADES = 2.5  # values that span more decades than this get a logarithmic axis
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "softvq",  # the same chart gives the same file
     "font.size": 10,
@@ -95,7 +95,7 @@ def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: b
     """Plots lines on `axes`.
 
     Args:
-      series: finite values only; a line may be empty, which leaves its color to it.
+      series: finite values only; line i has color i, also if lines before it are empty.
       log_x: whether x is logarithmic; then every x that occurs has a tick.
       marker: matplotlib's name of the mark on every point; a line of a single point always has one.
     """
@@ -111,16 +111,19 @@ def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: b
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(numticks=6))
         else:
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
         if log_x:
             axes.set_xscale("log")
             axes.set_xticks(sorted({x for line in series for x in line.x}))
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
         axes.minorticks_off()
         for i, line in enumerate(series):
-            shape = marker or ("o" if len(line.x) == 1 else "")
-            [drawn] = axes.plot(line.x, line.y, shape + "-", color=COLORS[i % len(COLORS)], lw=1.6, ms=4, clip_on=False)
+            if not line.x:
+                continue  # matplotlib lays out an empty line with infinite size
+            shape = (marker or ("o" if len(line.x) == 1 else "")) + "-"
+            color = COLORS[i % len(COLORS)]
+            [drawn] = axes.plot(line.x, line.y, shape, color=color, lw=1.6, ms=4, label=line.name, clip_on=False)
             drawn.set_gid(f"series{i}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))

@@ -16,7 +16,7 @@ from softvq_jax.generators import training
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.pixels import to_levels
+from softvq_jax.pixels import to_uint8
 from softvq_jax.train import optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
@@ -130,7 +130,7 @@ class GeneratorTask:
         return np.asarray(levels)[:count], labels[:count]
 
     def _draw(self, frozen, latents):
-        return to_levels(self.latents.to_images(frozen, latents)).astype(jnp.uint8)
+        return to_uint8(self.latents.to_images(frozen, latents))
 
     def _draw_batch(self, frozen, batch):
         return self._draw(frozen, self.latents.to_latents(frozen, batch)), batch["label"], batch["valid"]

@@ -12,7 +12,7 @@ from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.metrics.latent_moments import LatentMoments
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.pixels import as_float
+from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
 from softvq_jax.weights import fingerprints
@@ -134,7 +134,7 @@ def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
     count, moments = 0, LatentMoments(tokenizer.config.latent_dim)
     with data.same_everywhere() as batches:
         while count < STATISTICS_IMAGES:
-            images = np.float32(next(batches)["image"]) / 127.5 - 1
+            images = from_uint8(next(batches)["image"])
             moments.update(np.asarray(tokenizer.encode(images)))
             count += len(images)
     return LatentStatistics.from_moments(moments)

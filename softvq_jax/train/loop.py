@@ -77,7 +77,7 @@ class Run:
 
         Raises:
           NonFinite: a loss is not a number any more.
-          Preempted: told to stop, and saved.
+          Preempted: preempted, and saved.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption:
             state, record = self._restore_or_init()
@@ -88,7 +88,7 @@ class Run:
             key = jax.random.key(self.config.seed)
             first = self._inputs(next(batches))
             step = self._compile(state, frozen, first, key)
-            with preemption.saving(), contextlib.ExitStack() as closing:
+            with preemption.deferred(), contextlib.ExitStack() as closing:
                 if self.best is not None:
                     closing.callback(self.best.close)
                 closing.callback(self.checkpoints.close)
@@ -134,7 +134,7 @@ class Run:
                 with progress.paused():
                     stopping = self._evaluate(state, frozen, record, writer, preemption) is None
             if stopping and not last:
-                logging.warning("told to stop: step %d is being saved", done)
+                logging.warning("preempted: saving checkpoint at step %d", done)
                 self._save(state, record)
                 raise Preempted
         return state

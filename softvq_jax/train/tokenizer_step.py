@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from softvq_jax.losses import adversarial, alignment
 from softvq_jax.losses.diff_augment import diff_augment
 from softvq_jax.losses.reconstruction import pixel_l2
+from softvq_jax.models.codebook import code_counts
 from softvq_jax.models.dinov2 import imagenet_normalize
 from softvq_jax.models.discriminators import fit
 from softvq_jax.models.functional import buffers_of
-from softvq_jax.models.quantizers import code_counts
+from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.vit import patchify
 from softvq_jax.parallel.mesh import constrain_batch
 from softvq_jax.pixels import as_float
@@ -75,7 +76,7 @@ class TokenizerStep:
 
         def tokenize(params):
             model = self.nets.model(params["model"])
-            out = model(images, key=model_key)
+            out = model(images, step=state.step, key=model_key)
             reconstructions = constrain_batch(model.decoder.to_pixels(out.decoded))
             latent_loss, terms = self.latent_terms(params, frozen, images, out.bottlenecked, alignment_key)
             return (reconstructions, latent_loss), (out, terms)
@@ -104,9 +105,9 @@ class TokenizerStep:
 
     def latent_terms(self, params, frozen, images, bottlenecked, key):
         """The weighted sum of the bottleneck's own losses and alignment, and each of them before its weight."""
-        weights = self.config.loss
+        weights = {name: self.loss_weight(name) for name in (*bottlenecked.losses, "alignment")}
         # A term without weight is left out, and so never computed: the entropy of 65,536 codes is most of a step.
-        terms = {name: term for name, term in bottlenecked.losses.items() if weights[f"{name}_weight"]}
+        terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
         if self.nets.teacher is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
             teacher = self.nets.teacher(frozen["teacher"])
@@ -115,7 +116,14 @@ class TokenizerStep:
             head = self.nets.alignment(params["alignment"])
             projected = head(alignment.alignment_inputs(mode, bottlenecked.latents))
             terms["alignment"] = alignment.alignment_loss(projected, jax.lax.stop_gradient(targets))
-        return sum((weights[f"{name}_weight"] * term for name, term in terms.items()), jnp.zeros(())), terms
+        return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
+
+    def loss_weight(self, name: str) -> float:
+        """The weight of a latent loss: `config.loss.<name>_weight` if there is one, else the bottleneck's default."""
+        field = f"{name}_weight"
+        if field in self.config.loss:
+            return self.config.loss[field]
+        return bottleneck_class(self.nets.config.bottleneck).loss_weights[name]
 
     def image_terms(self, reconstructions, images, frozen, step):
         """Pixel loss and LPIPS; the weight of LPIPS grows linearly over `loss.perceptual_warmup_steps`."""

@@ -136,6 +136,7 @@ def test_a_record_whose_position_is_not_that_of_its_step_is_refused(finished):
     config, workdir, _ = finished
     path = workdir / "checkpoints" / "6" / "record" / "metadata"
     record = json.loads(path.read_text())
+    del record[checkpoint.RECORD_DIGEST]  # as in checkpoints of older versions; with it, an edited record is damaged
     path.write_text(json.dumps(record | {"next_sample": 40}))
     with pytest.raises(ValueError, match=r"step 6 goes on with sample 40, .*train\.batch_size=8 samples lead to 48"):
         run(config, workdir).train()
