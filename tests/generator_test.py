@@ -47,8 +47,8 @@ def test_saved_and_opened_again(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_published_files_come_back(family, tmp_path):
-    """Key for key, bit for bit, with what the network does not read; statistics from the tokenizer's config."""
+def test_published_files_are_saved_unchanged(family, tmp_path):
+    """Key for key, bit for bit, with tensors that the network does not use; statistics from the tokenizer's config."""
     config = CONFIGS[family]
     tensors = layout.write(family_of(config).weight_rules(config), _params(config)) | {
         "projectors.0.weight": np.ones((2, 3), np.float16)
@@ -80,8 +80,8 @@ def test_presets_are_recognized_by_name_or_width(published):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_an_example_depends_on_its_index_and_label_alone(family):
-    """Whatever else is in the batch, and so however the work is divided."""
+def test_an_example_depends_only_on_its_index_and_label(family):
+    """Not on the rest of the batch, and so not on the number of devices."""
     generator, few = _generator(family), FEW[family] | {"guidance": 2.0, "key": KEY}
     labels = np.array([3, 1, 6, 0])
     whole = generator.sample(labels, **few)
@@ -101,7 +101,7 @@ def test_the_label_and_the_guidance_matter(family):
     assert not np.allclose(plain, other, atol=1e-3) and not np.allclose(plain, guided, atol=1e-3)
 
 
-def test_statistics_are_undone():
+def test_samples_are_denormalized():
     unit = copy.copy(_generator("sit"))
     unit.statistics = LatentStatistics(0.0, 1.0)
     samples = [generator.sample([1, 2], key=KEY, **FEW["sit"]) for generator in (unit, _generator("sit"))]

@@ -27,7 +27,7 @@ from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Report
 
 EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
-REFERENCES = 512  # training samples that the samples' colours are compared with
+REFERENCES = 512  # training samples that the samples' colors are compared with
 
 
 class GeneratorTask:
@@ -48,7 +48,7 @@ class GeneratorTask:
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds network and optimiser; ValueError where parts of the config do not fit together."""
+        """Builds network and optimizer; raises ValueError if parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
         self.network = training.build(config)
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
@@ -65,7 +65,7 @@ class GeneratorTask:
     @classmethod
     def open(cls, config: ConfigDict) -> "GeneratorTask":
         """With the tokenizer and the latents or images that the config names."""
-        training.build(config)  # what is wrong with the config is told before anything is read
+        training.build(config)  # reports errors of the config before anything is read
         latents, data = open_source(config)
         if config.fid.every_steps and latents.tokenizer is None:
             raise ValueError("FID needs images: set config.tokenizer, which decodes the samples, or fid.every_steps=0")
