@@ -1,4 +1,4 @@
-"""Training a tokenizer, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
+"""Training a tokenizer: its data, state, step, evaluation and export, behind the interface of `train.task`."""
 
 from collections.abc import Mapping
 
@@ -26,7 +26,7 @@ from softvq_jax.weights import pretrained
 
 
 class TokenizerTask:
-    """What a tokenizer run does: a `task.Task`.
+    """The task of a tokenizer run, a `task.Task`.
 
     Attributes:
       config: the run's config.
@@ -52,7 +52,7 @@ class TokenizerTask:
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds the networks and optimisers; ValueError where parts of the config do not fit together."""
+        """Builds the networks and optimizers; ValueError if parts of the config do not fit together."""
         self.config, self.data, self.num_steps = config, data, num_steps
         size = config.model.image_size
         self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
@@ -72,7 +72,7 @@ class TokenizerTask:
 
     @classmethod
     def open(cls, config: ConfigDict) -> "TokenizerTask":
-        """With the photographs and the frozen networks' weights that the config names."""
+        """Opens the images and reads the pretrained weights that the config names."""
         data = Data.open(config, config.model.image_size)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
@@ -94,7 +94,7 @@ class TokenizerTask:
         return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
-        """A fresh state; `initial["encoder"]`, where it is there, are the parameters of the encoder's ViT."""
+        """A fresh state; `initial["encoder"]`, if present, are the pretrained parameters of the encoder's ViT."""
         keys = jax.random.split(key, 3)
         params = {"model": self.nets.model.init(keys[0])[0]}
         if "encoder" in initial:
@@ -111,7 +111,7 @@ class TokenizerTask:
         return TokenizerState(
             step=jnp.zeros((), jnp.int32),
             tokenizer=Network(params, self.generator_optimizer.init(params)),
-            # A copy: the state is donated, and a buffer can be given away only once.
+            # A copy: the state is donated, and each buffer can be donated only once.
             ema=jax.tree.map(jnp.copy, params),
             discriminator=discriminator,
             lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
