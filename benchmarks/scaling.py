@@ -31,7 +31,7 @@ def weights_of(config, fsdp: int) -> Weights:
     state = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), task.initial)
     params = task.parameters(state)
     mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)
-    frozen = {name: count_weights(net, shardings_for(net, mesh)).divided for name, net in task.frozen.items()}
+    frozen = {name: count_weights(net, shardings_for(net, mesh)).sharded for name, net in task.frozen.items()}
     trained = count_weights(params, shardings_for(params, mesh))
     return trained._replace(frozen=sum(FROZEN_PASSES[name] * size for name, size in frozen.items()))
 
