@@ -11,11 +11,11 @@ compiled again; `benchmarks/pods.md` is its table. Needs `pip install -e '.[aot]
 import argparse
 import json
 import pathlib
-import runpy
 
 from softvq_jax.aot.memory_saving import FSDP, REMAT
 from softvq_jax.aot.step_cost import StepCost
 from softvq_jax.aot.topology import chips_of
+from softvq_jax.config import load_config
 from softvq_jax.tools.aot_compile import measure
 
 FOLDER = pathlib.Path(__file__).parent
@@ -38,7 +38,7 @@ def numbers(report: StepCost) -> dict:
 
 def case(name: str, slice_name: str, remat: str) -> dict:
     """Compiles one config for one slice and returns its numbers."""
-    config = runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"]()
+    config = load_config(name)
     config.model.remat, config.mesh.fsdp = remat, FSDP
     config.train.batch_size = IMAGES * chips_of(slice_name)
     return numbers(measure(config, slice_name))

@@ -9,6 +9,7 @@ finds the largest batch that fits the slice. Any field of the config can be set:
 `--config.mesh.fsdp=16`, `--config.model.remat=dots`.
 """
 
+import functools
 import itertools
 import multiprocessing
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from softvq_jax.aot.memory_saving import MemoryOptions, options_using_less
 from softvq_jax.aot.step_cost import IMAGENET_TRAIN_IMAGES, Memory, StepCost, analyze, describe, does_not_fit
 from softvq_jax.aot.topology import chips_of, get_topology
 from softvq_jax.config import check_values
-from softvq_jax.config.flags import define_config, parse_flags, require
+from softvq_jax.config.flags import define_config, parse_flags
 from softvq_jax.parallel.mesh import AXES, batch_sharding, check_global_batch, make_mesh, replicated, resolve_axes
 from softvq_jax.parallel.sharding import abstract, shardings_for
 from softvq_jax.train.compile import jit_step
@@ -227,9 +228,8 @@ def main(_):
 
 def run() -> None:
     """The command line; errors that a person can act on end in their message alone."""
-    require("topology")
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(main, flags_parser=functools.partial(parse_flags, required=["topology"]))
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
 
