@@ -1,4 +1,4 @@
-"""`python -m softvq_jax.main` with a small network in the place of Inception.
+"""`python -m softvq_jax.main` with a small network in place of Inception.
 
 python -m tests.programs.fid_main --config=... --workdir=... [any flag of main]
 """

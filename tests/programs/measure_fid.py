@@ -1,4 +1,4 @@
-"""FID of two sets of random images, seen by a small network on all devices; prints it.
+"""Prints the FID of two sets of random images, with a small network on all devices.
 
 python -m tests.programs.measure_fid <folder> <batch size> <seed of the order>
 """
