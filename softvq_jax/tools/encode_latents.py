@@ -244,7 +244,7 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return errors.report(f"encode_latents: {error}")
+        return errors.fail(f"encode_latents: {error}")
     return 0
 
 

@@ -83,9 +83,9 @@ def main(args: argparse.Namespace) -> int:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
     except UnreadableImage as error:
-        return errors.report(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
+        return errors.fail(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
     except (OSError, ValueError, ImportError) as error:
-        return errors.report(f"evaluate: {error}")
+        return errors.fail(f"evaluate: {error}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Two processes restore, one of which cannot read the newest checkpoint: `python -m tests.programs.disagreement FOLDER`."""
+"""Two processes restore; one of them cannot read the newest checkpoint: `python -m tests.programs.disagreement FOLDER`."""
 
 import pathlib
 import sys
@@ -49,7 +49,7 @@ with jax.set_mesh(mesh):
     restored = checkpoints.restore(abstract(shapes, shardings_for(shapes, mesh, RULES)))
     assert restored.record["step"] == 1 and checkpoints.latest_step() == 1
 
-    # What else all processes do together around a checkpoint.
+    # Other operations of all processes around a checkpoint.
     whole = gather_to_host(restored.state, mesh, keep=process == 0)
     assert whole == {"weights": None} if process else np.array_equal(whole["weights"], np.arange(16.0) + 1)
     assert loop._sum_over_processes(process + 1) == 3

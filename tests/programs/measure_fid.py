@@ -1,4 +1,4 @@
-"""Prints the FID of two sets of random images, with the features of a small network on all devices.
+"""Prints the FID of two sets of random images, with a small network on all devices.
 
 python -m tests.programs.measure_fid <folder> <batch size> <seed of the order>
 """
