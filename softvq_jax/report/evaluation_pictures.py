@@ -36,7 +36,7 @@ def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, lis
             shown[name] = [_pair(subject, int(row), psnr[row]) for row in rows]
     if isinstance(subject, Reconstructions):
         rows = np.random.default_rng(0).permutation(len(subject))[:MAP_IMAGES]
-        latent_map = draw_map(records["latents"][rows], take(subject.originals, rows))
+        latent_map = draw_map(records["latents"][rows], take(subject.originals, rows.tolist()))
         image_grid.save_png(out / "latent_map.png", latent_map)
     return shown
 

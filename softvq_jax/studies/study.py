@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
 from softvq_jax.report.latent_map import check_method
+from softvq_jax.storage import files
 from softvq_jax.studies import figure, table
 from softvq_jax.studies.crops import held_out, training
 from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures, latents
@@ -19,7 +20,6 @@ from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.progress import duration
 from softvq_jax.train.tasks import TASKS
-from softvq_jax.weights import files
 
 MEASURED = "measured.json"
 
@@ -111,6 +111,6 @@ class Study:
         if jax.process_index():
             return
         files.write_json(self.workdir / "table.json", table.content(self.config, rows))
-        (self.workdir / "table.md").write_text(table.markdown(self.config, rows))
+        files.write_text(self.workdir / "table.md", table.markdown(self.config, rows))
         if svg := figure.draw(self.config, rows):
-            (self.workdir / "figure.svg").write_text(svg)
+            files.write_text(self.workdir / "figure.svg", svg)
