@@ -18,8 +18,8 @@ from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from softvq_jax.aot.chips import CHIPS, Chip
-from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES
 from softvq_jax.aot.scaling import Mesh, Sent, Weights, bytes_sent, count_weights, least_images_per_chip
+from softvq_jax.aot.step_cost import IMAGENET_TRAIN_IMAGES
 from softvq_jax.parallel.mesh import AXES
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.train.tasks import TASKS

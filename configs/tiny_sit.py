@@ -3,8 +3,8 @@
     python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
     python -m softvq_jax.main --config=configs/tiny_sit.py --workdir=runs/tiny_sit
 
-The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run says how often the
-training crop with the nearest colours is of the photograph that a sample was asked to be from.
+The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run prints how often the
+training crop with the most similar colors is of the photograph that a sample is of.
 """
 
 from softvq_jax.generators.config import generator_config
@@ -20,5 +20,6 @@ def get_config():
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.every_steps = 500
     config.log.every_steps = 100
-    config.eval.update(every_steps=500, num_images=64, num_pictures=64, nearest_class=True)
+    config.evals.held_out.update(every_steps=500, num_images=64, num_pictures=64)
+    config.evals.nearest_class.every_steps = 500
     return config

@@ -3,6 +3,7 @@
 - `reference/config.md`: every config field, from the schemas in `softvq_jax.config`.
 - `reference/commands.md`: the `--help` of every command.
 - `examples/NAME.md`: the notebooks in `examples/`.
+- `changelog.md` and `contributing.md`: the files in the root of the repository.
 """
 
 import os
@@ -31,6 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the pages describe this checkout, installed or not
     pages = {"reference/config.md": config_page(), "reference/commands.md": commands_page()}
+    pages |= {f"{name.lower()}.md": root_page(f"{name}.md") for name in ("CHANGELOG", "CONTRIBUTING")}
     pages |= {f"examples/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "examples").glob("*.py"))}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
@@ -41,26 +43,19 @@ def config_page() -> str:
     """The reference of every config field."""
     from softvq_jax.config.reference import markdown_reference
 
-    return CONFIG_HEAD + markdown_reference(("l64",))
+    return CONFIG_HEAD + markdown_reference()
 
 
 def commands_page() -> str:
     """The `--help` of every command, each in a section."""
-    modules = ["softvq_jax.main"]
-    modules += [
-        f"softvq_jax.tools.{path.stem}"
-        for path in sorted((ROOT / "softvq_jax" / "tools").glob("*.py"))
-        if '__name__ == "__main__"' in path.read_text()
-    ]
+    from softvq_jax.cli import COMMANDS
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        helps = list(pool.map(help_of, modules))
-    lines = [
-        "# Commands",
-        "",
-        "`softvq NAME` and `python -m softvq_jax.tools.NAME` are the same command; `softvq train` is `python -m softvq_jax.main`.",
-    ]
-    for module, text in zip(modules, helps, strict=True):
-        lines += ["", f"## {module.rpartition('.')[2].replace('main', 'train')}", "", "```text", text, "```"]
+        helps = list(pool.map(help_of, (module for module, _ in COMMANDS.values())))
+    lines = ["# Commands"]
+    for (name, (module, description)), text in zip(COMMANDS.items(), helps, strict=True):
+        lines += ["", f"## {name}", "", f"{description} `softvq {name}` is `python -m {module}`.", ""]
+        lines += ["```text", text, "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -80,9 +75,13 @@ def help_of(module: str) -> str:
     text = result.stdout.strip()
     if not text or "Traceback" in result.stderr:
         raise RuntimeError(f"python -m {module} --help printed no help: {result.stderr.strip()}")
-    # absl prints flags of other modules, and the path of the program, too.
-    text = re.sub(re.escape(str(ROOT)) + "/", "", text)
-    return text
+    return text.replace(f"{ROOT}/", "")  # absl prints the path of the module
+
+
+def root_page(name: str) -> str:
+    """A Markdown file of the repository's root, with links that work inside `docs/`."""
+    text = (ROOT / name).read_text().replace("](docs/", "](")
+    return re.sub(r"\[([^\]]*)\]\((?!http|#|[\w-]+\.md)[^)]*\)", r"\1", text)  # other files are not on the site
 
 
 def notebook_page(path: pathlib.Path) -> str:

@@ -15,29 +15,26 @@ from tests import small_tokenizers
 
 
 def shrink(config: ConfigDict, **shape) -> ConfigDict:
-    """A config's network made small; the fields that its family does not have are left alone."""
-    model = config.model
-    if model.family == "mar":
-        for stack in (model.encoder, model.decoder):
-            stack.update(width=32, depth=2, num_heads=2)
+    """Shrinks the network of a config."""
+    model, sampling = config.model, config.sampling
+    for stack in (model.encoder, model.decoder) if "encoder" in model else (model,):
+        stack.update(width=32, depth=2, num_heads=2)
+    if "head_width" in model:
         model.update(head_width=32, head_depth=1, buffer_size=4)
-        config.sampling.update(steps=2, head_steps=2)
-    else:
-        model.update(width=32, depth=2, num_heads=2)
-        config.sampling.update(steps=3)
+    sampling.update(dict(steps=2, head_steps=2) if "head_steps" in sampling else dict(steps=3))
     model.update(dtype="float32", **shape)
     return config
 
 
 def config(family: str = "sit", **data) -> ConfigDict:
-    """A run on 8 tokens of 6 channels: `small_tokenizers`' latents."""
+    """A run on 8 tokens of 6 channels, the latents of `small_tokenizers`."""
     config = shrink(generator_config(family, "B"), num_tokens=8, channels=6, num_classes=8)
     config.tokenizer = ""
     config.optim.update(learning_rate=0.064, warmup_epochs=0.0, ema_decay=0.9)
     config.train.update(batch_size=8, num_steps=4)
     config.checkpoint.every_steps = 2
     config.log.every_steps = 1
-    config.eval.update(every_steps=0, num_images=8, num_pictures=8)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=8)
     config.data.update(data)
     return config
 
@@ -67,7 +64,7 @@ def state_of(task: GeneratorTask):
 
 
 def take_steps(config, count, num_devices=1):
-    """`count` steps on one batch; the final state and every step's metrics."""
+    """Takes `count` steps on one batch; returns the final state and the metrics of each step."""
     task = abstract_task(config)
     mesh = make_mesh(devices=jax.devices()[:num_devices], fsdp=min(2, num_devices))
     with jax.set_mesh(mesh):

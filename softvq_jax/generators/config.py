@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.evals import evals_schema
 from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
 from softvq_jax.config.networks import DTYPE, REMAT
 from softvq_jax.config.optim import OPTIM
@@ -47,7 +47,9 @@ def generator_schema(family: Family) -> Schema:
             "family": Field(family.name, "Generator family.", one_of(*FAMILIES)),
             "num_tokens": Field(64, "Latent tokens of each image, L in the paper.", integer(1), "tokens"),
             "channels": Field(32, "Channels of each latent token, D in the paper.", integer(1), "channels"),
-            "num_classes": Field(1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"),
+            "num_classes": Field(
+                1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"
+            ),
             **family.fields["model"],
             "dtype": DTYPE,
             "remat": REMAT,
@@ -60,14 +62,17 @@ def generator_schema(family: Family) -> Schema:
         },
         "sampling": {
             "steps": Field(
-                _default_steps(family, 64), "Denoising steps; of a MAR, iterations over the tokens.", integer(1), "steps"
+                _default_steps(family, 64),
+                "Denoising steps; of a MAR, iterations over the tokens.",
+                integer(1),
+                "steps",
             ),
             "guidance": Field(1.75, "Scale of classifier-free guidance in evaluations; 1 is none.", number()),
             **family.fields["sampling"],
         },
         "optim": OPTIM,
         **RUN,
-        **EVALUATION,
+        "evals": evals_schema("held_out", "fid", "nearest_class"),
     }
 
 
@@ -96,7 +101,7 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
     config.optim.update(chosen.optimizer_defaults)
     config.train.update(chosen.train_defaults)
     config.data.update(source="latents", holdout=0.004)
-    config.eval.update(every_steps=10_000, nearest_class=False)  # True: do samples look like their class's photographs?
+    config.evals.held_out.every_steps = 10_000
     config.lock()
     return config
 
@@ -111,7 +116,9 @@ def config_from_argument(family: str, argument: str) -> ConfigDict:
     Raises:
       ValueError: there is no such argument; the message lists those there are.
     """
-    known = {f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS}
+    known = {
+        f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS
+    }
     if argument not in known:
         raise ValueError(f"--config={family}:{argument}: expected {family}:SIZE_LATENTS, one of {', '.join(known)}")
     return generator_config(family, *known[argument])

@@ -9,8 +9,8 @@ from softvq_jax.diffusion import objectives, samplers
 from softvq_jax.diffusion.paths import PATHS, TIME_DISTRIBUTIONS, Path
 from softvq_jax.generators import transformer
 from softvq_jax.generators.family import Family, Losses, Sampler, Settings
-from softvq_jax.models import dit
 from softvq_jax.models.dit import DiT, DiTConfig
+from softvq_jax.models.functional import functional
 
 OBJECTIVE_FIELDS = {
     "process": Field("linear", "Path from data to noise.", one_of(*PATHS)),
@@ -40,7 +40,9 @@ def draw_sde(
     return samplers.sde_euler_maruyama(model, x, settings.steps, path=PATHS[process], noise_fn=noise_fn)
 
 
-def draw_ode(solver, network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None) -> jax.Array:
+def draw_ode(
+    solver, network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None
+) -> jax.Array:
     """Normalized latents `[B, L, D]` by a solver of the probability flow ODE."""
     model, x, _ = transformer.denoiser(network, labels, keys, guidance, noise, None, settings)
     return solver(model, x, settings.steps)
@@ -62,7 +64,7 @@ SIT = Family(
     },
     make_config=lambda fields: DiTConfig(**fields),
     owns=lambda config: isinstance(config, DiTConfig) and not config.learn_sigma,
-    network=dit.functional,
+    network=partial(functional, DiT),
     fixed=transformer.fixed_positions,
     losses=make_losses,
     samplers=SAMPLERS,

@@ -43,8 +43,8 @@ FLAGS = {
     "config.train.num_steps": STEPS,
     "config.checkpoint.every_steps": 4,
     "config.log.every_steps": 1,
-    "config.eval.every_steps": 0,
-    "config.eval.num_images": 8,
+    "config.evals.held_out.every_steps": 0,
+    "config.evals.held_out.num_images": 8,
 }
 
 
@@ -145,7 +145,6 @@ def uninterrupted(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.mark.slow
 def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
     workdir, moment = tmp_path / "run", random.randint(5, 9)
     running = start(workdir, cache)
@@ -181,7 +180,7 @@ def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache
     assert "compiling" not in log()
     stop_when(lambda: "compiling the training step" in log(), cache=None)
     assert not complete(workdir)
-    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6, "eval.num_images": 64})
+    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"evals.held_out.every_steps": 6, "evals.held_out.num_images": 64})
     assert "step 6, held out" not in log()  # it does not wait for the end of the evaluation
     [saved] = complete(workdir)[-1:]
     assert saved == 6
