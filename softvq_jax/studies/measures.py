@@ -17,9 +17,9 @@ from softvq_jax.metrics import probes
 from softvq_jax.metrics.codebook import CodebookUsage
 from softvq_jax.report import image_grid
 from softvq_jax.report.latent_map import draw_map
+from softvq_jax.storage import files
 from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.weights import files
 
 SIDES = ("before", "after")  # the bottleneck
 PICTURED_NEIGHBORS = 4
@@ -123,9 +123,8 @@ def latents(trained: Trained) -> dict[str, float]:
             values |= {f"{kind}_{name}_{side}": accuracy for kind, accuracy in accuracies.items()}
     accuracies = _accuracies(trained, _thumbnails(trained.train.images), _thumbnails(trained.held_out.images))
     chance = np.unique(trained.held_out.labels, return_counts=True)[1].max() / len(trained.held_out)
-    return (
-        values | {f"{kind}_pixels": accuracy for kind, accuracy in accuracies.items()} | {"probe_chance": float(chance)}
-    )
+    values |= {f"{kind}_pixels": accuracy for kind, accuracy in accuracies.items()}
+    return values | {"probe_chance": float(chance)}
 
 
 def _accuracies(trained, train, held_out):
