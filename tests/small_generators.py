@@ -34,7 +34,7 @@ def config(family: str = "sit", **data) -> ConfigDict:
     config.train.update(batch_size=8, num_steps=4)
     config.checkpoint.every_steps = 2
     config.log.every_steps = 1
-    config.eval.update(every_steps=0, num_images=8, num_pictures=8)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=8)
     config.data.update(data)
     return config
 

@@ -1,4 +1,4 @@
-"""A compiled program, read from its text: instructions, sizes of arrays, and how often each instruction runs."""
+"""Parses the text of a compiled program: instructions, sizes of arrays, and how often each instruction runs."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 class Array(NamedTuple):
-    """One array of an instruction's result; `in_hbm` is whether it lies in the chip's main memory, not on chip."""
+    """One array of an instruction's result; `in_hbm`: in the chip's main memory rather than on the chip."""
 
     bytes: float
     in_hbm: bool
@@ -42,13 +42,13 @@ class Instruction(NamedTuple):
 
     @property
     def called(self) -> list[str]:
-        """Names of the computations this instruction calls."""
+        """Names of the computations that this instruction calls."""
         branches = _BRANCHES.search(self.attributes)
         names = branches.group(1).replace("%", "").split(", ") if branches else []
         return names + _CALLED.findall(self.attributes)
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of `pattern` in the attributes."""
+        """Returns the first group of `pattern` in the attributes, None where it does not match."""
         found = re.search(pattern, self.attributes)
         return found.group(1) if found else None
 
@@ -59,8 +59,8 @@ class Computation(NamedTuple):
     root: str
 
     def parameter(self, index: int) -> Instruction:
-        of = (i for i in self.instructions.values() if i.opcode == "parameter" and i.arguments == str(index))
-        return next(of)
+        parameters = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return next(i for i in parameters if i.arguments == str(index))
 
     def users(self, name: str) -> list[Instruction]:
         return [i for i in self.instructions.values() if name in i.operands]
@@ -72,7 +72,7 @@ class Program(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """An instruction that runs `times` times a step, in the computation `where`."""
+    """An instruction that runs `times` times in a step, in the computation `where`."""
 
     instruction: Instruction
     where: Computation

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
 from softvq_jax.latent_statistics import LatentStatistics, add_latents, no_latents
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ class LatentSource:
 
     def _model(self, frozen):
         shape = self.tokenizer.config
-        return Functional(lambda rngs: TokenizerModel(shape, rngs=rngs))(frozen["tokenizer"])
+        return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 
 def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:

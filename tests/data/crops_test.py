@@ -6,7 +6,7 @@ from softvq_jax.data import crops
 
 
 def gradient(width: int, height: int) -> Image.Image:
-    """Red grows with the column, green with the row."""
+    """Returns an image in which red grows with the column, green with the row."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 0 * x], -1).round().astype(np.uint8))
 
@@ -53,7 +53,7 @@ def test_center_crop_is_centered():
 
 
 def test_random_crop_keeps_at_least_the_share_and_reaches_every_edge():
-    """Scale and offset, read back from the colours of a gradient."""
+    """Returns scale and offset, computed from the colors of a gradient."""
     rng = np.random.default_rng(0)
     spans, lefts = [], []
     for _ in range(200):

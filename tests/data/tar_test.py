@@ -20,7 +20,7 @@ def write_tar(path, files):
 
 
 def assert_images(shards, expected):
-    """`expected`: numbers of the pictures and labels, in order."""
+    """`expected`: numbers of the images and labels, in order."""
     assert len(shards) == len(expected)
     for i, (number, label) in enumerate(expected):
         image, ours = shards[i].read()
