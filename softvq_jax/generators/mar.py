@@ -73,7 +73,7 @@ def make_losses(objective) -> Losses:
     return partial(_losses, make_schedule(objective.process), objective.head_repeats)
 
 
-def _losses(schedule: Schedule, repeats: int, network: MAR, x, labels, key, training):
+def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, training):
     keys = jax.random.split(key, 3)
     mask = masking.draw_mask(*x.shape[:2], keys[0])
     visible = masking.max_visible(x.shape[1])
@@ -81,7 +81,7 @@ def _losses(schedule: Schedule, repeats: int, network: MAR, x, labels, key, trai
     return {"loss": objectives.mar_loss(network.head, x, z, mask, keys[2], schedule=schedule, repeats=repeats)}
 
 
-def draw(network: MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
+def draw(network: mar.MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
     """Normalized latents `[B, L, D]`, a few tokens an iteration; `process` is the noise schedule of the head.
 
     With guidance, network and head run on a doubled batch: the first half has its classes, the second none.
