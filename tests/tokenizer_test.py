@@ -77,11 +77,11 @@ def with_pixel(value):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGES[:, :, :, :1], r"images of shape \(3, 32, 32, 1\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES.transpose(0, 3, 1, 2), r"images of shape \(3, 3, 32, 32\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES[0], r"images of shape \(32, 32, 3\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES[:0], r"images of shape \(0, 32, 32, 3\).*with B at least 1"),
-        (small.images(size=40), r"images of shape \(3, 40, 40, 3\).*takes \[B, 32, 32, 3\]"),
+        (IMAGES[:, :, :, :1], r"images have shape \(3, 32, 32, 1\); expected \[B, 32, 32, 3\]"),
+        (IMAGES.transpose(0, 3, 1, 2), r"images have shape \(3, 3, 32, 32\); expected \[B, 32, 32, 3\]"),
+        (IMAGES[0], r"images have shape \(32, 32, 3\); expected \[B, 32, 32, 3\]"),
+        (IMAGES[:0], r"images have shape \(0, 32, 32, 3\).*with B at least 1"),
+        (small.images(size=40), r"images have shape \(3, 40, 40, 3\); expected \[B, 32, 32, 3\]"),
         (np.uint8(127 * IMAGES + 128), r"images are uint8; expected floats in \[-1, 1\]: x / 127\.5 - 1"),
         (127.5 * IMAGES + 127.5, r"values range from .* to 2\d\d.*; expected \[-1, 1\]"),
         (with_pixel(-1.01), r"values range from -1\.01 to .*; expected \[-1, 1\]"),
@@ -98,7 +98,7 @@ def test_images_that_are_refused(images, message):
 
 @pytest.mark.parametrize("shape", [(3, 6, 8), (3, 8, 6, 1), (8, 6), (3, 2, 4)])
 def test_latents_that_are_refused(shape):
-    with pytest.raises(ValueError, match=r"latents of shape .* takes \[B, 8, 6\]"):
+    with pytest.raises(ValueError, match=r"latents have shape .*; expected \[B, 8, 6\]"):
         small.tokenizer(small.config("vq")).decode(np.zeros(shape, np.float32))
 
 

@@ -20,7 +20,7 @@ def read_dino(tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: s
     """Parameters of `DinoTrunk` from DINO's weights, with the k part of every qkv bias set to 0.
 
     Args:
-      tensors: the backbone in the naming of DINO and timm, with any of the prefixes `module.`, `backbone.`, `model.`, `dino.`.
+      tensors: the backbone in the naming of DINO and timm; prefixes such as `module.` and `backbone.` are removed.
       expected: tree of shapes, as for `layout.read`.
       source: the file's name, for messages.
 
