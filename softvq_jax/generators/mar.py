@@ -22,8 +22,8 @@ from softvq_jax.generators.published import (
     time_rules,
 )
 from softvq_jax.generators.sampling import fold_in, split_keys
-from softvq_jax.models import mar
-from softvq_jax.models.mar import MARConfig, StackConfig
+from softvq_jax.models.functional import functional
+from softvq_jax.models.mar import MAR, MARConfig, StackConfig
 from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, linear, norm
 
 TWO_LEADING_ONES = Layout(lambda w: w[0, 0], lambda w: w[None, None])  # [1, 1, ...] <-> [...]
@@ -72,7 +72,7 @@ def make_losses(objective) -> Losses:
     return partial(_losses, make_schedule(objective.process), objective.head_repeats)
 
 
-def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, training):
+def _losses(schedule: Schedule, repeats: int, network: MAR, x, labels, key, training):
     keys = jax.random.split(key, 3)
     mask = masking.draw_mask(*x.shape[:2], keys[0])
     visible = masking.max_visible(x.shape[1])
@@ -80,7 +80,7 @@ def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, 
     return {"loss": objectives.mar_loss(network.head, x, z, mask, keys[2], schedule=schedule, repeats=repeats)}
 
 
-def draw(network: mar.MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
+def draw(network: MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
     """Normalized latents `[B, L, D]`, a few tokens an iteration; `process` is the noise schedule of the head.
 
     With guidance, network and head run on a doubled batch: the first half has its classes, the second none.
@@ -195,7 +195,7 @@ MAR = Family(
     fields={"model": MODEL_FIELDS, "objective": OBJECTIVE_FIELDS, "sampling": SAMPLING_FIELDS},
     make_config=MARConfig.from_dict,
     owns=lambda config: isinstance(config, MARConfig),
-    network=mar.functional,
+    network=partial(functional, MAR),
     losses=make_losses,
     samplers={"masked": Sampler(draw, frozenset({"temperature", "head_steps"}), steps=None)},
     weight_rules=weight_rules,

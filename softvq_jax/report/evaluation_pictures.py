@@ -5,9 +5,8 @@ import pathlib
 import numpy as np
 
 from softvq_jax.evaluate.image_sets import take
-from softvq_jax.evaluate.measure import Subject
-from softvq_jax.evaluate.predictions import Pairs, Reconstructions
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.predictions import Pairs, Predictions, Reconstructions
+from softvq_jax.evaluate.row_cache import RowCache
 from softvq_jax.report import image_grid
 from softvq_jax.report.latent_map import draw_map
 
@@ -15,7 +14,7 @@ NUM_PICTURES = 8
 MAP_IMAGES = 400
 
 
-def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, list[dict]]:
+def draw(out: pathlib.Path, subject: Predictions, records: RowCache) -> dict[str, list[dict]]:
     """Writes `worst.png` and `best.png` of reconstructions, and `latent_map.png` if there are latents.
 
     Args:
@@ -44,6 +43,6 @@ def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, lis
 def _pair(subject, row, psnr):
     return {
         "index": row,
-        "image": subject.originals.where(row),
+        "image": subject.originals.describe(row),
         "psnr": float(psnr) if np.isfinite(psnr) else None,
     }

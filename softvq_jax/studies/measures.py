@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.encodings import Encodings
 from softvq_jax.metrics import probes
-from softvq_jax.metrics.codebook import CodeUsage
+from softvq_jax.metrics.codebook import CodebookUsage
 from softvq_jax.report import image_grid
 from softvq_jax.report.latent_map import draw_map
 from softvq_jax.studies.crops import Crops
@@ -74,11 +74,11 @@ def codes(trained: Trained) -> dict[str, float]:
     config = trained.tokenizer.config
     if not config.has_codebook:
         return {}
-    usage = CodeUsage(config.num_codebooks, config.codebook_size)
+    usage = CodebookUsage(config.num_codebooks, config.codebook_size)
     usage.update(trained.encoded[0]["codes"])
     tokens = len(trained.train) * config.num_latent_tokens // config.num_codebooks
     return {
-        "codebook_usage": usage.use,
+        "codebook_usage": usage.usage,
         "perplexity": usage.perplexity,
         # The expected usage if every token drew its code uniformly at random.
         "codebook_usage_uniform": 1 - (1 - 1 / config.codebook_size) ** tokens,

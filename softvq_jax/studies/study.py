@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
+from softvq_jax.progress import duration
 from softvq_jax.report.latent_map import check_method
 from softvq_jax.studies import figure, table
 from softvq_jax.studies.crops import held_out, training
 from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures, latents
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import NonFinite
-from softvq_jax.train.progress import duration
 from softvq_jax.train.tasks import TASKS
 from softvq_jax.weights import files
 from softvq_jax.weights.pretrained import MissingWeights
@@ -56,9 +56,10 @@ class Study:
         Raises:
           MissingWeights: a variant needs pretrained weights that cannot be found.
         """
-        if "rfid" in self.config.table.columns and not self.config.base.fid.every_steps:
+        if "rfid" in self.config.table.columns and not self.config.base.evals.fid.every_steps:
             logging.info(
-                "rFID is not measured; to measure it: --config.base.fid.every_steps=1000 --config.base.fid.weights=PATH"
+                "rFID is not measured; to measure it: --config.base.evals.fid.every_steps=1000 "
+                "--config.base.evals.fid.weights=PATH"
             )
         rows, began, ran = [], time.monotonic(), 0
         for number, name in enumerate(self.variants):

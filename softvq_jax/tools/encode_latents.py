@@ -28,9 +28,9 @@ from softvq_jax.data import records, samples, shard_writer, sources
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
 from softvq_jax.metrics.latent_moments import LatentMoments
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
@@ -51,18 +51,16 @@ class Encoder:
     """Encodes uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each image and of its mirror image."""
 
     def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
-        self._devices, self._params = devices, devices.copy(tokenizer.params)
-        network = Functional(lambda rngs: TokenizerModel(tokenizer.config, rngs=rngs))
+        network = functional(TokenizerModel, tokenizer.config)
 
         def encode(params, images):
             model, images = network(params), as_float(images)
-            return jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)
+            return {"latents": jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)}
 
-        self._encode = jax.jit(encode)
+        self._encode = DeviceFunction(jax.jit(encode), tokenizer.params, devices)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        rows = self._devices.map(lambda batch: {"latents": self._encode(self._params, batch)}, images)
-        return rows["latents"]
+        return self._encode(images)["latents"]
 
 
 class Crops:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from softvq_jax.data.latents import LatentsInfo, read_info
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.metrics.latent_moments import LatentMoments
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ class LatentSource:
 
     def _model(self, frozen):
         shape = self.tokenizer.config
-        return Functional(lambda rngs: TokenizerModel(shape, rngs=rngs))(frozen["tokenizer"])
+        return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 
 def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:

@@ -43,8 +43,8 @@ FLAGS = {
     "config.train.num_steps": STEPS,
     "config.checkpoint.every_steps": 4,
     "config.log.every_steps": 1,
-    "config.eval.every_steps": 0,
-    "config.eval.num_images": 8,
+    "config.evals.held_out.every_steps": 0,
+    "config.evals.held_out.num_images": 8,
 }
 
 
@@ -180,7 +180,7 @@ def test_preemption_while_compiling_evaluating_and_saving(uninterrupted, cache, 
     assert "compiling" not in log()
     stop_when(lambda: "compiling the training step" in log(), cache=None)
     assert not complete(workdir)
-    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6, "eval.num_images": 64})
+    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"evals.held_out.every_steps": 6, "evals.held_out.num_images": 64})
     assert "step 6, held out" not in log()  # it exits before the end of the evaluation
     [saved] = complete(workdir)[-1:]
     assert saved == 6
