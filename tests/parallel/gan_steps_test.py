@@ -70,6 +70,6 @@ def test_no_step_gathers_the_parameters_of_more_than_one_block(runs):
         summary = runs[mesh][1]
         in_loops = {size for size, in_loop in summary["gathered"] if in_loop}
         assert not gathers_stacks(summary)
-        # Loops over blocks gather the weights of a block, the loop over views those of the heads, and no loop gathers tokens.
+        # Loops over blocks gather the weights of a block, that over views those of the heads, and none gathers tokens.
         assert set(summary["tensors"]) <= in_loops <= set(summary["in_loops"])
     assert gathers_stacks(runs["copying"][1])
