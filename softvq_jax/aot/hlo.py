@@ -80,7 +80,7 @@ class Execution(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """Reads what `compiled.as_text()` gives."""
+    """Parses the text of `compiled.as_text()`."""
     computations, entry, current, root = {}, "", None, ""
     for line in text.splitlines():
         if current is None:
@@ -106,18 +106,18 @@ def parse(text: str) -> Program:
 
 
 def arrays_of(shape: str) -> tuple[Array, ...]:
-    """The arrays of a result type such as `(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])`."""
+    """Returns the arrays of a result type such as `(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])`."""
     found = []
     for dtype, sizes, layout in _ARRAY.findall(shape):
         if dtype in DTYPE_BYTES:
             elements = math.prod(int(size) for size in sizes.split(",") if size)
-            # A memory space other than 0 is on the chip: vector memory, scalars, semaphores.
+            # Memory spaces other than 0 are on the chip: vector memory, scalars, semaphores.
             found.append(Array(elements * DTYPE_BYTES[dtype], not re.search(r"S\([1-9]", layout)))
     return tuple(found)
 
 
 def executions(program: Program) -> Iterator[Execution]:
-    """Every instruction outside fusions and how often it runs; of a conditional, every branch counts as taken."""
+    """Yields every instruction outside fusions and how often it runs; every branch of a conditional counts."""
 
     def visit(name: str, times: int) -> Iterator[Execution]:
         where = program.computations[name]
@@ -135,7 +135,7 @@ def executions(program: Program) -> Iterator[Execution]:
 
 
 def trip_count(loop: Instruction, where: Computation, program: Program) -> int:
-    """How often a `while` runs: what the compiler noted, else read from its counter; ValueError if it cannot be told.
+    """Returns the number of iterations of a `while`, from the compiler's note or the counter; ValueError if unknown.
 
     The counter is the loop-carried number that the condition compares with a constant; it starts at a constant and the
     body adds a constant to it.
@@ -175,14 +175,14 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _element(operand: str, instructions: dict[str, Instruction]) -> Instruction:
-    """`%name#2`, which newer compilers write for what was an instruction of its own: element 2 of a flat tuple."""
+    """Resolves `%name#2`: newer compilers write element 2 of a flat tuple without an instruction of its own."""
     name, index = operand.rsplit("#", 1)
     arrays = instructions[name].arrays[int(index) : int(index) + 1]
     return Instruction(operand, arrays, "get-tuple-element", (name,), f"%{name}", f", index={index}")
 
 
 def _closing(text: str, start: int = 0) -> int:
-    """Index of the parenthesis that closes the one at `start`."""
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match.group() == "(" else -1

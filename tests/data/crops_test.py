@@ -79,7 +79,7 @@ def test_drawn_sizes_are_uniform_and_inclusive(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [16, 40, 64, 200])
-def test_random_region_of_any_picture(size):
+def test_random_region_of_any_image(size):
     rng = np.random.default_rng(0)
     for width, height in [(100, 64), (64, 300), (30, 30)]:
         assert crops.random_region(Image.new("RGB", (width, height)), size, rng).shape == (size, size, 3)

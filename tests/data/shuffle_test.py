@@ -39,7 +39,7 @@ def test_items_are_uniform_at_every_place(length):
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_neighbours_do_not_stay_together():
+def test_neighbors_do_not_stay_together():
     """Distances between successive items have the mean of a random order, a third of the length."""
     order = np.array([shuffled(i, 10_000, 0) for i in range(10_000)])
     assert np.abs(np.diff(order)).mean() == pytest.approx(10_000 / 3, rel=0.03)

@@ -74,6 +74,17 @@ def test_index_is_made_once_and_again_when_the_shard_changes(tmp_path, monkeypat
     assert len(made) == 2 and tar.TarShards(str(path)).fingerprint() != before
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_cached_index_is_made_again(damage, tmp_path):
+    path = str(write_tar(tmp_path / "a.tar", {"x/1.png": png(1), "y/2.png": png(2)}))
+    tar.TarShards(path)
+    [index] = (tmp_path / "cache").rglob("*.npz")
+    content = index.read_bytes()
+    index.write_bytes(damage(content))
+    assert_images(tar.TarShards(path), [(1, 0), (2, 1)])
+    assert index.read_bytes()[:4] == content[:4] and len(index.read_bytes()) == len(content)
+
+
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
