@@ -1,12 +1,12 @@
-"""What evaluating costs: Inception's speed against the machine's own, and the memory of 1,000 and of 20,000 images.
+"""Cost of evaluation: Inception's speed relative to the machine's, and memory for 1,000 and 20,000 images.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --images=2048 --batch_size=256 --counts 1000 50000      # on an accelerator
 
-Speed is that of `FeatureExtractor` on 256 px images, all features, float32 at full precision; weights are random, which
-costs the same. Its share is of the best float32 matmul, and of the best 3 x 3 convolution, found in the same run.
-Memory is the peak of a process of its own that measures that many images against 1,000 others and computes every metric
-of the `adm` protocol; a small network stands in for Inception, with features as wide.
+Speed is that of `FeatureExtractor` with all features on 256 px images, in float32 at full precision and with random
+weights, relative to the best float32 matmul and the best 3 x 3 convolution of the same run. Memory is the peak of a
+separate process that measures that many images against 1,000 others and computes every metric of the `adm` protocol, with
+a small network of equally wide features in place of Inception.
 """
 
 import argparse
@@ -39,18 +39,18 @@ EXACT = jax.lax.Precision.HIGHEST
 REFERENCES = 1000
 
 
-Timed = tuple[float, Callable]  # FLOPs, and what does them
+Timed = tuple[float, Callable]  # FLOPs, and the function that executes them
 
 
 def matmuls() -> list[Timed]:
-    """Large square float32 products."""
+    """Returns large square float32 matmuls."""
     multiply = jax.jit(lambda a: jnp.matmul(a, a, precision=EXACT))
     inputs = [jnp.ones((side, side)) for side in (1024, 2048, 4096)]
     return [(2.0 * len(a) ** 3, partial(multiply, a)) for a in inputs]
 
 
 def convolutions(batch: int) -> list[Timed]:
-    """3 x 3 convolutions of sizes that Inception has."""
+    """Returns 3 x 3 convolutions with sizes of Inception's layers."""
 
     @jax.jit
     def convolve(x, kernel):
@@ -66,7 +66,7 @@ def convolutions(batch: int) -> list[Timed]:
 
 
 def inception(devices: LocalDevices, count: int) -> Timed:
-    """All features of `count` images; FLOPs as XLA counts them of one (of a loop it counts one turn)."""
+    """Returns the extraction of all features of `count` images; FLOPs by XLA's count for one image."""
     net = Functional(lambda rngs: Inception(rngs=rngs))
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
@@ -76,25 +76,25 @@ def inception(devices: LocalDevices, count: int) -> Timed:
 
 
 def rates(groups: Sequence[Sequence[Timed]], rounds: int) -> list[float]:
-    """FLOP/s of each group's best. All take turns: what else the machine does slows all of them."""
+    """Returns the best FLOP/s of each group. Groups take turns, so that other load on the machine affects all."""
     best = [0.0] * len(groups)
     for turn in range(rounds + 1):
         for i, group in enumerate(groups):
             for flops, function in group:
                 begin = time.perf_counter()
                 jax.block_until_ready(function())
-                if turn:  # the first one compiles
+                if turn:  # the first turn compiles
                     best[i] = max(best[i], flops / (time.perf_counter() - begin))
     return best
 
 
 def random_images(start: int, stop: int) -> np.ndarray:
-    """Noise: uint8 `[stop - start, 256, 256, 3]`."""
+    """Returns noise, uint8 `[stop - start, 256, 256, 3]`."""
     return np.random.default_rng(start).integers(0, 256, (stop - start, SIZE, SIZE, 3), dtype=np.uint8)
 
 
 class RandomImages:
-    """A set of images that takes no memory."""
+    """Image set of noise that is made when it is read."""
 
     shape = (SIZE, SIZE, 3)
 
@@ -118,7 +118,7 @@ class RandomImages:
 
 
 class StandIn(nnx.Module):
-    """Random projections of an image's 16 x 16 means, as wide as Inception's features."""
+    """Random projections of the means over 16 x 16 pixels, as wide as Inception's features."""
 
     def __init__(self, rngs: nnx.Rngs):
         widths = {name: FEATURES[name] for name in NAMES}
@@ -130,7 +130,7 @@ class StandIn(nnx.Module):
 
 
 def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
-    """The child's part: MiB at the end of measuring, and after the metrics."""
+    """Prints MiB after measuring and after computing the metrics; runs in the child process."""
     devices, net = LocalDevices(batch_size), Functional(StandIn)
     extractor = FeatureExtractor(net, net.init(jax.random.key(0))[0], devices=devices)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,13 +147,13 @@ def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
 
 
 def peak_mebibytes() -> float:
-    """The most memory this process has had so far. (Its `ru_maxrss` begins with that of the process that started it.)"""
+    """Returns the peak memory of this process; its `ru_maxrss` would include that of the parent process."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**10
 
 
 def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:
-    """MiB at the end of measuring, and after the metrics, of a process of its own."""
+    """Runs a child process; returns its MiB after measuring and after computing the metrics."""
     command = [sys.executable, __file__, "--child", str(count)]
     command += [] if batch_size is None else ["--batch_size", str(batch_size)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -163,10 +163,12 @@ def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64, help="to time Inception with")
-    parser.add_argument("--batch_size", type=int, help="default: what suits the devices")
+    parser.add_argument("--images", type=int, default=64, help="images to time Inception with")
+    parser.add_argument("--batch_size", type=int, help="default: chosen for the devices")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--counts", type=int, nargs="*", default=[1000, 20_000], help="of images, for the memory")
+    parser.add_argument(
+        "--counts", type=int, nargs="*", default=[1000, 20_000], help="numbers of images, for the memory"
+    )
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -177,7 +179,7 @@ def main() -> None:
     flops = network[0] / args.images
     print(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, batch {devices.batch_size}\n")
     print("| | images/s | GFLOP/s | of the best matmul | of the best convolution |\n|---|---|---|---|---|")
-    names = (f"Inception, {flops / 1e9:.2f} GFLOP an image", "matmul", "3 x 3 convolution")
+    names = (f"Inception, {flops / 1e9:.2f} GFLOP per image", "matmul", "3 x 3 convolution")
     for name, rate in zip(names, found, strict=True):
         images = f"{rate / flops:.1f}" if name.startswith("Inception") else ""
         print(f"| {name} | {images} | {rate / 1e9:.0f} | {rate / found[1]:.2f} | {rate / found[2]:.2f} |")

@@ -1,12 +1,12 @@
-"""What few tokens buy: images/s of SiT at 32 and 64 tokens against the 256 and 1,024 of the usual 2-D latents.
+"""Speed of generation by number of tokens: SiT at 32 and 64 tokens against the 256 and 1,024 of common 2-D latents.
 
     python benchmarks/generation.py                        # SiT-B in float32 on a CPU, SiT-XL in bfloat16 elsewhere
     python benchmarks/generation.py --steps=250 --batch=64
 
-Every row samples (Euler-Maruyama, guidance inside an interval) and decodes a batch, from random weights: time does not
-depend on their values. 1-D latents are decoded by SoftVQ's ViT; the usual 2-D ones (f8, 4 channels, patches of 2 x 2)
-by the convolutional decoder that made them usual, latent diffusion's KL-f8, which is written out below. Rounds
-alternate between the rows and the best of each counts.
+Each row samples (Euler-Maruyama, guidance in an interval) and decodes a batch, with random weights, whose values do not
+change the time. 1-D latents are decoded by SoftVQ's ViT; 2-D latents (f8, 4 channels, patches of 2 x 2) by the
+convolutional decoder of latent diffusion's KL-f8, which is written out below. Rounds alternate between the rows; the best
+of each counts.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from flax import nnx
 
 from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.diffusion.samplers import sde_times
-from softvq_jax.generator import Generator, abstract_params, network_graphdef
+from softvq_jax.generator import Generator, abstract_params
+from softvq_jax.generators.sit import SIT
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.models.dit import SIZES, DiTConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
-CLAIMS = {(32, 256): 18, (64, 1024): 55}  # SoftVQ-VAE, abstract: images/s at 256 px and at 512 px
+CLAIMS = {(32, 256): 18, (64, 1024): 55}  # speedup in images/s by SoftVQ-VAE's abstract, at 256 px and at 512 px
 README_STEPS = 250
 
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """A kind of latents: `tokens` of `channels`, of square images of `image_size` pixels."""
+    """Latents of `tokens` tokens with `channels` channels, for images of `image_size` pixels; `grid` if they are 2-D."""
 
     tokens: int
     channels: int
@@ -51,7 +51,7 @@ KINDS = (
 
 
 class ResidualBlock(nnx.Module):
-    """Two convolutions with group norm and SiLU before each."""
+    """Residual block of two convolutions, each after group norm and SiLU."""
 
     def __init__(self, width_in: int, width: int, dtype: str, rngs: nnx.Rngs):
         self.norm1 = nnx.GroupNorm(width_in, rngs=rngs)
@@ -67,7 +67,7 @@ class ResidualBlock(nnx.Module):
 
 
 class KLf8Decoder(nnx.Module):
-    """`[B, h, w, 4] -> [B, 8h, 8w, 3]`: the decoder of latent diffusion's KL-f8 (arXiv 2112.10752, appendix G)."""
+    """Decoder of latent diffusion's KL-f8 (arXiv 2112.10752, appendix G): `[B, h, w, 4] -> [B, 8h, 8w, 3]`."""
 
     def __init__(self, dtype: str, rngs: nnx.Rngs):
         options = {"dtype": dtype, "rngs": rngs}
@@ -99,7 +99,7 @@ class KLf8Decoder(nnx.Module):
 
 
 class GridDecoder(nnx.Module):
-    """`[B, L, 16]`, patches of 2 x 2 of a latent image, through the KL-f8 decoder."""
+    """KL-f8 decoder of tokens `[B, L, 16]`, which are 2 x 2 patches of a latent image."""
 
     def __init__(self, dtype: str, rngs: nnx.Rngs):
         self.decoder = KLf8Decoder(dtype, rngs)
@@ -111,13 +111,13 @@ class GridDecoder(nnx.Module):
 
 
 def random_params(tree):
-    """Small random numbers in the shapes of `tree`."""
+    """Returns small random arrays with the shapes of `tree`."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32)), tree)
 
 
 def make_decoder(kind: Latents, size: str, dtype: str) -> tuple[Callable, float]:
-    """A compiled function of latents, and its multiply-adds for one image."""
+    """Returns a compiled function of latents, and its multiply-adds per image."""
     if kind.grid:
         init = lambda: GridDecoder(dtype, nnx.Rngs(0))  # noqa: E731
     else:
@@ -133,15 +133,15 @@ def make_decoder(kind: Latents, size: str, dtype: str) -> tuple[Callable, float]
 
 
 class Sampler:
-    """SiT on one kind of latents; every method waits for its result."""
+    """SiT on latents of one shape; each method waits for its result."""
 
     def __init__(self, kind: Latents, args, batch: int):
-        self.config = DiTConfig.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
+        self.config = SIT.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
         self._generator = Generator(
             self.config, random_params(abstract_params(self.config)), LatentStatistics(0.0, 1.0)
         )
-        network = network_graphdef(self.config)
-        self._velocity = jax.jit(lambda params, *inputs: nnx.merge(network, params)(*inputs))
+        network = SIT.network(self.config)
+        self._velocity = jax.jit(lambda params, *inputs: network(params)(*inputs))
         self._labels = np.arange(batch) % self.config.num_classes
         self._x = jnp.ones((batch, kind.tokens, kind.channels))
         self._steps, self._guidance, self._interval = args.steps, args.guidance, (0.0, args.guidance_high)
@@ -156,13 +156,13 @@ class Sampler:
 
 
 def count_evaluations(steps: int, guidance: float, high: float) -> int:
-    """Of the network per image: two where guidance applies."""
+    """Returns the evaluations of the network per image: two per step with guidance, else one."""
     times = sde_times(steps)[:-1]
     return steps + int(np.sum(times <= high)) * (guidance != 1)
 
 
 def best_seconds(functions: list[Callable], rounds: int) -> list[float]:
-    """The least time of each of `functions`, called in turns after a call each that compiles."""
+    """Returns the least time of each function. Functions are called in turn, after one call each that compiles."""
     for function in functions:
         function()
     times = np.empty((rounds, len(functions)))
@@ -175,7 +175,7 @@ def best_seconds(functions: list[Callable], rounds: int) -> list[float]:
 
 
 def network_report(args) -> str:
-    """One evaluation against the machine's matmul rate, and the sampling loop against its evaluations."""
+    """Compares one evaluation with the machine's matmul rate, and the sampling loop with its evaluations."""
     sampler = Sampler(Latents(64, 32, 256, grid=False), args, args.network_batch)
     matrix = jnp.ones((4096, 4096) if args.size == "XL" else (2048, 2048), args.dtype)
     product = jax.jit(jnp.matmul)
@@ -187,12 +187,12 @@ def network_report(args) -> str:
     return (
         f"SiT-{args.size} at 64 tokens, batch {args.network_batch}, {args.dtype}: one evaluation {one * 1e3:.1f} ms, "
         f"{share:.2f} of the machine's matmul rate ({rate / 1e9:,.0f} G multiply-adds/s). A loop of {args.steps} steps "
-        f"takes {loop / (evaluations * one):.3f} times its {evaluations} evaluations."
+        f"takes {loop / (evaluations * one):.3f} times as long as its {evaluations} evaluations."
     )
 
 
 class Measured(NamedTuple):
-    """Of one kind of latents: multiply-adds, and seconds per image."""
+    """Multiply-adds and seconds per image for latents of one shape."""
 
     kind: Latents
     evaluation_macs: float
@@ -201,12 +201,12 @@ class Measured(NamedTuple):
     decoding: float
 
     def rate(self, more: float = 1.0) -> float:
-        """Images/s with `more` times as many evaluations."""
+        """Returns images/s with `more` times as many evaluations."""
         return 1 / (more * self.sampling + self.decoding)
 
 
 def measure(kind: Latents, args) -> Measured:
-    """Times of sampling and of decoding a batch."""
+    """Measures sampling and decoding of a batch."""
     sampler = Sampler(kind, args, args.batch)
     decode, decoder_macs = make_decoder(kind, args.size, args.dtype)
     latents = sampler.sample()
@@ -215,7 +215,7 @@ def measure(kind: Latents, args) -> Measured:
 
 
 def images_report(args) -> str:
-    """The table of the four kinds of latents and of the two ratios, in Markdown."""
+    """Returns the tables of the four kinds of latents and of the two speedups, in Markdown."""
     of_kind = {kind.tokens: measure(kind, args) for kind in KINDS}
     evaluations = count_evaluations(README_STEPS, args.guidance, args.guidance_high)
     more = evaluations / count_evaluations(args.steps, args.guidance, args.guidance_high)
@@ -231,7 +231,7 @@ def images_report(args) -> str:
         )
     lines += [
         "",
-        f"| images/s of | measured | at {README_STEPS} steps, computed | sampling alone | multiply-adds | paper |",
+        f"| speedup | measured | at {README_STEPS} steps, computed | sampling alone | multiply-adds | paper |",
         "|---|---|---|---|---|---|",
     ]
     for (few, many), claim in CLAIMS.items():
@@ -247,13 +247,13 @@ def images_report(args) -> str:
 def parse_args() -> argparse.Namespace:
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="XL" if accelerator else "B", help="of SiT")
-    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", help="of the matmuls")
-    parser.add_argument("--batch", type=int, default=64 if accelerator else 2, help="images sampled at once")
+    parser.add_argument("--size", choices=SIT.presets, default="XL" if accelerator else "B", help="size of SiT")
+    parser.add_argument("--dtype", default="bfloat16" if accelerator else "float32", help="data type of the matmuls")
+    parser.add_argument("--batch", type=int, default=64 if accelerator else 2, help="images per batch")
     parser.add_argument("--steps", type=int, default=README_STEPS if accelerator else 8)
     parser.add_argument("--guidance", type=float, default=1.75)
-    parser.add_argument("--guidance-high", type=float, default=0.7, help="guidance applies at times up to this")
-    parser.add_argument("--network-batch", type=int, default=16, help="of the single evaluation")
+    parser.add_argument("--guidance-high", type=float, default=0.7, help="guidance applies at t up to this")
+    parser.add_argument("--network-batch", type=int, default=16, help="batch of the single evaluation")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 

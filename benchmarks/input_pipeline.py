@@ -1,12 +1,12 @@
-"""How fast images come in: from a folder, tar shards and ArrayRecord, against Pillow alone in a loop.
+"""Speed of the input pipeline from a folder, tar shards and ArrayRecord, relative to Pillow alone.
 
     python benchmarks/input_pipeline.py                          # JPEGs made from built-in photographs
-    python benchmarks/input_pipeline.py --images=imagenet/val    # your own
-    python benchmarks/input_pipeline.py --needed v5e=43 v4=61    # and what a chip trains on, by tools.aot_compile
+    python benchmarks/input_pipeline.py --images=imagenet/val    # your own images
+    python benchmarks/input_pipeline.py --needed v5e=43 v4=61    # images/s that a chip trains on, by tools.aot_compile
 
-`bare` decodes and crops the same files with Pillow in a loop, one process a core, and makes no batches. The pipeline
-gives batches of 256 px crops, with as many reading processes. "Per core" is images per second of processor time, of all
-processes together: what else the machine does matters little to it. Rounds alternate and the best of each counts.
+`bare` decodes and crops the same files with Pillow in a loop, one process per core, without making batches. The pipeline
+makes batches of 256 px crops with as many worker processes. "Per core" is images per second of processor time, summed over
+all processes, so that other load on the machine matters little. Rounds alternate; the best of each counts.
 """
 
 import argparse
@@ -28,11 +28,16 @@ from softvq_jax.data.folder import ImageFolder
 from softvq_jax.tools import prepare_dataset
 
 BATCH = 64
-HOSTS = {"v4": (4, 240), "v5e": (4, 112), "v5p": (4, 208), "v6e": (4, 180)}  # chips and vCPUs of a host in a pod slice
+HOSTS = {
+    "v4": (4, 240),
+    "v5e": (4, 112),
+    "v5p": (4, 208),
+    "v6e": (4, 180),
+}  # chips and vCPUs of one host of a pod slice
 
 
 def make_jpegs(folder: pathlib.Path, count: int) -> None:
-    """JPEGs as ImageNet's are on average: 500 x 375 pixels, about 110 kB."""
+    """Writes JPEGs of the average size of ImageNet's: 500 x 375 pixels, about 110 kB."""
     folder.mkdir()
     regions = embedded.EmbeddedPhotographs(0)
     rng = np.random.default_rng(0)
@@ -43,7 +48,7 @@ def make_jpegs(folder: pathlib.Path, count: int) -> None:
 
 
 def make_sources(images: str, folder: pathlib.Path) -> dict[str, dict]:
-    """The same images as a folder, a tar and ArrayRecord: name -> `data` section of a config."""
+    """Writes the images as a tar and ArrayRecord too; returns the `data` section of a config for each source."""
     listed = ImageFolder(images)
     with tarfile.open(folder / "images.tar", "w") as archive:
         for i in range(len(listed)):
@@ -55,7 +60,7 @@ def make_sources(images: str, folder: pathlib.Path) -> dict[str, dict]:
 
 
 def bare_loop(paths: list[str], size: int) -> None:
-    """ADM's random crop of every file, by the shortest way."""
+    """Takes ADM's random crop of every file, with Pillow and nothing else."""
     rng = np.random.default_rng(0)
     for path in paths:
         image = Image.open(path).convert("RGB")
@@ -63,7 +68,7 @@ def bare_loop(paths: list[str], size: int) -> None:
 
 
 class Speed(NamedTuple):
-    """How fast images came."""
+    """Images read, in wall-clock seconds and in seconds of processor time."""
 
     images: int
     seconds: float
@@ -79,7 +84,7 @@ class Speed(NamedTuple):
 
 
 class Stopwatch:
-    """Time since it was made: of the clock, and of the cores for this process and its children."""
+    """Measures wall-clock time, and processor time of this process and its children, since it was created."""
 
     def __init__(self):
         self._begin = time.perf_counter(), core_seconds()
@@ -89,22 +94,22 @@ class Stopwatch:
 
 
 def core_seconds() -> float:
-    """Processor time of this process and its living children so far."""
+    """Returns the processor time of this process and its running children."""
     me = psutil.Process()
     return sum(sum(process.cpu_times()[:2]) for process in [me, *me.children()])
 
 
 def bare_speed(paths: list[str], size: int, processes: int) -> Speed:
-    """Of `bare_loop` in that many processes at once."""
+    """Measures `bare_loop` in several processes at once."""
     with concurrent.futures.ProcessPoolExecutor(processes) as pool:
-        list(pool.map(time.sleep, [1] * processes))  # all have started
+        list(pool.map(time.sleep, [1] * processes))  # all processes have started
         stopwatch = Stopwatch()
         list(pool.map(bare_loop, (paths[i::processes] for i in range(processes)), [size] * processes))
         return stopwatch.speed(len(paths))
 
 
 def pipeline_speed(config: dict, size: int, count: int) -> Speed:
-    """Of the training pipeline, once it runs."""
+    """Measures the training pipeline after it has filled its prefetch buffer."""
     with pipeline.train_batches(config, image_size=size, seed=0, global_batch=BATCH) as batches:
         for _ in range(1 + config["prefetch"]):
             next(batches)
@@ -116,7 +121,7 @@ def pipeline_speed(config: dict, size: int, count: int) -> Speed:
 
 
 def measure(images: str, size: int, processes: int, rounds: int) -> dict[str, Speed]:
-    """The round of `bare` and of every source that took the least processor time."""
+    """Returns the speed of `bare` and of every source in their rounds with the least processor time."""
     with tempfile.TemporaryDirectory() as folder:
         listed = ImageFolder(images)
         paths = [listed[i].where for i in range(len(listed))]
@@ -130,13 +135,17 @@ def measure(images: str, size: int, processes: int, rounds: int) -> dict[str, Sp
 
 
 def report(speeds: dict[str, Speed], needed: dict[str, float]) -> str:
-    """The tables, in Markdown."""
+    """Returns the tables in Markdown.
+
+    Args:
+      needed: images/s that a chip trains on, by the name of the chip.
+    """
     lines = ["| source | images/s | images/s per core | of bare Pillow |", "|---|---|---|---|"]
     bare = speeds["bare"].per_core
     for name, speed in speeds.items():
         lines.append(f"| {name} | {speed.rate:,.0f} | {speed.per_core:,.0f} | {speed.per_core / bare:.2f} |")
     per_core = min(speed.per_core for name, speed in speeds.items() if name != "bare")
-    lines += ["", "| host | its cores give images/s | per chip | needed per chip |", "|---|---|---|---|"]
+    lines += ["", "| host | images/s of its cores | per chip | needed per chip |", "|---|---|---|---|"]
     for chip, (chips, cores) in HOSTS.items():
         given = per_core * cores
         wanted = f"{needed[chip]:,.0f} ({needed[chip] * chips / given:.0%} of the cores)" if chip in needed else ""
@@ -145,21 +154,25 @@ def report(speeds: dict[str, Speed], needed: dict[str, float]) -> str:
 
 
 def needed_rate(text: str) -> tuple[str, float]:
-    """`v5e=43` as a pair."""
+    """Parses `v5e=43`."""
     chip, _, rate = text.partition("=")
     if chip not in HOSTS:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(HOSTS)}, as v5e=43")
+        raise argparse.ArgumentTypeError(
+            f"expected CHIP=IMAGES_PER_SECOND with a chip of {', '.join(HOSTS)}, such as v5e=43; got {text!r}"
+        )
     return chip, float(rate)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", help="folder of images; default: JPEGs made from built-in photographs")
-    parser.add_argument("--count", type=int, default=512, help="how many JPEGs to make")
-    parser.add_argument("--size", type=int, default=256, help="of the crops, in pixels")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="reading processes")
+    parser.add_argument("--count", type=int, default=512, help="number of JPEGs to make")
+    parser.add_argument("--size", type=int, default=256, help="size of the crops in pixels")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="worker processes")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--needed", type=needed_rate, nargs="*", default=[], help="images/s a chip trains on: v5e=43")
+    parser.add_argument(
+        "--needed", type=needed_rate, nargs="*", default=[], help="images/s that a chip trains on, such as v5e=43"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not args.images:

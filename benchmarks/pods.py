@@ -1,11 +1,11 @@
-"""What the published configs need and give on TPU slices that are not here, as a table.
+"""Memory and speed of the published configs on TPU slices, by ahead-of-time compilation: a table.
 
-    python benchmarks/pods.py                                   # all
-    python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some; those in pods.json already are not repeated
+    python benchmarks/pods.py                                   # all configs and slices
+    python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some
 
-Compiles the real step with `tools.aot_compile`, `IMAGES` images a chip and parameters divided over 16 chips, first with
-every activation kept, then with the remat settings that keep less, until one fits. `benchmarks/pods.json` grows by each
-compilation; `benchmarks/pods.md` is the table of what it holds. Needs `pip install -e '.[aot]'`.
+Compiles the real step with `tools.aot_compile` for `IMAGES` images per chip and parameters sharded over 16 chips: first
+without remat, then with stronger remat settings until one fits. Each result is added to `benchmarks/pods.json`, and is not
+compiled again; `benchmarks/pods.md` is its table. Needs `pip install -e '.[aot]'`.
 """
 
 import argparse
@@ -24,11 +24,11 @@ CONFIGS = (
     "sit_xl_l64", "sit_xl_l32", "dit_xl_l64", "dit_xl_l32",
 )  # fmt: skip
 SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
-IMAGES = 16  # a chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
+IMAGES = 16  # per chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
 
 
 def numbers(report: Report) -> dict:
-    """What the table shows of a report, as JSON values."""
+    """Returns the values for the table, as JSON values."""
     found = {"gib": report.memory.total / 2**30, "of": report.memory.available / 2**30, "fits": report.memory.fits}
     if report.memory.fits:
         seconds = report.roofline._asdict()
@@ -37,7 +37,7 @@ def numbers(report: Report) -> dict:
 
 
 def case(name: str, slice_name: str, remat: str) -> dict:
-    """The numbers of one config on one slice; compiles."""
+    """Compiles one config for one slice and returns its numbers."""
     config = runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"]()
     config.model.remat, config.mesh.fsdp = remat, FSDP
     config.train.batch_size = IMAGES * chips_of(slice_name)
@@ -45,7 +45,7 @@ def case(name: str, slice_name: str, remat: str) -> dict:
 
 
 def fill(known: dict, configs: list[str], slices: list[str], path: pathlib.Path) -> None:
-    """Adds to `known` what is not in it yet, `{"l64 v5e:16x16": {remat: numbers}}`, and writes it after each case."""
+    """Compiles the cases that are not in `known`, `{"l64 v5e:16x16": {remat: numbers}}`; saves it after each."""
     for name in configs:
         for slice_name in slices:
             tried = known.setdefault(f"{name} {slice_name}", {})
@@ -58,11 +58,11 @@ def fill(known: dict, configs: list[str], slices: list[str], path: pathlib.Path)
 
 
 def table(known: dict) -> str:
-    """All that is known, in Markdown."""
+    """Returns a row per config and slice, in Markdown."""
     lines = [
-        f"{IMAGES} images a chip, parameters divided over {FSDP} chips; times are the roofline's: at best.",
+        f"{IMAGES} images per chip, parameters sharded over {FSDP} chips; speeds and times are the roofline's best case.",
         "",
-        "| config | slice | images a step | remat that fits | GiB a chip | images/s | bound by | 50 epochs | too large |",
+        "| config | slice | images per step | remat | GiB per chip | images/s | bound by | 50 epochs | too large with |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for key, tried in known.items():
@@ -72,7 +72,7 @@ def table(known: dict) -> str:
             f"{remat} ({result['gib']:.0f} GiB)" for remat, result in tried.items() if not result["fits"]
         )
         fitting = [(remat, result) for remat, result in tried.items() if result["fits"]]
-        cells = ["none does", *[""] * 4]
+        cells = ["none fits", *[""] * 4]
         if fitting:
             [(remat, found)] = fitting
             cells = [remat, f"{found['gib']:.1f} of {found['of']:.1f}", f"{found['rate']:,.0f}", found["bound"]]
@@ -82,7 +82,7 @@ def table(known: dict) -> str:
 
 
 def summary(known: dict) -> str:
-    """A row a config, a column a slice: what is needed of a chip's memory, the remat setting, and the rate at best."""
+    """Returns a row per config and a column per slice: GiB per chip, remat setting, and images/s at best."""
     names, slices = (list(dict.fromkeys(key.split()[part] for key in known)) for part in (0, 1))
     lines = [f"| | {' | '.join(slices)} |", "|---" * (len(slices) + 1) + "|"]
     for name in names:

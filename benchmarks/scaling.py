@@ -1,9 +1,9 @@
-"""Bytes a chip sends per step from 8 to 4,096 chips, by mesh, and the images a chip that hide them: a table, a plot.
+"""Bytes that a chip sends per step on 8 to 4,096 chips, by mesh, and the images per chip that hide them: table and plot.
 
     python benchmarks/scaling.py --config=configs/l64.py --chip=v5e --gflop=340
 
-`--gflop` is the arithmetic of an image in a whole step, as `tools.aot_compile` prints it. The closed form is
-`softvq_jax.aot.scaling`; tests hold it against a compiled program. Computed, not measured.
+`--gflop` is the arithmetic of a step per image, as `tools.aot_compile` prints it. Computed by the closed form in
+`softvq_jax.aot.scaling`, which tests compare with a compiled program; not measured.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from softvq_jax.parallel.mesh import AXES
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.train.tasks import TASKS
 
-FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 3}  # forward and backward passes of a step through each
+FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 3}  # forward and backward passes through each network per step
 CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def weights_of(config, fsdp: int) -> Weights:
-    """What a step of a config communicates, divided by the path rules."""
+    """Returns the sizes of the weights that a step of a config communicates, sharded by the path rules."""
     task = TASKS[config.task].abstract(config, IMAGENET_TRAIN_IMAGES)
     state = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), task.initial)
     params = task.parameters(state)
@@ -37,7 +37,10 @@ def weights_of(config, fsdp: int) -> Weights:
 
 
 def meshes(chips: int, chip: Chip) -> dict[str, Mesh]:
-    """The meshes compared: copies everywhere, parameters over 16 chips, over all of a slice; slices where one is full."""
+    """Returns the compared meshes: parameters replicated, sharded over 16 chips, and sharded over a whole slice.
+
+    There are several slices if `chips` is more than one slice holds.
+    """
     pod = 1
     for side in chip.pod:
         pod *= side
@@ -52,7 +55,7 @@ def meshes(chips: int, chip: Chip) -> dict[str, Mesh]:
 
 
 def rows(config, chip: Chip, gflop: float):
-    """`(chips, mesh name, bytes sent, images a chip below which the network is slower than the arithmetic)`."""
+    """Yields `(chips, mesh name, bytes sent, images per chip from which arithmetic takes longer than communication)`."""
     by_fsdp = functools.cache(functools.partial(weights_of, config))
     for chips in CHIP_COUNTS:
         for name, mesh in meshes(chips, chip).items():
@@ -62,8 +65,9 @@ def rows(config, chip: Chip, gflop: float):
 
 
 def table(found) -> str:
+    """Returns the rows in Markdown."""
     lines = [
-        "| chips | mesh | sends inside a slice | between slices | least images a chip |",
+        "| chips | mesh | sent inside a slice | sent between slices | least images per chip |",
         "|---|---|---|---|---|",
     ]
     for chips, name, sent, images in found:
@@ -73,19 +77,17 @@ def table(found) -> str:
 
 
 def plot(found, path: pathlib.Path, title: str) -> None:
-    """Both columns over the number of chips."""
-    import matplotlib
+    """Plots bytes sent and least images per chip over the number of chips."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for name in dict.fromkeys(row[1] for row in found):
         points = [row for row in found if row[1] == name]
         chips = [row[0] for row in points]
         axes[0].plot(chips, [(row[2].inside_slice + row[2].between_slices) / 2**30 for row in points], "o-", label=name)
         axes[1].plot(chips, [row[3] for row in points], "o-", label=name)
-    for axis, label in zip(axes, ("GiB a chip sends per step", "images a chip that hide it"), strict=True):
+    for axis, label in zip(axes, ("GiB sent per chip and step", "least images per chip"), strict=True):
         axis.set(xscale="log", xlabel="chips", ylabel=label, ylim=(0, None))
         axis.set_xticks(CHIP_COUNTS, [f"{count:,}" for count in CHIP_COUNTS], rotation=45)
         axis.minorticks_off()
@@ -99,12 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/l64.py")
     parser.add_argument("--chip", default="v5e", choices=CHIPS)
-    parser.add_argument("--gflop", type=float, required=True, help="of an image in a whole step")
+    parser.add_argument("--gflop", type=float, required=True, help="GFLOP of a step per image")
     parser.add_argument("--plot", type=pathlib.Path, default="docs/scaling.png")
     args = parser.parse_args()
     found = list(rows(runpy.run_path(args.config)["get_config"](), CHIPS[args.chip], args.gflop))
     print(table(found))
-    plot(found, args.plot, f"{pathlib.Path(args.config).stem} on {args.chip}, by the closed form")
+    plot(found, args.plot, f"{pathlib.Path(args.config).stem} on {args.chip}, computed by the closed form")
 
 
 if __name__ == "__main__":

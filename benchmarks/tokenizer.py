@@ -1,11 +1,11 @@
-"""How fast a tokenizer runs, beside the rate at which the same machine multiplies large matrices.
+"""Speed of a tokenizer, relative to large matmuls on the same machine.
 
     python benchmarks/tokenizer.py                                   # B-64 at 256 px, batch 8, float32
-    python benchmarks/tokenizer.py --config=configs/l64.py --dtype=bfloat16 --batch=128      # an accelerator
+    python benchmarks/tokenizer.py --config=configs/l64.py --dtype=bfloat16 --batch=128      # on an accelerator
 
-Prints images/s and the share of the best matmul rate for encode, decode, and forward + backward (pixel loss). Model FLOPs
-are counted: matmuls of the forward pass, three times that for forward + backward, nothing for recomputation. On an
-accelerator with a known peak (`--peak_tflops`) the share of the peak is the MFU.
+Prints images/s and the share of the best matmul rate for encode, decode, and forward + backward (pixel loss). FLOPs are
+model FLOPs: the matmuls of the forward pass, three times that for forward + backward, recomputation not counted. With
+`--peak_tflops` it also prints the MFU, the share of the accelerator's peak.
 """
 
 import time
@@ -20,15 +20,15 @@ from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/b64.py", "Which tokenizer.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type of the matmuls.")
-_BATCH = flags.DEFINE_integer("batch", 8, "Images at a time.")
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to measure each.")
-_PEAK = flags.DEFINE_float("peak_tflops", None, "The accelerator's peak, for MFU.")
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/b64.py", "Config of the tokenizer.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Data type of the matmuls.")
+_BATCH = flags.DEFINE_integer("batch", 8, "Images per batch.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Seconds to measure each function.")
+_PEAK = flags.DEFINE_float("peak_tflops", None, "Peak of the accelerator in TFLOP/s, for the MFU.")
 
 
 def alternate(functions, seconds: float) -> list[float]:
-    """Best time of each function, the functions taking turns: a machine whose speed drifts slows all of them."""
+    """Returns the best time of each function in seconds. Functions take turns, so that a drift in speed affects all."""
     for function in functions:
         jax.block_until_ready(function())
     best = [float("inf")] * len(functions)
@@ -42,7 +42,7 @@ def alternate(functions, seconds: float) -> list[float]:
 
 
 def matmuls(dtype):
-    """Large square products: `(FLOPs, function)`."""
+    """Yields large square matmuls: `(FLOPs, function)`."""
     multiply = jax.jit(lambda a, b: a @ b)
     for size in (2048, 4096) if jax.default_backend() == "cpu" else (8192, 16384):
         a, b = jax.random.normal(jax.random.key(size), (2, size, size)).astype(dtype)
@@ -50,7 +50,7 @@ def matmuls(dtype):
 
 
 def tokenizer_functions(config: TokenizerConfig, batch: int):
-    """`(name, model FLOPs, function)` of encode, decode, and forward + backward."""
+    """Yields `(name, model FLOPs, function)` of encode, decode, and forward + backward."""
     net = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
     params, _ = jax.jit(net.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (batch, config.image_size, config.image_size, 3), minval=-1.0)
@@ -88,7 +88,7 @@ def main(_):
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {_DTYPE.value}, batch {_BATCH.value}")
     print(f"{'best large matmul':<20} {rate / 1e9:10.1f} GFLOP/s")
     for (name, flops, _), seconds in zip(functions, times[len(products) :], strict=True):
-        share = f"{flops / seconds / rate:6.3f} of it"
+        share = f"{flops / seconds / rate:6.3f} of matmul"
         mfu = f"  MFU {flops / seconds / (_PEAK.value * 1e12):.3f}" if _PEAK.value else ""
         print(
             f"{name:<20} {_BATCH.value / seconds:10.2f} images/s  {flops / seconds / 1e9:10.1f} GFLOP/s  {share}{mfu}"

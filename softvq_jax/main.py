@@ -1,7 +1,8 @@
 """Trains what a config describes: `python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-Starting the same command again goes on where it stopped. Any field can be set: `--config.model.num_latent_tokens=32`.
-Exit codes: 0 done, 75 told to stop and saved (start the command again), 1 an error, whose message says what to do.
+The same command resumes an interrupted run. Any field can be set: `--config.model.num_latent_tokens=32`; `--help_config`
+lists them. Exit codes: 0 finished; 75 preempted, with a checkpoint saved (run the command again); 1 an error, whose message
+says what to do.
 """
 
 import json
@@ -10,34 +11,36 @@ import pathlib
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from softvq_jax.config.tokenizer import explain_config_flags
-from softvq_jax.train.preemption import leave_when_told
+from softvq_jax.config import check_values
+from softvq_jax.config.flags import define_config, parse_flags, require
+from softvq_jax.train.preemption import exit_on_sigterm
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures.")
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "host:port of process 0; TPU pods and SLURM need none of these."
-)
+_CONFIG = define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; not needed on TPU pods and SLURM.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
 _TIMEOUT = flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for the other processes.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Folder that keeps compiled programs between runs.")
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
-    # jax is imported after the flags are parsed, and used after the processes have met.
+def main(_):
+    """Runs the config's task. Prints errors in one line, and ends the program with their code."""
+    # jax is imported after the flags are parsed, and used after the processes are connected.
     from softvq_jax.parallel import distributed, errors
     from softvq_jax.parallel.shared_folder import check_shared
 
-    config = _CONFIG.value
-    if "://" in _WORKDIR.value:
+    config, workdir = _CONFIG.value, _WORKDIR.value
+    assert workdir is not None  # required
+    if "://" in workdir:
         sys.exit(
-            f"error: --workdir={_WORKDIR.value} is no folder: mount the bucket (gcsfuse, s3fs) and name its folder"
+            f"error: --workdir must be a folder; got {workdir}: mount the bucket (gcsfuse, s3fs) and name its folder"
         )
+    try:
+        check_values(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     try:
         distributed.initialize(
             _COORDINATOR.value,
@@ -46,40 +49,36 @@ def main(argv):
             config=json.loads(config.to_json_best_effort()),
             timeout=_TIMEOUT.value,
         )
-        check_shared(pathlib.Path(_WORKDIR.value), "--workdir")
+        check_shared(pathlib.Path(workdir), "--workdir")
         if _CACHE.value:
             distributed.set_compilation_cache(_CACHE.value)
         logging.info("config:\n%s", config)
         if config.task == "study":
             from softvq_jax.studies.study import Study
 
-            return print(Study(config, pathlib.Path(_WORKDIR.value)).run())
+            return print(Study(config, pathlib.Path(workdir)).run())
         from softvq_jax.train.loop import Run
         from softvq_jax.train.tasks import TASKS
 
         if config.task not in TASKS:
             raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
-        results = Run(config, pathlib.Path(_WORKDIR.value), TASKS[config.task]).train()
+        results = Run(config, pathlib.Path(workdir), TASKS[config.task]).train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
-        logging.debug("where it happened:", exc_info=True)
-        sys.exit(errors.report(f"error: {error}\n(for the place in the code: --verbosity=1)"))
+        logging.debug("traceback:", exc_info=True)
+        sys.exit(errors.report(f"error: {error}\n(for the traceback: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 
 def run() -> None:
-    """The command line."""
-    leave_when_told()
-    flags.mark_flags_as_required(["config", "workdir"])
+    """Runs the command line."""
+    exit_on_sigterm()
+    require("workdir")
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv):
-    try:
-        rest = app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, OSError):
-        explain_config_flags(argv)
-        raise
-    # Our own messages, and others' warnings, with the time in front.
+    rest = parse_flags(argv)
+    # Messages of this package, and warnings of others, with the time in front.
     handler = logging.get_absl_handler()
     handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(lambda record: record.levelno >= stdlib_logging.WARNING or "softvq_jax" in record.pathname)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from softvq_jax.generator import Generator, abstract_params
-from softvq_jax.generators import weights as weights
+from softvq_jax.generators.family import family_of, read_config
+from softvq_jax.generators.sit import SIT as SIT_FAMILY
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.mar import MARConfig, StackConfig
@@ -49,10 +50,10 @@ def test_saved_and_opened_again(family, tmp_path):
 def test_published_files_come_back(family, tmp_path):
     """Key for key, bit for bit, with what the network does not read; statistics from the tokenizer's config."""
     config = CONFIGS[family]
-    tensors = layout.write(weights.generator_rules(config), _params(config)) | {
+    tensors = layout.write(family_of(config).weight_rules(config), _params(config)) | {
         "projectors.0.weight": np.ones((2, 3), np.float16)
     }
-    published = weights.published_fields(config, "cosine") | {"tags": ["unknown to us"]}
+    published = family_of(config).published_fields(config, "cosine") | {"tags": ["unknown to us"]}
     theirs, tokenizer, ours = (tmp_path / name for name in ("theirs", "tokenizer", "ours"))
     theirs.mkdir(), tokenizer.mkdir()
     files.write_safetensors(theirs / "model.safetensors", tensors)
@@ -69,16 +70,13 @@ def test_published_files_come_back(family, tmp_path):
     assert files.read_json(ours / "config.json") == published | {"vq_mean": 0.25, "vq_std": 0.07}
 
 
-def test_presets_are_told_by_their_width():
+@pytest.mark.parametrize("published", [{"model": "SiT-B/1"}, {}])
+def test_presets_are_recognized_by_name_or_width(published):
     """Published configs may name the model without its number of heads."""
-    tensors = layout.write(weights.dit_rules(DiTConfig.preset("B", num_tokens=2, channels=3)), _zeros("B"))
-    for published in ({"model": "SiT-B/1"}, {}):
-        assert weights.config_of(tensors, published) == DiTConfig.preset("B", num_tokens=2, channels=3)
-
-
-def _zeros(size):
-    config = DiTConfig.preset(size, num_tokens=2, channels=3)
-    return jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
+    config = SIT_FAMILY.preset("B", num_tokens=2, channels=3)
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract_params(config))
+    tensors = layout.write(SIT_FAMILY.weight_rules(config), zeros)
+    assert read_config(tensors, published, dtype="float32", remat="none", source="file") == config
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -136,21 +134,21 @@ def test_temperature_reaches_the_head_of_a_mar():
 @pytest.mark.parametrize(
     ("family", "arguments", "message"),
     [
-        ("sit", {"labels": [0, 7]}, "labels reach from 0 to 7; this generator has classes 0 to 6"),
-        ("sit", {"labels": [-1]}, "labels reach from -1 to -1"),
+        ("sit", {"labels": [0, 7]}, "labels range from 0 to 7; this generator has classes 0 to 6"),
+        ("sit", {"labels": [-1]}, "labels range from -1 to -1"),
         ("sit", {"labels": [0.5]}, "type float64; expected"),
-        ("sit", {"guidance_interval": (0.7, 0.1)}, r"\(0.7, 0.1\); expected \(low, high\) with 0 <= low <= high <= 1"),
-        ("sit", {"sampler": "ddpm"}, "'ddpm'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
+        ("sit", {"guidance_interval": (0.7, 0.1)}, r"is \(0.7, 0.1\); expected \(low, high\) with 0 <= low <= high <= 1"),
+        ("sit", {"sampler": "ddpm"}, "sampler is 'ddpm'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
         ("dit", {"sampler": "ode_euler"}, "'ode_euler'; a dit has ddpm"),
         ("sit", {"steps": 1}, "1 sampling steps; this sampler takes at least 2"),
         ("dit", {"steps": 1001}, "1001 steps out of 1000"),
         ("mar", {"steps": 5}, "5 iterations for 4 tokens; expected 1 to 4"),
-        ("sit", {"noise": np.zeros((1, 3, 4))}, r"noise of shape \(1, 3, 4\); expected \(1, 4, 3\)"),
-        ("sit", {"sampler": "ode_euler", "step_noises": np.zeros((9, 1, 4, 3))}, "step_noises was given"),
-        ("dit", {"step_noises": np.zeros((9, 1, 4, 3)), "steps": 9}, r"step_noises of shape .*expected \(8, 1, 4, 3\)"),
-        ("mar", {"noise": np.zeros((1, 4, 3))}, "noise was given, but this sampler of a mar takes none"),
-        ("mar", {"guidance_interval": (0.1, 0.7)}, "guidance_interval was given, but this sampler of a mar takes none"),
-        ("sit", {"temperature": 0.9}, "temperature was given, but this sampler of a sit takes none"),
+        ("sit", {"noise": np.zeros((1, 3, 4))}, r"noise has shape \(1, 3, 4\); expected \(1, 4, 3\)"),
+        ("sit", {"sampler": "ode_euler", "step_noises": np.zeros((9, 1, 4, 3))}, "step_noises was given, but sampler ode_euler of a sit does not take it"),
+        ("dit", {"step_noises": np.zeros((9, 1, 4, 3)), "steps": 9}, r"step_noises has shape .*expected \(8, 1, 4, 3\)"),
+        ("mar", {"noise": np.zeros((1, 4, 3))}, "noise was given, but sampler masked of a mar does not take it"),
+        ("mar", {"guidance_interval": (0.1, 0.7)}, "guidance_interval was given, but sampler masked of a mar does not"),
+        ("sit", {"temperature": 0.9}, "temperature was given, but sampler sde_euler_maruyama of a sit"),
     ],
 )
 def test_refusals(family, arguments, message):
@@ -172,7 +170,7 @@ def test_wrong_files(tmp_path):
         Generator.from_pretrained(tmp_path)
     files.write_json(tmp_path / "config.json", STATISTICS.to_fields())
     files.write_safetensors(tmp_path / "model.safetensors", {"something": np.zeros(3, np.float32)})
-    with pytest.raises(WeightsError, match=r"no tensor 'x_embedder\.weight': neither a SiT nor a DiT"):
+    with pytest.raises(WeightsError, match=r"1 tensors \(something, \.\.\.\) that fit none of the generator families sit, dit, mar"):
         Generator.from_pretrained(tmp_path)
 
 
@@ -182,7 +180,7 @@ def test_bad_statistics():
 
 
 def test_unknown_process():
-    with pytest.raises(ValueError, match="process 'vp'; expected one of linear, cosine"):
+    with pytest.raises(ValueError, match="process of a sit is 'vp'; expected one of 'linear', 'cosine'"):
         Generator(SIT, _params(SIT), STATISTICS, process="vp")
 
 

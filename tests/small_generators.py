@@ -13,8 +13,6 @@ from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.generator_task import GeneratorTask
 from tests import small_tokenizers
 
-SIZES = {"sit": "B", "dit": "B", "mar": "base"}
-
 
 def shrink(config: ConfigDict, **shape) -> ConfigDict:
     """A config's network made small; the fields that its family does not have are left alone."""
@@ -33,7 +31,7 @@ def shrink(config: ConfigDict, **shape) -> ConfigDict:
 
 def config(family: str = "sit", **data) -> ConfigDict:
     """A run on 8 tokens of 6 channels: `small_tokenizers`' latents."""
-    config = shrink(generator_config(family, SIZES[family]), num_tokens=8, channels=6, num_classes=8)
+    config = shrink(generator_config(family, "B"), num_tokens=8, channels=6, num_classes=8)
     config.tokenizer = ""
     config.optim.update(learning_rate=0.064, warmup_epochs=0.0, ema_decay=0.9)
     config.train.update(batch_size=8, num_steps=4)

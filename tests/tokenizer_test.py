@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import softvq_jax
-from softvq_jax.models.tokenizer import BOTTLENECKS, TokenizerConfig
+from softvq_jax.models.quantizers import BOTTLENECKS
+from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.tokenizer import Tokenizer
 from tests import small_tokenizers as small
 

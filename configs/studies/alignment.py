@@ -1,12 +1,12 @@
-"""The semantic term: SoftVQ with and without its teacher, in the four modes, at 64 and 16 tokens.
+"""Alignment: SoftVQ with and without a teacher, in the four alignment modes, at 64 and 16 tokens.
 
     python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment \
         --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors
 
-Needs the weights of a DINOv2 (small by default, fetched from the Hugging Face Hub where it can be reached); without them
-it stops before the first run. `tools.random_teacher` writes random ones, for a control. Ten runs of `configs/tiny.py`,
-shortened. Cost: twelve minutes on two cores. The paper says that aligned latents are easier to probe and to generate, and
-that `repeat` is the best mode for generation.
+Needs DINOv2 weights (small by default; downloaded from the Hugging Face Hub if it can be reached); the study stops before
+the first run if they are missing. `tools.random_teacher` writes random weights, for a control. Ten shortened runs of
+`configs/tiny.py`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
+easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant
@@ -25,17 +25,17 @@ def get_config():
         base,
         {
             f"{name}_{tokens}": variant(
-                words,
+                label,
                 tokens,
                 model=dict(num_latent_tokens=tokens),
                 loss=dict(alignment_weight=weight),
                 alignment=dict(mode=MODES[0] if name == "none" else name),
             )
             for tokens in (64, 16)
-            for name, (words, weight) in kinds.items()
+            for name, (label, weight) in kinds.items()
         },
         measures=("reconstruction", "codes", "latents", "latent_pictures"),
         x="Tokens",
-        columns=("psnr", "ssim_gauss", "code_use", *readings, "probe_chance"),
+        columns=("psnr", "ssim_gauss", "codebook_usage", *readings, "probe_chance"),
         panels=("psnr", "probe_pooled_after", "knn_all_after"),
     )

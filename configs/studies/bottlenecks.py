@@ -1,12 +1,11 @@
-"""Which bottleneck keeps the image as tokens become fewer: SoftVQ, VQ, SimVQ, KL and none, 64 to 8 tokens.
+"""Reconstruction by bottleneck and number of tokens: SoftVQ, VQ, SimVQ, KL and none (AE), 64 to 8 tokens.
 
     python -m softvq_jax.main --config=configs/studies/bottlenecks.py --workdir=runs/bottlenecks
 
-Fifteen runs of `configs/tiny.py`, shortened; any field of it can be set as `--config.base.data.path=...`. Cost: six
-minutes on two cores. With the FID network's weights
-(`--config.base.fid.every_steps=1000 --config.base.fid.weights=...`) it measures rFID too, on as many held-out images as
-there are. The paper says (SoftVQ-VAE, ablations): from 256 to 32 tokens rFID goes from 0.80 to 1.24 with SoftVQ, from
-1.45 to 10.97 with VQ, from 1.15 to 2.01 without a bottleneck.
+Fifteen shortened runs of `configs/tiny.py`, six minutes on two cores. Any field of the base config can be set, such as
+`--config.base.data.path=...`. With `--config.base.fid.every_steps=1000 --config.base.fid.weights=...` rFID on the held-out
+images is measured too. In the paper (SoftVQ-VAE, ablations), rFID at 256 and at 32 tokens is 0.80 and 1.24 with SoftVQ,
+1.45 and 10.97 with VQ, 1.15 and 2.01 without a bottleneck.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant
@@ -19,12 +18,12 @@ def get_config():
         "bottlenecks",
         shortened(beside(__file__, "tiny"), 200),
         {
-            f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
+            f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16, 8)
-            for name, words in BOTTLENECKS.items()
+            for name, label in BOTTLENECKS.items()
         },
         measures=("reconstruction", "codes"),
         x="Tokens",
-        columns=("latent_numbers", "bits", "rfid", "psnr", "ssim_gauss", "code_use", "perplexity"),
-        panels=("psnr", "ssim_gauss", "code_use", "rfid"),
+        columns=("latent_numbers", "bits", "rfid", "psnr", "ssim_gauss", "codebook_usage", "perplexity"),
+        panels=("psnr", "ssim_gauss", "codebook_usage", "rfid"),
     )

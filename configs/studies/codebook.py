@@ -1,11 +1,11 @@
-"""Which codes stay in use as a codebook grows to 65,536: VQ against SimVQ.
+"""Codebook usage as the codebook grows to 65,536 codes: VQ against SimVQ.
 
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
-SimVQ with its matrix frozen and trained, and both with a learning rate of the codebook that anneals with the rest or stays
-constant. Fifteen runs of `configs/tiny.py`, shortened, with 16 tokens, one codebook and no entropy term, whose memory grows
-with it. Cost: eleven minutes on two cores, most of it at 65,536.
-SimVQ's paper (arXiv 2411.02038) claims 100 % use at 65,536, where VQ uses 1.4 to 4.5 %.
+SimVQ with a frozen and a trained matrix; VQ and SimVQ with the codebook's learning rate annealed or constant. Fifteen
+shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, whose memory grows with the codebook.
+Eleven minutes on two cores, most of them at 65,536 codes. SimVQ's paper (arXiv 2411.02038) reports 100 % usage at 65,536
+codes, against 1.4 to 4.5 % with VQ.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant
@@ -28,15 +28,15 @@ def get_config():
         base,
         {
             f"{name}_{size}": variant(
-                words, size, model=dict(codebook_size=size, **model), optim=dict(codebook_schedule=schedule)
+                label, size, model=dict(codebook_size=size, **model), optim=dict(codebook_schedule=schedule)
             )
             for size in (1024, 8192, 65536)
-            for name, (words, model, schedule) in KINDS.items()
+            for name, (label, model, schedule) in KINDS.items()
         },
         measures=("reconstruction", "codes"),
         x="Codes",
-        columns=("psnr", "code_use", "code_use_possible", "perplexity"),
-        panels=("code_use", "perplexity", "psnr"),
+        columns=("psnr", "codebook_usage", "codebook_usage_uniform", "perplexity"),
+        panels=("codebook_usage", "perplexity", "psnr"),
     )
-    config.images.train = 8192  # 131,072 tokens: twice as many as the largest codebook has codes
+    config.images.train = 8192  # 131,072 tokens, twice the size of the largest codebook
     return config

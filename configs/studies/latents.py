@@ -1,11 +1,11 @@
-"""What can be read off the latents: which photograph a crop is of, by a linear probe and by nearest neighbours.
+"""Probes of the latents: which photograph a crop is from, by a linear probe and by nearest neighbors.
 
     python -m softvq_jax.main --config=configs/studies/latents.py --workdir=runs/latents
 
-Before and after the bottleneck, on the mean token and on all tokens, beside the share of the most frequent class; and a
-map and nearest neighbours as pictures, in every run's folder (`--config.map=umap` needs the extra `umap`). Data without
-classes have the pictures alone. Six runs of `configs/tiny.py`, shortened. Cost: two and a half minutes on two cores. The
-paper says that linear probes on SoftVQ's latents beat VQ's and AE's at every token count.
+Probes use the mean token or all tokens, before or after the bottleneck; the baseline is the most frequent class. Each run's
+folder also gets a map of the latents and pictures of nearest neighbors (`--config.map=umap` needs the extra `umap`); data
+without classes get only these. Six shortened runs of `configs/tiny.py`, two and a half minutes on two cores. Needs the
+extra `studies`. In the paper, linear probes of SoftVQ's latents beat those of VQ and AE at every number of tokens.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant
@@ -20,9 +20,9 @@ def get_config():
         "latents",
         shortened(beside(__file__, "tiny"), 200),
         {
-            f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
+            f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16)
-            for name, words in BOTTLENECKS.items()
+            for name, label in BOTTLENECKS.items()
         },
         measures=("reconstruction", "latents", "latent_pictures"),
         x="Tokens",

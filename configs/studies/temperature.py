@@ -1,9 +1,9 @@
-"""SoftVQ's temperature from 0.01 to 10: from hard quantisation to the same average of all codes for every token.
+"""SoftVQ's temperature from 0.01 to 10: from hard quantization to the same average of all codes for every token.
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Ten runs of `configs/tiny.py`, shortened, of 32 tokens, with the released posterior and with the paper's. Cost: about
-thirteen minutes on one core. The paper uses 0.07 and calls the choice forgiving near it.
+Ten shortened runs of `configs/tiny.py` at 32 tokens, with the posterior of the released code and of the paper; about
+thirteen minutes on one core. The paper uses 0.07 and finds nearby values equally good.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant
@@ -14,19 +14,19 @@ POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"
 def get_config():
     base = shortened(beside(__file__, "tiny"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
-    base.log.every_steps = 1  # a peak of the gradient is one step's
+    base.log.every_steps = 1  # gradient peaks last a single step
     return study_config(
         "temperature",
         base,
         {
             f"{posterior}_{temperature:g}".replace(".", "p"): variant(  # names have no dots
-                words, temperature, model=dict(posterior=posterior, temperature=temperature)
+                label, temperature, model=dict(posterior=posterior, temperature=temperature)
             )
-            for posterior, words in POSTERIORS.items()
+            for posterior, label in POSTERIORS.items()
             for temperature in (0.01, 0.07, 0.2, 1.0, 10.0)
         },
         measures=("reconstruction", "posterior", "codes", "training"),
         x="Temperature",
-        columns=("psnr", "posterior_entropy", "max_probability", "code_use", "grad_norm", "grad_norm_peak"),
+        columns=("psnr", "posterior_entropy", "max_probability", "codebook_usage", "grad_norm", "grad_norm_peak"),
         panels=("psnr", "posterior_entropy", "grad_norm"),
     )

@@ -1,19 +1,39 @@
-"""The fields of a config's `data` section and their defaults."""
+"""The fields of `config.data`. The crop's size is the model's image size."""
+
+from typing import Any
+
+from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
+
+DATA: Schema = {
+    "source": Field(
+        "folder",
+        '"embedded": photographs inside scikit-image. "folder": images, one subfolder for each class. "array_record": '
+        'shards by tools.prepare_dataset. "tar": WebDataset shards or ImageNet\'s archive. "tfds": TensorFlow Datasets. '
+        '"latents", for generators: shards by tools.encode_latents.',
+        one_of("embedded", "folder", "array_record", "tar", "tfds", "latents"),
+    ),
+    "path": Field("", 'Training images; for "tfds" a name such as imagenet2012@train, for "embedded" nothing.', text()),
+    "eval_path": Field("", "Held-out images, of the same source; empty: a share of `path` is held out.", text()),
+    "holdout": Field(
+        0.02,
+        'Share of the images held out without `eval_path`; for "embedded" a share of the width of each photograph.',
+        number(0, below=1),
+        "share",
+    ),
+    "augment": Field(
+        "random_crop",
+        '"random_crop" is that of ADM; "random_region" a square of any place and scale of a large photograph. Both then '
+        "flip at random.",
+        one_of("random_crop", "random_region"),
+    ),
+    "num_workers": Field(0, "Processes that read images; 0: threads of this process.", integer(0, 4096), "processes"),
+    "prefetch": Field(2, "Batches read ahead.", integer(0, 4096), "batches"),
+    "max_unreadable_share": Field(
+        0.1, "Share of images that may be unreadable; more stop the run.", number(0, 1), "share"
+    ),
+}
 
 
-def default_data_config() -> dict:
-    """Defaults of `config.data`; the crop's size is the model's image size."""
-    return {
-        # "embedded": photographs inside scikit-image. "folder": images, one subfolder a class. "array_record": what
-        # tools.prepare_dataset writes. "tar": WebDataset shards or ImageNet's archive. "tfds": TensorFlow Datasets.
-        # "latents", for generators: what tools.encode_latents writes.
-        "source": "folder",
-        "path": "",  # where the training images lie; for "tfds" a name as imagenet2012@train; for "embedded" nothing
-        "eval_path": "",  # the held-out images, of the same source; without it a share of `path` is held out:
-        "holdout": 0.02,  # that share of the images; for "embedded" of the width of each photograph
-        # "random_crop": ADM's. "random_region": a square of any place and scale of a large photograph. Both then flip.
-        "augment": "random_crop",
-        "num_workers": 0,  # reading processes; 0: threads of this process
-        "prefetch": 2,  # batches read ahead
-        "max_unreadable_share": 0.1,  # of the images read; more stop the run
-    }
+def default_data_config() -> dict[str, Any]:
+    """The default values of `config.data`."""
+    return defaults(DATA)

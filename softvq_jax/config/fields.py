@@ -48,6 +48,25 @@ def defaults(schema: Schema) -> dict[str, Any]:
     return {name: item.default if isinstance(item, Field) else defaults(item) for name, item in schema.items()}
 
 
+def with_defaults(schema: Schema, values: Mapping[str, Any]) -> Schema:
+    """A schema with other default values for some of its fields.
+
+    Args:
+      schema: the fields.
+      values: new defaults by field name, nested as the schema is.
+
+    Raises:
+      KeyError: the schema has no such field.
+    """
+    changed = dict(schema)
+    for name, value in values.items():
+        item = schema[name]
+        changed[name] = (
+            dataclasses.replace(item, default=value) if isinstance(item, Field) else with_defaults(item, value)
+        )
+    return changed
+
+
 def flatten(schema: Schema, prefix: str = "") -> dict[str, Field]:
     """All fields of a schema by their dotted names, in order."""
     flat = {}
@@ -62,7 +81,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an int; bool is none."""
+    """Whether `value` is an int; bool is not one."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -102,6 +121,11 @@ def text(*, empty: bool = True) -> Allowed:
     return Allowed(
         "a string" if empty else "a string that is not empty", lambda x: isinstance(x, str) and (empty or bool(x))
     )
+
+
+def optional(allowed: Allowed) -> Allowed:
+    """None, or an allowed value."""
+    return Allowed(f"None or {allowed.text}", lambda x: x is None or allowed.check(x))
 
 
 BOOLEAN = Allowed("True or False", lambda x: isinstance(x, bool))

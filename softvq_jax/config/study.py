@@ -1,4 +1,4 @@
-"""The config of a study: one base, its variants, what is measured of each. Nothing here imports jax."""
+"""The config of a study: a base config, its variants, and the measures. Nothing here imports jax."""
 
 import pathlib
 import runpy
@@ -7,16 +7,37 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
+from softvq_jax.config.schemas import register_schema, schema_of
+
+STUDY: Schema = {
+    "images": {
+        "train": Field(1024, "Training crops for probes, neighbors and codebook usage.", integer(2), "images"),
+        "neighbors": Field(
+            8, "Held-out images in the pictures of nearest neighbors, one of each class.", integer(1), "images"
+        ),
+    },
+    "map": Field("pca", 'How maps of latents are drawn; "umap" needs the extra umap.', one_of("pca", "umap")),
+}
+"""Fields of a study beside its base config, its variants, its table and its figure."""
+
+register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
+
 
 def beside(study: str, name: str) -> ConfigDict:
-    """The config `configs/NAME.py`, for a study's file in `configs/studies/`; `study` is that file's `__file__`."""
+    """Loads `configs/NAME.py` for a study in `configs/studies/`.
+
+    Args:
+      study: the study's `__file__`.
+      name: name of the config.
+    """
     return runpy.run_path(str(pathlib.Path(study).parents[1] / f"{name}.py"))["get_config"]()
 
 
 def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
-    """A training config made short: `num_steps` steps, whose gradients are logged often; evaluated at its end only."""
+    """Shortens a training config to `num_steps` steps, with frequent logs and an evaluation at the end only."""
     base.train.num_steps = num_steps
-    base.optim.ema_decay = 0.97  # a longer memory would hold on to the start
+    base.optim.ema_decay = 0.97  # a longer average would still contain the initial weights
     base.checkpoint.update(every_steps=100, keep=1)
     base.log.every_steps = 10
     base.eval.every_steps = 0
@@ -24,12 +45,12 @@ def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
 
 
 def variant(line: str, x: float, **change: Mapping[str, Any]) -> dict:
-    """One run of a study.
+    """Returns one variant of a study.
 
     Args:
-      line: which line of the figure it is a point of.
-      x: where on it.
-      change: sections of the base config with the fields that differ: `model=dict(num_latent_tokens=32)`.
+      line: name of the line of the figure that the variant is a point of.
+      x: x of the point.
+      change: fields that differ from the base config, by section: `model=dict(num_latent_tokens=32)`.
     """
     return {"line": line, "x": x, "change": change}
 
@@ -45,38 +66,37 @@ def study_config(
     panels: Sequence[str],
     log_x: bool = True,
 ) -> ConfigDict:
-    """A study's whole config, locked.
+    """Returns the locked config of a study.
 
     Args:
-      name: of the study.
-      base: the training config that all variants start from; on the command line `--config.base...`.
-      variants: by name, from `variant`; they run in this order.
-      measures: what is measured of each, among `studies.measures.MEASURES`.
-      x: what the variants' x is, in words.
-      columns: of the table, among what the measures give.
-      panels: of the figure, likewise.
-      log_x: whether the figure's x axis is logarithmic.
+      name: name of the study.
+      base: training config that all variants start from; on the command line `--config.base...`.
+      variants: variants by name, from `variant`; they run in this order.
+      measures: names of measures, from `studies.measures.MEASURES`.
+      x: label of the x axis.
+      columns: columns of the table, among the values of the measures.
+      panels: panels of the figure, among the same values.
+      log_x: whether the x axis is logarithmic.
     """
     config = ConfigDict()
     config.task = "study"
     config.study = name
     config.base = base
     config.variants = {name: ConfigDict(fields) for name, fields in variants.items()}
-    config.order = tuple(variants)  # sections have none
+    config.order = tuple(variants)  # a ConfigDict sorts its keys
     config.measures = tuple(measures)
     config.table = dict(x=x, columns=tuple(columns))
     config.figure = dict(panels=tuple(panels), log_x=log_x)
-    config.images = dict(train=1024, neighbours=8)  # crops to fit probes and count codes on; columns of pictures
-    config.map = "pca"  # or "umap", which needs the extra of that name
+    config.update(defaults(STUDY))
     config.lock()
     return config
 
 
 def variant_config(config: ConfigDict, name: str) -> ConfigDict:
-    """The training config of one variant.
+    """Returns the training config of one variant.
 
     Raises:
-      ValueError: it changes a field that the base does not have.
+      ValueError: the variant changes a field that the base config does not have.
     """
     result = config.base.copy_and_resolve_references()
     try:

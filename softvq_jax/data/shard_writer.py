@@ -1,4 +1,4 @@
-"""Writes one ArrayRecord shard of labelled images, whole or not at all, and checks shards."""
+"""Writes one ArrayRecord shard of labeled images atomically, and checks shards."""
 
 import contextlib
 import hashlib
@@ -10,25 +10,26 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from softvq_jax.data import crops, records, source
+from softvq_jax.storage import files
 
 JPEG_QUALITY = 95  # of images that are made smaller
-UNFINISHED = ".unfinished"
+UNFINISHED = files.PARTIAL  # suffix of files left behind by a kill
 
 
 def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], size: int | None) -> dict:
-    """Writes images to a shard, reads it back, and only then gives it its name.
+    """Writes images to a shard; it gets its name after it has been read back.
 
     Args:
-      path: of the shard; until it is whole, its name ends in ".unfinished".
+      path: of the shard.
       images: keys and references. Unreadable ones are left out.
       size: smaller side in pixels that larger images are shrunk to, or None to keep every file's bytes as they are.
 
     Returns:
-      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: what was left out, and why.
+      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: the key of each image left out, and why.
 
     Raises:
-      OSError: where the shard cannot be written.
-      ValueError: where it reads back other than it was written.
+      OSError: the shard cannot be written.
+      ValueError: it does not read back as it was written.
     """
     unreadable = []
 
@@ -48,27 +49,22 @@ def write_records(path: str, encoded: Iterable[bytes]) -> dict:
     Returns:
       `file`, `records`, `bytes` and `sha256` of the shard.
     """
-    # The process's own: one that a killed parent left behind must not write to the same file.
-    unfinished = f"{path}.{os.getpid()}{UNFINISHED}"
-    try:
-        checksums = _write_all(path, unfinished, encoded)
-        _read_back(unfinished, checksums)
-        with writing(path), open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(unfinished)}
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)  # on a full disk, room for others
-        raise
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            partial = str(stack.enter_context(files.replacing(path)))
+        checksums = _write_all(path, partial, encoded)
+        _read_back(partial, checksums)
+        entry = {"file": os.path.basename(path), "records": len(checksums), **_size_and_checksum(partial)}
+        with writing(path):
+            stack.close()
     return entry
 
 
-def _write_all(path, unfinished, encoded):
+def _write_all(path, partial, encoded):
     checksums = []
     with writing(path):
-        # Groups of one: a record is read without its neighbours. Encoded images do not compress further.
-        writer = ArrayRecordWriter(unfinished, "group_size:1,uncompressed")
+        # Groups of one: a record is read without its neighbors. Encoded images do not compress further.
+        writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
     for record in encoded:
         with writing(path):
             writer.write(record)
@@ -80,26 +76,26 @@ def _write_all(path, unfinished, encoded):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Where writing fails inside, an `OSError` that names the file, the reason and what to do."""
+    """Turns an error of writing inside it into an `OSError` that names the file, the reason and what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # Riegeli's are RuntimeErrors
         reason = getattr(error, "strerror", None) or error
         raise OSError(
-            f"{path} could not be written: {reason}. See that there is room, and the permission to write, and start the "
-            "same command again: it goes on after the shards that are finished"
+            f"{path} could not be written: {reason}. Check the free space and the permission to write, and start the same "
+            "command again: it continues after the shards that are finished"
         ) from error
 
 
 def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
-    """What is wrong with a shard, by its entry in `dataset.json`; reads all of it and decodes every image."""
+    """Returns the problems of a shard, given its entry in `dataset.json`; reads all of it and decodes every image."""
     path = os.path.join(folder, entry["file"])
     if not os.path.exists(path):
         return [f"{path} is missing"]
     if _size_and_checksum(path) == {"bytes": entry["bytes"], "sha256": entry["sha256"]}:
         problems = []
     else:
-        problems = [f"{path} has other bytes than those that were written"]
+        problems = [f"{path} is not the file that was written: size or SHA-256 differ"]
     try:
         reader = ArrayRecordReader(path, "")
     except RuntimeError as error:
@@ -121,7 +117,7 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
 
 def _example(key, reference, size):
     encoded, label = reference.load()
-    image = source.decode(encoded, reference.where)  # to name a broken image now, not in the middle of a training
+    image = source.decode(encoded, reference.where)  # names a damaged image now, not in the middle of a run
     if size is not None and min(image.size) > size:
         file = io.BytesIO()
         shrunk = crops.resize_smaller_side(crops.to_rgb(image), size)
@@ -136,7 +132,7 @@ def _read_back(path, checksums):
         raise ValueError(f"{path}: {len(checksums)} records were written, {reader.num_records()} read back")
     for position, checksum in enumerate(checksums):
         if hashlib.sha256(reader.read([position])[0]).digest() != checksum:
-            raise ValueError(f"{path}: record {position} reads back with other bytes than were written")
+            raise ValueError(f"{path}: record {position} does not read back as it was written")
 
 
 def _size_and_checksum(path):

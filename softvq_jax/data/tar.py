@@ -23,6 +23,7 @@ from absl import logging
 
 from softvq_jax.data import source
 from softvq_jax.data.folder import EXTENSIONS
+from softvq_jax.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,12 +136,10 @@ def _cached_index(shard):
         with np.load(path) as arrays:
             return Index(**arrays)
     index = _index(shard)
-    unfinished = folder / f"{key}.{os.getpid()}.unfinished"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
+        with files.replacing(path) as partial, open(partial, "wb") as file:
             np.savez(file, **dataclasses.asdict(index))
-        os.replace(unfinished, path)
     except OSError as error:
         logging.warning("The index of %s cannot be kept (%s): it will be made again next time.", shard, error)
     return index

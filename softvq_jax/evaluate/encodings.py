@@ -7,7 +7,6 @@ import numpy as np
 from softvq_jax.evaluate.devices import LocalDevices, Rows
 from softvq_jax.evaluate.perceptual import from_uint8
 from softvq_jax.models.functional import Functional
-from softvq_jax.models.quantizers import SoftVQ
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.tokenizer import Tokenizer
 
@@ -27,7 +26,8 @@ class Encodings:
             rows = {"before": z[..., : config.latent_dim], "after": model.bottleneck.encode(z)}
             if config.has_codebook:
                 rows["codes"] = model.bottleneck(z).indices
-            return rows | (posterior_rows(model.bottleneck, z) if isinstance(model.bottleneck, SoftVQ) else {})
+            log_p = model.bottleneck.log_posterior(z)
+            return rows if log_p is None else rows | posterior_rows(log_p)
 
         self._apply = jax.jit(apply)
 
@@ -41,10 +41,8 @@ class Encodings:
         return self._devices.map(lambda batch: self._apply(self._params, batch), images)
 
 
-def posterior_rows(bottleneck: SoftVQ, z: jax.Array) -> dict[str, jax.Array]:
-    """Entropy and largest probability of SoftVQ's posteriors of `z` `[n, L, D]`, averaged over each image's tokens."""
-    logits, _ = bottleneck.posterior_logits(z)
-    log_p = jax.nn.log_softmax(logits / bottleneck.temperature)
+def posterior_rows(log_p: jax.Array) -> dict[str, jax.Array]:
+    """Entropy and largest probability of posteriors, from log-probabilities `[C, n, L/C, K]`; means over the tokens."""
     p = jnp.exp(log_p)
     return {
         "posterior_entropy": -jnp.mean(jnp.sum(p * log_p, -1), axis=(0, 2)),

@@ -1,0 +1,10 @@
+"""Latent generators: each family is one file, and one line here registers it."""
+
+from softvq_jax.generators.dit import DIT
+from softvq_jax.generators.family import register_family
+from softvq_jax.generators.mar import MAR
+from softvq_jax.generators.sit import SIT
+
+register_family(SIT)
+register_family(DIT)
+register_family(MAR)

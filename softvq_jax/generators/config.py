@@ -1,76 +1,122 @@
-"""The training config of a latent generator: every field, its default, and where the default comes from.
+"""The training config of a latent generator: every field, its default and its meaning.
 
-A file in `configs/` starts from `generator_config(...)` and changes what its experiment changes. The sections that say how
-long, on what, where and what is written down are those of the tokenizer. Nothing here imports jax.
+A file in `configs/` starts from `generator_config(...)` and changes what its experiment changes. The sections `optim`,
+`train`, `data`, `mesh`, `checkpoint`, `log` and those of the evaluation have the same fields as a tokenizer's.
 """
+
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.tokenizer import optim_section, run_sections
-from softvq_jax.models import generator_sizes
+from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
+from softvq_jax.config.networks import DTYPE, REMAT
+from softvq_jax.config.optim import OPTIM
+from softvq_jax.config.run import RUN
+from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.tokenizer import SEED
+from softvq_jax.generators.family import FAMILIES, Family, check_name, find_family
 
-LATENTS = {"l64": ("SoftVQVAE/softvq-l-64", 64, 32), "l32": ("SoftVQVAE/softvq-l-32", 32, 64)}  # tokens, channels
-FAMILIES = ("sit", "dit", "mar")
+
+class Latents(NamedTuple):
+    """Latents of a published tokenizer: `num_tokens` of `channels`."""
+
+    tokenizer: str
+    num_tokens: int
+    channels: int
+
+
+LATENTS = {
+    "l64": Latents("SoftVQVAE/softvq-l-64", 64, 32),
+    "l32": Latents("SoftVQVAE/softvq-l-32", 32, 64),
+}
+
+
+def generator_schema(family: Family) -> Schema:
+    """All fields of the config of a generator of this family."""
+    return {
+        "task": Field("generator", "What is trained.", one_of("generator")),
+        "seed": SEED,
+        "tokenizer": Field(
+            LATENTS["l64"].tokenizer,
+            "Tokenizer of the latents: a folder, a run's workdir or a Hugging Face id. Empty: trains on stored latents, "
+            "without sample images.",
+            text(),
+        ),
+        "model": {
+            "family": Field(family.name, "Generator family.", one_of(*FAMILIES)),
+            "num_tokens": Field(64, "Latent tokens of each image, L in the paper.", integer(1), "tokens"),
+            "channels": Field(32, "Channels of each latent token, D in the paper.", integer(1), "channels"),
+            "num_classes": Field(1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"),
+            **family.fields["model"],
+            "dtype": DTYPE,
+            "remat": REMAT,
+        },
+        "objective": {
+            "label_dropout": Field(
+                0.1, "Share of labels that training drops, for classifier-free guidance.", number(0, 1), "probability"
+            ),
+            **family.fields["objective"],
+        },
+        "sampling": {
+            "steps": Field(
+                _default_steps(family, 64), "Denoising steps; of a MAR, iterations over the tokens.", integer(1), "steps"
+            ),
+            "guidance": Field(1.75, "Scale of classifier-free guidance in evaluations; 1 is none.", number()),
+            **family.fields["sampling"],
+        },
+        "optim": OPTIM,
+        **RUN,
+        **EVALUATION,
+    }
+
+
+register_schema("generator", lambda config: generator_schema(find_family(config.model.family)))
 
 
 def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict:
     """A generator's whole training config, locked: fields can be set, not added.
 
     Args:
-      family: "sit", "dit" or "mar".
-      size: "B", "L", "XL" of SiT and DiT; "base", "large", "huge" of MAR.
+      family: name of a registered family: "sit", "dit" or "mar".
+      size: one of the family's presets: "S", "B", "L", "XL" of SiT and DiT; "B", "L", "H" of MAR.
       latents: "l64" or "l32", those of the published tokenizers.
+
+    Raises:
+      ValueError: an unknown family, size or kind of latents.
     """
-    config = ConfigDict()
-    config.task = "generator"
-    config.seed = 0
-    config.tokenizer, num_tokens, channels = LATENTS[
-        latents
-    ]  # folder, run or id; "" trains on latents without pictures
-    shape = dict(num_tokens=num_tokens, channels=channels, num_classes=1000)
-    compute = dict(dtype="bfloat16", remat="none")  # "dots" or "full" trade speed for memory
-    config.model = dict(family=family, **shape, **_sizes(family, size), **compute)
-    config.objective = dict(label_dropout=0.1, **_objective(family))
-    config.sampling = _sampling(family, num_tokens)  # of the pictures; arguments of Generator.sample
-    config.optim = optim_section(**_optim(family))
-    config.update(run_sections())
+    chosen = find_family(family)
+    check_name(size, chosen.presets, f"size of a {family}")
+    check_name(latents, LATENTS, "latents")
+    config = ConfigDict(defaults(generator_schema(chosen)))
+    config.tokenizer, num_tokens, channels = LATENTS[latents]
+    config.model.update(chosen.presets[size])
+    config.model.update(num_tokens=num_tokens, channels=channels)
+    config.sampling.steps = _default_steps(chosen, num_tokens)
+    config.optim.update(chosen.optimizer_defaults)
+    config.train.update(chosen.train_defaults)
     config.data.update(source="latents", holdout=0.004)
-    if family == "mar":
-        config.train.update(batch_size=2048, num_epochs=400.0)
-    else:
-        config.train.num_epochs = (
-            600.0  # 3 M steps: 2.3 times fewer than SiT's own 7 M, as SoftVQ-VAE's abstract has it
-        )
     config.eval.update(every_steps=10_000, nearest_class=False)  # True: do samples look like their class's photographs?
     config.lock()
     return config
 
 
-def _sizes(family, size):
-    if family == "mar":
-        width, depth, num_heads, head_width, head_depth = generator_sizes.MAR[size]
-        stacks = {name: dict(width=width, depth=depth, num_heads=num_heads) for name in ("encoder", "decoder")}
-        return dict(**stacks, head_width=head_width, head_depth=head_depth, buffer_size=64, dropout=0.1)
-    return dict(**generator_sizes.DIT[size], mlp_ratio=4.0, qk_norm=False)
+def config_from_argument(family: str, argument: str) -> ConfigDict:
+    """The config of a config file's argument, for `get_config(argument)`.
+
+    Args:
+      family: name of a registered family.
+      argument: size and latents, such as "xl_l64".
+
+    Raises:
+      ValueError: there is no such argument; the message lists those there are.
+    """
+    known = {f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS}
+    if argument not in known:
+        raise ValueError(f"--config={family}:{argument}: expected {family}:SIZE_LATENTS, one of {', '.join(known)}")
+    return generator_config(family, *known[argument])
 
 
-def _objective(family):
-    return {
-        "sit": dict(process="linear", time_distribution="uniform"),  # or "cosine"; or "lognormal"
-        "dit": dict(process="linear"),  # or "cosine"
-        "mar": dict(process="cosine", head_repeats=4),  # times and noises drawn for each token
-    }[family]
-
-
-def _sampling(family, num_tokens):
-    if family == "mar":
-        return dict(steps=num_tokens, guidance=1.75, temperature=1.0, head_steps=100)
-    sampler = "sde_euler_maruyama" if family == "sit" else "ddpm"
-    return dict(sampler=sampler, steps=250, guidance=1.75, guidance_interval=(0.0, 0.7))
-
-
-def _optim(family):
-    """SiT's and DiT's 1e-4 without decay; MAR's appendix: warm-up, decay, beta2."""
-    if family == "mar":
-        return dict(schedule="constant", warmup_epochs=100.0, beta2=0.95, weight_decay=0.02)
-    return dict(schedule="constant", warmup_epochs=0.0, beta2=0.999, weight_decay=0.0)
+def _default_steps(family, num_tokens):
+    steps = next(iter(family.samplers.values())).steps
+    return num_tokens if steps is None else steps

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from softvq_jax.unit_vectors import unit_vectors
+
 MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
@@ -52,9 +54,4 @@ def alignment_loss(projected: jax.Array, targets: jax.Array) -> jax.Array:
     `i*N/M ... (i+1)*N/M - 1`.
     """
     projected = jnp.repeat(projected, targets.shape[1] // projected.shape[1], axis=1)
-    return -jnp.mean(jnp.sum(_unit(projected) * _unit(targets), axis=-1))
-
-
-def _unit(x):
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
+    return -jnp.mean(jnp.sum(unit_vectors(projected) * unit_vectors(targets), axis=-1))

@@ -6,12 +6,12 @@ ADM's reference batches do; those are `images.NpzImages`.
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from softvq_jax.metrics.moments import Moments
 from softvq_jax.metrics.npz import array_names
+from softvq_jax.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,7 @@ def read_statistics(path: str | os.PathLike) -> Statistics:
 
 
 def write_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
-    """Writes what is known, whole or not at all; other programs find `mu`, `sigma`, `mu_s`, `sigma_s`."""
-    path = pathlib.Path(path)
+    """Writes what is known, atomically; other programs find `mu`, `sigma`, `mu_s`, `sigma_s`."""
     known = {name: value for name, value in vars(statistics).items() if value is not None}
-    partial = path.with_name(path.stem + ".partial.npz")
-    np.savez(partial, **known)
-    os.replace(partial, path)
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **known)

@@ -5,7 +5,7 @@ start at zero (adaLN-Zero).
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.generator_sizes import DIT as SIZES
+from softvq_jax.models.functional import Functional
 
 TIME_CHANNELS = 256
 LONGEST_PERIOD = 10_000.0
@@ -43,21 +43,6 @@ class DiTConfig:
     qk_norm: bool = False
     dtype: str = "float32"
     remat: str = "none"
-
-    @classmethod
-    def preset(cls, size: str, **fields) -> "DiTConfig":
-        """Size "B", "L" or "XL".
-
-        Raises:
-          ValueError: another size.
-        """
-        if size not in SIZES:
-            raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
-        return cls(**SIZES[size], **fields)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping) -> "DiTConfig":
-        return cls(**fields)
 
     @property
     def out_channels(self) -> int:
@@ -162,6 +147,12 @@ class DiT(nnx.Module):
         tokens = self.x_embedder(x).astype(jnp.float32) + self.pos_embed[...]
         tokens = layers.scan_blocks(self.blocks, tokens, silu_condition, remat=self.config.remat)
         return self.final_layer(tokens, silu_condition[:, None])
+
+
+@functools.cache
+def functional(config: DiTConfig) -> Functional:
+    """The network of this shape as a pure function of its parameters."""
+    return Functional(lambda rngs: DiT(config, rngs=rngs))
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

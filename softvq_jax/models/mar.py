@@ -5,6 +5,7 @@ The encoder sees the visible tokens, the decoder puts mask tokens in the others'
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -14,7 +15,7 @@ from flax import nnx
 from softvq_jax.models import layers
 from softvq_jax.models.diffusion_head import DiffusionHead
 from softvq_jax.models.dit import reset_to_xavier
-from softvq_jax.models.generator_sizes import MAR as SIZES
+from softvq_jax.models.functional import Functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,19 +53,6 @@ class MARConfig:
     dropout: float = 0.1
     dtype: str = "float32"
     remat: str = "none"
-
-    @classmethod
-    def preset(cls, size: str, **fields) -> "MARConfig":
-        """Size "base", "large" or "huge".
-
-        Raises:
-          ValueError: another size.
-        """
-        if size not in SIZES:
-            raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
-        *stack, head_width, head_depth = SIZES[size]
-        stack = StackConfig(*stack)
-        return cls(encoder=stack, decoder=stack, head_width=head_width, head_depth=head_depth, **fields)
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "MARConfig":
@@ -212,3 +200,9 @@ class MAR(nnx.Module):
         tokens = jnp.take_along_axis(choices, choice[..., None], axis=1)
         tokens = jnp.concatenate([embedded[:, :buffer], tokens], axis=1) + self.decoder_positions[...]
         return self.decoder(tokens, None, key)[:, buffer:] + self.head_positions[...]
+
+
+@functools.cache
+def functional(config: MARConfig) -> Functional:
+    """The network of this shape as a pure function of its parameters."""
+    return Functional(lambda rngs: MAR(config, rngs=rngs))

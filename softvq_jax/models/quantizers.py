@@ -1,85 +1,25 @@
-"""Bottlenecks: what stands between the encoder's output and the decoder's input.
+"""The bottlenecks that come with the package, and the registry of all: SoftVQ, VQ, SimVQ, KL and none."""
 
-All share one interface. `bottleneck(z, key)` gives a `Bottlenecked`; `encode(z)` the latents that inference stores;
-`encode_indices(z)` and `lookup(indices)` exist where there is a codebook. The token sequence of length `L` is cut into
-`C` segments of `L/C` tokens and segment `i` uses codebook `i`, so indices are `[B, C, L/C]`.
-"""
+import importlib
+from typing import ClassVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-ENTROPY_TEMPERATURE = 0.01
+from softvq_jax.models.bottleneck import Bottleneck, Bottlenecked, Tensor
+from softvq_jax.models.codebook import (
+    entropy_loss,
+    gather,
+    perplexity,
+    segment,
+    squared_distances,
+    uniform_codebook,
+    unsegment,
+)
+from softvq_jax.unit_vectors import unit_vectors
 
-
-@flax.struct.dataclass
-class Bottlenecked:
-    """What a bottleneck makes of `z`.
-
-    Attributes:
-      latents: `[B, L, D]`, what the decoder sees.
-      losses: unweighted scalars: `entropy`, `codebook`, `commitment` or `kl`.
-      indices: `[B, C, L/C]` int32, the nearest or most probable code of each token; None without a codebook.
-      stats: scalars worth logging.
-    """
-
-    latents: jax.Array
-    losses: dict[str, jax.Array]
-    indices: jax.Array | None = None
-    stats: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-
-
-def normalize(x: jax.Array) -> jax.Array:
-    """Unit L2 norm on the last axis, with PyTorch's floor of 1e-12 on the norm."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-24))
-
-
-def segment(z: jax.Array, num_codebooks: int) -> jax.Array:
-    """`[B, L, D] -> [C, B, L/C, D]`."""
-    batch, length, dim = z.shape
-    return z.reshape(batch, num_codebooks, length // num_codebooks, dim).swapaxes(0, 1)
-
-
-def unsegment(z: jax.Array) -> jax.Array:
-    """`[C, B, L/C, D] -> [B, L, D]`, the inverse of `segment`."""
-    num_codebooks, batch, length, dim = z.shape
-    return z.swapaxes(0, 1).reshape(batch, num_codebooks * length, dim)
-
-
-def squared_distances(z: jax.Array, codes: jax.Array) -> jax.Array:
-    """`|z - c|^2` of every token of a segment to every code of its codebook: `[C, B, L/C, K]`."""
-    products = jnp.einsum("cbld,ckd->cblk", z, codes)
-    return jnp.sum(z * z, -1)[..., None] + jnp.sum(codes * codes, -1)[:, None, None] - 2 * products
-
-
-def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:
-    """`mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks together.
-
-    Low when every token is sure of its code and all codes are used alike (SPEC: the KL term of SoftVQ-VAE, eq. 5).
-
-    Args:
-      logits: `[..., K]`.
-      mean_floor: added inside the logarithm of the second term, as the release does.
-    """
-    logits = logits.reshape(-1, logits.shape[-1]) / ENTROPY_TEMPERATURE
-    q, log_q = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
-    mean = jnp.mean(q, axis=0)
-    return -jnp.mean(jnp.sum(q * log_q, -1)) + jnp.sum(mean * jnp.log(mean + mean_floor))
-
-
-def perplexity(indices: jax.Array, codebook_size: int) -> jax.Array:
-    """`exp` of the entropy of the codes used in this batch, averaged over codebooks; `indices` is `[B, C, L/C]`."""
-    counts = code_counts(indices, codebook_size)
-    shares = counts / jnp.sum(counts, -1, keepdims=True)
-    return jnp.mean(jnp.exp(-jnp.sum(shares * jnp.log(jnp.maximum(shares, 1e-12)), -1)))
-
-
-def code_counts(indices: jax.Array, codebook_size: int, weights: jax.Array | None = None) -> jax.Array:
-    """How often each code occurs: `[B, C, L/C] -> [C, K]` float32; an image counts `weights` `[B]` times."""
-    codebook = jnp.arange(indices.shape[1])[None, :, None]
-    amount = 1.0 if weights is None else jnp.broadcast_to(weights[:, None, None], indices.shape)
-    return jnp.zeros((indices.shape[1], codebook_size), jnp.float32).at[codebook, indices].add(amount)
+POSTERIORS = ("released", "paper")
 
 
 def _straight_through(z, z_q):
@@ -87,35 +27,70 @@ def _straight_through(z, z_q):
 
 
 def _cosine(a, b):
-    return jnp.mean(jnp.sum(normalize(a) * normalize(b), -1))
+    return jnp.mean(jnp.sum(unit_vectors(a) * unit_vectors(b), -1))
 
 
-class SoftVQ(nnx.Module):
-    """Soft vector quantisation: a latent is the posterior average of all codes (SoftVQ-VAE, eq. 3-4).
+class SoftVQ(Bottleneck):
+    """Soft vector quantization: a latent is the posterior average of all codes (SoftVQ-VAE, equations 3 and 4).
 
     `posterior="released"` is `softmax(<z, c> / tau)` with the codebook detached inside the logits: the codes learn only
     through the average. `posterior="paper"` is `softmax(-|z - c| / tau)`, not detached.
     """
 
-    discrete = False
+    has_codebook = True
+    loss_weights: ClassVar = {"entropy": 0.01}
 
     def __init__(self, dim, codebook_size, num_codebooks, *, temperature, l2_normalize, posterior, rngs: nnx.Rngs):
         self.temperature, self.l2_normalize, self.posterior = temperature, l2_normalize, posterior
         self.codebook = nnx.Param(uniform_codebook(rngs, num_codebooks, codebook_size, dim))
         self.input_dim = dim
 
+    @classmethod
+    def from_config(cls, config, *, rngs):
+        return cls(
+            config.latent_dim,
+            config.codebook_size,
+            config.num_codebooks,
+            temperature=config.temperature,
+            l2_normalize=config.l2_normalize,
+            posterior=config.posterior,
+            **dict(config.bottleneck_args),
+            rngs=rngs,
+        )
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        if config.posterior not in POSTERIORS:
+            raise ValueError(f"posterior is {config.posterior!r}; expected one of {', '.join(POSTERIORS)}")
+
+    @classmethod
+    def tensors(cls, config):
+        return {"codebook": Tensor("embedding")}
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        if "quantize.embedding" not in tensors:
+            return None
+        count, size, _ = tensors["quantize.embedding"].shape
+        return dict(num_codebooks=count, codebook_size=size, temperature=float(fields.get("tau", 0.07)))
+
     def posterior_logits(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits before division by the temperature, `[C, B, L/C, K]`, and the codes that are averaged, `[C, K, D]`."""
         codes = self.codebook[...]
         z = segment(z, codes.shape[0])
         if self.l2_normalize:
-            z, codes = normalize(z), normalize(codes)
+            z, codes = unit_vectors(z), unit_vectors(codes)
         if self.posterior == "released":
             return jnp.einsum("cbld,ckd->cblk", z, jax.lax.stop_gradient(codes)), codes
         # The square root has no gradient at 0: a floor of 1e-12 on the squared distance keeps it finite.
         return -jnp.sqrt(jnp.maximum(squared_distances(z, codes), 1e-12)), codes
 
-    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> Bottlenecked:
+    def log_posterior(self, z):
+        logits, _ = self.posterior_logits(z)
+        return jax.nn.log_softmax(logits / self.temperature)
+
+    def __call__(self, z, *, step=None, key=None):
         logits, codes = self.posterior_logits(z)
         probabilities = jax.nn.softmax(logits / self.temperature)
         latents = unsegment(jnp.einsum("cblk,ckd->cbld", probabilities, codes))
@@ -127,29 +102,42 @@ class SoftVQ(nnx.Module):
         }
         return Bottlenecked(latents, {"entropy": entropy_loss(logits, 1e-6)}, indices, stats)
 
-    def encode(self, z: jax.Array) -> jax.Array:
+    def encode(self, z):
         logits, codes = self.posterior_logits(z)
         return unsegment(jnp.einsum("cblk,ckd->cbld", jax.nn.softmax(logits / self.temperature), codes))
 
 
-class _NearestCode(nnx.Module):
-    """What VQ and SimVQ share: the nearest code by L2, straight-through, codebook and commitment losses."""
+class NearestCode(Bottleneck):
+    """Base class of VQ and SimVQ: the nearest code by L2, straight-through, codebook and commitment losses."""
 
-    discrete = True
+    has_codebook = discrete = True
+    loss_weights: ClassVar = {"codebook": 1.0, "commitment": 0.25, "entropy": 0.01}
+
+    @classmethod
+    def tensors(cls, config):
+        return {"codebook": Tensor("embedding.weight", squeezed=config.num_codebooks == 1)}
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        if "quantize.embedding.weight" not in tensors:
+            return None
+        codebook = tensors["quantize.embedding.weight"]
+        count = codebook.shape[0] if codebook.ndim == 3 else 1
+        return dict(num_codebooks=count, codebook_size=codebook.shape[-2])
 
     def codes(self) -> jax.Array:
-        """`[C, K, D]`."""
+        """The codes `[C, K, D]`."""
         raise NotImplementedError
 
     def prepare(self, z: jax.Array) -> jax.Array:
-        """The vectors that are compared with the codes, `[B, L, D]`."""
+        """The vectors `[B, L, D]` that are compared with the codes."""
         return z
 
-    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> Bottlenecked:
+    def __call__(self, z, *, step=None, key=None):
         z, codes = self.prepare(z), self.codes()
         distances = squared_distances(segment(z, codes.shape[0]), codes)
         indices = jnp.argmin(distances, -1).swapaxes(0, 1).astype(jnp.int32)
-        z_q = _gather(codes, indices)
+        z_q = gather(codes, indices)
         losses = {
             "codebook": jnp.mean(jnp.square(z_q - jax.lax.stop_gradient(z))),
             "commitment": jnp.mean(jnp.square(jax.lax.stop_gradient(z_q) - z)),
@@ -158,40 +146,42 @@ class _NearestCode(nnx.Module):
         stats = {"quantizer_cosine": _cosine(z, z_q), "perplexity": perplexity(indices, codes.shape[1])}
         return Bottlenecked(_straight_through(z, z_q), losses, indices, stats)
 
-    def encode_indices(self, z: jax.Array) -> jax.Array:
+    def encode_indices(self, z):
         codes = self.codes()
         distances = squared_distances(segment(self.prepare(z), codes.shape[0]), codes)
         return jnp.argmin(distances, -1).swapaxes(0, 1).astype(jnp.int32)
 
-    def lookup(self, indices: jax.Array) -> jax.Array:
-        """`[B, C, L/C] -> [B, L, D]`."""
-        return _gather(self.codes(), indices)
+    def lookup(self, indices):
+        return gather(self.codes(), indices)
 
-    def encode(self, z: jax.Array) -> jax.Array:
+    def encode(self, z):
         return self.lookup(self.encode_indices(z))
 
 
-def _gather(codes, indices):
-    batch, num_codebooks, length = indices.shape
-    z_q = codes[jnp.arange(num_codebooks)[None, :, None], indices]
-    return z_q.reshape(batch, num_codebooks * length, -1)
-
-
-class VQ(_NearestCode):
-    """Vector quantisation (van den Oord et al., 2017), on normalised vectors when `l2_normalize`."""
+class VQ(NearestCode):
+    """Vector quantization (van den Oord et al., 2017), on unit vectors if `l2_normalize`."""
 
     def __init__(self, dim, codebook_size, num_codebooks, *, l2_normalize, rngs: nnx.Rngs):
         self.l2_normalize, self.input_dim = l2_normalize, dim
         self.codebook = nnx.Param(uniform_codebook(rngs, num_codebooks, codebook_size, dim))
 
+    @classmethod
+    def from_config(cls, config, *, rngs):
+        sizes = (config.latent_dim, config.codebook_size, config.num_codebooks)
+        return cls(*sizes, l2_normalize=config.l2_normalize, **dict(config.bottleneck_args), rngs=rngs)
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        return None if "quantize.embedding_proj.weight" in tensors else super().published_config(tensors, fields)
+
     def codes(self):
-        return normalize(self.codebook[...]) if self.l2_normalize else self.codebook[...]
+        return unit_vectors(self.codebook[...]) if self.l2_normalize else self.codebook[...]
 
     def prepare(self, z):
-        return normalize(z) if self.l2_normalize else z
+        return unit_vectors(z) if self.l2_normalize else z
 
 
-class SimVQ(_NearestCode):
+class SimVQ(NearestCode):
     """A normal codebook, frozen by default, behind one learned linear map (SimVQ, arXiv 2411.02038)."""
 
     def __init__(self, dim, codebook_size, num_codebooks, *, train_codebook, rngs: nnx.Rngs):
@@ -203,20 +193,48 @@ class SimVQ(_NearestCode):
         self.projection = nnx.Param(uniform((dim, dim)))
         self.projection_bias = nnx.Param(uniform((dim,)))
 
+    @classmethod
+    def from_config(cls, config, *, rngs):
+        sizes = (config.latent_dim, config.codebook_size, config.num_codebooks)
+        return cls(*sizes, train_codebook=config.train_codebook, **dict(config.bottleneck_args), rngs=rngs)
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        return super().published_config(tensors, fields) if "quantize.embedding_proj.weight" in tensors else None
+
+    @classmethod
+    def frozen_parameters(cls, config):
+        return frozenset() if config.train_codebook else frozenset({"codebook"})
+
+    @classmethod
+    def tensors(cls, config):
+        return super().tensors(config) | {
+            "projection": Tensor("embedding_proj.weight", transposed=True),
+            "projection_bias": Tensor("embedding_proj.bias"),
+        }
+
     def codes(self):
         codebook = self.codebook[...] if self.train_codebook else jax.lax.stop_gradient(self.codebook[...])
         return codebook @ self.projection[...] + self.projection_bias[...]
 
 
-class KL(nnx.Module):
+class KL(Bottleneck):
     """A diagonal Gaussian latent, sampled in training (Kingma and Welling, 2014); `z` is `[mean, log-variance]`."""
 
-    discrete = False
+    loss_weights: ClassVar = {"kl": 1e-6}
 
     def __init__(self, dim):
         self.input_dim = 2 * dim
 
-    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> Bottlenecked:
+    @classmethod
+    def from_config(cls, config, *, rngs):
+        return cls(config.latent_dim, **dict(config.bottleneck_args))
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        return dict(num_codebooks=1) if not _has_codebook(tensors) and _has_two_moments(tensors) else None
+
+    def __call__(self, z, *, step=None, key=None):
         mean, log_variance = self.moments(z)
         kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance, axis=(1, 2))
         latents = mean if key is None else mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
@@ -224,29 +242,71 @@ class KL(nnx.Module):
         return Bottlenecked(latents, {"kl": jnp.mean(kl)}, stats=stats)
 
     def moments(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance `[B, L, D]`, the latter clipped to [-30, 20]."""
         mean, log_variance = jnp.split(z, 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-    def encode(self, z: jax.Array) -> jax.Array:
+    def encode(self, z):
         return self.moments(z)[0]
 
 
-class AE(nnx.Module):
+class AE(Bottleneck):
     """No bottleneck: the latents are the encoder's output."""
-
-    discrete = False
 
     def __init__(self, dim):
         self.input_dim = dim
 
-    def __call__(self, z: jax.Array, key: jax.Array | None = None) -> Bottlenecked:
+    @classmethod
+    def from_config(cls, config, *, rngs):
+        return cls(config.latent_dim, **dict(config.bottleneck_args))
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        return None if _has_codebook(tensors) or _has_two_moments(tensors) else dict(num_codebooks=1)
+
+    def __call__(self, z, *, step=None, key=None):
         return Bottlenecked(z, {})
 
-    def encode(self, z: jax.Array) -> jax.Array:
+    def encode(self, z):
         return z
 
 
-def uniform_codebook(rngs: nnx.Rngs, num_codebooks: int, codebook_size: int, dim: int) -> jax.Array:
-    """`[C, K, D]` uniform in +-1/K."""
-    bound = 1.0 / codebook_size
-    return jax.random.uniform(rngs.params(), (num_codebooks, codebook_size, dim), minval=-bound, maxval=bound)
+def _has_codebook(tensors):
+    return "quantize.embedding" in tensors or "quantize.embedding.weight" in tensors
+
+
+def _has_two_moments(tensors):
+    return tensors["quant_conv.weight"].shape[0] == 2 * tensors["post_quant_conv.weight"].shape[1]
+
+
+BOTTLENECKS: dict[str, type[Bottleneck]] = {"softvq": SoftVQ, "vq": VQ, "simvq": SimVQ, "kl": KL, "ae": AE}
+
+
+def register_bottleneck(name: str, bottleneck: type[Bottleneck]) -> None:
+    """Makes a bottleneck available as `config.model.bottleneck = name`.
+
+    Raises:
+      ValueError: the name belongs to another class.
+    """
+    if BOTTLENECKS.setdefault(name, bottleneck) is not bottleneck:
+        raise ValueError(f"bottleneck {name!r} is already registered, as {BOTTLENECKS[name].__qualname__}")
+
+
+def bottleneck_class(name: str) -> type[Bottleneck]:
+    """The class of a registered bottleneck, or of one in user code by its import path, "package.module:Class".
+
+    Raises:
+      ValueError: no such bottleneck.
+    """
+    if name in BOTTLENECKS:
+        return BOTTLENECKS[name]
+    module, _, attribute = name.partition(":")
+    if attribute:
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"bottleneck {name!r} cannot be imported: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, Bottleneck)):
+            raise ValueError(f"bottleneck {name!r} is {found!r}; expected a subclass of Bottleneck")
+        return found
+    raise ValueError(f"bottleneck is {name!r}; expected one of {', '.join(BOTTLENECKS)}, or package.module:Class")

@@ -2,37 +2,41 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softvq_jax.models import layers, quantizers
+from softvq_jax.models import layers
+from softvq_jax.models.bottleneck import Bottlenecked
 from softvq_jax.models.local_init import start_local
+from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
-
-BOTTLENECKS = ("softvq", "vq", "simvq", "kl", "ae")
-POSTERIORS = ("released", "paper")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """Shape of a tokenizer. The fields from `codebook_size` on are read by the bottlenecks that have them.
+    """Shape of a tokenizer.
 
     Attributes:
       image_size: side of the square images, in pixels.
       encoder, decoder: the two transformers.
       num_latent_tokens, latent_dim: `L` and `D`.
-      bottleneck: one of `BOTTLENECKS`.
+      bottleneck: a name in `quantizers.BOTTLENECKS`, or "package.module:Class".
       codebook_size, num_codebooks: `K` and `C`; each codebook serves `L/C` consecutive tokens.
       temperature: SoftVQ's tau.
       l2_normalize: SoftVQ and VQ compare and return unit vectors.
       posterior: SoftVQ's, "released" or "paper".
-      train_codebook: SimVQ trains the matrix as well as the map.
-      local_init: fresh networks begin as a linear code of every patch, see `models.local_init`.
+      train_codebook: SimVQ trains its codebook as well as the linear map.
+      bottleneck_args: further arguments of the bottleneck's class, a mapping; kept as sorted pairs, which are hashable.
+      local_init: fresh networks start as a linear code of every patch, see `models.local_init`.
       dtype: type of the matmuls; parameters are float32.
       remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+
+    Raises:
+      ValueError: fields that do not fit together.
     """
 
     encoder: ViTConfig
@@ -47,19 +51,15 @@ class TokenizerConfig:
     l2_normalize: bool = True
     posterior: str = "released"
     train_codebook: bool = False
+    bottleneck_args: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     local_init: bool = False
     dtype: str = "float32"
     remat: str = "none"
 
     def __post_init__(self):
-        for name, known in (("bottleneck", BOTTLENECKS), ("posterior", POSTERIORS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
-        if self.has_codebook and self.num_latent_tokens % self.num_codebooks:
-            raise ValueError(
-                f"num_latent_tokens {self.num_latent_tokens} is not divisible by num_codebooks {self.num_codebooks}: "
-                "each codebook serves the same number of tokens"
-            )
+        args = ((name, _hashable(value)) for name, value in dict(self.bottleneck_args).items())
+        object.__setattr__(self, "bottleneck_args", tuple(sorted(args)))
+        bottleneck_class(self.bottleneck).check(self)
         for vit in (self.encoder, self.decoder):
             vit.grid(self.image_size)
 
@@ -72,20 +72,25 @@ class TokenizerConfig:
 
     @property
     def has_codebook(self) -> bool:
-        return self.bottleneck in ("softvq", "vq", "simvq")
+        """Whether the bottleneck has `num_codebooks` codebooks of `codebook_size` codes."""
+        return bottleneck_class(self.bottleneck).has_codebook
 
     @property
     def discrete(self) -> bool:
-        """Whether the latents are codes, so that indices say everything."""
-        return self.bottleneck in ("vq", "simvq")
+        """Whether the latents are codes, so that indices determine them."""
+        return bottleneck_class(self.bottleneck).discrete
+
+
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 @flax.struct.dataclass
 class TokenizerOutput:
-    """`decoded`: the decoder's last features `[B, N, width]`, from which `to_pixels` makes `[B, H, W, 3]`."""
+    """`decoded`: the decoder's last features `[B, N, width]`, which `to_pixels` turns into images `[B, H, W, 3]`."""
 
     decoded: jax.Array
-    bottlenecked: quantizers.Bottlenecked
+    bottlenecked: Bottlenecked
 
 
 class Encoder(nnx.Module):
@@ -141,18 +146,20 @@ class TokenizerModel(nnx.Module):
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
-        self.bottleneck = make_bottleneck(config, rngs=rngs)
+        self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
         # Few parameters and the numbers that a codebook is compared with: float32 whatever `dtype` says.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         if config.local_init:
             start_local(self, rngs)
 
-    def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> TokenizerOutput:
-        """A training pass with a `key` (sampling, stochastic depth), an evaluation pass without."""
+    def __call__(
+        self, images: jax.Array, *, step: jax.Array | None = None, key: jax.Array | None = None
+    ) -> TokenizerOutput:
+        """A training pass with the number of steps done and a `key` (noise, stochastic depth), else an evaluation pass."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         z = self.pre_bottleneck(images, key=keys[0])
-        bottlenecked = self.bottleneck(z, keys[1])
+        bottlenecked = self.bottleneck(z, step=step, key=keys[1])
         return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
@@ -174,26 +181,3 @@ class TokenizerModel(nnx.Module):
     def decode_indices(self, indices: jax.Array) -> jax.Array:
         """Code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
         return self.decode(self.bottleneck.lookup(indices))
-
-
-def make_bottleneck(config: TokenizerConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-    """The bottleneck that `config.bottleneck` names."""
-    dim, sizes = config.latent_dim, (config.codebook_size, config.num_codebooks)
-    match config.bottleneck:
-        case "softvq":
-            return quantizers.SoftVQ(
-                dim,
-                *sizes,
-                temperature=config.temperature,
-                l2_normalize=config.l2_normalize,
-                posterior=config.posterior,
-                rngs=rngs,
-            )
-        case "vq":
-            return quantizers.VQ(dim, *sizes, l2_normalize=config.l2_normalize, rngs=rngs)
-        case "simvq":
-            return quantizers.SimVQ(dim, *sizes, train_codebook=config.train_codebook, rngs=rngs)
-        case "kl":
-            return quantizers.KL(dim)
-        case "ae":
-            return quantizers.AE(dim)

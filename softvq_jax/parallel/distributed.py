@@ -1,21 +1,25 @@
-"""Start-up of several processes, before anything touches a device."""
+"""Start-up of several processes, before anything uses a device."""
 
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 from jax._src.clusters import ClusterEnv
+from jax._src.distributed import global_state  # JAX has no public way to its key-value store; a test watches this one
 
-from softvq_jax.parallel import errors
-from softvq_jax.parallel.rendezvous import roll_call
+from softvq_jax.parallel import errors, rendezvous
 
 DEFAULT_TIMEOUT = 300.0
+_KEY = "softvq_jax/config"
 
 
 class Cluster(NamedTuple):
-    """What `jax.distributed.initialize` must know of one process."""
+    """The arguments of `jax.distributed.initialize` for one process."""
 
     coordinator: str
     num_processes: int
@@ -33,34 +37,88 @@ def initialize(
 ) -> None:
     """Joins this process to the others; does nothing where there is only one.
 
-    From then on an error in one process ends all of them, see `parallel.failure`.
+    From then on an error in one process ends all of them, see `parallel.errors`.
 
     TPU pods, SLURM, Open MPI and Kubernetes jobs are detected; elsewhere give all of `coordinator` (`host:port` of
     process 0), `num_processes` and `process_id`. Call it before anything that uses a device.
+
+    Process 0 listens at the coordinator's address only, or where `JAX_COORDINATOR_BIND_ADDRESS` says. JAX's service has
+    no authentication: keep its port inside the cluster's network.
 
     Args:
       config: the run's configuration as JSON values, compared among the processes.
       timeout: seconds to wait for the others.
 
     Raises:
-      TimeoutError: naming the processes that did not come in `timeout` seconds.
-      ValueError: for incomplete or contradictory arguments, or naming what differs in `config`.
+      TimeoutError: some processes did not join within `timeout` seconds; the message names them.
+      ValueError: the arguments are incomplete or contradictory, or `config` differs; the message names the fields.
       RuntimeError: a device has been used already.
     """
     cluster = resolve_cluster(coordinator, num_processes, process_id, timeout)
     if cluster is None or cluster.num_processes == 1:
         return
-    roll_call(*cluster[:3], config or {}, timeout)
+    rendezvous.wait_for_all(*cluster[:3], timeout)
     jax.distributed.initialize(
-        *cluster, cluster_detection_method="deactivate", initialization_timeout=max(1, int(timeout))
+        *cluster,
+        cluster_detection_method="deactivate",
+        coordinator_bind_address=os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or _bind_address(cluster.coordinator),
+        initialization_timeout=max(1, int(timeout)),
     )
+    if problems := _config_problems(config or {}, timeout):
+        jax.distributed.shutdown()
+        raise ValueError(problems)
     errors.listen()
+
+
+def _bind_address(coordinator):
+    host, port = rendezvous.split_address(coordinator)
+    host = rendezvous.bind_host(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _config_problems(config: dict, timeout: float) -> str:
+    """Compares the processes' configs; returns the same text in all, empty where all are equal.
+
+    The store of JAX's service holds digests. Values enter it only where configs differ, and are deleted.
+    """
+    client, me = global_state.client, global_state.process_id
+    milliseconds = int(1000 * timeout)
+    config = json.loads(json.dumps(config))  # tuples become the lists that process 0 sends
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    client.key_value_set(f"{_KEY}/digests/{me}", digest)
+    client.wait_at_barrier(f"{_KEY}/digests", milliseconds)
+    digests = dict(client.key_value_dir_get(f"{_KEY}/digests"))
+    if len(set(digests.values())) == 1:
+        return ""
+    if me == 0:
+        client.key_value_set(f"{_KEY}/values", json.dumps(config))
+    expected = json.loads(client.blocking_key_value_get(f"{_KEY}/values", milliseconds))
+    if found := "; ".join(differences(expected, config)):
+        who = f"process {me} on {socket.gethostname()}"
+        client.key_value_set(f"{_KEY}/problems/{me:08d}", f"the configs of process 0 and {who} differ: {found}")
+    client.wait_at_barrier(f"{_KEY}/problems", milliseconds)
+    problems = [text for _, text in sorted(client.key_value_dir_get(f"{_KEY}/problems"))]
+    more = f" ({len(problems) - 1} more processes differ)" if len(problems) > 1 else ""
+    client.wait_at_barrier(f"{_KEY}/read", milliseconds)
+    if me == 0:
+        client.key_value_delete(_KEY)
+    return f"{problems[0]}{more}. Start all with the same config and flags"
+
+
+def differences(expected, found, path: str = "") -> Iterator[str]:
+    """Yields where two JSON values differ, one line each: `optimizer.lr: 0.0001 and 0.0002`."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted(expected.keys() | found.keys()):
+            inner = f"{path}.{key}" if path else key
+            yield from differences(expected.get(key, "(absent)"), found.get(key, "(absent)"), inner)
+    elif expected != found:
+        yield f"{path}: {expected!r} and {found!r}"
 
 
 def resolve_cluster(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: float
 ) -> Cluster | None:
-    """The given cluster, else the detected one, else None.
+    """Returns the given cluster, else the detected one, else None.
 
     Raises:
       ValueError: only some of the three are given, or `process_id` is not below `num_processes`.
@@ -78,19 +136,19 @@ def resolve_cluster(
 
 
 def _detect_cluster(timeout: float) -> Cluster | None:
-    # JAX's own detection, asked for its answer alone: the roll call needs the address before JAX is started. A private
-    # name; a test watches it.
+    # JAX's own detection, without its start-up: the rendezvous needs the address before JAX is started. A private name;
+    # a test watches it.
     found = Cluster(*ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout)))
     return None if found.coordinator is None else found
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the logs and pictures."""
+    """Returns whether this process writes the logs and images."""
     return jax.process_index() == 0
 
 
 def set_compilation_cache(directory: str | os.PathLike) -> None:
-    """Keeps compiled programs in `directory`, so that a restart compiles nothing twice.
+    """Keeps compiled programs in `directory`, so that a restart does not compile them again.
 
     Raises:
       OSError: the directory cannot be made or written.

@@ -1,129 +1,206 @@
-"""A roll call of all processes before JAX is started.
+"""Waits for all processes before JAX is started, and names those that are missing.
 
-JAX's own start-up aborts the interpreter when a process stays away, without saying which. So the processes first meet
-here, on the coordinator's port: process 0 listens, the others tell it who and with what configuration they are, and all
-of them go on, or all of them raise the same error naming who is missing or what differs.
+JAX's coordination service cannot do this. Its client answers no request before `connect`, and `connect` is a barrier:
+where a process is missing, jaxlib aborts the interpreter of all others (jaxlib 0.10; its callback for errors cannot be
+set from Python either). So the processes first meet at a listener of process 0, which closes before JAX opens the same
+port. Everything else, such as the comparison of configs, goes through JAX's service (`distributed`).
+
+The listener binds to the coordinator's own address. A message has at most 1 KiB and 5 seconds, and one that is malformed
+or has another token is ignored. The token is `SOFTVQ_JAX_TOKEN`, or SLURM's job id; give all processes the same.
 """
 
+import asyncio
+import contextlib
+import hmac
+import ipaddress
 import json
+import os
 import socket
 import time
-from collections.abc import Iterator
 
+TOKEN = "SOFTVQ_JAX_TOKEN"
+MESSAGE_BYTES = 1024
+MESSAGE_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
-_LINE_SECONDS = 5.0
 _REPLY_MARGIN_SECONDS = 30.0
-_ERRORS = {"TimeoutError": TimeoutError, "ValueError": ValueError}
 
 
-def roll_call(coordinator: str, num_processes: int, process_id: int, config: dict, timeout: float) -> None:
-    """Returns once all processes have met with equal configurations.
+def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
+    """Returns once all processes are here.
 
     Args:
       coordinator: `host:port` of process 0. The port is free again afterwards.
-      config: anything JSON can hold; it must be the same for every process.
       timeout: seconds to wait for the others.
 
     Raises:
-      TimeoutError: some process did not come in time; the message names it.
-      ValueError: two processes have the same number, count the processes differently, or differ in `config`.
+      TimeoutError: some processes are missing; the message names them.
+      ValueError: two processes have the same number, or disagree about the number of processes.
     """
     host, port = split_address(coordinator)
-    me = {"process": process_id, "host": socket.gethostname(), "num_processes": num_processes, "config": config}
-    me = json.loads(json.dumps(me))  # Tuples become lists here as they do on the way to process 0.
-    verdict = _take(port, me, timeout) if process_id == 0 else _answer(host, port, me, timeout)
-    if verdict is not None:
-        raise _ERRORS[verdict["error"]](verdict["message"])
+    me = {"process": process_id, "host": socket.gethostname(), "num_processes": num_processes, "token": _token()}
+    if process_id == 0:
+        asyncio.run(_Listener(me, timeout).run(bind_host(host), port))
+    else:
+        _join(host, port, me, timeout)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """`host:port` as the two; ValueError for anything else."""
+    """Splits `host:port`; ValueError for anything else."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ValueError(f"coordinator address {address!r}: expected host:port, for instance 10.0.0.1:8476")
     return host.strip("[]"), int(port)
 
 
-def differences(expected, found, path: str = "") -> Iterator[str]:
-    """Where two JSON values differ, one line each: `optimizer.lr: 0.0001 and 0.0002`."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in sorted(expected.keys() | found.keys()):
-            inner = f"{path}.{key}" if path else key
-            yield from differences(expected.get(key, "(absent)"), found.get(key, "(absent)"), inner)
-    elif expected != found:
-        yield f"{path}: {expected!r} and {found!r}"
+def bind_host(host: str) -> str:
+    """Returns the address to listen on in process 0: the coordinator's own where this host has it, else all (`::`).
+
+    A service name of Kubernetes resolves to no address of this host, and Debian's `/etc/hosts` resolves a host's name
+    to a loopback address, at which no other host reaches it.
+    """
+    try:
+        address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        is_name = host != "localhost" and not _is_ip(host)
+        with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
+            return "::" if is_name and ipaddress.ip_address(address).is_loopback else address
+    except OSError:
+        return "::"
 
 
-def _take(port: int, me: dict, timeout: float) -> dict | None:
-    """Process 0: collects everybody's line, and tells everybody the verdict: an error, or None."""
-    deadline = time.monotonic() + timeout
-    present, connections, verdict = {0: me}, [], None
-    with _listen(port) as server:
-        while verdict is None and len(present) < me["num_processes"]:
-            server.settimeout(max(deadline - time.monotonic(), 1e-3))
-            try:
-                connection, _ = server.accept()
-                line = _receive(connection, _LINE_SECONDS)
-            except TimeoutError:
-                verdict = _missing(present, me["num_processes"], timeout)
-                continue
-            if line is None:  # Something else that knocks at open ports.
-                connection.close()
-                continue
-            connections.append(connection)
-            verdict = _contradiction(present, line)
-            present[line["process"]] = line
-        for connection in connections:
-            _send(connection, {"verdict": verdict})
-        for connection in connections:
-            # The other side closes first, so that the port is not left in TIME_WAIT for JAX.
-            _receive(connection, 1.0)
-            connection.close()
-    return verdict
+def _is_ip(host):
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
-def _answer(host: str, port: int, me: dict, timeout: float) -> dict | None:
-    """Any other process: knocks until process 0 opens, says its line and hears the verdict."""
+def _token():
+    return os.environ.get(TOKEN) or os.environ.get("SLURM_JOB_ID", "")
+
+
+class _Listener:
+    """Process 0: collects a message from each of the others, and sends all of them the same result."""
+
+    def __init__(self, me: dict, timeout: float):
+        self._me, self._timeout, self._present = me, timeout, {0: me}
+        self._connections: set[asyncio.Task] = set()
+
+    async def run(self, host: str, port: int) -> None:
+        self._result = asyncio.get_running_loop().create_future()  # None, or the error to raise everywhere
+        self._finish_if_complete()
+        server = await asyncio.start_server(
+            self._serve, None if host == "::" else host, port, limit=MESSAGE_BYTES, backlog=4096
+        )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._result), self._timeout)
+        server.close()
+        if not self._result.done():
+            self._result.set_result(_missing(self._present, self._me["num_processes"], self._timeout))
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=MESSAGE_SECONDS)
+        _raise(self._result.result())
+
+    async def _serve(self, reader, writer):
+        task = asyncio.current_task()
+        try:
+            line = await asyncio.wait_for(reader.readline(), MESSAGE_SECONDS)
+            message = _parse(line)
+            if message is None:
+                return
+            if not hmac.compare_digest(message["token"].encode(), self._me["token"].encode()):
+                await self._send(writer, _error("ValueError", f"{TOKEN} is not the same here as in process 0"))
+                return
+            self._connections.add(task)  # from here on the result waits for this connection
+            if error := _contradiction(self._present, message):
+                if not self._result.done():
+                    self._result.set_result(error)
+            else:
+                await self._register(message, reader)
+            if self._result.done():
+                await self._send(writer, self._result.result())
+        except (OSError, ValueError, asyncio.IncompleteReadError):
+            pass  # TimeoutError is an OSError; ValueError is a line that is too long
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _register(self, message, reader):
+        """Waits for the result; a process that disconnects before it is missing again, and may come back."""
+        self._present[message["process"]] = message
+        self._finish_if_complete()
+        closed = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait({closed, self._result}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._result.done():
+            del self._present[message["process"]]
+        closed.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await closed
+
+    def _finish_if_complete(self):
+        if len(self._present) == self._me["num_processes"] and not self._result.done():
+            self._result.set_result(None)
+
+    async def _send(self, writer, result):
+        writer.write(json.dumps({"result": result}).encode() + b"\n")
+        await asyncio.wait_for(writer.drain(), MESSAGE_SECONDS)
+
+
+def _join(host: str, port: int, me: dict, timeout: float) -> None:
+    """Retries until connected to process 0, sends this process's message, and returns or raises the result."""
     deadline = time.monotonic() + timeout
     while True:
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # process 0 is not up yet, or something else answers
             with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)) as connection:
-                _send(connection, me)
-                reply = _receive(connection, max(deadline - time.monotonic(), 0) + _REPLY_MARGIN_SECONDS)
-            if reply is not None:
-                return reply["verdict"]
-        except OSError:
-            pass  # Not up yet, or restarting.
+                connection.sendall(json.dumps(me).encode() + b"\n")
+                connection.settimeout(max(deadline - time.monotonic(), 0) + _REPLY_MARGIN_SECONDS)
+                with connection.makefile("rb") as lines:
+                    result = json.loads(lines.readline())["result"]
+            break
         if time.monotonic() > deadline:
-            return _error(
-                "TimeoutError",
+            raise TimeoutError(
                 f"process {me['process']} on {me['host']}: missing process 0, which did not answer at {host}:{port} "
-                f"within {timeout:.0f} s. Is it running, is this its address, and is the port open?",
+                f"within {timeout:.0f} s. Is it running, is this its address, and is the port open?"
             )
         time.sleep(_RETRY_SECONDS)
+    _raise(result)
+
+
+def _raise(result: dict | None) -> None:
+    if result is not None:
+        raise {"TimeoutError": TimeoutError, "ValueError": ValueError}[result["error"]](result["message"])
+
+
+def _parse(line: bytes) -> dict | None:
+    """Returns the message in a line, None where it is not one."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    expected = {"process": int, "host": str, "num_processes": int, "token": str}
+    if not isinstance(message, dict) or {name: type(value) for name, value in message.items()} != expected:
+        return None
+    return message
 
 
 def _missing(present: dict[int, dict], num_processes: int, timeout: float) -> dict:
     missing = ", ".join(str(process) for process in range(num_processes) if process not in present)
-    here = ", ".join(f"{process} on {line['host']}" for process, line in sorted(present.items()))
+    here = ", ".join(f"{process} on {message['host']}" for process, message in sorted(present.items()))
     return _error(
         "TimeoutError",
-        f"missing processes after {timeout:.0f} s: {missing} of {num_processes}. Present: {here}. "
-        "Look at the missing ones' own logs; all must be started with the same coordinator and number of processes.",
+        f"missing processes after {timeout:.0f} s: {missing} of {num_processes}. Present: {here}. See the logs of the "
+        "missing ones; all must be started with the same coordinator and number of processes",
     )
 
 
-def _contradiction(present: dict[int, dict], line: dict) -> dict | None:
-    first, who = present[0], f"process {line['process']} on {line['host']}"
-    if line["num_processes"] != first["num_processes"]:
-        problem = f"{who} expects {line['num_processes']} processes, process 0 {first['num_processes']}"
-    elif not 0 <= line["process"] < first["num_processes"]:
-        problem = f"{who} came, but there are only processes 0 to {first['num_processes'] - 1}"
-    elif line["process"] in present:
-        problem = f"{who} has the number of a process already here, on {present[line['process']]['host']}"
-    elif line["config"] != first["config"]:
-        found = "; ".join(differences(first["config"], line["config"]))
-        problem = f"the configurations of process 0 and {who} differ: {found}. Start all with the same config and flags"
+def _contradiction(present: dict[int, dict], message: dict) -> dict | None:
+    first, who = present[0], f"process {message['process']} on {message['host']}"
+    if message["num_processes"] != first["num_processes"]:
+        problem = f"{who} expects {message['num_processes']} processes, process 0 {first['num_processes']}"
+    elif not 0 <= message["process"] < first["num_processes"]:
+        problem = f"{who} joined, but there are only processes 0 to {first['num_processes'] - 1}"
+    elif message["process"] in present:
+        problem = f"{who} has the number of a process already present, on {present[message['process']]['host']}"
     else:
         return None
     return _error("ValueError", problem)
@@ -131,24 +208,3 @@ def _contradiction(present: dict[int, dict], line: dict) -> dict | None:
 
 def _error(kind: str, message: str) -> dict:
     return {"error": kind, "message": message}
-
-
-def _listen(port: int) -> socket.socket:
-    dualstack = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dualstack else socket.AF_INET
-    return socket.create_server(("", port), family=family, dualstack_ipv6=dualstack, backlog=4096)
-
-
-def _send(connection: socket.socket, message: dict) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive(connection: socket.socket, timeout: float) -> dict | None:
-    """One line of JSON; None if the other side closes, stays silent or speaks something else."""
-    connection.settimeout(timeout)
-    try:
-        with connection.makefile("rb") as lines:
-            message = json.loads(lines.readline())
-    except (OSError, ValueError):
-        return None
-    return message if isinstance(message, dict) else None

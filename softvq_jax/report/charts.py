@@ -1,146 +1,174 @@
-"""Line charts as inline SVG: no script, no font, no file of its own; colours come from the page's style sheet."""
+"""Line charts by matplotlib, as SVG without files or fonts of its own."""
 
 import dataclasses
-import html
-import itertools
+import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
-WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34
-MOST_POINTS = 400
-LOG_DECADES = 2.5  # values spread further than that are drawn on a logarithmic axis
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_ids = itertools.count()
+COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
+INCHES = (4.6, 2.8)  # width and height of one chart; a page shows it at any size
+LOG_DECADES = 2.5  # values that span more decades than this get a logarithmic axis
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "softvq",  # the same chart gives the same file
+    "font.size": 10,
+    "path.simplify_threshold": 0.5,  # 100,000 noisy points make an SVG of 35 kB, with their peaks
+    "axes.labelcolor": "#5b6470",
+    "grid.color": "#9aa3ad",
+    "grid.alpha": 0.4,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.labelcolor": "#5b6470",
+    "ytick.labelcolor": "#5b6470",
+}
+_SVG = "http://www.w3.org/2000/svg"
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line: `name` for the legend, and its points in the order of x."""
+    """One line of a chart: its name in the legend, and its points in the order of x."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, last: bool = True) -> str:
-    """An SVG figure of one or several lines, with axes, a legend where it is needed and a description for readers.
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A chart for a page.
 
-    Points that are not finite are left out. The vertical axis is logarithmic where positive values span more than
-    `LOG_DECADES` decades. With `last`, a single line's last value stands beside the title.
+    Attributes:
+      title: shown above the chart.
+      svg: an `<svg>` element of axes and lines; empty if no value is finite. Line i has the class `series{i}`.
+      alt: alt text for screen readers.
+      legend: names of the lines; empty for a single line.
+      last: the last value of a single line; empty for several.
     """
-    drawn = [s for s in map(_finite, series) if s.x]
+
+    title: str
+    svg: str
+    alt: str
+    legend: Sequence[str] = ()
+    last: str = ""
+
+
+def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, show_last: bool = True) -> Chart:
+    """Draws one chart of one or several lines.
+
+    Points that are not finite are left out. The vertical axis is logarithmic if all values are positive and span more
+    than `LOG_DECADES` decades.
+
+    Args:
+      show_last: whether a single line's last value is shown beside the title.
+    """
+    drawn = [line for line in map(finite, series) if line.x]
     if not drawn:
-        return f"<p>{html.escape(title)}: no finite values.</p>"
-    name = f"chart{next(_ids)}"
-    described = "; ".join(f"{s.name} from {number(s.y[0])} to {number(s.y[-1])}" for s in drawn)
-    return (
-        f'<figure class="chart"><figcaption>{html.escape(title)}{_legend(drawn, last)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}">'
-        f'<title id="{name}">{html.escape(f"{title}: {described}")}</title>'
-        f"{drawing(drawn, x_label)}</svg></figure>"
+        return Chart(title, "", f"{title}: no finite values")
+    figure = new_figure(INCHES)
+    plot_lines(figure.add_axes((0.13, 0.18, 0.82, 0.78)), drawn, x_label)
+    ranges = "; ".join(f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}" for line in drawn)
+    several = len(drawn) > 1
+    return Chart(
+        title,
+        inline_svg(figure),
+        f"Line chart of {title}: {ranges}",
+        [line.name for line in drawn] if several else (),
+        number(drawn[0].y[-1]) if show_last and not several else "",
     )
 
 
-def drawing(series: Sequence[Series], x_label: str, *, log_x: bool = False) -> str:
-    """Axes and lines as SVG elements that fill `WIDTH` x `HEIGHT`; `log_x` marks every x that occurs."""
-    series = [_finite(s) for s in series]
-    x = [value for s in series for value in s.x]
-    x_axis = Axis.around(x, LEFT, WIDTH - RIGHT, log=log_x)
-    values = [y for s in series for y in s.y]
-    log = min(values) > 0 and math.log10(max(values) / min(values)) > LOG_DECADES
-    y_axis = Axis.around(values, HEIGHT - BOTTOM, TOP, log=log)
-    x_ticks = sorted(set(x)) if log_x else x_axis.ticks()
-    lines = (_line(i, s, x_axis, y_axis) for i, s in enumerate(series) if s.x)
-    return _grid(x_axis, x_ticks, y_axis, x_label) + "".join(lines)
+def new_figure(inches: tuple[float, float]) -> "Figure":
+    """Returns an empty matplotlib figure that touches no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=inches)
 
 
-def _finite(series):
+def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: bool = False, marker: str = "") -> None:
+    """Plots lines on `axes`.
+
+    Args:
+      series: finite values only; line i has color i, also if lines before it are empty.
+      log_x: whether x is logarithmic; then every x that occurs has a tick.
+      marker: matplotlib's name of the mark on every point; a line of a single point always has one.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+    with rc_context(_STYLE):
+        axes.clear()  # applies the style
+        axes.spines[:].set_visible(False)
+        axes.grid(axis="y", clip_on=False)  # an inline SVG has no clip paths
+        values = [y for line in series for y in line.y]
+        if min(values) > 0 and math.log10(max(values) / min(values)) > LOG_DECADES:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
+        if log_x:
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({x for line in series for x in line.x}))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
+        axes.minorticks_off()
+        for i, line in enumerate(series):
+            if not line.x:
+                continue  # matplotlib lays out an empty line with infinite size
+            shape = (marker or ("o" if len(line.x) == 1 else "")) + "-"
+            color = COLORS[i % len(COLORS)]
+            [drawn] = axes.plot(line.x, line.y, shape, color=color, lw=1.6, ms=4, label=line.name, clip_on=False)
+            drawn.set_gid(f"series{i}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.margins(x=0.05 if log_x else 0.0)
+        axes.set_xlabel(x_label)
+
+
+def save_svg(figure: "Figure", title: str, *, transparent: bool = False) -> str:
+    """Returns a figure as the text of an SVG file."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context(_STYLE):
+        metadata = {"Title": title, "Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", transparent=transparent, metadata=metadata)
+    return buffer.getvalue()
+
+
+def inline_svg(figure: "Figure") -> str:
+    """Returns a figure as an `<svg>` element for a page that holds many: without fixed size, background and group ids.
+
+    What matplotlib knows as `gid` becomes the element's class, so that the page's style sheet chooses the colors.
+    """
+    for prefix, uri in (("", _SVG), ("xlink", "http://www.w3.org/1999/xlink")):
+        ElementTree.register_namespace(prefix, uri)
+    root = ElementTree.fromstring(save_svg(figure, "", transparent=True))
+    for name in ("width", "height"):
+        root.attrib.pop(name)
+    for child in [child for child in root if child.tag != f"{{{_SVG}}}g"]:
+        root.remove(child)  # metadata, and a style for the whole page
+    for group in root.iter(f"{{{_SVG}}}g"):
+        name = group.attrib.pop("id", "")
+        if name.startswith("series"):
+            group.set("class", name)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def finite(series: Series) -> Series:
+    """Returns a line without the points that are not finite."""
     points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     return Series(series.name, [x for x, _ in points], [y for _, y in points])
 
 
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """Maps values `low ... high` to pixels `begin ... end`."""
-
-    low: float
-    high: float
-    begin: float
-    end: float
-    log: bool
-
-    @classmethod
-    def around(cls, values: Sequence[float], begin: float, end: float, *, log: bool) -> "Axis":
-        """An axis that holds all values, with a little room about a single one."""
-        low, high = min(values), max(values)
-        if low == high:
-            room = abs(low) * 0.1 or 1.0
-            low, high = low - room, high + room
-        return cls(low, high, begin, end, log)
-
-    def pixel(self, value: float) -> float:
-        """Where a value lies."""
-        scale = math.log10 if self.log else float
-        share = (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-        return self.begin + share * (self.end - self.begin)
-
-    def ticks(self) -> list[float]:
-        """Three to six round values within the axis; powers of ten on a logarithmic one."""
-        if self.log:
-            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
-            step = max(1, (last - first) // 4)
-            return [10.0**power for power in range(first, last + 1, step)]
-        rough = (self.high - self.low) / 5
-        power = 10 ** math.floor(math.log10(rough))
-        step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [i * step for i in range(first, last + 1)]
-
-
-def _grid(x_axis, x_ticks, y_axis, x_label):
-    parts = []
-    for value in y_axis.ticks():
-        y = y_axis.pixel(value)
-        parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>')
-    for value in x_ticks:
-        x = x_axis.pixel(value)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(value)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(x_label)}</text>')
-    return "".join(parts)
-
-
-def _line(index, series, x_axis, y_axis):
-    pixels = [(x_axis.pixel(x), y_axis.pixel(y)) for x, y in _thinned(series)]
-    if len(pixels) == 1:
-        return f'<circle class="dot s{index}" cx="{pixels[0][0]:.1f}" cy="{pixels[0][1]:.1f}" r="3"/>'
-    return f'<polyline class="line s{index}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)}"/>'
-
-
-def _thinned(series):
-    """At most about `MOST_POINTS` points: of each stretch the lowest and the highest, so that peaks stay."""
-    points = list(zip(series.x, series.y, strict=True))
-    stretch = math.ceil(2 * len(points) / MOST_POINTS)
-    if stretch <= 2:
-        return points
-    kept = {0, len(points) - 1}
-    for start in range(0, len(points), stretch):
-        rows = range(start, min(start + stretch, len(points)))
-        kept |= {min(rows, key=lambda i: points[i][1]), max(rows, key=lambda i: points[i][1])}
-    return [points[i] for i in sorted(kept)]
-
-
-def _legend(series, last):
-    if len(series) == 1:
-        return f' <span class="last">{number(series[0].y[-1])}</span>' if last else ""
-    keys = (f'<span class="key s{i}">{html.escape(s.name)}</span>' for i, s in enumerate(series))
-    return f' <span class="legend">{"".join(keys)}</span>'
-
-
 def number(value: float) -> str:
-    """A number as short as four digits allow: `0.00123`, `12.3`, `5k`, `1.2M`; `infinite` where it is."""
+    """Returns a number in at most four digits: `0.00123`, `12.3`, `12k`, `1.2M`, `infinite`."""
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
     for limit, divisor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):

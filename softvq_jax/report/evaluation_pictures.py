@@ -1,4 +1,4 @@
-"""The pictures beside an `evaluation.json`: the worst and the best reconstructions, and a map of the latents."""
+"""The images beside an `evaluation.json`: the worst and the best reconstructions, and a map of the latents."""
 
 import pathlib
 
@@ -16,16 +16,16 @@ MAP_IMAGES = 400
 
 
 def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, list[dict]]:
-    """Writes `worst.png` and `best.png`, originals above reconstructions, and `latent_map.png`, as far as there are any.
+    """Writes `worst.png` and `best.png` of reconstructions, and `latent_map.png` if there are latents.
 
     Args:
       out: an existing folder.
-      records: of all the subject's images.
+      records: the measured rows of all images.
 
     Returns:
-      Which images the first two show, from left to right, as JSON values:
-      `{"worst": [{"index": 3, "image": "cat.png", "psnr": 17.2}, ...], "best": ...}`, PSNR in dB, None where it is
-      infinite. Empty for images that are no reconstructions.
+      The images in `worst.png` and `best.png`, from left to right, as JSON values:
+      `{"worst": [{"index": 3, "image": "cat.png", "psnr": 17.2}, ...], "best": ...}`. PSNR is in dB; None if it is
+      infinite. Empty for generated images.
     """
     shown = {}
     if isinstance(subject, Pairs | Reconstructions):

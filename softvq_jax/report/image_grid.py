@@ -10,7 +10,7 @@ GAP = 2  # white pixels between images
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images `[n, H, W, 3]` uint8 as one, in reading order on white."""
+    """Arranges images `[n, H, W, 3]` uint8 in reading order on a white canvas."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
@@ -21,7 +21,7 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def rows_grid(rows: Sequence[np.ndarray], per_line: int = 8) -> np.ndarray:
-    """Rows of images `[n, H, W, 3]` one above the other; long rows are broken together, `per_line` images a line."""
+    """Stacks rows of images `[n, H, W, 3]`; rows longer than `per_line` images are wrapped together."""
     per_line = min(per_line, len(rows[0]))
     parts = []
     for start in range(0, len(rows[0]), per_line):
@@ -32,10 +32,10 @@ def rows_grid(rows: Sequence[np.ndarray], per_line: int = 8) -> np.ndarray:
 
 
 def pairs_grid(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """Originals in the first row, their reconstructions under them."""
+    """Arranges originals in the first row and their reconstructions in the second."""
     return rows_grid([originals, reconstructions], per_line=len(originals))
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 `[H, W, 3]`."""
+    """Writes an image `[H, W, 3]` uint8 as PNG."""
     Image.fromarray(image).save(path)

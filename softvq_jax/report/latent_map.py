@@ -1,4 +1,4 @@
-"""A map of latents: images whose latents are alike lie near each other."""
+"""A map of latents: images with similar latents are near each other."""
 
 import importlib.util
 
@@ -8,24 +8,24 @@ from scipy.optimize import linear_sum_assignment
 
 
 def principal_components(points: np.ndarray, count: int = 2) -> np.ndarray:
-    """`[n, d]` projected on the `count` directions of largest variance: `[n, count]`, centred."""
-    centred = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    """Projects `[n, d]` on the `count` directions of largest variance: `[n, count]`, with mean 0."""
+    centered = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
+    left, lengths, _ = np.linalg.svd(centered, full_matrices=False)
     projected = left[:, :count] * lengths[:count]
     return np.pad(projected, ((0, 0), (0, count - projected.shape[1])))
 
 
 def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Moves points onto the cells of a square grid, no two on one, as short a way as possible in all.
+    """Assigns points to different cells of a square grid, with the least total squared distance.
 
     Args:
       points: `[n, 2]`.
 
     Returns:
-      The cell of each point, `[n, 2]` as column and row, and the grid's side.
+      Column and row of each point's cell, `[n, 2]`, and the number of columns.
     """
     side = int(np.ceil(len(points) ** 0.5))
-    ranks = points.argsort(axis=0).argsort(axis=0)  # by rank, so that a few far points do not empty the rest
+    ranks = points.argsort(axis=0).argsort(axis=0)  # ranks, so that outliers do not leave most of the grid empty
     targets = ranks / max(len(points) - 1, 1) * (side - 1)
     cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     cost = ((targets[:, None] - cells[None]) ** 2).sum(axis=-1)
@@ -33,7 +33,7 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def umap_plane(points: np.ndarray) -> np.ndarray:
-    """`[n, d]` laid out by UMAP (McInnes et al., 2018): `[n, 2]`."""
+    """Embeds `[n, d]` in the plane by UMAP (McInnes et al., 2018): `[n, 2]`."""
     import umap
 
     return umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0).fit_transform(points)
@@ -42,26 +42,30 @@ def umap_plane(points: np.ndarray) -> np.ndarray:
 PLANES = {"pca": principal_components, "umap": umap_plane}
 
 
-def check_method(method: str, name: str = "the map's method") -> None:
-    """Raises ValueError for a map that is not there, and ImportError for one whose extra is not installed.
+def check_method(method: str, name: str = "method") -> None:
+    """Checks that a map can be drawn.
 
     Args:
-      name: what the caller calls it, for the message.
+      name: how the message names the setting.
+
+    Raises:
+      ValueError: an unknown method.
+      ImportError: the method's package is not installed.
     """
     if method not in PLANES:
-        raise ValueError(f"{name} is {method!r}; expected one of {', '.join(PLANES)}")
-    if method == "umap" and importlib.util.find_spec("umap") is None:  # its import takes many seconds
-        raise ImportError("a map by UMAP needs: pip install 'softvq-jax[umap]'")
+        raise ValueError(f"{name} must be one of {', '.join(PLANES)}; got {method!r}")
+    if method == "umap" and importlib.util.find_spec("umap") is None:  # importing it takes many seconds
+        raise ImportError(f"{name}='umap' needs: pip install 'softvq-jax[umap]'")
 
 
 def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40, method: str = "pca") -> np.ndarray:
-    """The picture: images at the place of their latents' first two principal components.
+    """Draws thumbnails of images at the places of their latents in the plane.
 
     Args:
       latents: `[n, L, D]`.
       images: uint8 `[n, H, W, 3]`.
-      thumbnail: side of an image on the map, in pixels.
-      method: one of `PLANES`; "umap" keeps neighbours together instead of showing the largest variance.
+      thumbnail: width and height of an image on the map, in pixels.
+      method: "pca", the first two principal components, or "umap", which keeps neighbors together.
 
     Returns:
       uint8 `[S, S, 3]`.

@@ -1,4 +1,4 @@
-"""What a run left in its workdir, read for a report."""
+"""Reads the files that a run writes to its workdir, for its page."""
 
 import dataclasses
 import json
@@ -6,12 +6,14 @@ import pathlib
 import re
 from typing import Any
 
+from softvq_jax.report import former_names
+
 _PICTURE = re.compile(r"(?P<name>.+?)_(?P<step>\d+)\.png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG grid of a training step."""
+    """A PNG grid written at a training step."""
 
     name: str
     step: int
@@ -20,27 +22,31 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A report of `tools.evaluate` and the pictures beside it."""
+    """An `evaluation.json` and the images beside it.
+
+    Attributes:
+      content: of the file, with today's names where an older version wrote others.
+    """
 
     folder: pathlib.Path
-    report: dict[str, Any]
+    content: dict[str, Any]
 
     def picture(self, name: str) -> pathlib.Path | None:
-        """`worst`, `best` or `latent_map`, where it was drawn."""
+        """Returns the path of `worst`, `best` or `latent_map`; None if it was not drawn."""
         path = self.folder / f"{name}.png"
         return path if path.is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """A run.
+    """What a workdir holds of a run.
 
     Attributes:
-      name: the workdir's.
-      config: nested fields; empty where the run left none.
+      name: name of the workdir.
+      config: nested fields; empty if there is no `config.json`.
       metrics: name -> the steps and values that were logged.
-      pictures: by name and step.
-      evaluations: those found anywhere below the workdir.
+      pictures: sorted by name and step.
+      evaluations: all found below the workdir.
     """
 
     name: str
@@ -54,32 +60,35 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
     """Reads a workdir.
 
     Raises:
-      FileNotFoundError: no such folder, or nothing of a run or an evaluation in it.
-      ValueError: a file that is not what its name says; a folder of several runs.
+      FileNotFoundError: the folder does not exist, or holds neither a run nor an evaluation.
+      ValueError: a file is not valid JSON, or the folder holds several runs.
     """
     if not workdir.is_dir():
-        raise FileNotFoundError(f"no folder {str(workdir)!r}")
+        raise FileNotFoundError(f"--workdir must be an existing folder; got {str(workdir)!r}")
     inner = sorted(path.parent.name for path in workdir.glob("*/metrics.jsonl"))
     if inner and not (workdir / "metrics.jsonl").exists():
-        study = f", the study's table is {workdir / 'table.md'}" if (workdir / "table.md").exists() else ""
-        raise ValueError(f"{workdir} holds runs, and a page is about one: name {' or '.join(inner)} in it{study}")
+        study = f"; the study's table is {workdir / 'table.md'}" if (workdir / "table.md").exists() else ""
+        raise ValueError(f"--workdir must be one run; {workdir} holds {len(inner)}: {', '.join(inner)}{study}")
     run = RunFiles(
         workdir.resolve().name,
         _read_json(workdir / "config.json") if (workdir / "config.json").exists() else {},
         _read_metrics(workdir / "metrics.jsonl"),
         sorted(_pictures(workdir / "images"), key=lambda picture: (picture.name, picture.step)),
-        [Evaluation(path.parent, _read_json(path)) for path in sorted(workdir.rglob("evaluation.json"))],
+        [
+            Evaluation(path.parent, former_names.evaluation(_read_json(path)))
+            for path in sorted(workdir.rglob("evaluation.json"))
+        ],
     )
     if not (run.config or run.metrics or run.evaluations):
         raise FileNotFoundError(
-            f"{workdir} has neither config.json and metrics.jsonl of a training run nor an evaluation.json: "
-            "name the --workdir of a run, or the --out of an evaluation"
+            f"--workdir must be the workdir of a run or the --out of an evaluation; {workdir} has no config.json, "
+            "metrics.jsonl or evaluation.json"
         )
     return run
 
 
 def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names."""
+    """Returns nested fields by their dotted names."""
     flat = {}
     for name, value in fields.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -90,11 +99,11 @@ def _read_json(path):
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def _read_metrics(path):
-    """The last line may be cut off: the run may be writing it."""
+    """Reads the logged values; an incomplete last line, which the run may still be writing, is skipped."""
     metrics = {}
     lines = path.read_text().splitlines() if path.exists() else []
     for i, line in enumerate(lines):
@@ -103,12 +112,12 @@ def _read_metrics(path):
         except json.JSONDecodeError as error:
             if i == len(lines) - 1:
                 break
-            raise ValueError(f"{path}, line {i + 1}, is not JSON: {error}") from error
+            raise ValueError(f"{path}, line {i + 1}, is not valid JSON: {error}") from error
         step = values.pop("step")
         for name, value in values.items():
-            steps, found = metrics.setdefault(name, ([], []))
+            steps, logged = metrics.setdefault(former_names.metric(name), ([], []))
             steps.append(step)
-            found.append(value)
+            logged.append(value)
     return metrics
 
 

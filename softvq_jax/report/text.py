@@ -1,68 +1,111 @@
-"""An evaluation's report in words."""
+"""An evaluation as plain text, and the names of metrics as people write them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from softvq_jax.report import former_names
 
 LABELS = {
     "fid": "FID",
     "sfid": "sFID",
     "is": "Inception score",
     "is_mean": "Inception score",
-    "is_std": "Inception score, deviation over splits",
+    "is_std": "Inception score, std over splits",
     "precision_recall": "Precision and recall",
     "precision": "Precision",
     "recall": "Recall",
     "f_score": "F-score of precision and recall",
     "kid": "KID",
     "kid_mean": "KID",
-    "kid_std": "KID, deviation over subsets",
+    "kid_std": "KID, std over subsets",
     "psnr": "PSNR (dB)",
-    "equal_pairs": "Images equal to their originals",
+    "equal_pairs": "Images identical to their originals",
     "psnr_differing": "PSNR (dB) of the others",
     "ssim_gauss": "SSIM, Gaussian 11 x 11",
     "ssim_uniform7": "SSIM, uniform 7 x 7",
     "ssim_uniform7_range2": "SSIM, uniform 7 x 7, range 2 on [0, 1]",
     "lpips": "LPIPS-VGG",
-    "code_use": "Codebook use",
+    "codebook_usage": "Codebook usage",
     "perplexity": "Codebook perplexity",
     "latent_mean": "Latent mean",
-    "latent_std": "Latent standard deviation",
+    "latent_std": "Latent std",
 }
-"""Metrics, and the groups of them that `Protocol.metrics` names, as people write them."""
+"""Labels of metrics, and of the groups of metrics that `Protocol.metrics` names."""
+
+PROTOCOL_FACTS = ("network", "resize", "normalization", "features", "moments", "rounding")
+"""What all protocols share: keys of an evaluation's `protocol`."""
+
+_SPELLING = {
+    word.lower(): word for word in ("PSNR", "SSIM", "LPIPS", "FID", "rFID", "gFID", "GAN", "LeCam", "KL", "EMA")
+}
 
 
-def as_text(report: dict) -> str:
-    """All numbers of `evaluation.report`, each with its protocol and images, and beneath them what they depend on."""
-    lines = [*_metric_lines(report), ""]
-    lines += [f"no {LABELS[name]}: {reason}" for name, reason in report["absent"].items()]
-    lines += [f"warning: {line}" for line in report["warnings"]]
-    protocol = report["protocol"]
-    lines.append(f"protocol {protocol['name']}, for {protocol['about']}")
-    for name in ("network", "resize", "normalisation", "features", "moments", "rounding"):
-        lines.append(f"  {name}: {protocol[name]}")
-    lines += [f"  {name}: {words}" for name, words in protocol["settings"].items()]
-    sizes = {name: "{} x {} pixels".format(*size) for name, size in report["sizes"].items()}
-    crops = {name: f"{crop}, {sizes.get(name, 'size unknown')}" for name, crop in report["crop"].items()}
-    counts = {name: "unknown" if count is None else f"{count:,}" for name, count in report["counts"].items()}
-    facts = {"images": counts, "fingerprints": report["fingerprints"], "weights": report["weights"], "crop": crops}
-    facts |= {"sampling": report["sampling"] or {}, "compute": report["compute"]}
+def as_text(evaluation: Mapping[str, Any]) -> str:
+    """Returns all numbers of an evaluation, each with its protocol and image counts, then what they depend on.
+
+    Args:
+      evaluation: JSON values, as in `evaluation.json`.
+    """
+    evaluation = former_names.evaluation(evaluation)
+    lines = [*_metric_lines(evaluation), ""]
+    lines += [f"no {LABELS[name]}: {reason}" for name, reason in evaluation["absent"].items()]
+    lines += [f"warning: {line}" for line in evaluation["warnings"]]
+    protocol = evaluation["protocol"]
+    lines.append(f"protocol {protocol['name']}, for {protocol['description']}")
+    lines += [f"  {name}: {protocol[name]}" for name in PROTOCOL_FACTS]
+    lines += [f"  {name}: {setting}" for name, setting in protocol["settings"].items()]
+    sizes = {name: "{} x {} pixels".format(*size) for name, size in evaluation["sizes"].items()}
+    crops = {name: f"{crop}, {sizes.get(name, 'size unknown')}" for name, crop in evaluation["crop"].items()}
+    counts = {name: "unknown" if count is None else f"{count:,}" for name, count in evaluation["counts"].items()}
+    facts = {"images": counts, "fingerprints": evaluation["fingerprints"], "weights": evaluation["weights"]}
+    facts |= {"crop": crops, "sampling": evaluation["sampling"] or {}, "compute": evaluation["compute"]}
     for name, values in facts.items():
         if values:
-            words = (f"{key} {'none' if value is None else value}" for key, value in values.items())
-            lines.append(f"  {name}: {', '.join(words)}")
+            items = (f"{key} {'none' if value is None else value}" for key, value in values.items())
+            lines.append(f"  {name}: {', '.join(items)}")
     return "\n".join(lines)
 
 
-def _metric_lines(report):
+def value_text(value: float | None) -> str:
+    """Returns a metric's value in six digits; None is the infinite PSNR of identical images."""
+    return "infinite" if value is None else f"{value:.6g}"
+
+
+def image_counts(counts: Mapping[str, int | None]) -> str:
+    """Returns `64 samples and 64 reference images`, from the images of each set; None is an unknown number."""
+    names = {
+        "samples": "samples",
+        "reference": "reference images",
+        "reference statistics": "images of the statistics file",
+    }
+    return " and ".join(
+        f"{'an unknown number of' if count is None else format(count, ',')} {names.get(name, name)}"
+        for name, count in counts.items()
+    )
+
+
+def words(name: str) -> str:
+    """Returns a metric's name in words: `eval_psnr` becomes `eval PSNR`."""
+    return " ".join(_SPELLING.get(word, word) for word in name.split("_"))
+
+
+def capitalized(text: str) -> str:
+    """Returns a text whose first letter is upper case, the others unchanged."""
+    return text[:1].upper() + text[1:]
+
+
+def _metric_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     width = max(map(len, LABELS.values()))
-    for name, value in report["metrics"].items():
-        used = [_used(key, count, report["counts"]) for key, count in report["metric_counts"][name].items()]
-        setting = ", ".join([report["protocol"]["name"], *used])
-        number = "infinite" if value is None else f"{value:.6g}"
-        yield f"{LABELS[name]:{width}}  {number:>12}  ({setting})"
+    for name, value in evaluation["metrics"].items():
+        counts = [_count(key, count, evaluation["counts"]) for key, count in evaluation["metric_counts"][name].items()]
+        setting = ", ".join([evaluation["protocol"]["name"], *counts])
+        yield f"{LABELS[name]:{width}}  {value_text(value):>12}  ({setting})"
 
 
-def _used(name, count, counts):
-    """The images of one set that a metric is made of."""
+def _count(name: str, count: int | None, counts: Mapping[str, int | None]) -> str:
+    """Returns how many images of one set a metric is computed from."""
     number = "an unknown number of" if count is None else f"{count:,}"
-    side, _, statistics = name.partition(" ")
+    image_set, _, statistics = name.partition(" ")
     if statistics:
-        return f"statistics of {number} {side} images"
-    return f"{number} {side}" if count == counts[name] else f"{number} of {counts[name]:,} {side}"
+        return f"statistics of {number} {image_set} images"
+    return f"{number} {image_set}" if count == counts[name] else f"{number} of {counts[name]:,} {image_set}"

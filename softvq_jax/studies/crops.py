@@ -1,4 +1,4 @@
-"""The images that trained tokenizers are measured on."""
+"""The image crops that trained tokenizers are measured on."""
 
 import dataclasses
 
@@ -22,26 +22,26 @@ class Crops:
 
 
 def held_out(config: ConfigDict) -> Crops:
-    """All held-out images of a training config, at most `eval.num_images`."""
+    """Returns the held-out images of a training config, at most `eval.num_images`."""
     with eval_batches(config.data, image_size=config.model.image_size, global_batch=BATCH) as batches:
         crops = _collect(batches, config.eval.num_images)
     return crops
 
 
 def training(config: ConfigDict, count: int) -> Crops:
-    """The first `count` training crops of a training config's seed."""
+    """Returns the first `count` training crops for the config's seed."""
     size = config.model.image_size
     with train_batches(config.data, image_size=size, seed=config.seed, global_batch=BATCH) as batches:
         return _collect(batches, count)
 
 
 def _collect(batches, count):
-    images, labels, found = [], [], 0
+    images, labels, collected = [], [], 0
     for batch in batches:
         valid = batch["valid"]
         images.append(batch["image"][valid])
         labels.append(batch["label"][valid])
-        found += int(valid.sum())
-        if found >= count:
+        collected += int(valid.sum())
+        if collected >= count:
             break
     return Crops(np.concatenate(images)[:count], np.concatenate(labels)[:count])

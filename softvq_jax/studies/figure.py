@@ -1,62 +1,43 @@
-"""A study's figure: one panel a measure, one line a kind of variant, as an SVG file that needs nothing else."""
+"""A study's figure: one panel per measure and one line per kind of variant, by matplotlib as an SVG file."""
 
-import html
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from softvq_jax.report import charts
-from softvq_jax.report.charts import Series
+from softvq_jax.report.charts import COLORS, Series, new_figure, plot_lines, save_svg
 from softvq_jax.studies.table import LABELS
 
-COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
-TITLE, LEGEND, GAP = 24, 26, 14  # pixels
+MAX_LINES = len(COLORS)
+PANEL_INCHES = (3.8, 3.0)
 
 
 def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
-    """The figure of the panels that the config names; None as long as there is nothing to draw."""
+    """Draws the panels that the config names.
+
+    Args:
+      rows: of the table; a panel without values is left out.
+
+    Returns:
+      The text of an SVG file; None if no panel has values.
+    """
     names = list(dict.fromkeys(row["line"] for row in rows))
-    panels = [(panel, _lines(rows, names, panel)) for panel in config.figure.panels]
+    panels = [(panel, [_line(rows, name, panel) for name in names]) for panel in config.figure.panels]
     panels = [(panel, lines) for panel, lines in panels if any(line.x for line in lines)]
     if not panels:
         return None
-    width = len(panels) * (charts.WIDTH + GAP) - GAP
-    height = LEGEND + TITLE + charts.HEIGHT
-    parts = [
-        f'<g transform="translate({i * (charts.WIDTH + GAP)} {LEGEND})"><text class="title" x="{charts.LEFT}" y="16">'
-        f'{html.escape(LABELS[panel])}</text><g transform="translate(0 {TITLE})">'
-        f"{charts.drawing(lines, config.table.x, log_x=config.figure.log_x)}</g></g>"
-        for i, (panel, lines) in enumerate(panels)
-    ]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f"<title>{html.escape(config.study)}</title><style>{_style()}</style>"
-        f'<rect width="{width}" height="{height}" fill="#fff"/>{_legend(names)}{"".join(parts)}</svg>\n'
-    )
+    width, height = PANEL_INCHES
+    figure = new_figure((width * len(panels), height))
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, lines) in zip(all_axes, panels, strict=True):
+        plot_lines(axes, lines, config.table.x, log_x=config.figure.log_x, marker="o")
+        axes.set_title(LABELS[panel], loc="left", fontsize="medium", fontweight="bold")
+    handles = {line.get_label(): line for axes in all_axes for line in axes.lines}
+    shown = [name for name in names if name in handles]
+    figure.legend([handles[name] for name in shown], shown, loc="outside upper left", ncols=len(shown), frameon=False)
+    figure.set_layout_engine("constrained")
+    return save_svg(figure, config.study)
 
 
-def _lines(rows, names, column) -> list[Series]:
-    lines = []
-    for name in names:
-        points = sorted((row["x"], row[column]) for row in rows if row["line"] == name and column in row)
-        lines.append(Series(name, [x for x, _ in points], [y for _, y in points]))
-    return lines
-
-
-def _legend(names):
-    x, parts = charts.LEFT, []
-    for i, name in enumerate(names):
-        parts.append(
-            f'<circle class="dot s{i}" cx="{x + 5}" cy="13" r="4"/><text x="{x + 14}" y="17">{html.escape(name)}</text>'
-        )
-        x += 36 + 7 * len(name)
-    return "".join(parts)
-
-
-def _style():
-    lines = "".join(f".s{i} {{ stroke: {color}; color: {color}; }} " for i, color in enumerate(COLORS))
-    return (
-        "text { font: 11px system-ui, sans-serif; fill: #444; stroke: none; } .title { font-weight: 600; } "
-        ".rule { stroke: #dfe2e6; } .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; } "
-        f".dot {{ fill: currentColor; }} {lines}"
-    )
+def _line(rows: Sequence[dict], name: str, column: str) -> Series:
+    points = sorted((row["x"], row[column]) for row in rows if row["line"] == name and column in row)
+    return Series(name, [x for x, _ in points], [y for _, y in points])

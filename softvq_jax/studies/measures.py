@@ -1,4 +1,4 @@
-"""What a study measures of a trained tokenizer: functions `Trained -> {column: number}`."""
+"""Measures of a trained tokenizer in a study: functions `Trained -> {column: number}`."""
 
 import dataclasses
 import functools
@@ -21,18 +21,19 @@ from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files
 
-SIDES = ("before", "after")  # of the bottleneck
-PICTURED_NEIGHBOURS = 4
+SIDES = ("before", "after")  # the bottleneck
+PICTURED_NEIGHBORS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A finished variant, and the images to measure it on.
+    """A trained variant, and the images to measure it on.
 
     Attributes:
-      workdir: of its run; pictures go there.
+      workdir: of the variant's run; images are written there.
       study: the study's config.
-      held_out, train: crops that were not, and that were, trained on.
+      held_out: held-out crops.
+      train: training crops.
     """
 
     workdir: pathlib.Path
@@ -42,12 +43,12 @@ class Trained:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """With the averaged weights."""
+        """The trained tokenizer, with the averaged (EMA) weights."""
         return Tokenizer.from_pretrained(self.workdir)
 
     @functools.cached_property
     def evaluation(self) -> dict:
-        """What the run measured after its last step, as `tools.evaluate` reports it."""
+        """The `evaluation.json` that the run wrote after its last step."""
         return files.read_json(max((self.workdir / "evaluations").glob("step_*/evaluation.json")))
 
     @functools.cached_property
@@ -58,10 +59,10 @@ class Trained:
 
 
 def reconstruction(trained: Trained) -> dict[str, float]:
-    """PSNR and SSIM of held-out images, and rFID where the run measured it; and what latents take: numbers, or bits."""
-    config, found = trained.tokenizer.config, trained.evaluation["metrics"]
-    names = {"psnr": "psnr", "ssim_gauss": "ssim_gauss", "rfid": "fid"}
-    values = {name: found[theirs] for name, theirs in names.items() if found.get(theirs) is not None}
+    """Returns PSNR, SSIM and, if the run measured it, rFID of held-out images; and the size of the latents."""
+    config, metrics = trained.tokenizer.config, trained.evaluation["metrics"]
+    columns = {"psnr": "psnr", "ssim_gauss": "ssim_gauss", "rfid": "fid"}
+    values = {column: metrics[name] for column, name in columns.items() if metrics.get(name) is not None}
     values["latent_numbers"] = config.num_latent_tokens * config.latent_dim
     if config.discrete:
         values["bits"] = config.num_latent_tokens * math.log2(config.codebook_size)
@@ -69,7 +70,7 @@ def reconstruction(trained: Trained) -> dict[str, float]:
 
 
 def codes(trained: Trained) -> dict[str, float]:
-    """Use and perplexity of the codebooks over the training crops; of SoftVQ's, the most probable codes'."""
+    """Returns usage and perplexity of the codebooks over the training crops; SoftVQ counts each token's likeliest code."""
     config = trained.tokenizer.config
     if not config.has_codebook:
         return {}
@@ -77,15 +78,15 @@ def codes(trained: Trained) -> dict[str, float]:
     usage.update(trained.encoded[0]["codes"])
     tokens = len(trained.train) * config.num_latent_tokens // config.num_codebooks
     return {
-        "code_use": usage.use,
+        "codebook_usage": usage.use,
         "perplexity": usage.perplexity,
-        # What independent draws from all codes alike would use.
-        "code_use_possible": 1 - (1 - 1 / config.codebook_size) ** tokens,
+        # The expected usage if every token drew its code uniformly at random.
+        "codebook_usage_uniform": 1 - (1 - 1 / config.codebook_size) ** tokens,
     }
 
 
 def posterior(trained: Trained) -> dict[str, float]:
-    """SoftVQ's posteriors of held-out images: entropy over that of the even distribution, and largest probability."""
+    """Returns the mean entropy of SoftVQ's posteriors of held-out images, over log K, and their mean max probability."""
     rows = trained.encoded[1]
     if "posterior_entropy" not in rows:
         return {}
@@ -94,7 +95,7 @@ def posterior(trained: Trained) -> dict[str, float]:
 
 
 def training(trained: Trained) -> dict[str, float]:
-    """Gradients before clipping, over the second half of the run: their median norm, and how far its peaks rise."""
+    """Returns the median norm of the gradients before clipping in the second half of the run, and the max over it."""
     lines = [json.loads(line) for line in (trained.workdir / "metrics.jsonl").read_text().splitlines()]
     norms = np.array([line["generator_grad_norm"] for line in lines if "generator_grad_norm" in line])
     norms = norms[len(norms) // 2 :]
@@ -103,29 +104,31 @@ def training(trained: Trained) -> dict[str, float]:
 
 
 def latents(trained: Trained) -> dict[str, float]:
-    """Share of held-out images whose class a linear probe and nearest neighbours find in the latents.
+    """Returns the accuracy of a linear probe and of nearest neighbors on held-out images.
 
-    On the mean token and on all tokens together, before and after the bottleneck; and, to compare, in 8 x 8 pixels, and
-    by always naming the most frequent class. Nothing where there is one class, of which every guess is right.
+    Features are the mean token and all tokens, before and after the bottleneck. Baselines are the image in 8 x 8 pixels
+    and the most frequent class. Empty if the training crops have a single class.
     """
     classes = np.unique(trained.train.labels)
     if len(classes) < 2:
         logging.warning(
-            "no probes of latents: all training crops have class %d; they need data with classes", classes[0]
+            "latents are not probed: all training crops have class %d; probes need at least two classes", classes[0]
         )
         return {}
     train, held_out = trained.encoded
     values = {}
     for side in SIDES:
         for name, vectors in (("pooled", lambda x: x.mean(axis=1)), ("all", lambda x: x.reshape(len(x), -1))):
-            found = _classified(trained, vectors(train[side]), vectors(held_out[side]))
-            values |= {f"{kind}_{name}_{side}": share for kind, share in found.items()}
-    found = _classified(trained, _small(trained.train.images), _small(trained.held_out.images))
+            accuracies = _accuracies(trained, vectors(train[side]), vectors(held_out[side]))
+            values |= {f"{kind}_{name}_{side}": accuracy for kind, accuracy in accuracies.items()}
+    accuracies = _accuracies(trained, _thumbnails(trained.train.images), _thumbnails(trained.held_out.images))
     chance = np.unique(trained.held_out.labels, return_counts=True)[1].max() / len(trained.held_out)
-    return values | {f"{kind}_pixels": share for kind, share in found.items()} | {"probe_chance": float(chance)}
+    return (
+        values | {f"{kind}_pixels": accuracy for kind, accuracy in accuracies.items()} | {"probe_chance": float(chance)}
+    )
 
 
-def _classified(trained, train, held_out):
+def _accuracies(trained, train, held_out):
     labels, truth = trained.train.labels, trained.held_out.labels
     return {
         "probe": float(np.mean(probes.linear_probe(train, labels, held_out) == truth)),
@@ -133,26 +136,26 @@ def _classified(trained, train, held_out):
     }
 
 
-def _small(images):
-    """Means over 8 x 8 equal parts, `[n, 192]`."""
+def _thumbnails(images):
+    """Averages images over a grid of 8 x 8 cells: `[n, 192]`."""
     side = images.shape[1] // 8
     return images.reshape(len(images), 8, side, 8, side, 3).mean(axis=(2, 4)).reshape(len(images), -1)
 
 
 def latent_pictures(trained: Trained) -> dict[str, float]:
-    """Draws `map_*.png` and `neighbours_*.png` of held-out images, before and after the bottleneck; gives no numbers.
+    """Writes `map_*.png` and `neighbors_*.png` of held-out images, before and after the bottleneck; returns no values.
 
-    In the latter the first row are images, and under each lie the training crops with the most similar latents.
+    In the latter, the first row are held-out images; below each are the training crops with the most similar latents.
     """
     train, held_out = trained.encoded
-    chosen = np.unique(trained.held_out.labels, return_index=True)[1][: trained.study.images.neighbours]
+    chosen = np.unique(trained.held_out.labels, return_index=True)[1][: trained.study.images.neighbors]
     for side in SIDES:
         latent_map = draw_map(held_out[side], trained.held_out.images, method=trained.study.map)
         image_grid.save_png(trained.workdir / f"map_{side}.png", latent_map)
-        flat = [rows[side].reshape(len(rows[side]), -1) for rows in (train, held_out)]
-        found = probes.nearest(flat[0], flat[1][chosen], PICTURED_NEIGHBOURS).T
-        shown = [trained.held_out.images[chosen], *(trained.train.images[row] for row in found)]
-        image_grid.save_png(trained.workdir / f"neighbours_{side}.png", image_grid.rows_grid(shown))
+        flat = [encoded[side].reshape(len(encoded[side]), -1) for encoded in (train, held_out)]
+        neighbors = probes.nearest(flat[0], flat[1][chosen], PICTURED_NEIGHBORS).T
+        rows = [trained.held_out.images[chosen], *(trained.train.images[row] for row in neighbors)]
+        image_grid.save_png(trained.workdir / f"neighbors_{side}.png", image_grid.rows_grid(rows))
     return {}
 
 

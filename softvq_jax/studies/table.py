@@ -1,4 +1,4 @@
-"""A study's table, as JSON values and as Markdown."""
+"""A study's table, as JSON values and in Markdown."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,15 @@ from ml_collections import ConfigDict
 from softvq_jax.report import text
 
 LABELS = text.LABELS | {
+    "ssim_gauss": "SSIM",
     "rfid": "rFID",
-    "latent_numbers": "Latent numbers",
-    "bits": "Bits an image",
-    "code_use_possible": "Use by even chance",
+    "latent_numbers": "Latent values",
+    "bits": "Bits per image",
+    "codebook_usage_uniform": "Usage of uniform draws",
     "posterior_entropy": "Posterior entropy / log K",
-    "max_probability": "Largest probability",
+    "max_probability": "Max probability",
     "grad_norm": "Gradient norm",
-    "grad_norm_peak": "Its peak / median",
+    "grad_norm_peak": "Gradient norm, max / median",
     **{
         f"{kind}_{part}_{side}": f"{words}, {tokens}, {side}"
         for kind, words in (("probe", "Linear probe"), ("knn", "k-NN"))
@@ -23,13 +24,13 @@ LABELS = text.LABELS | {
     },
     "probe_pixels": "Linear probe, 8 x 8 pixels",
     "knn_pixels": "k-NN, 8 x 8 pixels",
-    "probe_chance": "Most frequent class",
+    "probe_chance": "Most frequent class (chance)",
 }
-"""Columns, as people write them."""
+"""Labels of the columns."""
 
 
 def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
-    """All that was measured, and what all runs have in common."""
+    """Returns all measured values, and the settings that all runs share."""
     train = config.base.train
     return {
         "study": config.study,
@@ -44,7 +45,7 @@ def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
 
 
 def markdown(config: ConfigDict, rows: Sequence[dict]) -> str:
-    """The columns that the config names, a row a variant; those that no row has are left out."""
+    """Returns the columns that the config names, one row per variant; columns without values are left out."""
     columns = [name for name in config.table.columns if any(name in row for row in rows)]
     lines = [["", config.table.x, *(LABELS[name] for name in columns)]]
     lines.append(["---", *["---:"] * (1 + len(columns))])

@@ -16,19 +16,20 @@ from collections.abc import Iterator, Mapping
 import jax
 from absl import app, flags
 from jax.sharding import AbstractMesh, Mesh
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from softvq_jax.aot.compile import OutOfMemory, compile_for, plan_for
 from softvq_jax.aot.memory_settings import Setting, settings
 from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Memory, Report, analyse, describe, does_not_fit
 from softvq_jax.aot.topology import chips_of, get_topology
-from softvq_jax.config.tokenizer import explain_config_flags
+from softvq_jax.config import check_values
+from softvq_jax.config.flags import define_config, parse_flags, require
 from softvq_jax.parallel.mesh import AXES, batch_sharding, check_global_batch, make_mesh, replicated, resolve_axes
 from softvq_jax.parallel.sharding import abstract, shardings_for
 from softvq_jax.train.compile import jit_step
 from softvq_jax.train.tasks import TASKS
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Path to a config file, see configs/.", lock_config=True)
+_CONFIG = define_config()
 _TOPOLOGY = flags.DEFINE_string("topology", None, "The slice, as generation:shape, for instance v5e:16x16.")
 _SLICES = flags.DEFINE_integer("slices", 1, "How many such slices, joined by the data-centre network.")
 _BATCH = flags.DEFINE_integer("batch", None, "Images a step, over all chips; the config's if not given.")
@@ -209,13 +210,12 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
     return jit_step(task.step, state, task.frozen, mesh), arguments
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Flags begin with --")
+def main(_):
     if _FIT.value and _BATCH.value is not None:
         raise app.UsageError("--fit finds the batch: leave out --batch")
     config = _CONFIG.value
     check_task(config)
+    check_values(config)
     if _BATCH.value is not None:
         config.train.batch_size = _BATCH.value
     answer(config, _TOPOLOGY.value, _SLICES.value, fit=_FIT.value, machine_code=_MACHINE_CODE.value)
@@ -223,19 +223,11 @@ def main(argv):
 
 def run() -> None:
     """The command line; errors that a person can act on end in their message alone."""
-    flags.mark_flags_as_required(["config", "topology"])
+    require("topology")
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(main, flags_parser=parse_flags)
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
-
-
-def _parse_flags(argv):
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, OSError):
-        explain_config_flags(argv)
-        raise
 
 
 if __name__ == "__main__":

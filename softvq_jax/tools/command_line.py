@@ -1,18 +1,57 @@
-"""Flags that several commands have, and their checks."""
+"""What the commands have in common: how they start, how they report errors, and flags that several of them have."""
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app
+
+
+def run_tool(
+    main: Callable[[argparse.Namespace], int | None], parse: Callable[[Sequence[str]], argparse.Namespace]
+) -> None:
+    """Runs a command and ends the program with its exit code.
+
+    Errors that a user can act on (OSError, ValueError, ImportError) end in one line on standard error,
+    `NAME: error: MESSAGE`, and exit code 1; wrong flags in argparse's usage and exit code 2. With several processes, an
+    error of one ends all of them.
+
+    Args:
+      main: does the work; returns the exit code, None for 0. Its module's name is the command's.
+      parse: parses the command line, `argv[0]` being the program, with a parser of `absl.flags.argparse_flags`.
+    """
+    app.run(lambda args: _guarded(main, args), argv=sys.argv, flags_parser=parse)
+
+
+def _guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    try:
+        return main(args) or 0
+    except (OSError, ValueError, ImportError) as error:
+        message = f"{tool_name(main)}: error: {error}"
+        if "jax" in sys.modules:
+            from softvq_jax.parallel import errors
+
+            return errors.report(message)
+        print(message, file=sys.stderr)
+        return 1
+
+
+def tool_name(main: Callable) -> str:
+    """The name of the command whose `main` this is: that of its module, also under `python -m`."""
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    return (spec.name if spec is not None else main.__module__).rpartition(".")[2]
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """--coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
+    """Adds --coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
     add = parser.add_argument_group("several processes, where they are not detected").add_argument
     add("--coordinator", help="host:port of process 0")
-    add("--num_processes", type=int)
-    add("--process_id", type=int)
+    add("--num_processes", type=int, help="number of processes")
+    add("--process_id", type=int, help="index of this process, from 0")
 
 
 def check_at_least_one(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
-    """Ends the program where one of the flags `names` is given and below 1."""
+    """Ends the program if one of the flags `names` is given and below 1."""
     for name in names:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: expected at least 1")

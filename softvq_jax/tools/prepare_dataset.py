@@ -27,6 +27,7 @@ from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.sources import SOURCES
 from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.progress import Progress
+from softvq_jax.storage import files, manifest
 from softvq_jax.tools.command_line import check_at_least_one
 
 JOURNAL = "preparation.jsonl"  # the plan, then a line for every finished shard
@@ -44,11 +45,10 @@ class Journal:
             first, *entries = _whole_lines(self._path) or [None]
             if not isinstance(first, dict):
                 raise ValueError(f"{self._path} is damaged: remove it, and start the same command again")
-            if first != plan:
-                changed = ", ".join(name for name in plan if plan[name] != first.get(name))
+            if differing := manifest.differences(first, plan):
                 raise ValueError(
-                    f"{folder} holds an unfinished preparation with another {changed}: "
-                    "finish that one, or take another --out"
+                    f"{folder} holds another unfinished data set ({'; '.join(differing)}): finish that one, or use "
+                    "another --out"
                 )
             self.entries = {entry["file"]: entry for entry in entries if (folder / entry["file"]).exists()}
         self._rewrite([plan, *self.entries.values()])
@@ -65,7 +65,8 @@ class Journal:
 
     def _rewrite(self, lines):
         # Without the half line that a kill may have left at the end.
-        _write(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        with shard_writer.writing(self._path):
+            files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: int, size: int | None, num_workers: int):
@@ -87,8 +88,8 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
         folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
         index = read_index(folder)
-        if index["plan"] != plan:
-            raise ValueError(f"{folder} holds a finished data set of other images or settings: take another --out")
+        if differing := manifest.differences(index["plan"], plan):
+            raise ValueError(f"{folder} holds another finished data set ({'; '.join(differing)}): use another --out")
         return index
     for left_behind in folder.glob(f"*{shard_writer.UNFINISHED}"):
         left_behind.unlink()
@@ -118,7 +119,8 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
     }
     if not index["images"]:
         raise ValueError(f"none of the {len(images)} images is readable: the warnings above say why")
-    _write(folder / INDEX, json.dumps(index, indent=1))
+    with shard_writer.writing(folder / INDEX):
+        files.write_json(folder / INDEX, index, indent=1)
     journal.remove()
     return index
 
@@ -191,16 +193,6 @@ def _whole_lines(path):
         except json.JSONDecodeError:
             break
     return lines
-
-
-def _write(path, text):
-    unfinished = path.with_name(path.name + shard_writer.UNFINISHED)
-    with shard_writer.writing(path):
-        with open(unfinished, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
 
 
 def parse_flags(argv: list[str]):

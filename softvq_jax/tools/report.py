@@ -1,12 +1,11 @@
-"""Writes `report.html` about a run: one page that needs no network, with curves, pictures, evaluations and the config.
+"""Writes a run's `report.html`: one page with curves, images, evaluations and the config, readable without a network.
 
     python -m softvq_jax.tools.report --workdir=runs/tiny
 
-What `tools.evaluate` measured is shown too where its --out lies in the workdir (say, runs/tiny/evaluation).
+Results of `tools.evaluate` are included if its --out is inside the workdir, such as runs/tiny/evaluation.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,26 +15,24 @@ from absl.flags import argparse_flags
 
 from softvq_jax.report.run_files import read_run
 from softvq_jax.report.run_page import build
+from softvq_jax.storage import files
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.report", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="of the run")
-    parser.add_argument("--out", type=pathlib.Path, help="the page; default: report.html in the workdir")
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="workdir of the run")
+    parser.add_argument("--out", type=pathlib.Path, help="file to write; default: report.html in the workdir")
     return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the page; 1 where there is no run."""
+    """Writes the page; returns the exit status, 1 if the workdir cannot be read."""
     out = args.out or args.workdir / "report.html"
     try:
-        content = build(read_run(args.workdir))
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(content)
-        os.replace(partial, out)
+        files.write_text(out, build(read_run(args.workdir)))
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

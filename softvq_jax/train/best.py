@@ -10,7 +10,7 @@ from softvq_jax.train.checkpoint import Checkpoints
 BETTER = {
     "eval_psnr": 1,
     "eval_ssim": 1,
-    "eval_codebook_use": 1,
+    "eval_codebook_usage": 1,
     "eval_is_mean": 1,
     "eval_loss": -1,
     "eval_rfid": -1,
@@ -52,6 +52,7 @@ class Best:
     def save(self, state, record: dict, results: Mapping[str, float]) -> None:
         """Keeps this step in place of the one before."""
         self.value = results[self.metric]
+        self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:

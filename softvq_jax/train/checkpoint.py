@@ -1,11 +1,16 @@
-"""Checkpoints: the whole state of a run, and enough beside it to refuse what does not belong together.
+"""Checkpoints: the state of a run, and a record of what it was made with.
 
-The only file that imports Orbax. The state is saved as a flat `{path: array}`, so that a checkpoint knows no class of
-ours, and restored straight to its shards. A digest of every array's bits, computed on the devices, goes with it: storage
-that lost a file can give zeros without an error.
+The only file that imports Orbax. The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on
+our classes, and restored straight to its shards.
+
+The record holds a digest of every array's bits and one of itself. Orbax has none: Zarr reads a chunk whose file is lost
+as zeros, without an error, and values that changed on disk as they are. The digest is computed on the devices, each from
+its own shard, and does not depend on the sharding, so that a restore on another mesh checks it too.
 """
 
 import contextlib
+import hashlib
+import json
 import pathlib
 import shutil
 import time
@@ -18,39 +23,15 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: what lies there is
-# compared by its content.
-FREE_SECTIONS = ("log", "eval", "fid", "checkpoint", "mesh", "weights")
-FREE_FIELDS = (
-    "data.path",
-    "data.eval_path",
-    "data.num_workers",
-    "data.prefetch",
-    "data.max_unreadable_share",
-    "model.remat",
-    "tokenizer",
-)
-SHOWN = 5  # shards that a message names
+RECORD_DIGEST = "record_sha256"  # field of the record, computed from all others
 
 
-class OtherConfig(ValueError):
-    """The workdir's checkpoints were made by another config; the message names the fields that differ."""
-
-
-class OtherWeights(ValueError):
-    """They were made with other frozen networks; the message names those that differ."""
-
-
-class OtherData(ValueError):
-    """They were trained on other samples; the message names the shards that differ."""
-
-
-class NoCheckpoint(RuntimeError):
-    """There are checkpoints, and none of them can be read."""
+class NoReadableCheckpoint(RuntimeError):
+    """There are checkpoints, but none of them can be read."""
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint could not be written; the message says why and what is left."""
+    """A checkpoint could not be written; the message says why and which ones are complete."""
 
 
 class Restored(NamedTuple):
@@ -61,12 +42,12 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, the newest ones kept.
+    """Saves and restores the checkpoints of one workdir, of which the newest are kept.
 
     Args:
-      folder: where they lie.
-      keep: how many of the newest to keep.
-      keep_every_steps: of the older ones, keep those whose step this divides; 0 keeps none.
+      folder: the folder that holds them.
+      keep: the number of newest checkpoints to keep.
+      keep_every_steps: older checkpoints are kept where this divides their step; 0 keeps none.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
@@ -75,68 +56,82 @@ class Checkpoints:
             max_to_keep=keep,
             keep_period=keep_every_steps or None,
             enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,  # of saves that were cut off; process 0 removes them
+            cleanup_tmp_directories=True,  # of interrupted saves; process 0 removes them
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        # Orbax waits for all processes after it has read: one that cannot read would leave the others waiting. So each
-        # reads alone, and what they found is compared here.
+        # Orbax waits for all processes after a read: one that cannot read would leave the others waiting. So each
+        # process reads by itself, and the results are compared here.
         process = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+        single = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
-                state=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-                record=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+                state=ocp.StandardCheckpointHandler(multiprocessing_options=single),
+                record=ocp.JsonCheckpointHandler(multiprocessing_options=single),
             ),
-            multiprocessing_options=alone,
+            multiprocessing_options=single,
         )
 
     def save(self, state, record: dict) -> None:
         """Starts saving the state of step `record["step"]`; training goes on meanwhile.
 
         Raises:
-          SaveFailed: this save, or the one before it.
+          SaveFailed: this save, or the one before it, failed, or there is a checkpoint of a later step.
         """
         self.check()
         record = record | {"digest": _digest(state)}
+        record[RECORD_DIGEST] = _record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
-        with self._explained():
-            self._manager.save(record["step"], args=arguments)
+        with self._save_errors():
+            saved = self._manager.save(record["step"], args=arguments)
+        if not saved:
+            raise SaveFailed(
+                f"the checkpoint of step {record['step']} was not written: {self.folder} holds one of step "
+                f"{self._manager.latest_step()}, which is not older. Move that one elsewhere, then start the same command "
+                "again"
+            )
 
     def check(self) -> None:
-        """Raises `SaveFailed` for a save that failed in the background."""
+        """Raises `SaveFailed` where a save has failed in the background."""
         if not self._manager.is_saving_in_progress():
-            with self._explained():
+            with self._save_errors():
                 self._manager.wait_until_finished()  # Returns at once; only here Orbax raises what went wrong.
 
+    def delete_from(self, step: int) -> None:
+        """Deletes the checkpoints of `step` and later ones, which a run that resumed before them saves again."""
+        for later in [saved for saved in self._manager.all_steps() if saved >= step]:
+            self._manager.delete(later)
+
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """Returns the step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def restore(self, abstract_state) -> Restored | None:
-        """The newest checkpoint that all processes can read, None where there are none.
+        """Returns the newest checkpoint that all processes can read, None where there are no checkpoints.
+
+        Damaged ones that are newer are moved to the folder `damaged` of the workdir.
 
         Args:
-          abstract_state: `ShapeDtypeStruct`s with shardings: where every array goes.
+          abstract_state: `ShapeDtypeStruct`s with shardings, of the tree to restore.
 
         Raises:
-          NoCheckpoint: all are damaged.
+          NoReadableCheckpoint: all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             restored, reason = self._restore(step, abstract_state)
             if restored is not None:
-                self._set_aside([damaged for damaged in steps if damaged > step])
+                self._move_damaged([damaged for damaged in steps if damaged > step])
                 return restored
             logging.error("checkpoint %d cannot be read (%s)", step, reason)
         if steps:
-            raise NoCheckpoint(
-                f"none of the checkpoints {steps} in {self.folder} can be read: see the errors above. To start anew, "
-                "use another workdir"
+            raise NoReadableCheckpoint(
+                f"none of the checkpoints {steps} in {self.folder} can be read: see the errors above. Restore "
+                "one from a copy, or use another workdir"
             )
         return None
 
     def record(self) -> dict | None:
-        """The record of the newest checkpoint that has a readable one."""
+        """Returns the record of the newest checkpoint whose record is readable, None where there is none."""
         for step in sorted(self._manager.all_steps(), reverse=True):
             record, reason = self._read(step, record=ocp.args.JsonRestore())
             if record is not None:
@@ -145,119 +140,80 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save under way; raises `SaveFailed` where it failed."""
-        with self._explained():
+        """Waits for the save in progress; raises `SaveFailed` where it failed."""
+        with self._save_errors():
             self._manager.wait_until_finished()
         self.check()
         self._manager.close()
 
     @contextlib.contextmanager
-    def _explained(self):
-        """Whatever the storage layers raise, as a `SaveFailed` with the first line of it."""
+    def _save_errors(self):
+        """Turns any error of the storage layers into a `SaveFailed` with its first line."""
         try:
             yield
         except Exception as error:
             complete = sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
             raise SaveFailed(
                 f"a checkpoint could not be written to {self.folder} ({type(error).__name__}: {_first_line(error)}). "
-                f"Complete are those of steps {complete}. Free space or give permission, then start the same command "
-                "again"
+                f"Complete checkpoints: {complete}. Free space or give permission, then start the same command again"
             ) from error
 
     def _restore(self, step, abstract_state):
-        """The checkpoint of a step, or None and why not."""
+        """Returns the checkpoint of a step and None, or None and the reason why it cannot be read."""
         flat = _flat(abstract_state)
         read, reason = self._read(step, state=ocp.args.StandardRestore(flat), record=ocp.args.JsonRestore())
         if read is None:
             return None, reason
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [read.state[path] for path in flat])
-        if _digest(state) != read.record["digest"]:
+        if _digest(state) != read.record.get("digest"):
             return None, "its arrays are not the ones that were saved: a file is damaged or lost"
         return Restored(state, read.record), None
 
     def _read(self, step, **items):
-        """What a checkpoint holds, or None and why not; None in every process where one of them cannot read it."""
+        """Returns the items of a checkpoint and None, or None and the reason; None in all if one process cannot read."""
         found = reason = None
         try:
             found = self._reader.restore(self.folder.absolute() / str(step), args=ocp.args.Composite(**items))
-        except Exception as error:  # whatever a damaged file makes the storage layers raise
+        except Exception as error:  # the storage layers raise many types for damaged files
             reason = f"{type(error).__name__}: {_first_line(error)}"
-        if not _everywhere(found is not None):
+        else:
+            if reason := _record_problem(found["record"], step):
+                found = None
+        if not _in_all_processes(found is not None):
             return None, reason or "another process cannot read it"
         return found, None
 
-    def _set_aside(self, damaged):
-        """Moves damaged checkpoints out of the way of the steps that will be saved again; nothing is deleted."""
+    def _move_damaged(self, damaged):
+        """Moves damaged checkpoints elsewhere, so that their steps can be saved again; nothing is deleted."""
         for step in damaged if jax.process_index() == 0 else ():
-            aside = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
-            aside.parent.mkdir(exist_ok=True)
-            shutil.move(self.folder / str(step), aside)
-            logging.error("moved the damaged checkpoint %d to %s", step, aside)
+            target = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), target)
+            logging.error("moved the damaged checkpoint %d to %s", step, target)
         if damaged:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
 
 
-def check_config(saved: dict, config: dict) -> None:
-    """OtherConfig where two flat configs (`{"a.b": value}`) differ in what a step computes."""
-
-    def matters(field):
-        return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
-
-    differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
-    if differing:
-        lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
-        raise OtherConfig(
-            f"the checkpoints in this workdir are of another config:\n{lines}\n"
-            "Set these fields back to resume, or use another workdir"
-        )
+def _record_problem(record, step: int) -> str | None:
+    """Returns why a record cannot be that of the checkpoint of `step`; None where nothing is wrong."""
+    if not isinstance(record, dict):
+        return "its record is damaged: not a JSON object"
+    if record.get(RECORD_DIGEST, digest := _record_digest(record)) != digest:  # older checkpoints have none
+        return "its record is damaged: its SHA-256 differs"
+    if record.get("step") != step:
+        return f"its record is that of step {record.get('step')!r}"
+    return None
 
 
-def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """OtherWeights where networks of the same name have other weights.
-
-    Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs, of which the message shows the paths.
-    """
-    if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
-        networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
-        paths = [field for field in config if field == "tokenizer" or field.startswith("weights.")]
-        moved = [
-            f"  {f}: {saved_config.get(f)!r}, now {config[f]!r}" for f in paths if saved_config.get(f) != config[f]
-        ]
-        raise OtherWeights(
-            f"the checkpoints in this workdir were made with other weights of these networks:\n{networks}\n"
-            + ("\n".join(["the paths that differ:", *moved]) if moved else "the paths are the same: files were changed")
-            + "\nName the old files to resume, or use another workdir"
-        )
+def _record_digest(record: dict) -> str:
+    """Returns the SHA-256 of a record as JSON with sorted keys, without this digest itself."""
+    content = json.loads(json.dumps({name: value for name, value in record.items() if name != RECORD_DIGEST}))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def check_data(saved: dict, now: dict, path: str) -> None:
-    """OtherData where samples (`train.data.Data.version`) are not those of the checkpoint; `path` is where they lie."""
-    if saved["fingerprint"] == now["fingerprint"]:
-        return
-    before, after = saved["parts"], now["parts"]
-    changes = [f"{name}: added ({after[name]})" for name in after if name not in before]
-    changes += [f"{name}: removed ({before[name]})" for name in before if name not in after]
-    changes += [
-        f"{name}: {before[name]} in the checkpoint, {after[name]} now"
-        for name in after
-        if name in before and before[name] != after[name]
-    ]
-    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
-    lines = [*changes[:SHOWN], *more] or ["the files are the same; their order, or what encodes them, is not"]
-    raise OtherData(
-        f"the samples of data.path={path!r} are not those that the checkpoints in this workdir were trained on:\n"
-        + "".join(f"  {line}\n" for line in lines)
-        + "Name the old samples to resume, or use another workdir"
-    )
-
-
-def _everywhere(fine: bool) -> bool:
-    """Whether it is fine in every process."""
-    return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(fine))))
+def _in_all_processes(condition: bool) -> bool:
+    return bool(np.all(multihost_utils.process_allgather(np.array(condition))))
 
 
 def _flat(tree) -> dict[str, Any]:
@@ -267,17 +223,17 @@ def _flat(tree) -> dict[str, Any]:
 
 
 def _digest(state) -> list[int]:
-    """A checksum of every array, the sum of its bits as integers: the same however the array is divided."""
+    """Returns a checksum of every array, the sum of its bits as integers: the same for every sharding."""
     return np.asarray(jax.jit(_bit_sums)(jax.tree.leaves(state))).tolist()
 
 
 def _bit_sums(leaves):
-    def one(leaf):
+    def bit_sum(leaf):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             leaf = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
         return jnp.sum(leaf.astype(jnp.uint32), dtype=jnp.uint32)
 
-    return jnp.stack([one(leaf) for leaf in leaves])
+    return jnp.stack([bit_sum(leaf) for leaf in leaves])
 
 
 def _first_line(error):

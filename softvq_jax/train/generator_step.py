@@ -34,25 +34,15 @@ class GeneratorStep:
         return GeneratorState(state.step + 1, generator, ema), metrics | {"grad_norm": norm}
 
     def accumulate(self, params, latents, labels, key):
-        """Gradients and losses averaged over `optim.accumulate` parts of the batch, one after the other."""
-        parts = self.config.optim.accumulate
-        if parts == 1:
-            return self.gradients(params, latents, labels, key)
+        """Gradients and losses averaged over `optim.accumulate` microbatches."""
 
-        # Every `parts`-th sample, so that each device keeps working on its own share of the batch.
-        def cut(x):
-            return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        def gradients(_, batch, key):
+            grads, metrics = self.gradients(params, *batch, key)
+            return grads, None, metrics
 
-        def one(number, latents, labels):
-            results = self.gradients(params, latents, labels, jax.random.fold_in(key, number))
-            return jax.tree.map(lambda leaf: leaf / parts, results)
-
-        def add(total, inputs):
-            return jax.tree.map(jnp.add, total, one(*inputs)), None
-
-        inputs = (jnp.arange(parts), cut(latents), cut(labels))
-        first = one(*jax.tree.map(lambda x: x[0], inputs))
-        return jax.lax.scan(add, first, jax.tree.map(lambda x: x[1:], inputs))[0]
+        count = self.config.optim.accumulate
+        grads, _, metrics = optim.accumulate_gradients(gradients, count, None, (latents, labels), key)
+        return grads, metrics
 
     def gradients(self, params, latents, labels, key):
         """The gradient of the mean loss, and the mean losses."""

@@ -13,7 +13,6 @@ from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.predictions import Samples
 from softvq_jax.generator import TOKENIZER_FIELD, Generator
 from softvq_jax.generators import training
-from softvq_jax.generators.weights import published_fields
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
@@ -187,6 +186,6 @@ class GeneratorTask:
     def export(self, params) -> Generator:
         """The generator that averaged parameters `ema` make, with its statistics and its tokenizer's fingerprint."""
         network = self.network
-        fields = published_fields(network.config, network.process) | {TOKENIZER_FIELD: self.latents.fingerprint}
+        fields = network.family.published_fields(network.config, network.process) | {TOKENIZER_FIELD: self.latents.fingerprint}
         statistics, process = self.latents.statistics, network.process
         return Generator(network.config, params | network.fixed, statistics, process=process, published=fields)

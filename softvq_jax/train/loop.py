@@ -21,7 +21,8 @@ from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import check_global_batch, global_batch, make_mesh, replicated
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.best import Best
-from softvq_jax.train.checkpoint import Checkpoints, check_config, check_data, check_weights
+from softvq_jax.train.checkpoint import Checkpoints
+from softvq_jax.train.compatibility import check_config, check_data, check_weights
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.metrics import MetricsWriter, check_finite
 from softvq_jax.train.preemption import Preempted, Preemption
@@ -76,7 +77,7 @@ class Run:
 
         Raises:
           NonFinite: a loss is not a number any more.
-          Preempted: told to stop, and saved.
+          Preempted: preempted, and saved.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption:
             state, record = self._restore_or_init()
@@ -87,7 +88,7 @@ class Run:
             key = jax.random.key(self.config.seed)
             first = self._inputs(next(batches))
             step = self._compile(state, frozen, first, key)
-            with preemption.saving(), contextlib.ExitStack() as closing:
+            with preemption.deferred(), contextlib.ExitStack() as closing:
                 if self.best is not None:
                     closing.callback(self.best.close)
                 closing.callback(self.checkpoints.close)
@@ -133,7 +134,7 @@ class Run:
                 with progress.paused():
                     stopping = self._evaluate(state, frozen, record, writer, preemption) is None
             if stopping and not last:
-                logging.warning("told to stop: step %d is being saved", done)
+                logging.warning("preempted: saving checkpoint at step %d", done)
                 self._save(state, record)
                 raise Preempted
         return state

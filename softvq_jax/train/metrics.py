@@ -1,13 +1,13 @@
 """What a run writes down: JSON lines always, TensorBoard where asked, pictures."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
+from softvq_jax.storage import files
 
 
 class NonFinite(FloatingPointError):
@@ -86,6 +86,4 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue  # a line that was cut off
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in kept))
-    os.replace(partial, path)
+    files.write_text(path, "".join(line + "\n" for line in kept))

@@ -1,7 +1,11 @@
-"""Optimisation as published: AdamW, cosine with warm-up, clipping per network, EMA (SoftVQ-VAE, appendix)."""
+"""Optimization as published: AdamW, cosine with warm-up, clipping per network, EMA (SoftVQ-VAE, appendix).
+
+Also gradient accumulation, for the steps of all tasks.
+"""
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +69,50 @@ def map_with_path(function: Callable, tree):
         return function("/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path), leaf)
 
     return jax.tree_util.tree_map_with_path(named, tree)
+
+
+def accumulate_gradients(
+    gradients: Callable[[Any, Any, jax.Array], tuple[Any, Any, Any]],
+    num_microbatches: int,
+    carry: Any,
+    batch: Any,
+    key: jax.Array,
+) -> tuple[Any, Any, Any]:
+    """Averages gradients and metrics over microbatches, computed one after the other.
+
+    Args:
+      gradients: `gradients(carry, batch, key) -> (grads, carry, metrics)`, one forward and backward pass.
+      num_microbatches: 1 calls `gradients` on the whole batch, with `key` itself.
+      carry: what a pass hands on to the next one without gradients (running statistics, say), or None.
+      batch: tree of arrays `[B, ...]`, B divisible by `num_microbatches`.
+      key: random key; microbatch `i` gets `fold_in(key, i)`.
+
+    Returns:
+      Mean gradients, the carry after the last microbatch, mean metrics.
+    """
+    if num_microbatches == 1:
+        return gradients(carry, batch, key)
+
+    # Every n-th sample, so that each device keeps working on its own share of the batch.
+    def split(x):
+        return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def run(carry, inputs):
+        index, microbatch = inputs
+        grads, carry, metrics = gradients(carry, microbatch, jax.random.fold_in(key, index))
+        return carry, jax.tree.map(lambda leaf: leaf / num_microbatches, (grads, metrics))
+
+    # A running sum: stacked, the gradients would take `num_microbatches` times their memory.
+    def add(state, inputs):
+        carry, total = state
+        carry, results = run(carry, inputs)
+        return (carry, jax.tree.map(jnp.add, total, results)), None
+
+    inputs = (jnp.arange(num_microbatches), jax.tree.map(split, batch))
+    _, shapes = jax.eval_shape(run, carry, jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (carry, (grads, metrics)), _ = jax.lax.scan(add, (carry, zeros), inputs)
+    return grads, carry, metrics
 
 
 def clip_by_global_norm(grads, limit: float):

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, as plain trees of arrays."""
+"""The state of a training run, carried from step to step, as plain trees of arrays."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax
 
 @flax.struct.dataclass
 class Network:
-    """A trained network: its parameters, and what its optimiser remembers."""
+    """Parameters and optimizer state of one network."""
 
     params: Any
     opt: Any
@@ -16,7 +16,10 @@ class Network:
 
 @flax.struct.dataclass
 class Discriminator:
-    """The discriminator: `buffers` are BatchNorm's running statistics and spectral norm's vectors."""
+    """The discriminator: a `Network` with buffers.
+
+    `buffers` are BatchNorm's running statistics and spectral norm's singular vectors.
+    """
 
     params: Any
     buffers: Any
@@ -24,17 +27,32 @@ class Discriminator:
 
 
 @flax.struct.dataclass
+class RunningStatistics:
+    """What a tokenizer's step updates without gradients.
+
+    Attributes:
+      buffers: the discriminator's; None without one.
+      lecam: moving averages of the mean logits, `{"real", "fake"}`.
+      code_age: as in `TokenizerState`.
+    """
+
+    buffers: Any
+    lecam: dict[str, jax.Array]
+    code_age: jax.Array | None
+
+
+@flax.struct.dataclass
 class TokenizerState:
     """The state of a tokenizer run.
 
     Attributes:
-      step: int32, steps done.
-      tokenizer: trained parameters `{"model", "alignment"}`; the second only where a teacher is used.
+      step: int32, number of steps done.
+      tokenizer: trained parameters `{"model", "alignment"}`; the second only with an alignment teacher.
       ema: moving average of `tokenizer.params`.
-      discriminator: None where there is no adversarial loss.
-      lecam: moving averages of the mean logits, `{"real", "fake"}`.
-      code_age: `[C, K]` int32: tokens seen by a codebook since each code was last the most probable one. None without
-        a codebook.
+      discriminator: None without an adversarial loss.
+      lecam: moving averages of the discriminator's mean logits, `{"real", "fake"}`.
+      code_age: `[C, K]` int32, the number of tokens since each code was last the most probable code of a token, up to
+        `tokenizer_step.CODE_USAGE_WINDOW`. None without a codebook.
     """
 
     step: jax.Array
@@ -44,13 +62,19 @@ class TokenizerState:
     lecam: dict[str, jax.Array]
     code_age: jax.Array | None
 
+    @property
+    def running_statistics(self) -> RunningStatistics:
+        """The parts that move without gradients. They lie apart in the state so that old checkpoints keep their paths."""
+        buffers = None if self.discriminator is None else self.discriminator.buffers
+        return RunningStatistics(buffers, self.lecam, self.code_age)
+
 
 @flax.struct.dataclass
 class GeneratorState:
     """The state of a latent generator's run.
 
     Attributes:
-      step: int32, steps done.
+      step: int32, number of steps done.
       generator: trained parameters of the network.
       ema: moving average of `generator.params`.
     """

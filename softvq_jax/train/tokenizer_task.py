@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from softvq_jax.config import tokenizer as configs
 from softvq_jax.evaluate.predictions import Reconstructions
 from softvq_jax.evaluate.reconstructor import Reconstructor
+from softvq_jax.models.codebook import code_counts
 from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S
 from softvq_jax.models.functional import Functional
-from softvq_jax.models.quantizers import code_counts
+from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
@@ -23,7 +24,7 @@ from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Report
-from softvq_jax.train.tokenizer_step import CODE_USE_WINDOW, TokenizerStep
+from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 
 
 class TokenizerTask:
@@ -80,12 +81,13 @@ class TokenizerTask:
         return cls(config, weights, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
-        """The optimiser's group of a parameter of the generator."""
-        model, optimizer = self.config.model, self.config.optim
-        in_bottleneck = path.startswith("model/bottleneck/")
-        if model.bottleneck == "simvq" and path == "model/bottleneck/codebook" and not model.train_codebook:
-            return "frozen"
-        return optimizer.codebook_schedule if in_bottleneck else optimizer.schedule
+        """The optimizer's group of a parameter of the generator, by its path."""
+        optimizer, prefix = self.config.optim, "model/bottleneck/"
+        if not path.startswith(prefix):
+            return optimizer.schedule
+        model = self.nets.config
+        frozen = path.removeprefix(prefix) in bottleneck_class(model.bottleneck).frozen_parameters(model)
+        return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
         """A fresh state; `initial["encoder"]`, where it is there, are the parameters of the encoder's ViT."""
@@ -101,7 +103,7 @@ class TokenizerTask:
             discriminator = Discriminator(weights, buffers, self.discriminator_optimizer.init(weights))
         model, code_age = self.nets.config, None
         if model.has_codebook:
-            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USE_WINDOW, jnp.int32)
+            code_age = jnp.full((model.num_codebooks, model.codebook_size), CODE_USAGE_WINDOW, jnp.int32)
         return TokenizerState(
             step=jnp.zeros((), jnp.int32),
             tokenizer=Network(params, self.generator_optimizer.init(params)),
@@ -142,7 +144,7 @@ class TokenizerTask:
         count = float(sums["images"])
         results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
-            results["eval_codebook_use"] = float(np.mean(np.asarray(sums["codes"]) > 0))
+            results["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
         return Report(results, {"reconstructions": shown})
 
     def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:

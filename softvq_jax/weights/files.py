@@ -3,8 +3,6 @@
 A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
 """
 
-import contextlib
-import json
 import os
 import pathlib
 import re
@@ -13,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.storage import files
 from softvq_jax.weights.layout import WeightsError
 
 HUB = "hf://"
@@ -114,39 +113,23 @@ def _read_torch(path):
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes `tensors` whole or not at all."""
+    """Writes `tensors` to a file atomically."""
     from safetensors.numpy import save_file
 
     # Not `np.ascontiguousarray`, which makes a scalar a vector of one.
     contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
-    with _whole_or_not_at_all(path) as partial:
+    with files.replacing(path) as partial:
         save_file(contiguous, partial, metadata={"format": "pt"})
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """A JSON object; WeightsError where the file is not one."""
+    """Returns the object in a JSON file; WeightsError where the file holds none."""
     try:
-        content = json.loads(pathlib.Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a JSON object of fields")
-    return content
+        return files.read_json(path)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
 
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:
-    """Writes a JSON object whole or not at all."""
-    with _whole_or_not_at_all(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _whole_or_not_at_all(path):
-    """Another name to write under, which becomes `path` if all goes well and nothing otherwise."""
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes a JSON object atomically."""
+    files.write_json(path, content)

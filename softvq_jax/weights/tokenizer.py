@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.models.quantizers import BOTTLENECKS, bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
 from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
@@ -34,18 +35,11 @@ def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
 
 
 def bottleneck_rules(config: TokenizerConfig, path: str = "", key: str = "") -> list[Rule]:
-    """Rules of the bottleneck alone; VQ's and SimVQ's single codebook has no leading axis in the files."""
-    if config.bottleneck == "softvq":
-        return [Rule(f"{path}codebook", f"{key}embedding")]
-    if not config.discrete:
-        return []
-    count = 1 if config.num_codebooks == 1 else None
-    rules = [Rule(f"{path}codebook", f"{key}embedding.weight", SAME, count)]
-    if config.bottleneck == "simvq":
-        rules += [
-            Rule(f"{path}projection", f"{key}embedding_proj.weight", LINEAR),
-            Rule(f"{path}projection_bias", f"{key}embedding_proj.bias"),
-        ]
+    """Rules of the bottleneck alone."""
+    rules = []
+    for name, tensor in bottleneck_class(config.bottleneck).tensors(config).items():
+        layout, count = LINEAR if tensor.transposed else SAME, 1 if tensor.squeezed else None
+        rules.append(Rule(f"{path}{name}", f"{key}{tensor.name}", layout, count))
     return rules
 
 
@@ -77,31 +71,23 @@ def _config_of(tensors, published, **compute):
     image_size = round((tensors["encoder.model.pos_embed"].shape[1] - 1) ** 0.5) * encoder_patch
     if published.get("image_size", image_size) != image_size:
         logging.info("config.json says image_size %s; the positions are for %d", published["image_size"], image_size)
-    latent_dim = tensors["post_quant_conv.weight"].shape[1]
     return TokenizerConfig(
         encoder=encoder,
         decoder=decoder,
         image_size=image_size,
         num_latent_tokens=num_latent_tokens,
-        latent_dim=latent_dim,
-        **_bottleneck_fields(tensors, published, latent_dim),
+        latent_dim=tensors["post_quant_conv.weight"].shape[1],
+        **_bottleneck_fields(tensors, published),
         **compute,
     )
 
 
-def _bottleneck_fields(tensors, published, latent_dim):
-    fields = {"l2_normalize": bool(published.get("codebook_l2_norm", True))}
-    if "quantize.embedding" in tensors:
-        count, size, _ = tensors["quantize.embedding"].shape
-        tau = float(published.get("tau", 0.07))
-        return fields | dict(bottleneck="softvq", num_codebooks=count, codebook_size=size, temperature=tau)
-    if "quantize.embedding.weight" in tensors:
-        name = "simvq" if "quantize.embedding_proj.weight" in tensors else "vq"
-        codebook = tensors["quantize.embedding.weight"]
-        count = codebook.shape[0] if codebook.ndim == 3 else 1
-        return fields | dict(bottleneck=name, num_codebooks=count, codebook_size=codebook.shape[-2])
-    doubled = tensors["quant_conv.weight"].shape[0] == 2 * latent_dim
-    return fields | dict(bottleneck="kl" if doubled else "ae", num_codebooks=1)
+def _bottleneck_fields(tensors, published):
+    """The fields of the bottleneck that recognizes its tensors; classes registered last come first."""
+    for name, bottleneck in reversed(BOTTLENECKS.items()):
+        if (fields := bottleneck.published_config(tensors, published)) is not None:
+            return {"bottleneck": name, "l2_normalize": bool(published.get("codebook_l2_norm", True))} | fields
+    raise WeightsError("no registered bottleneck recognizes the tensors under 'quantize.'")
 
 
 def published_fields(config: TokenizerConfig) -> dict:
@@ -136,8 +122,10 @@ def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
 
 
 def config_to_dict(config: TokenizerConfig) -> dict:
-    """All fields, nested, as `config_from_dict` takes them."""
-    return dataclasses.asdict(config)
+    """All fields, nested, as `config_from_dict` takes them; without `bottleneck_args` if there are none."""
+    fields = dataclasses.asdict(config)
+    args = dict(fields.pop("bottleneck_args"))
+    return fields | ({"bottleneck_args": args} if args else {})
 
 
 def config_from_dict(fields: Mapping, *, source: str | os.PathLike, **compute) -> TokenizerConfig:

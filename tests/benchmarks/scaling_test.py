@@ -1,4 +1,4 @@
-"""The table of traffic by number of chips is that of a real config, and of the closed form."""
+"""The table of communication by number of chips, for a real config."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from softvq_jax.aot.chips import CHIPS
 from softvq_jax.aot.scaling import Mesh, bytes_sent
 
 
-def test_rows_cover_every_mesh_and_copies_send_the_gradients_alone():
+def test_rows_cover_every_mesh_and_replicated_parameters_send_only_gradients():
     config = b64.get_config()
     found = list(scaling.rows(config, CHIPS["v5e"], gflop=500))
     assert [row[:2] for row in found][:3] == [(8, "data"), (8, "data x fsdp=16"), (8, "fsdp")]

@@ -6,17 +6,17 @@ from softvq_jax.metrics import probes
 
 def _clouds(rng, count, dimension, distance):
     labels = rng.integers(0, 3, count)
-    centres = np.eye(3, dimension) * distance
-    return centres[labels] + rng.normal(size=(count, dimension)), labels * 10
+    centers = np.eye(3, dimension) * distance
+    return centers[labels] + rng.normal(size=(count, dimension)), labels * 10
 
 
-@pytest.mark.parametrize("dimension", [5, 80])  # fewer and more than there are images
-def test_the_linear_probe_is_ridge_regression_with_the_penalty_of_leaving_one_out(dimension, monkeypatch):
+@pytest.mark.parametrize("dimension", [5, 80])  # less and more than the number of images
+def test_the_linear_probe_is_ridge_regression_with_the_leave_one_out_penalty(dimension):
     rng = np.random.default_rng(0)
     train, labels = _clouds(rng, 40, dimension, 1.5)
     test, _ = _clouds(rng, 60, dimension, 1.5)
 
-    # By the normal equations, each image left out by fitting again; scaled once with all of them, as the probe does.
+    # Solves the normal equations again without each image; standardized once with all images, as the probe does.
     x, y = (train - train.mean(0)) / train.std(0), np.eye(3)[labels // 10]
     scale = np.mean(np.linalg.svd(x, compute_uv=False) ** 2)
 
@@ -34,7 +34,7 @@ def test_the_linear_probe_is_ridge_regression_with_the_penalty_of_leaving_one_ou
     np.testing.assert_array_equal(probes.linear_probe(train, labels, test), expected)
 
 
-def test_the_probe_finds_what_is_there_and_nothing_in_noise():
+def test_probes_separate_clouds_and_not_noise():
     rng = np.random.default_rng(0)
     train, labels = _clouds(rng, 300, 20, 6.0)
     test, truth = _clouds(rng, 300, 20, 6.0)
@@ -54,9 +54,9 @@ def test_a_constant_feature_changes_nothing():
     )
 
 
-def test_neighbours_are_by_direction_and_vote():
+def test_neighbors_are_by_cosine_similarity_and_vote():
     train = np.array([[1, 0], [0.9, 0.1], [0.8, 0.2], [0, 1], [0, 50]])
     labels = np.array([4, 5, 5, 6, 6])
     np.testing.assert_array_equal(probes.nearest(train, np.array([[3.0, 0.0]]), 3), [[0, 1, 2]])
     np.testing.assert_array_equal(probes.nearest_class(train, labels, np.array([[3.0, 0], [0, 2]]), 3), [5, 6])
-    assert probes.nearest_class(train, labels, np.array([[3.0, 0]]), 2) == [4]  # one vote each: the nearer one
+    assert probes.nearest_class(train, labels, np.array([[3.0, 0]]), 2) == [4]  # a tie: the nearer neighbor

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from scipy.special import log_softmax, softmax
 
-from softvq_jax.models import quantizers
+from softvq_jax.models import codebook
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import AE, KL, VQ, SimVQ, SoftVQ
 
@@ -250,18 +250,18 @@ def test_indices_of_a_batch_are_in_order():
     ],
 )
 def test_entropy_loss_extremes(logits, expected):
-    loss = jax.jit(quantizers.entropy_loss, static_argnums=1)(np.float32(10 * logits), 1e-6)
+    loss = jax.jit(codebook.entropy_loss, static_argnums=1)(np.float32(10 * logits), 1e-6)
     assert loss == pytest.approx(expected, abs=1e-4)
 
 
 def test_perplexity_and_counts():
     one, every = np.zeros((B, 1, K), int), np.broadcast_to(np.arange(K), (B, 1, K))
-    perplexity = jax.jit(quantizers.perplexity, static_argnums=1)
+    perplexity = jax.jit(codebook.perplexity, static_argnums=1)
     for a, b, expected in ((one, one, 1), (every, every, K), (one, every, (1 + K) / 2)):
         assert perplexity(np.concatenate([a, b], axis=1), K) == pytest.approx(expected, rel=1e-5)
     indices, weights = RNG.integers(0, K, (B, C, L)), np.array([1.0, 0.0, 2.0], np.float32)
     counted = [sum(w * np.bincount(indices[b, c], minlength=K) for b, w in enumerate(weights)) for c in range(C)]
-    np.testing.assert_array_equal(quantizers.code_counts(indices, K, weights), counted)
+    np.testing.assert_array_equal(codebook.code_counts(indices, K, weights), counted)
 
 
 def test_kl_closed_form():
@@ -278,7 +278,7 @@ def test_kl_closed_form():
 def test_kl_samples():
     mean, log_variance = np.float32([2.0, -1.0]), np.float32([0.5, -2.0])
     z = jnp.broadcast_to(jnp.concatenate([mean, log_variance]), (4, 10_000, 4))
-    samples = np.float64(jax.jit(KL(2))(z, jax.random.key(0)).latents)
+    samples = np.float64(jax.jit(KL(2))(z, key=jax.random.key(0)).latents)
     np.testing.assert_allclose(samples.mean((0, 1)), mean, atol=0.03)
     np.testing.assert_allclose(samples.std((0, 1)), np.exp(log_variance / 2), rtol=0.02)
     np.testing.assert_array_equal(KL(2).moments(np.float32([[0, 0, 99, -99]]))[1], [[20, -30]])

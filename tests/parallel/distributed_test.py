@@ -1,27 +1,31 @@
-"""Start-up of several processes: who is missing, what differs, and what the environment says."""
+"""Start-up of several processes: which are missing, what differs in their configs, what the environment says."""
 
+import contextlib
 import json
+import random
 import socket
 import threading
+import time
 
 import jax
 import pytest
 
 from softvq_jax.parallel import distributed, rendezvous
+from tests import programs
 from tests.programs import free_port
 
 
-def _meet(lines: list[dict], expected: int, timeout: float = 20.0) -> list[Exception | None]:
-    """What the roll call raises in each of the processes that come; one thread each."""
-    address, results = f"127.0.0.1:{free_port()}", [None] * len(lines)
+def _meet(processes: list[dict], expected: int, timeout: float = 20.0, address: str = "") -> list[Exception | None]:
+    """Returns what `wait_for_all` raises in each of the processes; one thread each."""
+    address, results = address or f"127.0.0.1:{free_port()}", [None] * len(processes)
 
-    def come(index: int, process: int, num_processes: int = expected, config: dict | None = None):
+    def join(index: int, process: int, num_processes: int = expected):
         try:
-            rendezvous.roll_call(address, num_processes, process, config or {}, timeout)
+            rendezvous.wait_for_all(address, num_processes, process, timeout)
         except Exception as error:
             results[index] = error
 
-    threads = [threading.Thread(target=come, args=(i,), kwargs=line) for i, line in enumerate(lines)]
+    threads = [threading.Thread(target=join, args=(i,), kwargs=kwargs) for i, kwargs in enumerate(processes)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -29,8 +33,8 @@ def _meet(lines: list[dict], expected: int, timeout: float = 20.0) -> list[Excep
     return results
 
 
-def test_all_come():
-    assert _meet([{"process": i, "config": {"a": (1, 2)}} for i in range(5)], 5) == [None] * 5
+def test_all_processes_join():
+    assert _meet([{"process": i} for i in range(5)], 5) == [None] * 5
 
 
 def test_timeout_names_the_missing():
@@ -44,16 +48,8 @@ def test_timeout_names_process_0():
     assert isinstance(error, TimeoutError) and "missing process 0" in str(error)
 
 
-def test_different_configs_stop_every_process():
-    configs = [{"lr": 1e-4, "model": {"size": "L"}}, {"lr": 2e-4, "model": {"size": "B"}, "new": True}]
-    for error in _meet([{"process": i, "config": config} for i, config in enumerate(configs)], 2):
-        assert isinstance(error, ValueError)
-        for part in ("process 1", "lr: 0.0001 and 0.0002", "model.size: 'L' and 'B'", "new: '(absent)' and True"):
-            assert part in str(error)
-
-
 @pytest.mark.parametrize(
-    ("lines", "says"),
+    ("processes", "says"),
     [
         ([{"process": 0}, {"process": 1, "num_processes": 3}], "expects 3 processes, process 0 2"),
         ([{"process": 0}, {"process": 5}], "only processes 0 to 1"),
@@ -63,34 +59,106 @@ def test_different_configs_stop_every_process():
         ),
     ],
 )
-def test_contradictions(lines, says):
-    errors = _meet(lines, 2)
+def test_contradictions(processes, says):
+    errors = _meet(processes, 2)
     assert all(isinstance(error, ValueError) and says in str(error) for error in errors)
 
 
-def test_a_stranger_at_the_port_is_ignored():
-    port = free_port()
-    results = []
+GOOD = {"process": 1, "host": "x", "num_processes": 2, "token": ""}
+MALFORMED = (
+    b"{}",
+    b"[" * 1000,
+    b"5",
+    b"null",
+    b"\xff\xfe",
+    b"",
+    b"9" * 5000,
+    b"a" * 1_000_000,
+    b"GET / HTTP/1.1\r\n\r",
+    b"\x16\x03\x01\x02\x00",
+    json.dumps(GOOD | {"process": "1"}).encode(),
+    json.dumps(GOOD | {"process": True}).encode(),
+    json.dumps(GOOD | {"token": "guessed"}).encode(),
+    json.dumps(GOOD | {"host": None}).encode(),
+    json.dumps({"process": 1}).encode(),
+    json.dumps(GOOD).encode()[:-3],
+)
 
-    def knock():
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", port)) as stranger:
-                    stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                    return
-            except OSError:
-                continue
 
-    def come(process):
-        rendezvous.roll_call(f"127.0.0.1:{port}", 2, process, {}, 20.0)
+def test_malformed_clients_change_nothing():
+    """400 clients: endless lines, half lines that stay open, random bytes; the processes meet as without them."""
+    port, rng = free_port(), random.Random(0)
+    results, held = [], []
+
+    def join(process):
+        rendezvous.wait_for_all(f"127.0.0.1:{port}", 2, process, 60.0)
         results.append(process)
 
-    server = threading.Thread(target=come, args=(0,))
+    server = threading.Thread(target=join, args=(0,))
     server.start()
-    knock()
-    come(1)
+    while not held:
+        with contextlib.suppress(OSError):
+            held.append(socket.create_connection(("127.0.0.1", port)))
+    for i in range(400):
+        stranger = socket.create_connection(("127.0.0.1", port))
+        content = MALFORMED[i // 2 % len(MALFORMED)] if i % 2 else rng.randbytes(rng.randrange(2000))
+        with contextlib.suppress(OSError):  # the listener closes before it has read an endless line
+            stranger.sendall(content + (b"\n" if i % 3 else b""))
+        held.append(stranger) if i % 4 == 0 else stranger.close()
+    assert not results
+    join(1)
     server.join()
     assert sorted(results) == [0, 1]
+    for stranger in held:
+        stranger.close()
+
+
+def test_a_process_may_leave_and_come_back():
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    server = threading.Thread(target=_meet, args=([{"process": 0}], 3), kwargs={"address": address})
+    server.start()
+    first = None
+    while first is None:
+        with contextlib.suppress(OSError):
+            first = socket.create_connection(("127.0.0.1", port))
+    first.sendall(json.dumps(GOOD | {"num_processes": 3}).encode() + b"\n")
+    time.sleep(0.5)
+    first.close()
+    time.sleep(0.5)
+    assert _meet([{"process": i} for i in (1, 2)], 3, address=address) == [None, None]
+    server.join()
+
+
+def test_another_token_is_refused(monkeypatch):
+    port, tokens = free_port(), iter(["a", "b", "a"])
+    monkeypatch.setattr(rendezvous, "_token", lambda: next(tokens))
+    server = threading.Thread(target=_meet, args=([{"process": 0}], 2), kwargs={"address": f"127.0.0.1:{port}"})
+    server.start()
+    time.sleep(0.5)
+    with pytest.raises(ValueError, match="SOFTVQ_JAX_TOKEN is not the same"):
+        rendezvous.wait_for_all(f"127.0.0.1:{port}", 2, 1, 20.0)
+    rendezvous.wait_for_all(f"127.0.0.1:{port}", 2, 1, 20.0)
+    server.join()
+
+
+def test_process_0_listens_at_the_coordinators_address_only():
+    assert rendezvous.bind_host("127.0.0.1") == "127.0.0.1"
+    assert rendezvous.bind_host("localhost") in ("127.0.0.1", "::1")
+    assert rendezvous.bind_host("192.0.2.1") == "::"  # an address that no host has, as a Kubernetes service's
+
+
+def test_different_configs_stop_every_process(tmp_path):
+    configs = [{"lr": 1e-4, "model": {"size": "L"}}, {"lr": 2e-4, "model": {"size": "B"}, "new": True}]
+    for i, config in enumerate(configs):
+        (tmp_path / f"{i}.json").write_text(json.dumps(config))
+    outputs = []
+    for process in programs.start("compare_configs", tmp_path, processes=2):
+        outputs.append(process.communicate(timeout=60)[0])
+        assert process.returncode == 0, outputs
+    for output in outputs:
+        for part in ("process 1", "lr: 0.0001 and 0.0002", "model.size: 'L' and 'B'", "new: '(absent)' and True"):
+            assert part in output
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:", ":80", "localhost:http", "localhost:70000"])
@@ -142,4 +210,4 @@ def test_compilation_cache(tmp_path):
 
 def test_differences_of_equal_configs():
     config = {"a": [1, {"b": None}]}
-    assert not list(rendezvous.differences(config, json.loads(json.dumps(config))))
+    assert not list(distributed.differences(config, json.loads(json.dumps(config))))

@@ -5,11 +5,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from softvq_jax.diffusion import objectives
 from softvq_jax.diffusion.schedules import make_schedule
-from softvq_jax.generator import Generator, network_graphdef
+from softvq_jax.generator import Generator
 from softvq_jax.latent_statistics import LatentStatistics
 from tests.parity import recipe
 
@@ -20,7 +19,7 @@ def _open(case):
     """The generator of a case and its network; statistics 0 and 1, as the reference samples normalised latents."""
     statistics = LatentStatistics(0.0, 1.0)
     generator = Generator.from_tensors(recipe.state_dict(case), case["arguments"], statistics, source="case")
-    return generator, nnx.merge(network_graphdef(generator.config), generator.params)
+    return generator, generator.network
 
 
 def _lists(case, name):

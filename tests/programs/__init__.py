@@ -16,11 +16,11 @@ QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # for programs that
 
 
 def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str, str] | None = None):
-    """Starts `processes` copies of a program, each with `devices` CPU devices, as a list of `subprocess.Popen`.
+    """Starts `processes` copies of a program, each with `devices` CPU devices; returns a list of `subprocess.Popen`.
 
-    Their standard error goes to standard output. A program joins its siblings through `join`.
+    Their standard error goes to standard output. A program joins the other processes through `join`.
     """
-    # Collectives of simulated devices block a thread each; with few cores there are too few, and they wait for ever.
+    # Collectives of simulated devices block a thread each; with few cores there are too few, and they deadlock.
     threads = {"NPROC": str(8 * devices)}
     coordinator = f"127.0.0.1:{free_port()}"
     running = []
@@ -35,7 +35,7 @@ def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str,
 
 
 def run(name: str, *args, processes: int = 1, devices: int = 1, timeout: float = 300.0, env=None) -> list[str]:
-    """What each process printed, or AssertionError with all of it where one failed."""
+    """Returns the output of each process; AssertionError with all outputs where one failed."""
     running = start(name, *args, processes=processes, devices=devices, env=env)
     try:
         outputs = [process.communicate(timeout=timeout)[0] for process in running]
@@ -43,26 +43,31 @@ def run(name: str, *args, processes: int = 1, devices: int = 1, timeout: float =
         for process in running:
             process.kill()
     codes = [process.returncode for process in running]
-    report = "\n".join(f"--- process {i}, exit code {codes[i]}\n{text}" for i, text in enumerate(outputs))
-    assert not any(codes), report
+    combined = "\n".join(f"--- process {i}, exit code {codes[i]}\n{text}" for i, text in enumerate(outputs))
+    assert not any(codes), combined
     return outputs
 
 
-def join() -> None:
-    """Called first in a program: joins its siblings, if it has any."""
+def join(config: dict | None = None) -> None:
+    """Joins the other processes of a program, if there are any; called first in a program."""
     from softvq_jax.parallel import distributed
 
     if CLUSTER in os.environ:
-        distributed.initialize(*json.loads(os.environ[CLUSTER]), timeout=120.0)
+        distributed.initialize(*json.loads(os.environ[CLUSTER]), config=config, timeout=120.0)
+
+
+def process_id() -> int:
+    """Returns the number of this process before it has joined the others."""
+    return json.loads(os.environ[CLUSTER])[2]
 
 
 def join_flags(address: str, processes: int, process: int) -> list[str]:
-    """The same for `python -m softvq_jax.main`, on its command line."""
+    """Returns the flags of `python -m softvq_jax.main` that join the other processes."""
     return [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={process}"]
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Returns a port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

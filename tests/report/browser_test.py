@@ -1,4 +1,4 @@
-"""The report in a real browser: Chromium without a window, and without a network."""
+"""The page in headless Chromium without a network."""
 
 import html
 import json
@@ -15,7 +15,7 @@ from tests.report import example_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-# What the browser made of the page, written where `--dump-dom` shows it.
+# Measures the rendered page and writes the results into it, for `--dump-dom` to print.
 PROBE = """<script>
 addEventListener("load", () => {
   const luminance = (color) => {
@@ -33,7 +33,7 @@ addEventListener("load", () => {
   const found = {
     images: [...document.images].map((image) => [image.complete, image.naturalWidth, box(image).width]),
     charts: [...document.querySelectorAll("svg")].map((svg) => [box(svg).width, box(svg).height]),
-    lines: [...document.querySelectorAll("polyline")]
+    lines: [...document.querySelectorAll("svg [class^=series] > path")]
       .map((line) => [line.getTotalLength(), getComputedStyle(line).stroke]),
     requests: performance.getEntriesByType("resource").map((entry) => entry.name)
       .filter((name) => !name.startsWith("data:")),
@@ -60,7 +60,7 @@ def _browser():
     return found
 
 
-def _look(path, tmp_path, width, dark):
+def _measured_page(path, tmp_path, width, dark):
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},900"]
     options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
     options += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--dump-dom", f"file://{path}"]
@@ -73,11 +73,11 @@ def _look(path, tmp_path, width, dark):
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (500, False)])
-def test_a_browser_shows_it(tmp_path, width, dark):
+def test_a_browser_shows_the_page_in_light_and_dark(tmp_path, width, dark):
     workdir = example_run.write(tmp_path / "tiny")
     path = tmp_path / "probed.html"
     path.write_text(build(read_run(workdir)).replace("</body>", f"{PROBE}</body>"))
-    found = _look(path, tmp_path, width, dark)
+    found = _measured_page(path, tmp_path, width, dark)
     assert found["headings"] == ["tiny", "Curves", "Held-out images", "Evaluation", "Configuration"]
     assert len(found["images"]) == 7 and all(done and size > 0 and shown > 100 for done, size, shown in found["images"])
     assert len(found["charts"]) == 7 and all(w > 200 and h > 100 for w, h in found["charts"])

@@ -1,4 +1,4 @@
-"""A small workdir as a run and an evaluation leave it."""
+"""A small workdir with the files of a run and of an evaluation."""
 
 import base64
 import io
@@ -8,18 +8,16 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from softvq_jax.evaluate import protocols
-
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
-    """Fills `workdir`, which must not exist."""
+    """Writes a new `workdir`."""
     (workdir / "images").mkdir(parents=True)
     (workdir / "evaluation").mkdir()
     config = {"task": "tokenizer", "model": {"bottleneck": "softvq", "num_latent_tokens": 32, "latent_dim": 16}}
     (workdir / "config.json").write_text(json.dumps(config))
     with open(workdir / "metrics.jsonl", "w") as file:
         for step in range(1, 401):
-            values = {"reconstruction": 1 / step, "gan_generator": -step / 100, "codebook_use": step / 400}
+            values = {"reconstruction": 1 / step, "gan_generator": -step / 100, "codebook_usage": step / 400}
             values |= {"logits_real": 0.5, "logits_fake": -0.5, "lecam_real": 0.0, "lecam_fake": 0.0}
             file.write(json.dumps({"step": step} | values | {"images_per_second": 100.0 + step % 7}) + "\n")
             if step % 100 == 0:
@@ -34,17 +32,21 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def evaluation() -> dict:
-    """A report of `tools.evaluate`."""
-    protocol = protocols.PROTOCOLS["torch-fidelity"]
+    """Returns the JSON values of an `evaluation.json`."""
     return {
-        "protocol": {"name": protocol.name, "about": protocol.about, **protocols.COMMON},
+        "protocol": {
+            "name": "torch-fidelity",
+            "description": "generators",
+            "network": "Inception-v3",
+            "normalization": "(x - 128) / 128",
+        },
         "counts": {"samples": 84, "reference": None},
         "fingerprints": {"samples": "84-0123abcd", "reference": "4567"},
         "weights": {"inception": "89ab", "tokenizer": None},
         "crop": {"reference": "ADM centre crop to 64", "samples": "none"},
         "sampling": None,
         "versions": {"jax": "1.2.3"},
-        "metrics": {"fid": 12.5, "psnr": None, "code_use": 0.5},
+        "metrics": {"fid": 12.5, "psnr": None, "codebook_usage": 0.5},
         "absent": {"kid": "KID with subsets of 1000 needs at least 1000 images, and there are 84"},
         "code_profile": [3.0, 2.0, 1.0, 0.0],
         "warnings": ["samples: 84 images for 2,048 features"],
@@ -52,7 +54,7 @@ def evaluation() -> dict:
 
 
 def check_embedded(source: str, path: pathlib.Path) -> None:
-    """The `data:` URI `source` is the image at `path`, pixel for pixel."""
+    """Asserts that a `data:` URI holds the image at `path`, pixel for pixel."""
     content = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(Image.open(path)))
 

@@ -3,7 +3,7 @@ import numpy as np
 from softvq_jax.report import image_grid
 
 
-def test_long_rows_are_broken_together():
+def test_long_rows_are_wrapped_together():
     above = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((2, 3, 3), np.uint8)
     picture = image_grid.rows_grid([above, above + 100], per_line=3)
     assert picture.shape == (4 * 4 - 2, 3 * 5 - 2, 3)

@@ -6,17 +6,17 @@ import pytest
 from softvq_jax.report.latent_map import draw_map, principal_components, square_cells
 
 
-def test_principal_components_find_the_plane_that_points_lie_in():
+def test_principal_components_find_the_plane_of_the_points():
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(60, 2)) * [5, 1]
     axes = np.linalg.qr(rng.normal(size=(9, 2)))[0].T
     projected = principal_components(plane @ axes + 3)
-    centred = plane - plane.mean(axis=0)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    np.testing.assert_allclose(np.abs(projected), np.abs(centred @ vectors[:, ::-1]), atol=1e-9)
+    centered = plane - plane.mean(axis=0)
+    _, vectors = np.linalg.eigh(centered.T @ centered)
+    np.testing.assert_allclose(np.abs(projected), np.abs(centered @ vectors[:, ::-1]), atol=1e-9)
 
 
-def test_every_point_has_a_cell_of_its_own_near_its_place():
+def test_points_get_different_cells_near_their_places():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(30, 2))
     cells, side = square_cells(points)
@@ -25,7 +25,7 @@ def test_every_point_has_a_cell_of_its_own_near_its_place():
         assert np.corrcoef(points[:, axis], cells[:, axis])[0, 1] > 0.8
 
 
-def test_images_of_like_latents_are_neighbours():
+def test_images_with_similar_latents_are_neighbors():
     images = np.zeros((18, 8, 8, 3), np.uint8)
     images[9:] = 200
     latents = np.random.default_rng(0).normal(size=(18, 2, 3)) + 20 * (np.arange(18) >= 9)[:, None, None]
@@ -37,7 +37,7 @@ def test_images_of_like_latents_are_neighbours():
     assert abs(dark[:, 1].mean() - light[:, 1].mean()) > 1.5  # the first component, from left to right
 
 
-def test_a_single_image_has_a_map():
+def test_a_single_image_can_be_mapped():
     assert draw_map(np.zeros((1, 2, 3)), np.zeros((1, 8, 8, 3), np.uint8)).shape == (40, 40, 3)
 
 
@@ -48,5 +48,5 @@ def test_umap_is_an_extra():
     else:
         with pytest.raises(ImportError, match=r"softvq-jax\[umap\]"):
             draw_map(latents, images, method="umap")
-    with pytest.raises(ValueError, match="method is 'tsne'; expected one of pca, umap"):
+    with pytest.raises(ValueError, match="method must be one of pca, umap; got 'tsne'"):
         draw_map(latents, images, method="tsne")

@@ -11,11 +11,11 @@ from softvq_jax.report.run_page import build
 from softvq_jax.tools import report as tool
 from tests.report import example_run
 
-VOID = {"meta", "img", "line", "circle", "polyline"}
+VOID = {"meta", "img"}
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that tags are closed in order, and keeps texts, attributes and headings."""
+    """Checks that tags are closed in order; keeps texts, and tags with their attributes."""
 
     def __init__(self, content):
         super().__init__()
@@ -46,20 +46,21 @@ def workdir(tmp_path):
     return example_run.write(tmp_path / "runs" / "tiny & <small>")
 
 
-def test_the_page_stands_alone_and_is_well_formed(workdir):
+def test_the_page_is_self_contained_and_well_formed(workdir):
     content = build(read_run(workdir))
     page = Page(content)
     assert page.of("html") == [{"lang": "en"}]
     for _, attributes in page.attributes:
-        for name in ("src", "href", "srcset", "data", "action"):
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
             assert attributes.get(name, "#").startswith(("#", "data:image/"))
     assert not page.of("script") and not page.of("link") and "url(" not in content and "@import" not in content
     assert all(image["alt"] and image["width"] and image["height"] for image in page.of("img"))
-    assert all(svg["role"] == "img" and svg["aria-labelledby"] in content for svg in page.of("svg"))
+    alts = [attributes["aria-label"] for attributes in page.of("div") if attributes.get("role") == "img"]
+    assert len(alts) == len(page.of("svg")) and all(alt.startswith("Line chart of ") for alt in alts)
     assert "tiny & <small>" in page.texts  # escaped once, and so read as written
 
 
-def test_everything_of_the_run_is_there(workdir):
+def test_the_page_has_all_parts_of_a_run(workdir):
     page = Page(build(read_run(workdir)))
     text = " ".join(page.texts)
     for expected in (
@@ -67,20 +68,65 @@ def test_everything_of_the_run_is_there(workdir):
         "GAN generator",
         "PSNR",
         "model.num_latent_tokens",
-        "Codebook use",
+        "Codebook usage",
         "FID",
         "12.5",
     ):
         assert expected in text
     assert "Always 0: LeCam fake, LeCam real." in text
-    assert "absent: KID with subsets of 1000 needs at least 1000 images" in text
+    assert "Not measured: KID (KID with subsets of 1000 needs at least 1000 images" in text
     assert "samples: 84 images" in text and "0123abcd" in text
     titles = [attributes["alt"] for attributes in page.of("img")]
     assert titles[0].startswith("Reconstructions, step 400") and len(titles) == 4 + 3
     assert len(page.of("svg")) == 6 + 1  # logged values, `real` and `fake` together, and the codes
 
 
-def test_the_worst_and_best_are_named(workdir):
+def test_held_out_and_training_metrics_are_told_apart(workdir):
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 400, "eval_codebook_usage": 0.25}) + "\n")
+    texts = [text.strip() for text in Page(build(read_run(workdir))).texts]
+    assert {"Held-out codebook usage", "Codebook usage, recent training steps", "Held-out PSNR"} <= set(texts)
+
+
+def test_files_of_older_versions_are_read(workdir):
+    path = workdir / "metrics.jsonl"
+    path.write_text(path.read_text().replace("codebook_usage", "codebook_use"))
+    content = json.dumps(example_run.evaluation()).replace("codebook_usage", "code_use")
+    (workdir / "evaluation" / "evaluation.json").write_text(
+        content.replace('"description"', '"about"').replace('"normalization"', '"normalisation"')
+    )
+    texts = [text.strip() for text in Page(build(read_run(workdir))).texts]
+    assert {"Codebook usage, recent training steps", "Codebook usage", "normalization"} <= set(texts)
+
+
+def test_one_ssim_is_marked_as_the_one_to_quote(workdir):
+    path = workdir / "evaluation" / "evaluation.json"
+    metrics = {"ssim_gauss": 0.5, "ssim_uniform7": 0.6, "ssim_uniform7_range2": 0.7}
+    path.write_text(json.dumps(example_run.evaluation() | {"metrics": metrics}))
+    texts = Page(build(read_run(workdir))).texts
+    assert texts.count("quote this one") == 1
+    assert texts[texts.index("quote this one") - 1] == "SSIM, Gaussian 11 x 11"
+
+
+def test_the_images_measured_stand_above_the_numbers_and_not_those_of_the_protocol(workdir):
+    path = workdir / "evaluation" / "evaluation.json"
+    evaluation = example_run.evaluation() | {"counts": {"samples": 64, "reference": 64}}
+    evaluation["protocol"]["description"] = "rFID of 50,000 ImageNet images"
+    path.write_text(json.dumps(evaluation))
+    texts = Page(build(read_run(workdir))).texts
+    assert "Measured on 64 samples and 64 reference images." in texts
+    assert texts.index("rFID of 50,000 ImageNet images") > texts.index("What these numbers depend on")
+
+
+def test_samples_of_a_generator_are_shown_under_samples(workdir):
+    for path in (workdir / "images").iterdir():
+        path.rename(path.with_name(path.name.replace("reconstructions", "samples")))
+    page = Page(build(read_run(workdir)))
+    assert "Samples" in page.texts and "Held-out images" not in page.texts
+    assert page.of("img")[0]["alt"] == "Samples, step 400: a grid of generated images"
+
+
+def test_the_worst_and_best_reconstructions_are_named(workdir):
     path = workdir / "evaluation" / "evaluation.json"
     worst = [
         {"index": 3, "image": "a/c & d.png", "psnr": 17.25},
@@ -88,8 +134,8 @@ def test_the_worst_and_best_are_named(workdir):
     ]
     path.write_text(json.dumps(example_run.evaluation() | {"pictures": {"worst": worst}}))
     page = Page(build(read_run(workdir)))
-    assert "The worst reconstructions, by PSNR: 17.25 dB (c & d.png; no. 3), equal (x.npz; no. 0)" in page.texts
-    assert "The best reconstructions, by PSNR" in page.texts
+    assert "Worst reconstructions by PSNR: 17.25 dB (c & d.png, no. 3), identical (x.npz, no. 0)" in page.texts
+    assert "Best reconstructions by PSNR" in page.texts
 
 
 def test_pictures_are_embedded_as_they_are(workdir):
@@ -112,11 +158,11 @@ def test_a_run_that_is_still_writing(workdir):
     assert "Reconstruction" in build(read_run(workdir))
     path = workdir / "metrics.jsonl"
     path.write_text("not json\n" + path.read_text())
-    with pytest.raises(ValueError, match="line 1, is not JSON"):
+    with pytest.raises(ValueError, match="line 1, is not valid JSON"):
         read_run(workdir)
 
 
-def test_of_the_evaluations_made_during_training_the_last_is_shown(workdir):
+def test_only_the_last_evaluation_made_during_training_is_shown(workdir):
     for step in (100, 400):
         folder = workdir / "evaluations" / f"step_{step:07d}"
         folder.mkdir(parents=True)
@@ -132,17 +178,17 @@ def test_an_evaluation_alone_has_a_page(workdir, capsys):
     assert "12.5" in (workdir / "evaluation" / "report.html").read_text()
 
 
-def test_of_a_study_the_runs_are_named(workdir, capsys):
+def test_the_folder_of_a_study_is_refused_with_the_names_of_its_runs(workdir, capsys):
     shutil.copytree(workdir, workdir.parent / "vq_64")
     (workdir.parent / "table.md").write_text("| VQ |")
     assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir.parent)])) == 1
-    said = capsys.readouterr().err
-    assert "name tiny & <small> or vq_64 in it" in said and f"table is {workdir.parent / 'table.md'}" in said
+    message = capsys.readouterr().err
+    assert "holds 2: tiny & <small>, vq_64" in message and f"table is {workdir.parent / 'table.md'}" in message
 
 
 def test_folders_without_a_run_are_refused(tmp_path, capsys):
-    for folder, says in ((tmp_path, "neither config.json"), (tmp_path / "gone", "no folder")):
+    for folder, message in ((tmp_path, "has no config.json"), (tmp_path / "gone", "must be an existing folder")):
         assert tool.main(tool.parse_flags(["report", "--workdir", str(folder)])) == 1
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({"task": "tokenizer"}))
     assert tool.main(tool.parse_flags(["report", "--workdir", str(tmp_path)])) == 0

@@ -1,4 +1,4 @@
-"""A study of runs of a few steps: what it leaves, how it goes on, and what it says where it cannot."""
+"""Studies of runs of a few steps: their files, resuming, and error messages."""
 
 import json
 import pathlib
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from softvq_jax.config.schemas import field_values
 from softvq_jax.config.study import shortened, study_config, variant, variant_config
-from softvq_jax.config.tokenizer import fields
+from softvq_jax.metrics import probes
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies import figure, measures, study, table
 from softvq_jax.studies.crops import Crops
@@ -29,16 +30,23 @@ def base(tiny_config):
 
 
 def small_study(base, variants, measures=("reconstruction", "codes", "posterior", "training"), **fields):
-    columns = ("psnr", "rfid", "bits", "code_use", "posterior_entropy", "grad_norm")
+    columns = ("psnr", "rfid", "bits", "codebook_usage", "posterior_entropy", "grad_norm")
     config = study_config(
-        "small", base, variants, measures=measures, x="Tokens", columns=columns, panels=("psnr", "code_use"), **fields
+        "small",
+        base,
+        variants,
+        measures=measures,
+        x="Tokens",
+        columns=columns,
+        panels=("psnr", "codebook_usage"),
+        **fields,
     )
     config.images.train = 40
     return config
 
 
 @pytest.mark.slow
-def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch, caplog):
+def test_variants_are_trained_measured_and_tabulated(base, tmp_path, monkeypatch, caplog):
     kinds = {"softvq": "SoftVQ", "vq": "VQ"}
     variants = {
         f"{name}_{tokens}": variant(words, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
@@ -48,7 +56,7 @@ def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch, caplo
     config = small_study(base, variants)
     caplog.set_level("INFO", "absl")
     printed = study.Study(config, tmp_path).run()
-    assert "no rFID: it needs --config.base.fid.every_steps" in caplog.text and "rFID" not in printed
+    assert "rFID is not measured; to measure it: --config.base.fid.every_steps" in caplog.text and "rFID" not in printed
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [(row["line"], row["x"]) for row in rows] == [("SoftVQ", 8), ("SoftVQ", 4), ("VQ", 8), ("VQ", 4)]
     by_name = {row["name"]: row for row in rows}
@@ -57,14 +65,15 @@ def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch, caplo
     for row in rows:
         metrics = [json.loads(line) for line in (tmp_path / row["name"] / "metrics.jsonl").read_text().splitlines()]
         np.testing.assert_allclose(row["psnr"], metrics[-1]["eval_psnr"], atol=0.01)  # the run's own evaluation
-        assert 0 < row["code_use"] <= 1
+        assert 0 < row["codebook_usage"] <= 1
     assert printed == (tmp_path / "table.md").read_text()
     assert len(printed.splitlines()) == 6 and printed.splitlines()[2].startswith("| SoftVQ | 8 |")
     tree = ElementTree.parse(tmp_path / "figure.svg")
-    assert len(list(tree.iter("{http://www.w3.org/2000/svg}polyline"))) == 2 * 2
+    lines = [group for group in tree.iter("{http://www.w3.org/2000/svg}g") if group.get("id", "").startswith("series")]
+    assert len(lines) == 2 * 2  # lines times panels
 
-    # The same command again runs nothing; another config of a variant runs that one, and is refused by its folder.
-    monkeypatch.setattr(study, "Run", lambda *_: pytest.fail("a finished variant was run again"))
+    # The same command again trains nothing; a variant whose config changed is trained, which its folder refuses.
+    monkeypatch.setattr(study, "Run", lambda *_: pytest.fail("a finished variant was trained again"))
     assert study.Study(config, tmp_path).run() == printed
     monkeypatch.undo()
     config.base.train.num_steps = 4
@@ -73,7 +82,7 @@ def test_variants_are_run_measured_and_tabled(base, tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.slow
-def test_latents_are_probed_and_pictured_and_rfid_comes_with_weights(base, tmp_path, monkeypatch):
+def test_latents_are_probed_and_pictured_and_rfid_is_measured_with_weights(base, tmp_path, monkeypatch):
     inception = Functional(SmallInception)
     monkeypatch.setattr(quality, "load_inception", lambda name: (inception, inception.init(jax.random.key(0))[0]))
     base.fid.update(every_steps=1000, weights="small")
@@ -86,14 +95,14 @@ def test_latents_are_probed_and_pictured_and_rfid_comes_with_weights(base, tmp_p
     assert row["probe_chance"] == 1 / 8  # one crop of each photograph
     last = json.loads((tmp_path / "kl" / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["rfid"] == last["eval_rfid"] > 0 and "| rFID |" in printed
-    assert row["probe_all_before"] == row["probe_all_after"]  # KL's mean is not changed
-    shown = Image.open(tmp_path / "kl" / "neighbours_after.png")
+    assert row["probe_all_before"] == row["probe_all_after"]  # KL keeps the mean
+    shown = Image.open(tmp_path / "kl" / "neighbors_after.png")
     assert shown.height == 5 * 50 - 2 and (tmp_path / "kl" / "map_before.png").exists()
 
-    going_on = study.Study(config, tmp_path)
-    assert going_on.measured("kl") is not None
-    going_on.config.map = "umap"
-    assert going_on.measured("kl") is None  # what was drawn is another map
+    resumed = study.Study(config, tmp_path)
+    assert resumed.measured("kl") is not None
+    resumed.config.map = "umap"
+    assert resumed.measured("kl") is None  # another map was drawn
 
 
 def test_latents_of_one_class_are_not_probed(caplog):
@@ -103,7 +112,7 @@ def test_latents_of_one_class_are_not_probed(caplog):
 
 
 @pytest.mark.slow
-def test_a_teacher_is_used_where_its_weights_are(base, frozen_weights, tmp_path):
+def test_a_teacher_is_used_if_its_weights_are_given(base, frozen_weights, tmp_path):
     base.weights.teacher, mode = frozen_weights["teacher"], "avg_1d_shuffle"
     change = dict(loss=dict(alignment_weight=0.1), alignment=dict(mode=mode, hidden=16))
     study.Study(small_study(base, {mode: variant(mode, 8, **change)}), tmp_path).run()
@@ -111,10 +120,12 @@ def test_a_teacher_is_used_where_its_weights_are(base, frozen_weights, tmp_path)
     assert -1 <= first["alignment"] <= 1
 
 
-def test_missing_weights_stop_it_before_anything_runs(base, tmp_path):
+def test_missing_weights_stop_a_study_before_any_training(base, tmp_path):
     base.weights.teacher = "/nowhere/dinov2.safetensors"
     config = small_study(base, {"repeat": variant("repeat", 8, loss=dict(alignment_weight=0.1))})
-    with pytest.raises(MissingWeights, match=r"variant repeat: missing: the DINOv2 [^$]*--config.base for --config"):
+    with pytest.raises(
+        MissingWeights, match=r"variant repeat: missing: the DINOv2 [^$]*--config.base instead of --config"
+    ):
         study.Study(config, tmp_path).run()
     assert not (tmp_path / "repeat" / "metrics.jsonl").exists()
 
@@ -132,28 +143,46 @@ def test_a_run_that_diverges_is_a_row(base, tmp_path, monkeypatch):
     assert "| A | 1 | reconstruction is nan at step 3 |" in printed and not (tmp_path / "figure.svg").exists()
 
 
-def test_what_cannot_be_is_refused_at_once(base, tmp_path):
+def test_invalid_configs_are_refused_at_once(base, tmp_path):
     with pytest.raises(ValueError, match=r"variant a changes a field .* does not have: .*num_tokens"):
         study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
-    with pytest.raises(ValueError, match="measures are beauty; expected some of reconstruction"):
+    with pytest.raises(ValueError, match=r"config\.measures must be among reconstruction.*; got beauty"):
         study.Study(small_study(base, {"a": variant("A", 1)}, measures=("beauty",)), tmp_path)
     config = small_study(base, {"a": variant("A", 1)}, measures=("latent_pictures",))
     config.map = "tsne"
-    with pytest.raises(ValueError, match=r"config\.map is 'tsne'; expected one of pca, umap"):
+    with pytest.raises(ValueError, match=r"config\.map must be one of pca, umap; got 'tsne'"):
         study.Study(config, tmp_path)
 
 
+def test_probes_without_scikit_learn_are_refused_at_once(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(probes.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"linear probes need: pip install 'softvq-jax\[studies\]'"):
+        study.Study(small_study(base, {"a": variant("A", 1)}, measures=("latents",)), tmp_path)
+
+
+def test_the_figure_has_a_panel_for_each_measure_with_values(base):
+    config = small_study(base, {"a": variant("A", 8), "b": variant("B", 8)})
+    rows = [{"line": name, "x": x, "psnr": x * scale} for name, scale in (("A", 1), ("B <2>", 2)) for x in (4, 8)]
+    rows.append({"line": "diverged", "x": 4, "diverged": "reconstruction is nan"})
+    svg = figure.draw(config, rows)
+    texts = [text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"A", "B <2>", "Tokens", "PSNR (dB)", "4", "8"} <= set(texts) and not {"Codebook usage", "diverged"} & set(
+        texts
+    )
+    assert figure.draw(config, [{"line": "A", "x": 8}]) is None
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_every_study_fits_together(path):
+def test_every_study_is_consistent(path):
     config = runpy.run_path(str(path))["get_config"]()
     assert config.study == path.stem and config.is_locked
     assert set(config.measures) <= study.MEASURES.keys()
     assert set(config.table.columns) | set(config.figure.panels) <= table.LABELS.keys()
     lines = [fields.line for fields in config.variants.values()]
-    assert len(set(lines)) <= len(figure.COLORS)
+    assert len(set(lines)) <= figure.MAX_LINES
     seen = set()
     for name in config.variants:
         changed = variant_config(config, name)
-        assert list(fields(changed)) == list(fields(config.base))  # nothing was added
+        assert dict(field_values(changed)).keys() == dict(field_values(config.base)).keys()  # nothing was added
         seen.add(changed.to_json_best_effort())
     assert len(seen) == len(lines)  # no variant twice

@@ -89,7 +89,7 @@ def test_another_data_set_in_the_folder_is_refused(folder, tmp_path):
     prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)
     before = (tmp_path / "out" / "dataset.json").read_bytes()
     prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS)  # the same: nothing to do
-    with pytest.raises(ValueError, match="other images or settings: take another --out"):
+    with pytest.raises(ValueError, match=r"size is None there, 64 here\): use another --out"):
         prepare_dataset.prepare(ImageFolder(str(folder)), tmp_path / "out", **SETTINGS | {"size": 64})
     assert (tmp_path / "out" / "dataset.json").read_bytes() == before
 
@@ -111,7 +111,7 @@ def test_killed_and_started_again_it_goes_on(folder, tmp_path):
     times = {name: (out / name).stat().st_mtime_ns for name in finished}
     with open(journal, "a") as file:
         file.write('{"file": "images-000')  # killed while it wrote a line
-    (out / "images-00049-of-00050.array_record.7.unfinished").write_bytes(b"half")
+    (out / "images-00049-of-00050.array_record.7.partial").write_bytes(b"half")
     with pytest.raises(FileNotFoundError, match=r"no .*dataset\.json"):
         ArrayRecordShards(str(out))
 
@@ -134,9 +134,9 @@ def test_verify_finds_every_damage(folder, tmp_path):
     shards[1].unlink()
     shards[2].write_bytes(b"short")
     problems = "\n".join(prepare_dataset.verify(out, 1))
-    assert f"{shards[0]} has other bytes" in problems and f"{shards[0]} record 1: " in problems
+    assert f"{shards[0]} is not the file that was written" in problems and f"{shards[0]} record 1: " in problems
     assert f"{shards[1]} is missing" in problems
-    assert f"{shards[2]} has other bytes" in problems
+    assert f"{shards[2]} is not the file that was written" in problems
 
 
 def test_damaged_shards_are_noticed_where_they_are_read(folder, tmp_path):

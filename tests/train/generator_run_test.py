@@ -11,7 +11,7 @@ from PIL import Image
 from softvq_jax import Generator, Tokenizer
 from softvq_jax.tools import encode_latents
 from softvq_jax.train import loop, preemption
-from softvq_jax.train.checkpoint import OtherWeights
+from softvq_jax.train.compatibility import WeightsMismatch
 from softvq_jax.train.latent_source import open_source
 from softvq_jax.train.nearest_class import nearest_labels
 from softvq_jax.train.tasks import TASKS
@@ -72,7 +72,7 @@ def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp
     moved = run(config, tmp_path / "cut")
     moved.train()
     moved.weights["tokenizer"] = "another"
-    with pytest.raises(OtherWeights, match=r"tokenizer: \w{16} in the checkpoint, another now"):
+    with pytest.raises(WeightsMismatch, match=r"tokenizer: \w{16} in the checkpoint, another now"):
         moved._restore_or_init()
     jax.tree.map(np.testing.assert_array_equal, *(final_state(config, tmp_path / name) for name in ("whole", "cut")))
 

@@ -79,11 +79,11 @@ def test_eight_devices_train_as_one(family):
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("model", "family", "gan", "model.family is 'gan'; expected one of sit, dit, mar"),
-        ("objective", "process", "square", "objective.process is 'square'; expected one of linear, cosine"),
-        ("sampling", "sampler", "ddim", "sampler 'ddim'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
-        ("sampling", "guidance_interval", (0.7, 0.1), r"guidance_interval \(0.7, 0.1\); expected \(low, high\)"),
-        ("objective", "time_distribution", "beta", "objective.time_distribution is 'beta'; expected one of uniform"),
+        ("model", "family", "gan", "config.model.family is 'gan'; expected one of sit, dit, mar"),
+        ("objective", "process", "square", "config.objective.process='square': expected one of 'linear', 'cosine'"),
+        ("sampling", "sampler", "ddim", "config.sampling.sampler='ddim': expected one of 'sde_euler_maruyama', 'ode_euler'"),
+        ("sampling", "guidance_interval", (0.7, 0.1), r"config.sampling.guidance_interval=\(0.7, 0.1\): expected \(low, high\)"),
+        ("objective", "time_distribution", "beta", "config.objective.time_distribution='beta': expected one of 'uniform'"),
     ],
 )
 def test_unknown_names_are_refused_at_the_start(section, field, value, message):

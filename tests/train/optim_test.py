@@ -89,6 +89,35 @@ def test_clipping_is_pytorchs():
     np.testing.assert_array_equal(unclipped["b"], grads["b"])
 
 
+@pytest.mark.parametrize("num_microbatches", [1, 2, 4])
+def test_accumulated_gradients_are_the_mean_over_the_batch(num_microbatches):
+    """And the carry goes from one microbatch to the next."""
+    batch = {"x": jnp.arange(8.0), "y": jnp.arange(8.0) ** 2}
+
+    def gradients(carry, batch, key):
+        grads = jax.grad(lambda w: jnp.mean(batch["x"] * w + batch["y"] * w**2))(3.0)
+        return {"w": grads}, carry + jnp.sum(batch["x"]), {"y": jnp.mean(batch["y"])}
+
+    grads, carry, metrics = optim.accumulate_gradients(gradients, num_microbatches, 0.0, batch, jax.random.key(0))
+    np.testing.assert_allclose(grads["w"], np.mean(batch["x"] + 6 * batch["y"]), rtol=1e-6)
+    np.testing.assert_allclose(metrics["y"], np.mean(batch["y"]), rtol=1e-6)
+    assert carry == 28
+
+
+def test_accumulation_gives_each_microbatch_its_own_samples_and_key():
+    def gradients(carry, batch, key):
+        sample = jax.random.uniform(key)
+        return sample, carry.at[batch].set(sample), {}
+
+    key = jax.random.key(3)
+    mean, samples, _ = jax.jit(optim.accumulate_gradients, static_argnums=(0, 1))(
+        gradients, 2, jnp.zeros(6), jnp.arange(6), key
+    )
+    expected = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(2)]
+    np.testing.assert_allclose(samples, np.tile(expected, 3), rtol=1e-6)
+    np.testing.assert_allclose(mean, np.mean(expected), rtol=1e-6)
+
+
 def test_ema_keeps_a_constant_exactly():
     constant = jnp.float32(0.1)
     assert optim.ema_update(constant, constant, 0.9999) == constant

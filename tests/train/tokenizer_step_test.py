@@ -9,7 +9,7 @@ import pytest
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train import pretrained
 from softvq_jax.train.compile import jit_step, put
-from softvq_jax.train.tokenizer_step import adaptive_weight
+from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, adaptive_weight, age_codes
 from softvq_jax.train.tokenizer_task import TokenizerTask
 
 
@@ -43,7 +43,7 @@ def take_steps(config, count=2):
 def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
     _, state, logs = take_steps(full_config, 3)
     expected = {"reconstruction", "perceptual", "alignment", "entropy", "gan_generator", "gan_discriminator", "lecam"}
-    assert expected | {"consistency", "codebook_use", "lecam_real", "generator_grad_norm"} <= logs[0].keys()
+    assert expected | {"consistency", "codebook_usage", "lecam_real", "generator_grad_norm"} <= logs[0].keys()
     chex.assert_tree_all_finite(logs)
     assert int(state.step) == 3
     assert logs[0]["alignment"] >= -1 and logs[2]["discriminator_grad_norm"] > 0
@@ -94,7 +94,7 @@ def test_gradients_agree_with_plain_differentiation_of_the_total(tiny_config):
         return pixels + 0.01 * out.bottlenecked.losses["entropy"] - 0.2 * jnp.mean(fakes)
 
     expected, grads = jax.jit(jax.value_and_grad(total))(state.tokenizer.params)
-    (ours, _), _, _, metrics = jax.jit(step.accumulate)(state, {}, images, jax.random.key(0))
+    (ours, _), _, metrics = jax.jit(step.accumulate)(state, {}, images, jax.random.key(0))
     np.testing.assert_allclose(metrics["generator_total"], expected, rtol=1e-5)
     chex.assert_trees_all_close(ours, grads, rtol=1e-3, atol=1e-6)
 
@@ -116,18 +116,27 @@ def test_adaptive_weight_is_the_ratio_of_last_layer_gradients():
     np.testing.assert_allclose(ours, by_kernel[0] / (by_kernel[1] + 1e-4), rtol=1e-5)
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts(tiny_config):
+def test_accumulated_gradients_are_the_mean_over_microbatches(tiny_config):
     tiny_config.gan.discriminator = "none"
     tiny_config.loss.entropy_weight = 0.0  # the only term that is not a mean over images
     images = jnp.asarray(batch_of(tiny_config)["image"], jnp.float32) / 127.5 - 1
     grads = {}
-    for parts in (1, 4):
-        tiny_config.optim.accumulate = parts
+    for count in (1, 4):
+        tiny_config.optim.accumulate = count
         task = make_task(tiny_config)
         state = jax.jit(task.init)(jax.random.key(0), {})
-        (grads[parts], _), _, counts, _ = jax.jit(task.step.accumulate)(state, {}, images, jax.random.key(0))
-        assert float(jnp.sum(counts)) == 8 * 8
+        (grads[count], _), running, _ = jax.jit(task.step.accumulate)(state, {}, images, jax.random.key(0))
+        # The codes of an earlier microbatch have aged.
+        assert int(jnp.sum(running.code_age == 0)) > 0 and int(jnp.max(running.code_age)) == CODE_USAGE_WINDOW
     chex.assert_trees_all_close(grads[1], grads[4], rtol=2e-4, atol=1e-6)
+
+
+def test_codes_age_by_the_tokens_of_their_codebook():
+    age = jnp.array([[0, 5, CODE_USAGE_WINDOW - 1], [7, 7, 7]])
+    indices = jnp.array([[[0, 0, 2]], [[2, 0, 0]]])  # two images, three tokens of one codebook
+    indices = jnp.concatenate([indices, jnp.full_like(indices, 1)], axis=1)
+    np.testing.assert_array_equal(age_codes(age, indices), [[0, 11, 0], [13, 0, 13]])
+    np.testing.assert_array_equal(age_codes(age, indices[:, ::-1])[0], [6, 0, CODE_USAGE_WINDOW])
 
 
 def test_missing_weights_stop_the_run_with_everything_a_person_needs(full_config, tmp_path):

@@ -182,7 +182,7 @@ def test_malformed_json(content, tmp_path):
 
 def test_json_that_is_no_object(tmp_path):
     (tmp_path / "config.json").write_text("3")
-    with pytest.raises(WeightsError, match=r"config\.json holds a int; expected a JSON object of fields"):
+    with pytest.raises(WeightsError, match=r"config\.json holds a JSON int; expected an object of fields"):
         files.read_json(tmp_path / "config.json")
 
 

@@ -1,0 +1,99 @@
+"""Pages of the documentation site that are made from the code when the site is built.
+
+- `reference/config.md`: every config field, from the schemas in `softvq_jax.config`.
+- `reference/commands.md`: the `--help` of every command.
+- `examples/NAME.md`: the notebooks in `examples/`.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import jupytext
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+CONFIG_HEAD = """# Config fields
+
+Every field can be set on the command line: `--config.SECTION.FIELD=VALUE`. This page is made from the configs;
+`python -m softvq_jax.main --config=NAME --help_config` prints the fields and values of one of them.
+
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made from the code."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # the pages describe this checkout, installed or not
+    pages = {"reference/config.md": config_page(), "reference/commands.md": commands_page()}
+    pages |= {f"examples/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "examples").glob("*.py"))}
+    for name, content in pages.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def config_page() -> str:
+    """The reference of every config field."""
+    from softvq_jax.config.reference import markdown_reference
+
+    return CONFIG_HEAD + markdown_reference(("l64",))
+
+
+def commands_page() -> str:
+    """The `--help` of every command, each in a section."""
+    modules = ["softvq_jax.main"]
+    modules += [
+        f"softvq_jax.tools.{path.stem}"
+        for path in sorted((ROOT / "softvq_jax" / "tools").glob("*.py"))
+        if '__name__ == "__main__"' in path.read_text()
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        helps = list(pool.map(help_of, modules))
+    lines = [
+        "# Commands",
+        "",
+        "`softvq NAME` and `python -m softvq_jax.tools.NAME` are the same command; `softvq train` is `python -m softvq_jax.main`.",
+    ]
+    for module, text in zip(modules, helps, strict=True):
+        lines += ["", f"## {module.rpartition('.')[2].replace('main', 'train')}", "", "```text", text, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def help_of(module: str) -> str:
+    """What `python -m MODULE --help` prints.
+
+    Raises:
+      RuntimeError: it prints nothing, or an error.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "110"},
+        capture_output=True,
+        text=True,
+    )
+    text = result.stdout.strip()
+    if not text or "Traceback" in result.stderr:
+        raise RuntimeError(f"python -m {module} --help printed no help: {result.stderr.strip()}")
+    # absl prints flags of other modules, and the path of the program, too.
+    text = re.sub(re.escape(str(ROOT)) + "/", "", text)
+    return text
+
+
+def notebook_page(path: pathlib.Path) -> str:
+    """A notebook in jupytext's percent format as a Markdown page."""
+    notebook = jupytext.read(path, fmt="py:percent")
+    notebook.metadata = {}
+    blocks = [
+        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
+        for cell in notebook.cells
+        if cell.source
+    ]
+    title, *rest = blocks
+    note = f"*This page is the notebook `examples/{path.stem}.ipynb`, without its output.*"
+    return "\n\n".join([title, note, *rest]) + "\n"

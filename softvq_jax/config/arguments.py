@@ -1,0 +1,88 @@
+"""Rewrites a command line before its flags are parsed: finds the config by name and checks the names of its fields."""
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from softvq_jax.config.names import find_config, load_config
+from softvq_jax.config.schemas import fields
+
+RENAMED = {"fid.": "evals.fid.", "eval.": "evals.held_out."}  # sections of older versions
+
+
+def resolve_arguments(argv: Sequence[str]) -> list[str]:
+    """The command line with the path of its config, and with today's names of fields.
+
+    Args:
+      argv: the program and its arguments; those without `--config` are returned as they are.
+
+    Raises:
+      ValueError: there is no such config, or it has no such field; names the nearest.
+    """
+    argv = list(argv)
+    position = next((i for i, word in enumerate(argv) if re.fullmatch(r"--?config(=.*)?", word)), None)
+    if position is None:
+        return argv
+    flag, equals, name = argv[position].partition("=")
+    if not equals:
+        if position + 1 == len(argv):
+            return argv
+        name = argv[position + 1]
+    found = find_config(name)
+    if found.renamed:
+        print(f"--config={name} is now {found.path.name}:{found.argument}", file=sys.stderr)
+    argv[position : position + (1 if equals else 2)] = [f"{flag}={found}"]
+    config = load_config(str(found))
+    return [_translated(word, config) for word in argv]
+
+
+def _translated(word: str, config: ConfigDict) -> str:
+    """An argument, with today's name of its field if it is `--config.FIELD`."""
+    match = re.fullmatch(r"(--?config\.)(base\.)?([^=]+)(=.*)?", word, re.DOTALL)
+    if match is None:
+        return word
+    flag, base, field, value = (group or "" for group in match.groups())
+    section = config.base if base and "base" in config else config
+    if "evals" in section:
+        if field == "eval.nearest_class":
+            field, value = _nearest_class_schedule(section, value)
+        for old, new in RENAMED.items():
+            if field.startswith(old):
+                field = new + field.removeprefix(old)
+    check_field(base + field, config)
+    return f"{flag}{base}{field}{value}"
+
+
+def _nearest_class_schedule(config: ConfigDict, value: str) -> tuple[str, str]:
+    """The schedule that an older version's `eval.nearest_class` stands for: with the held-out evaluation, or never."""
+    wanted = value.lower() in ("", "=true", "=1", "=t")
+    return "evals.nearest_class.every_steps", f"={config.evals.held_out.every_steps if wanted else 0}"
+
+
+def check_field(name: str, config: ConfigDict) -> None:
+    """Checks that a config has a field or section of this name.
+
+    Args:
+      name: dotted; an index at its end, as in "sampling.guidance_interval[0]", is ignored.
+      config: the config.
+
+    Raises:
+      ValueError: it has not; names the nearest field.
+    """
+    name, section = re.sub(r"\[.*", "", name), config
+    for part in name.split("."):
+        if not isinstance(section, ConfigDict) or part not in section:
+            break
+        section = section[part]
+    else:
+        return
+
+    def similarity(field):
+        last = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], field.rsplit(".", 1)[-1]).ratio()
+        return last, difflib.SequenceMatcher(None, name, field).ratio()
+
+    nearest = max(fields(config), key=similarity)
+    raise ValueError(f"the config has no field {name!r}; the nearest is --config.{nearest}")

@@ -1,0 +1,193 @@
+"""What defines a family of latent generators, and the registry of families.
+
+A family is one file that ends in `NAME = Family(...)`. The families of this package are registered in
+`generators/__init__.py`; user code registers its own with `register_family`, in the config file for example.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from softvq_jax.config.fields import Field, Schema
+from softvq_jax.models.functional import Functional
+from softvq_jax.weights.layout import Rule, WeightsError
+
+
+class GeneratorConfig(Protocol):
+    """Shape of a generator's network: a frozen dataclass of the family's own, with at least these fields."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+# (network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name; "loss" is minimized
+Losses = Callable[[nnx.Module, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Static settings of a sampling program: each combination is compiled once.
+
+    Attributes:
+      sampler: one of the family's samplers.
+      steps: number of denoising steps (SiT, DiT) or of iterations over the tokens (MAR).
+      guided: whether guidance is on; its scale is an argument of the program.
+      guidance_interval: `(low, high)`, the times at which it is on.
+      head_steps: denoising steps of each token (MAR).
+    """
+
+    sampler: str
+    steps: int
+    guided: bool
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    head_steps: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """One way in which a family draws samples.
+
+    Attributes:
+      draw: `(network, labels [B], keys [B], guidance, *, settings, process, **arrays) -> normalized latents [B, L, D]`,
+        a traceable function. `arrays` are those of `noise`, `step_noises` and `temperature` that the sampler takes.
+      takes: the optional arguments of `Generator.sample` that it takes, of `guidance_interval`, `head_steps`, `noise`,
+        `step_noises` and `temperature`.
+      steps: default number of steps; None means as many as there are tokens.
+    """
+
+    draw: Callable[..., jax.Array]
+    takes: frozenset[str] = frozenset()
+    steps: int | None = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of generators: everything that training, sampling and files need to know about it.
+
+    Attributes:
+      name: of the family, as in `config.model.family`.
+      presets: sizes by name, each the fields of `config.model` that it sets.
+      fields: the family's own fields of `config.model`, `config.objective` and `config.sampling`, by section.
+        `objective.process` is required: the name of the path or noise schedule that the network is trained on.
+      make_config: from the fields of `config.model`, without the family, to the config of the network.
+      owns: whether a network's config is one of this family.
+      network: from its config to the network as a pure function, cached.
+      losses: from `config.objective` to the loss function.
+      samplers: by name, the default first.
+      weight_rules: the rules between the parameters and the published tensors.
+      read_config: `(tensors, published config.json, dtype=, remat=)` to the network's config; None where the tensors
+        are not of this family.
+      published_fields: `(config, process)` to the content of `config.json`.
+      process_field: the field of `config.json` that holds the process.
+      optimizer_defaults: fields of `config.optim` in which families differ.
+      train_defaults: fields of `config.train`, likewise.
+      fixed: parameters that are not trained, such as sinusoidal positions, of a config.
+    """
+
+    name: str
+    presets: Mapping[str, Mapping[str, Any]]
+    fields: Mapping[str, Schema]
+    make_config: Callable[[Mapping[str, Any]], GeneratorConfig]
+    owns: Callable[[Any], bool]
+    network: Callable[[Any], Functional]
+    losses: Callable[[ConfigDict], Losses]
+    samplers: Mapping[str, Sampler]
+    weight_rules: Callable[[Any], Sequence[Rule]]
+    read_config: Callable[..., GeneratorConfig | None]
+    published_fields: Callable[[Any, str], dict[str, Any]]
+    process_field: str
+    optimizer_defaults: Mapping[str, Any]
+    train_defaults: Mapping[str, Any]
+    fixed: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
+
+    @property
+    def process(self) -> Field:
+        """The declaration of `objective.process`."""
+        field = self.fields["objective"]["process"]
+        assert isinstance(field, Field)
+        return field
+
+    def preset(self, size: str, **fields: Any) -> GeneratorConfig:
+        """The network's config of a size, with further fields of `config.model`.
+
+        Raises:
+          ValueError: an unknown size.
+        """
+        check_name(size, self.presets, f"size of a {self.name}")
+        return self.make_config({**self.presets[size], **fields})
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Makes a family known to configs, training, `Generator` and the tools.
+
+    Raises:
+      ValueError: another family has its name.
+    """
+    if FAMILIES.get(family.name, family) is not family:
+        raise ValueError(f"a generator family {family.name!r} is registered already; choose another name")
+    FAMILIES[family.name] = family
+
+
+def find_family(name: str) -> Family:
+    """The family of this name; ValueError for an unknown one."""
+    check_name(name, FAMILIES, "config.model.family")
+    return FAMILIES[name]
+
+
+def family_of(config: GeneratorConfig) -> Family:
+    """The family that a network's config belongs to.
+
+    Raises:
+      ValueError: none does; the family must be registered first.
+    """
+    for family in FAMILIES.values():
+        if family.owns(config):
+            return family
+    raise ValueError(
+        f"{type(config).__name__} belongs to none of the generator families {', '.join(FAMILIES)}: call register_family "
+        "first"
+    )
+
+
+def read_config(
+    tensors: Mapping[str, np.ndarray], published: Mapping[str, Any], *, dtype: str, remat: str, source: str
+) -> GeneratorConfig:
+    """The config of the network that published tensors belong to, of any registered family.
+
+    Args:
+      tensors: a state dict in the published naming; most of the shape is read from it.
+      published: the content of its `config.json`, for what tensors do not show, such as the number of heads.
+      dtype, remat: of the network; no file holds them.
+      source: name of the tensors' file, for messages.
+
+    Raises:
+      WeightsError: the tensors fit no family, or lack some of a family's.
+    """
+    for family in FAMILIES.values():
+        config = family.read_config(tensors, published, dtype=dtype, remat=remat)
+        if config is not None and family.owns(config):
+            return config
+    first = ", ".join(sorted(tensors)[:3])
+    raise WeightsError(
+        f"{source}: {len(tensors)} tensors ({first}, ...) that fit none of the generator families {', '.join(FAMILIES)}"
+    )
+
+
+def check_name(name: str, known: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError for a name that is not in `known`."""
+    if name not in known:
+        raise ValueError(f"{what} is {name!r}; expected one of {', '.join(known)}")

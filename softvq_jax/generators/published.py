@@ -1,0 +1,60 @@
+"""Pieces of the published layout that several families share: weight rules, and shapes read from tensors."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from softvq_jax.weights.layout import Rule, WeightsError, linear
+
+
+def attention_and_mlp_rules(path: str, key: str, depth: int) -> list[Rule]:
+    """Rules of the linear maps of `depth` transformer blocks."""
+    names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    return [rule for name in names for rule in linear(f"{path}/{name.replace('.', '/')}", f"{key}.{name}", depth)]
+
+
+def time_rules(path: str, key: str) -> list[Rule]:
+    """Rules of a `TimeEmbedding`."""
+    return linear(f"{path}/fc1", f"{key}.mlp.0") + linear(f"{path}/fc2", f"{key}.mlp.2")
+
+
+def final_rules(path: str, key: str) -> list[Rule]:
+    """Rules of a `FinalLayer`."""
+    return linear(f"{path}/linear", f"{key}.linear") + linear(f"{path}/modulation", f"{key}.adaLN_modulation.1")
+
+
+def check_tensors(tensors: Mapping[str, np.ndarray], needed: Iterable[str], network: str) -> None:
+    """Raises WeightsError for the first of the `needed` tensors that is missing."""
+    for key in needed:
+        if key not in tensors:
+            raise WeightsError(f"the weights have no tensor {key!r}, which {network} needs")
+
+
+def count_blocks(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
+    """Number of blocks in tensors called `{prefix}{i}.…`."""
+    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in tensors if key.startswith(prefix))
+
+
+def num_heads(stated: Any, width: int, presets: Mapping[str, tuple[int, int]], model: str = "") -> int:
+    """Number of attention heads, which tensors do not show.
+
+    Args:
+      stated: number in `config.json`, None where it has none.
+      width: of the blocks.
+      presets: size -> (width, heads).
+      model: name in `config.json`, such as "SiT-XL/1", which may end in a preset's name.
+
+    Raises:
+      WeightsError: neither the number nor a preset is named, and no preset has this width.
+    """
+    if stated is not None:
+        return int(stated)
+    named = re.search(rf"-({'|'.join(presets)})\b", model)
+    if named:
+        return presets[named[1]][1]
+    for preset_width, heads in presets.values():
+        if preset_width == width:
+            return heads
+    raise WeightsError(f"config.json has no number of heads, and no preset has width {width}: add num_heads to it")

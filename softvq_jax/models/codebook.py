@@ -1,0 +1,67 @@
+"""Functions of codebooks: segments of the token sequence, distances, code counts, the entropy loss."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ENTROPY_TEMPERATURE = 0.01
+
+
+def uniform_codebook(rngs: nnx.Rngs, num_codebooks: int, codebook_size: int, dim: int) -> jax.Array:
+    """A fresh codebook `[C, K, D]`, uniform in +-1/K."""
+    bound = 1.0 / codebook_size
+    return jax.random.uniform(rngs.params(), (num_codebooks, codebook_size, dim), minval=-bound, maxval=bound)
+
+
+def segment(z: jax.Array, num_codebooks: int) -> jax.Array:
+    """Cuts the token sequence into segments: `[B, L, D] -> [C, B, L/C, D]`."""
+    batch, length, dim = z.shape
+    return z.reshape(batch, num_codebooks, length // num_codebooks, dim).swapaxes(0, 1)
+
+
+def unsegment(z: jax.Array) -> jax.Array:
+    """Joins segments: `[C, B, L/C, D] -> [B, L, D]`, the inverse of `segment`."""
+    num_codebooks, batch, length, dim = z.shape
+    return z.swapaxes(0, 1).reshape(batch, num_codebooks * length, dim)
+
+
+def gather(codes: jax.Array, indices: jax.Array) -> jax.Array:
+    """Looks up codes: `[C, K, D]` at indices `[B, C, L/C]` gives `[B, L, D]`."""
+    batch, num_codebooks, length = indices.shape
+    z_q = codes[jnp.arange(num_codebooks)[None, :, None], indices]
+    return z_q.reshape(batch, num_codebooks * length, -1)
+
+
+def squared_distances(z: jax.Array, codes: jax.Array) -> jax.Array:
+    """`|z - c|^2` of every token of a segment to every code of its codebook: `[C, B, L/C, K]`."""
+    products = jnp.einsum("cbld,ckd->cblk", z, codes)
+    return jnp.sum(z * z, -1)[..., None] + jnp.sum(codes * codes, -1)[:, None, None] - 2 * products
+
+
+def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:
+    """`mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks together.
+
+    Low if every token is sure of its code and all codes are used equally: the KL term of SoftVQ-VAE, equation 5.
+
+    Args:
+      logits: `[..., K]`.
+      mean_floor: added inside the logarithm of the second term, as the released code does.
+    """
+    logits = logits.reshape(-1, logits.shape[-1]) / ENTROPY_TEMPERATURE
+    q, log_q = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
+    mean = jnp.mean(q, axis=0)
+    return -jnp.mean(jnp.sum(q * log_q, -1)) + jnp.sum(mean * jnp.log(mean + mean_floor))
+
+
+def code_counts(indices: jax.Array, codebook_size: int, weights: jax.Array | None = None) -> jax.Array:
+    """Counts how often each code occurs: `[B, C, L/C] -> [C, K]` float32; image `b` counts `weights[b]` times."""
+    codebook = jnp.arange(indices.shape[1])[None, :, None]
+    amount = 1.0 if weights is None else jnp.broadcast_to(weights[:, None, None], indices.shape)
+    return jnp.zeros((indices.shape[1], codebook_size), jnp.float32).at[codebook, indices].add(amount)
+
+
+def perplexity(indices: jax.Array, codebook_size: int) -> jax.Array:
+    """`exp` of the entropy of the codes used in this batch, averaged over codebooks; `indices` is `[B, C, L/C]`."""
+    counts = code_counts(indices, codebook_size)
+    shares = counts / jnp.sum(counts, -1, keepdims=True)
+    return jnp.mean(jnp.exp(-jnp.sum(shares * jnp.log(jnp.maximum(shares, 1e-12)), -1)))

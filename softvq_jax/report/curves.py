@@ -1,0 +1,73 @@
+"""The curves of a run: which metrics are shown, in which group, and under which title."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from softvq_jax.report.charts import Chart, Series, line_chart
+from softvq_jax.report.text import capitalized, words
+
+GROUPS = (
+    ("Held-out", r"eval_"),
+    ("Speed", r"images_per_second|unreadable"),
+    ("Adversarial", r"gan_|discriminator(?!_grad)|lecam|logits|consistency|adaptive"),
+    ("Codebook and latents", r"code(?!book$)|perplexity|max_probability|quantizer|latent"),
+    ("Optimization", r"grad_norm|learning_rate"),
+    ("Losses", r""),
+)
+"""Title of a group of curves, and what their names match; the first match counts."""
+
+ORDER = ("Losses", "Held-out", "Adversarial", "Codebook and latents", "Optimization", "Speed")
+COUNTS = ("eval_images", "eval_samples")  # logged beside held-out numbers; the same at every step
+
+Metrics = Mapping[str, tuple[Sequence[int], Sequence[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """The charts of a run.
+
+    Attributes:
+      groups: a title and its charts.
+      always_zero: metrics that are 0 at every step, which have no chart.
+    """
+
+    groups: list[tuple[str, list[Chart]]]
+    always_zero: list[str]
+
+
+def curves(metrics: Metrics) -> Curves:
+    """Draws the curves of all metrics; `NAME_real` and `NAME_fake` share a chart.
+
+    Args:
+      metrics: name -> the steps and values that were logged.
+    """
+    shown = [name for name in sorted(metrics) if name not in COUNTS]
+    nonzero = [name for name in shown if any(metrics[name][1])]
+    groups = [(title, [name for name in nonzero if _group(name) == title]) for title in ORDER]
+    return Curves(
+        [(title, _charts(names, metrics)) for title, names in groups if names],
+        [metric_title(name) for name in shown if name not in nonzero],
+    )
+
+
+def metric_title(name: str) -> str:
+    """Returns the title of a metric's chart; held-out metrics and training metrics of one name are told apart."""
+    if name == "codebook_usage":
+        return "Codebook usage, recent training steps"
+    if name.startswith("eval_"):
+        return f"Held-out {words(name.removeprefix('eval_'))}"
+    return capitalized(words(name))
+
+
+def _group(name: str) -> str:
+    return next(title for title, pattern in GROUPS if re.match(f".*(?:{pattern})", name))
+
+
+def _charts(names: Sequence[str], metrics: Metrics) -> list[Chart]:
+    lines = {}
+    for name in names:
+        found = re.fullmatch(r"(.*)_(real|fake)", name)
+        chart, line = (found[1], found[2]) if found else (name, name)
+        lines.setdefault(chart, []).append(Series(words(line), *metrics[name]))
+    return [line_chart(metric_title(chart), series) for chart, series in lines.items()]

@@ -1,0 +1,94 @@
+"""Atomic writes: a file is complete under its name, or not there under it.
+
+A write is complete when the file and its folder are on disk (`fsync`), so that a power cut loses at most the write
+that was in progress.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+
+PARTIAL = ".partial"
+"""Suffix of temporary names. After a kill such a file may be left behind; it can always be deleted."""
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of network file systems and buckets
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`, and renames it to `path` at the end.
+
+    The temporary file exists already, is empty, and ends in `.partial` whatever the ending of `path`. The finished file
+    has the permissions of the user's umask, also where the writer creates files of its own. After an error inside,
+    `path` is as it was and the temporary file is deleted.
+
+    Raises:
+      OSError: the file cannot be written, synced or renamed.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
+        yield partial
+        if partial.stat().st_mode != mode:
+            partial.chmod(mode & 0o777)
+        sync(partial)
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # after an error on a full or lost disk, that error is the one to report
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike, content: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str | os.PathLike, content: Mapping | Sequence, *, indent: int | None = 2) -> None:
+    """Writes a JSON file atomically, with a newline at its end."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """Returns the object in a JSON file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not UTF-8 or not JSON, or holds something other than an object.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object of fields")
+    return content
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Returns once the content of a file is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: str | os.PathLike) -> None:
+    """Returns once the names in a folder are on disk; does nothing on file systems that cannot do this."""
+    try:
+        sync(path)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise

@@ -1,0 +1,72 @@
+"""Manifests: a JSON file in a folder that says which job the folder belongs to.
+
+A job that writes many files can go on after an interruption only where the files already there are its own. It writes
+what they depend on (inputs, settings) into a manifest first, and compares the manifest on opening the folder again.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from softvq_jax.storage import files
+
+
+class OtherJob(ValueError):
+    """The folder belongs to another job; the message names the fields that differ."""
+
+
+def claim(folder: str | os.PathLike, name: str, content: Mapping) -> None:
+    """Makes `folder` and writes the manifest `name` into it, or compares the manifest that is there.
+
+    Of several processes, one calls this, and the others `check` after it.
+
+    Args:
+      content: JSON values by field.
+
+    Raises:
+      OtherJob: the manifest differs, or there is none and the folder holds other files.
+      ValueError: the manifest is damaged.
+      OSError: the folder or the manifest cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / name).exists():
+        check(folder / name, content)
+        return
+    if folder.exists() and (not folder.is_dir() or _holds_files(folder)):
+        raise OtherJob(f"{folder} exists and has no {name}: use another folder, or remove this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / name, content)
+
+
+def check(path: str | os.PathLike, content: Mapping) -> None:
+    """Compares a manifest with what is expected in it.
+
+    Raises:
+      FileNotFoundError: there is no manifest.
+      OtherJob: naming the fields that differ, with both values.
+      ValueError: the manifest is damaged.
+    """
+    if differing := differences(files.read_json(path), content):
+        raise OtherJob(
+            f"{pathlib.Path(path).parent} belongs to another job: {'; '.join(differing)}. Use the same inputs and "
+            "settings to continue it, or another folder"
+        )
+
+
+def differences(found: Mapping, expected: Mapping) -> list[str]:
+    """Returns a phrase for each field that differs: `seed is 1 there, 2 here`."""
+    expected = json.loads(json.dumps(expected))  # tuples as the lists that they are in a file
+    return [
+        f"{name} is {_shown(found, name)} there, {_shown(expected, name)} here"
+        for name in sorted(found.keys() | expected.keys())
+        if (name in found) != (name in expected) or found.get(name) != expected.get(name)
+    ]
+
+
+def _shown(content, name):
+    return repr(content[name]) if name in content else "absent"
+
+
+def _holds_files(folder):
+    return any(not path.name.endswith(files.PARTIAL) for path in folder.iterdir())

@@ -1,0 +1,87 @@
+"""Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
+
+# Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
+# files is compared instead.
+FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
+FREE_FIELDS = (
+    "data.path",
+    "data.eval_path",
+    "data.num_workers",
+    "data.prefetch",
+    "data.max_unreadable_share",
+    "model.remat",
+    "tokenizer",
+)
+MAX_SHOWN = 5  # shards named in a message
+
+
+class ConfigMismatch(ValueError):
+    """The checkpoints were made with another config; the message names the fields that differ."""
+
+
+class WeightsMismatch(ValueError):
+    """The checkpoints were made with other frozen networks; the message names those that differ."""
+
+
+class DataMismatch(ValueError):
+    """The checkpoints were trained on other samples; the message names the shards that differ."""
+
+
+def check_config(saved: dict, config: dict) -> None:
+    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes."""
+
+    def matters(field):
+        return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
+
+    differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
+    if differing:
+        lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
+        raise ConfigMismatch(
+            f"the checkpoints in this workdir were made with another config:\n{lines}\n"
+            "Set these fields back to resume, or use another workdir"
+        )
+
+
+def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
+    """Raises WeightsMismatch where networks of the same name have other weights.
+
+    Args:
+      saved, now: fingerprints by the network's name.
+      saved_config, config: flat configs; the message shows the paths in them.
+    """
+    if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
+        networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
+        paths = [field for field in config if field == "tokenizer" or field.startswith("weights.")]
+        moved = [
+            f"  {f}: {saved_config.get(f)!r}, now {config[f]!r}" for f in paths if saved_config.get(f) != config[f]
+        ]
+        raise WeightsMismatch(
+            f"the checkpoints in this workdir were made with other weights of these networks:\n{networks}\n"
+            + ("\n".join(["the paths that differ:", *moved]) if moved else "the paths are the same: files were changed")
+            + "\nGive the old files to resume, or use another workdir"
+        )
+
+
+def check_data(saved: dict, now: dict, path: str) -> None:
+    """Raises DataMismatch where the samples (`train.data.Data.version`) are not those of the checkpoint.
+
+    Args:
+      path: `data.path`, for the message.
+    """
+    if saved["fingerprint"] == now["fingerprint"]:
+        return
+    before, after = saved["parts"], now["parts"]
+    changes = [f"{name}: added ({after[name]})" for name in after if name not in before]
+    changes += [f"{name}: removed ({before[name]})" for name in before if name not in after]
+    changes += [
+        f"{name}: {before[name]} in the checkpoint, {after[name]} now"
+        for name in after
+        if name in before and before[name] != after[name]
+    ]
+    more = [f"and {len(changes) - MAX_SHOWN} more"] if len(changes) > MAX_SHOWN else []
+    lines = [*changes[:MAX_SHOWN], *more] or ["the files are the same, but not their order or their encoding"]
+    raise DataMismatch(
+        f"the samples of data.path={path!r} are not those that the checkpoints in this workdir were trained on:\n"
+        + "".join(f"  {line}\n" for line in lines)
+        + "Give the old samples to resume, or use another workdir"
+    )

@@ -1,0 +1,59 @@
+"""A command line before its flags are parsed: its config by name, today's names of fields, and unknown fields."""
+
+import pytest
+
+from softvq_jax.config.arguments import resolve_arguments
+from softvq_jax.config.names import configs_folder
+
+OLD_SECTIONS = """
+from ml_collections import ConfigDict
+def get_config():
+    held_out, fid = dict(every_steps=500, num_images=10), dict(every_steps=0)
+    evals = dict(held_out=held_out, fid=fid, nearest_class=dict(every_steps=0))
+    return ConfigDict(dict(evals=evals, base=dict(evals=evals)))
+"""
+
+
+def test_config_becomes_a_path():
+    path = configs_folder() / "l64.py"
+    assert resolve_arguments(["main", "--config=l64", "--workdir=a"]) == ["main", f"--config={path}", "--workdir=a"]
+    assert resolve_arguments(["main", "--config", "l64", "--x=1"]) == ["main", f"--config={path}", "--x=1"]
+
+
+@pytest.mark.parametrize("argv", [["main"], ["main", "--workdir=a", "--helpshort"], ["main", "--config"]])
+def test_without_a_config_nothing_changes(argv):
+    assert resolve_arguments(argv) == argv
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("fid.every_steps=5", "evals.fid.every_steps=5"),
+    ("eval.num_images=5", "evals.held_out.num_images=5"),
+    ("eval.num_images", "evals.held_out.num_images"),
+    ("base.fid.every_steps=5", "base.evals.fid.every_steps=5"),
+    ("eval.nearest_class=true", "evals.nearest_class.every_steps=500"),
+    ("eval.nearest_class=false", "evals.nearest_class.every_steps=0"),
+    ("evals.fid.every_steps=5", "evals.fid.every_steps=5"),
+])  # fmt: skip
+def test_fields_of_older_versions(old, new, tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(OLD_SECTIONS)
+    assert resolve_arguments(["main", f"--config={path}", f"--config.{old}"])[2] == f"--config.{new}"
+
+
+@pytest.mark.parametrize(("field", "nearest"), [
+    ("mesh.fsdpp=2", "mesh.fsdp"), ("num_latent_tokens", "model.num_latent_tokens"), ("optim.lr=1", "optim."),
+])  # fmt: skip
+def test_unknown_field_says_the_nearest(field, nearest):
+    with pytest.raises(
+        ValueError, match=f"the config has no field '{field.split('=')[0]}'; the nearest is --config.{nearest}"
+    ):
+        resolve_arguments(["main", "--config=l64", f"--config.{field}"])
+
+
+def test_sections_and_elements_of_tuples_are_fields(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict(dict(a=(1, 2), b={}))\n"
+    )
+    argv = ["main", f"--config={path}", "--config.a[0]=3", "--config.b={'c': 1}"]
+    assert resolve_arguments(argv) == argv

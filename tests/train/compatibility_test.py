@@ -1,0 +1,31 @@
+"""A run that does not fit the checkpoints in its workdir: the messages name what differs."""
+
+import pytest
+
+from softvq_jax.train.compatibility import DataMismatch, WeightsMismatch, check_data, check_weights
+
+
+def test_the_message_names_the_shards_that_differ():
+    before = {"fingerprint": "a", "parts": {"0.tar": "10-aa", "1.tar": "20-bb", "2.tar": "30-cc"}}
+    after = {"fingerprint": "b", "parts": {"0.tar": "10-aa", "1.tar": "20-dd", "3.tar": "40-ee"}}
+    check_data(before, dict(before), "x")
+    with pytest.raises(DataMismatch, match=r"data\.path='x'") as error:
+        check_data(before, after, "x")
+    lines = str(error.value).splitlines()[1:-1]
+    assert lines == [
+        "  3.tar: added (40-ee)",
+        "  2.tar: removed (30-cc)",
+        "  1.tar: 20-bb in the checkpoint, 20-dd now",
+    ]
+    many = {"fingerprint": "c", "parts": before["parts"] | {f"{i}.tar": "1-aa" for i in range(10, 20)}}
+    with pytest.raises(DataMismatch, match=r"14\.tar: added[^$]*and 5 more"):
+        check_data(before, many, "x")
+
+
+def test_the_message_names_the_networks_and_paths_that_differ():
+    old, new = {"weights.dino": "a", "weights.teacher": "b"}, {"weights.dino": "a", "weights.teacher": "c"}
+    check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1"}, old, new)
+    with pytest.raises(
+        WeightsMismatch, match=r"teacher: 2 in the checkpoint, 3 now\n.*\n  weights.teacher: 'b', now 'c'\n"
+    ):
+        check_weights({"trunk": "1", "teacher": "2"}, {"trunk": "1", "teacher": "3"}, old, new)

@@ -1,0 +1,6 @@
+from absl import flags
+from ml_collections import ConfigDict
+
+def DEFINE_config_file(
+    name: str, default: str | None = ..., help_string: str = ..., *, lock_config: bool = ...
+) -> flags.FlagHolder[ConfigDict]: ...
