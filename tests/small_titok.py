@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from softvq_jax.models import maskgit, titok
 from softvq_jax.models.functional import Functional
-from softvq_jax.models.maskgit import MaskGITConfig, make_network
+from softvq_jax.models.maskgit import MaskGITConfig
 from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
-from softvq_jax.models.titok import TiTokConfig, TiTokModel, vit_config
+from softvq_jax.models.titok import TiTokConfig, vit_config
 from tests.parity import recipe
 
 SIZE, NUM_TOKENS, DIM = 32, 6, 4
@@ -41,9 +42,7 @@ def generator_config(network: str, **changes) -> MaskGITConfig:
 
 def functional(config) -> Functional:
     """The network of either kind of config."""
-    if isinstance(config, TiTokConfig):
-        return Functional(lambda rngs: TiTokModel(config, rngs=rngs))
-    return Functional(lambda rngs: make_network(config, rngs=rngs))
+    return (titok if isinstance(config, TiTokConfig) else maskgit).functional(config)
 
 
 def params(network: Functional, seed: int = 0):

@@ -41,10 +41,15 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, *, smoothing: float = 0
     return -(1 - smoothing) * at_target - smoothing * jnp.mean(log_p, axis=-1)
 
 
-def pooled_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """`[B, L]` to `[B]`, whose mean over the batch is the mean over all of the batch's masked tokens."""
-    mask = mask.astype(jnp.float32)
-    return jnp.sum(values * mask, axis=1) / jnp.mean(jnp.sum(mask, axis=1))
+def loss_weights(mask: jax.Array, unmasked_weight: float) -> jax.Array:
+    """Weights `[B, L]` of the tokens in the training loss: 1 where masked, else `unmasked_weight` (0.1 in the release)."""
+    return jnp.where(mask, 1.0, unmasked_weight)
+
+
+def pooled_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """`[B, L]` to `[B]`, whose mean over the batch is the weighted mean over all of the batch's tokens."""
+    weights = weights.astype(jnp.float32)
+    return jnp.sum(values * weights, axis=1) / jnp.mean(jnp.sum(weights, axis=1))
 
 
 def masked_after_steps(num_tokens: int, steps: int) -> np.ndarray:

@@ -6,12 +6,14 @@ mask, then the classes, then "no class".
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers, mar
+from softvq_jax.models.functional import Functional
 
 BERT_EPS, UVIT_EPS = 1e-12, 1e-5
 NETWORKS = ("bert", "uvit")
@@ -59,11 +61,6 @@ class MaskGITConfig:
     def vocabulary_size(self) -> int:
         """Codes, mask, classes and "no class"."""
         return self.codebook_size + self.num_classes + 2
-
-
-def make_network(config: MaskGITConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-    """The network that `config.network` names."""
-    return (ImageBert if config.network == "bert" else UViTBert)(config, rngs=rngs)
 
 
 def _sequence(config: MaskGITConfig, tokens: jax.Array, labels: jax.Array) -> jax.Array:
@@ -160,6 +157,13 @@ class UViTBert(nnx.Module):
         x = self.mid_block(outputs[-1])
         x = layers.scan_blocks(self.out_blocks, x, per_block=(outputs[::-1],), remat=config.remat)
         return self.to_logits(self.norm(x)[:, 1:]).astype(jnp.float32)
+
+
+@functools.cache
+def functional(config: MaskGITConfig) -> Functional:
+    """The network that `config.network` names as a pure function of its parameters."""
+    network = ImageBert if config.network == "bert" else UViTBert
+    return Functional(lambda rngs: network(config, rngs=rngs))
 
 
 def _normal(rngs, *shape):

@@ -5,15 +5,18 @@ MaskGIT's VQGAN, whose decoder makes the pixels. One-stage VQ and VAE: the token
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softvq_jax.models import layers, quantizers
+from softvq_jax.models import layers
+from softvq_jax.models.functional import Functional
 from softvq_jax.models.maskgit_vqgan import PixelDecoder, PixelDecoderConfig
-from softvq_jax.models.tokenizer import TokenizerOutput
+from softvq_jax.models.quantizers import bottleneck_class
+from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
 
 NORM_EPS = 1e-5
@@ -22,7 +25,6 @@ SIZES = {
     "base": dict(width=768, depth=12, num_heads=12),
     "large": dict(width=1024, depth=24, num_heads=16),
 }
-BOTTLENECKS = ("vq", "kl")
 
 
 def vit_config(size: str, **fields) -> ViTConfig:
@@ -37,39 +39,27 @@ def vit_config(size: str, **fields) -> ViTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TiTokConfig:
-    """Shape of a TiTok tokenizer.
+class TiTokConfig(TokenizerConfig):
+    """Shape of a TiTok tokenizer. The release has "vq", of one codebook, and "kl" (its `vae`) as bottlenecks.
 
     Attributes:
-      encoder, decoder: the two transformers.
-      image_size: side of the square images, in pixels.
-      num_latent_tokens, latent_dim: `L` and `D`.
-      bottleneck: "vq" or "kl" (the release's `vae`).
-      codebook_size: `K` of "vq".
-      l2_normalize: "vq" compares and returns unit vectors.
       pixel_decoder: the VQGAN decoder of the two-stage kind, None for the one-stage kinds.
-      dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+
+    Raises:
+      ValueError: fields that do not fit together.
     """
 
-    encoder: ViTConfig
-    decoder: ViTConfig
-    image_size: int = 256
-    num_latent_tokens: int = 64
     latent_dim: int = 12
     bottleneck: str = "vq"
     codebook_size: int = 4096
-    l2_normalize: bool = True
+    num_codebooks: int = 1
     pixel_decoder: PixelDecoderConfig | None = None
-    dtype: str = "float32"
-    remat: str = "none"
 
     def __post_init__(self):
-        if self.bottleneck not in BOTTLENECKS:
-            raise ValueError(f"bottleneck is {self.bottleneck!r}; expected one of {', '.join(BOTTLENECKS)}")
-        for vit in (self.encoder, self.decoder):
-            vit.grid(self.image_size)
-        if self.two_stage and self.pixel_decoder.patch_size != self.decoder.patch_size:
+        super().__post_init__()
+        if self.local_init:
+            raise ValueError("local_init is true; a TiTok has no such start")
+        if self.pixel_decoder and self.pixel_decoder.patch_size != self.decoder.patch_size:
             raise ValueError(
                 f"the pixel decoder enlarges {self.pixel_decoder.patch_size} times, but the decoder's patch size is "
                 f"{self.decoder.patch_size}; they must be equal"
@@ -79,25 +69,15 @@ class TiTokConfig:
     def from_dict(cls, fields: Mapping) -> "TiTokConfig":
         """From nested fields, as in a config file."""
         fields = dict(fields)
-        vits = {name: ViTConfig(**fields.pop(name)) for name in ("encoder", "decoder")}
         pixels = fields.pop("pixel_decoder", None)
         if pixels is not None:
             pixels = PixelDecoderConfig(**{**pixels, "multipliers": tuple(pixels["multipliers"])})
-        return cls(**vits, pixel_decoder=pixels, **fields)
+        return super().from_dict({**fields, "pixel_decoder": pixels})
 
     @property
     def two_stage(self) -> bool:
         """Whether pixels come from proxy codes. The release calls these `is_legacy`."""
         return self.pixel_decoder is not None
-
-    @property
-    def discrete(self) -> bool:
-        """Whether indices determine the latents."""
-        return self.bottleneck == "vq"
-
-    @property
-    def num_codebooks(self) -> int:
-        return 1
 
 
 class Encoder(nnx.Module):
@@ -121,7 +101,10 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents `[B, L, D]` to features of the image's patches, `[B, N, width]`, and those to pixels."""
+    """Latents `[B, L, D]` to features of the image's patches, `[B, N, width]`, and those to pixels.
+
+    The first `L' < L` latents are enough for One-D-Piece (arXiv 2501.10064), which is trained with fewer.
+    """
 
     def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
         vit, options = config.decoder, dict(dtype=config.dtype, rngs=rngs)
@@ -142,7 +125,8 @@ class Decoder(nnx.Module):
             self.conv_out = nnx.Conv(3, 3, (3, 3), **options)
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
+        positions = self.latent_pos_embed[: latents.shape[1]]
+        embedded = self.embed_latents(latents).astype(jnp.float32) + positions
         count = self.grid**2
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.vit.width))
         tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
@@ -164,26 +148,16 @@ class Decoder(nnx.Module):
         return 2.0 * images - 1.0
 
 
-class TiTokModel(nnx.Module):
+class TiTokModel(TokenizerModel):
     """Encoder, `to_latents` to the bottleneck's channels, bottleneck, decoder. Images are in [-1, 1]."""
 
     def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
-        if config.bottleneck == "vq":
-            sizes = (config.latent_dim, config.codebook_size, 1)
-            self.bottleneck = quantizers.VQ(*sizes, l2_normalize=config.l2_normalize, rngs=rngs)
-        else:
-            self.bottleneck = quantizers.KL(config.latent_dim)
+        self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
         # Few parameters and the numbers that a codebook is compared with: float32 whatever `dtype` says.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-
-    def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> TokenizerOutput:
-        """Runs a training pass with a `key` (sampling, stochastic depth), an evaluation pass without."""
-        keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        bottlenecked = self.bottleneck(self.pre_bottleneck(images, key=keys[0]), keys[1])
-        return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Images `[B, H, W, 3]` to the bottleneck's input `[B, L, bottleneck.input_dim]`.
@@ -197,21 +171,11 @@ class TiTokModel(nnx.Module):
             tokens = tokens.reshape(batch, width, length).swapaxes(1, 2)
         return self.to_latents(tokens)
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[B, H, W, 3]` to latents `[B, L, D]`."""
-        return self.bottleneck.encode(self.pre_bottleneck(images))
 
-    def encode_indices(self, images: jax.Array) -> jax.Array:
-        """Images `[B, H, W, 3]` to code indices `[B, 1, L]`, for "vq"."""
-        return self.bottleneck.encode_indices(self.pre_bottleneck(images))
-
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `[B, L, D]` to images `[B, H, W, 3]`; not clipped to [-1, 1]."""
-        return self.decoder.to_pixels(self.decoder(latents))
-
-    def decode_indices(self, indices: jax.Array) -> jax.Array:
-        """Code indices `[B, 1, L]` to images, for "vq"."""
-        return self.decode(self.bottleneck.lookup(indices))
+@functools.cache
+def functional(config: TiTokConfig) -> Functional:
+    """The network of this shape as a pure function of its parameters."""
+    return Functional(lambda rngs: TiTokModel(config, rngs=rngs))
 
 
 def _token(rngs, count, width):

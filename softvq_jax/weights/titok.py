@@ -1,6 +1,7 @@
 """TiTok tokenizers in the published layout: a nested `config.json`, `model.safetensors` in PyTorch's naming.
 
-One-D-Piece and SFTok publish tokenizers in the same layout.
+One-D-Piece (arXiv 2501.10064) publishes its tokenizers in the same layout. SFTok's have another decoder (several
+steps, as a masked generator) and another quantizer: they are not read.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
 from softvq_jax.models.titok import TiTokConfig
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights.layout import CONV1X1, CONV2D, LINEAR, PATCH, SAME, Layout, Rule, WeightsError, linear, norm
+from softvq_jax.weights.tokenizer import bottleneck_rules
 
 HEAD_WIDTH = 64  # of attention heads, in every published size
 TWO_LEADING_ONES = Layout(lambda w: w[0], lambda w: w[None])  # [1, 1, width] <-> [1, width]
@@ -35,8 +37,7 @@ def tokenizer_rules(config: TiTokConfig) -> list[Rule]:
     rules += [Rule("decoder/mask_token", "decoder.mask_token", TWO_LEADING_ONES)]
     rules += linear("decoder/embed_latents", "decoder.decoder_embed")
     rules += _conv("to_latents", "encoder.conv_out", CONV1X1)
-    if config.discrete:
-        rules += [Rule("bottleneck/codebook", "quantize.embedding.weight", SAME, 1)]
+    rules += bottleneck_rules(config, "bottleneck/", "quantize.")
     if not config.two_stage:
         rules += _conv("decoder/to_patches", "decoder.ffn.0", CONV1X1)
         return rules + _conv("decoder/conv_out", "decoder.conv_out", CONV2D)

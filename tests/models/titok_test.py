@@ -75,9 +75,21 @@ def test_from_dict():
 def test_refusals():
     with pytest.raises(ValueError, match=f"'huge'; expected one of {', '.join(SIZES)}"):
         vit_config("huge")
-    with pytest.raises(ValueError, match="'softvq'; expected one of vq, kl"):
-        small_titok.config("vq", bottleneck="softvq")
+    with pytest.raises(ValueError, match="local_init is true"):
+        small_titok.config("vq", local_init=True)
     with pytest.raises(ValueError, match=r"enlarges 16 times, but the decoder's patch size is 8"):
         small_titok.config("vq", pixel_decoder=PixelDecoderConfig(width=32))
     with pytest.raises(ValueError, match=r"width is 48; expected a multiple of 32"):
         PixelDecoderConfig(width=48)
+
+
+def test_the_first_tokens_alone():
+    """One-D-Piece decodes the first tokens; the others' positions are not read."""
+    network = small_titok.functional(small_titok.config("vq"))
+    params = small_titok.params(network)
+    latents = jax.random.normal(jax.random.key(0), (1, 3, small_titok.DIM))
+    decode = jax.jit(lambda params: network(params).decode(latents))
+    images = decode(params)
+    positions = params["decoder"]["latent_pos_embed"].at[3:].set(9.0)
+    changed = params | {"decoder": params["decoder"] | {"latent_pos_embed": positions}}
+    np.testing.assert_array_equal(decode(changed), images)
