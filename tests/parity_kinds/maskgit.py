@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.diffusion import masked_tokens
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.maskgit import make_network
+from softvq_jax.models import maskgit
 from softvq_jax.weights import layout
 from softvq_jax.weights.maskgit import config_of, maskgit_rules
 from tests.parity import recipe
@@ -17,7 +16,7 @@ from tests.parity import recipe
 def run(case, arrays):
     state, settings = recipe.state_dict(case), case["arguments"]["model"]["generator"]
     config = config_of(state, case["arguments"])
-    functional = Functional(lambda rngs: make_network(config, rngs=rngs))
+    functional = maskgit.functional(config)
     params = layout.read(maskgit_rules(config), state, functional.shapes, source="case")
     ids, none = jnp.asarray(arrays["ids"]), config.num_classes
     network = jax.jit(lambda params, tokens, labels: functional(params)(tokens, labels))

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.titok import TiTokModel
+from softvq_jax.models import titok
 from softvq_jax.weights import layout
 from softvq_jax.weights.titok import config_of, tokenizer_rules
 from tests.parity import recipe
@@ -15,7 +14,7 @@ def run(case, arrays):
     state = recipe.state_dict(case)
     images = jnp.asarray(recipe.images(case["count"], case["size"], case["seed"]).transpose(0, 2, 3, 1))
     config = config_of(state, case["arguments"])
-    functional = Functional(lambda rngs: TiTokModel(config, rngs=rngs))
+    functional = titok.functional(config)
     params = layout.read(tokenizer_rules(config), state, functional.shapes, source="case")
 
     @jax.jit
