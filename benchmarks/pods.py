@@ -11,11 +11,11 @@ compiled again; `benchmarks/pods.md` is its table. Needs `pip install -e '.[aot]
 import argparse
 import json
 import pathlib
-import runpy
 
-from softvq_jax.aot.memory_settings import FSDP, REMAT
-from softvq_jax.aot.report import Report
+from softvq_jax.aot.memory_saving import FSDP, REMAT
+from softvq_jax.aot.step_cost import StepCost
 from softvq_jax.aot.topology import chips_of
+from softvq_jax.config import load_config
 from softvq_jax.tools.aot_compile import measure
 
 FOLDER = pathlib.Path(__file__).parent
@@ -27,7 +27,7 @@ SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x
 IMAGES = 16  # per chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256
 
 
-def numbers(report: Report) -> dict:
+def numbers(report: StepCost) -> dict:
     """Returns the values for the table, as JSON values."""
     found = {"gib": report.memory.total / 2**30, "of": report.memory.available / 2**30, "fits": report.memory.fits}
     if report.memory.fits:
@@ -38,7 +38,7 @@ def numbers(report: Report) -> dict:
 
 def case(name: str, slice_name: str, remat: str) -> dict:
     """Compiles one config for one slice and returns its numbers."""
-    config = runpy.run_path(FOLDER.parent / "configs" / f"{name}.py")["get_config"]()
+    config = load_config(name)
     config.model.remat, config.mesh.fsdp = remat, FSDP
     config.train.batch_size = IMAGES * chips_of(slice_name)
     return numbers(measure(config, slice_name))

@@ -10,13 +10,16 @@ import argparse
 import functools
 import pathlib
 import runpy
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
 
 from softvq_jax.aot.chips import CHIPS, Chip
-from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES
-from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, count_weights, least_images_per_chip
+from softvq_jax.aot.scaling import Mesh, Sent, Weights, bytes_sent, count_weights, least_images_per_chip
+from softvq_jax.aot.step_cost import IMAGENET_TRAIN_IMAGES
 from softvq_jax.parallel.mesh import AXES
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.train.tasks import TASKS
@@ -25,14 +28,25 @@ FROZEN_PASSES = {"teacher": 1, "lpips": 3, "trunk": 3}  # forward and backward p
 CHIP_COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-def weights_of(config, fsdp: int) -> Weights:
-    """Returns the sizes of the weights that a step of a config communicates, sharded by the path rules."""
+class Networks(NamedTuple):
+    """Shapes of the networks of a training step: the trained parameters, and the frozen networks by name."""
+
+    params: Any
+    frozen: Mapping[str, Any]
+
+
+def networks_of(config: ConfigDict) -> Networks:
+    """Returns the shapes of a config's networks, without making weights."""
     task = TASKS[config.task].abstract(config, IMAGENET_TRAIN_IMAGES)
     state = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), task.initial)
-    params = task.parameters(state)
+    return Networks(task.parameters(state), task.frozen)
+
+
+def weights_of(networks: Networks, fsdp: int) -> Weights:
+    """Returns the sizes of the weights that a step communicates, sharded by the path rules over `fsdp` chips."""
     mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)
-    frozen = {name: count_weights(net, shardings_for(net, mesh)).divided for name, net in task.frozen.items()}
-    trained = count_weights(params, shardings_for(params, mesh))
+    frozen = {name: count_weights(net, shardings_for(net, mesh)).divided for name, net in networks.frozen.items()}
+    trained = count_weights(networks.params, shardings_for(networks.params, mesh))
     return trained._replace(frozen=sum(FROZEN_PASSES[name] * size for name, size in frozen.items()))
 
 
@@ -54,9 +68,9 @@ def meshes(chips: int, chip: Chip) -> dict[str, Mesh]:
     }
 
 
-def rows(config, chip: Chip, gflop: float):
+def rows(networks: Networks, chip: Chip, gflop: float) -> Iterator[tuple[int, str, Sent, float]]:
     """Yields `(chips, mesh name, bytes sent, images per chip from which arithmetic takes longer than communication)`."""
-    by_fsdp = functools.cache(functools.partial(weights_of, config))
+    by_fsdp = functools.cache(functools.partial(weights_of, networks))
     for chips in CHIP_COUNTS:
         for name, mesh in meshes(chips, chip).items():
             weights = by_fsdp(max(mesh.fsdp, 2))
@@ -104,7 +118,8 @@ def main() -> None:
     parser.add_argument("--gflop", type=float, required=True, help="GFLOP of a step per image")
     parser.add_argument("--plot", type=pathlib.Path, default="docs/scaling.png")
     args = parser.parse_args()
-    found = list(rows(runpy.run_path(args.config)["get_config"](), CHIPS[args.chip], args.gflop))
+    networks = networks_of(runpy.run_path(args.config)["get_config"]())
+    found = list(rows(networks, CHIPS[args.chip], args.gflop))
     print(table(found))
     plot(found, args.plot, f"{pathlib.Path(args.config).stem} on {args.chip}, computed by the closed form")
 

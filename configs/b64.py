@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/b64.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 351 GFLOP an image for the tokenizer alone, forward and backward: 22 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.88 is published (softvq-b-64); not reproduced here.
+Cost: 351 GFLOP per image for the tokenizer alone, forward and backward; 22 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.88 is published (softvq-b-64); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

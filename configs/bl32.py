@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/bl32.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 706 GFLOP an image for the tokenizer alone, forward and backward: 45 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.68 is published (softvq-bl-32); not reproduced here.
+Cost: 706 GFLOP per image for the tokenizer alone, forward and backward; 45 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.68 is published (softvq-bl-32); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

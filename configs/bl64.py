@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/bl64.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 788 GFLOP an image for the tokenizer alone, forward and backward: 50 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.65 is published (softvq-bl-64); not reproduced here.
+Cost: 788 GFLOP per image for the tokenizer alone, forward and backward; 50 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.65 is published (softvq-bl-64); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

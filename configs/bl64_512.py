@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/bl64_512.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 3013 GFLOP an image for the tokenizer alone, forward and backward: 193 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.71 is published (softvq-bl-64-512); not reproduced here.
+Cost: 3013 GFLOP per image for the tokenizer alone, forward and backward; 193 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.71 is published (softvq-bl-64-512); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/l32.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 1098 GFLOP an image for the tokenizer alone, forward and backward: 70 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.74 is published (softvq-l-32); not reproduced here.
+Cost: 1098 GFLOP per image for the tokenizer alone, forward and backward; 70 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.74 is published (softvq-l-32); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

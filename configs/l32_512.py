@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/l32_512.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 4494 GFLOP an image for the tokenizer alone, forward and backward: 288 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 0.64 is published (softvq-l-32-512); not reproduced here.
+Cost: 4494 GFLOP per image for the tokenizer alone, forward and backward; 288 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 0.64 is published (softvq-l-32-512); not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

@@ -2,11 +2,11 @@
 
     python -m softvq_jax.main --config=configs/l64_adaptive.py --workdir=... --config.data.path=.../imagenet/train
 
-A retraining with the released yaml reached rFID 0.91, where 0.61 is published; the authors then advised these three
-changes without giving their sizes. Twice the epochs and twice the start are ours.
+A retraining with the released yaml reached rFID 0.91; 0.61 is published. The authors then advised these three changes
+without giving values; twice the epochs and twice the start step are our choice.
 
 Cost: 100 epochs of ImageNet, twice configs/l64.py.
-Score to expect: between the two numbers above; not run here.
+Expected score: between these two numbers; not run here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

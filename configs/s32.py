@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/s32.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 84 GFLOP an image for the tokenizer alone, forward and backward: 5 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: rFID 1.24 at 32 tokens is in the paper's ablation; not reproduced here.
+Cost: 84 GFLOP per image for the tokenizer alone, forward and backward; 5 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: rFID 1.24 at 32 tokens is in the paper's ablation; not reproduced here.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

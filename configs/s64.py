@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/s64.py --workdir=... --config.data.path=.../imagenet/train
 
-Cost: 94 GFLOP an image for the tokenizer alone, forward and backward: 6 EFLOP for the 50 epochs of
-ImageNet. Teacher, LPIPS and discriminator come on top.
-Score to expect: nothing is published at this size.
+Cost: 94 GFLOP per image for the tokenizer alone, forward and backward; 6 EFLOP for the 50 epochs of
+ImageNet. Teacher, LPIPS and discriminator add to that.
+Expected score: nothing is published at this size.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

@@ -3,8 +3,8 @@
     python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
     python -m softvq_jax.main --config=configs/tiny_sit.py --workdir=runs/tiny_sit
 
-The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run says how often the
-training crop with the nearest colours is of the photograph that a sample was asked to be from.
+The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run prints how often the
+training crop with the most similar colors is of the photograph that a sample is of.
 """
 
 from softvq_jax.generators.config import generator_config

@@ -7,7 +7,6 @@
 
 import os
 import pathlib
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -46,21 +45,14 @@ def config_page() -> str:
 
 def commands_page() -> str:
     """The `--help` of every command, each in a section."""
-    modules = ["softvq_jax.main"]
-    modules += [
-        f"softvq_jax.tools.{path.stem}"
-        for path in sorted((ROOT / "softvq_jax" / "tools").glob("*.py"))
-        if '__name__ == "__main__"' in path.read_text()
-    ]
+    from softvq_jax.cli import COMMANDS
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        helps = list(pool.map(help_of, modules))
-    lines = [
-        "# Commands",
-        "",
-        "`softvq NAME` and `python -m softvq_jax.tools.NAME` are the same command; `softvq train` is `python -m softvq_jax.main`.",
-    ]
-    for module, text in zip(modules, helps, strict=True):
-        lines += ["", f"## {module.rpartition('.')[2].replace('main', 'train')}", "", "```text", text, "```"]
+        helps = list(pool.map(help_of, (module for module, _ in COMMANDS.values())))
+    lines = ["# Commands"]
+    for (name, (module, description)), text in zip(COMMANDS.items(), helps, strict=True):
+        lines += ["", f"## {name}", "", f"{description} `softvq {name}` is `python -m {module}`.", ""]
+        lines += ["```text", text, "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -80,9 +72,7 @@ def help_of(module: str) -> str:
     text = result.stdout.strip()
     if not text or "Traceback" in result.stderr:
         raise RuntimeError(f"python -m {module} --help printed no help: {result.stderr.strip()}")
-    # absl prints flags of other modules, and the path of the program, too.
-    text = re.sub(re.escape(str(ROOT)) + "/", "", text)
-    return text
+    return text.replace(f"{ROOT}/", "")  # absl prints the path of the module
 
 
 def notebook_page(path: pathlib.Path) -> str:

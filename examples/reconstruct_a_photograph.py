@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Reconstruct a photograph
 #
-# A tokenizer turns an image into a short sequence of continuous tokens, its *latents*, and the latents back into the image.
-# Here you train a very small one on the photographs inside scikit-image, and look at what it keeps.
+# A tokenizer turns an image into a short sequence of continuous tokens, its *latents*, and the latents back into the
+# image. Here you train a very small one on the photographs inside scikit-image, and look at what it keeps.
 #
 # With a network connection, skip the training and open a published tokenizer instead:
 # `Tokenizer.from_pretrained("SoftVQVAE/softvq-l-64")`. Everything after the training stays the same.
@@ -35,8 +35,8 @@ from softvq_jax.train.tasks import TASKS
 # %% [markdown]
 # ## Train
 #
-# The config `tiny` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, networks two blocks deep, and no loss that needs
-# downloaded weights. With its own 1,600 steps it reaches 25.9 dB. Here you train for 100 steps only.
+# The config `tiny` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, networks two blocks deep, and no
+# loss that needs downloaded weights. With its own 1,600 steps it reaches 25.9 dB. Here you train for 100 steps only.
 
 # %%
 config = load_config("tiny")
@@ -56,11 +56,13 @@ print(f"held-out PSNR: {results['eval_psnr']:.1f} dB")
 # %%
 tokenizer = Tokenizer.from_pretrained(workdir)
 size = tokenizer.config.image_size
-print(f"{size} x {size} pixels -> {tokenizer.config.num_latent_tokens} tokens of {tokenizer.config.latent_dim} channels")
+print(
+    f"{size} x {size} pixels -> {tokenizer.config.num_latent_tokens} tokens of {tokenizer.config.latent_dim} channels"
+)
 
 # %% [markdown]
-# Images are float32 arrays `[B, H, W, 3]` in [-1, 1]. The photograph is larger than the tokenizer's images, so it is cut
-# into tiles, which make one batch.
+# Images are float32 arrays `[B, H, W, 3]` in [-1, 1]. The photograph is larger than the tokenizer's images, so it is
+# cut into tiles, which make one batch.
 
 # %%
 photograph = data.chelsea()[22:278, 96:352]  # a cat, 256 x 256 pixels

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Sample from a generator
 #
-# A generator models the latents of a tokenizer, class by class. It turns noise and a class label into latents, which the tokenizer
-# decodes. Here you train a small tokenizer and a small SiT on it, and draw images. The classes are the eight photographs inside
-# scikit-image.
+# A generator models the latents of a tokenizer, class by class. It turns noise and a class label into latents, which
+# the tokenizer decodes. Here you train a small tokenizer and a small SiT on it, and draw images. The classes are the
+# eight photographs inside scikit-image.
 #
 # With a network connection, skip the training and open published weights instead:
 #
@@ -58,8 +58,8 @@ print(f"held-out PSNR: {results['eval_psnr']:.1f} dB")
 # %% [markdown]
 # ## The generator
 #
-# A small SiT. The frozen tokenizer encodes random crops inside the training step. For a large data set, encode once with
-# `tools.encode_latents` instead.
+# A small SiT. The frozen tokenizer encodes random crops inside the training step. For a large data set, encode once
+# with `tools.encode_latents` instead.
 
 # %%
 config = load_config("tiny_sit")
@@ -77,8 +77,8 @@ generator = Generator.from_pretrained(work / "generator")
 # %% [markdown]
 # ## Sample
 #
-# `sample` takes class labels and a random key, and returns latents `[B, L, D]` that the tokenizer decodes. Sample `i` depends on the key,
-# on `i` and on its label only, not on the size of the batch.
+# `sample` takes class labels and a random key, and returns latents `[B, L, D]` that the tokenizer decodes. Sample `i`
+# depends on the key, on `i` and on its label only, not on the size of the batch.
 
 # %%
 labels = np.repeat(np.arange(8), 4)  # four samples of each class
@@ -90,7 +90,9 @@ print(latents.shape, "->", images.shape)
 def grid(images, columns):
     """Images `[B, H, W, 3]` in [-1, 1] as one picture, column by column."""
     pixels = np.asarray(np.round((images + 1) * 127.5), np.uint8)
-    columns = [np.concatenate(pixels[i : i + len(pixels) // columns]) for i in range(0, len(pixels), len(pixels) // columns)]
+    columns = [
+        np.concatenate(pixels[i : i + len(pixels) // columns]) for i in range(0, len(pixels), len(pixels) // columns)
+    ]
     picture = Image.fromarray(np.concatenate(columns, axis=1))
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
@@ -98,14 +100,14 @@ def grid(images, columns):
 grid(images, columns=8)
 
 # %% [markdown]
-# One column per class: astronaut, cat, coffee, stars, tissue, motorcycle, retina, rocket. After so short a training, expect their colors rather than
-# their shapes.
+# One column per class: astronaut, cat, coffee, stars, tissue, motorcycle, retina, rocket. After so short a training,
+# expect their colors rather than their shapes.
 #
 # ## Samplers, steps and guidance
 #
-# A SiT has the stochastic sampler `sde_euler_maruyama` (the default) and the deterministic `ode_euler` and `ode_heun`. Guidance above
-# 1 makes samples more typical of their class. The times run from 1 (noise) to 0 (image), and `guidance_interval` limits guidance to
-# some of them.
+# A SiT has the stochastic sampler `sde_euler_maruyama` (the default) and the deterministic `ode_euler` and `ode_heun`.
+# Guidance above 1 makes samples more typical of their class. The times run from 1 (noise) to 0 (image), and
+# `guidance_interval` limits guidance to some of them.
 
 # %%
 for sampler in ("sde_euler_maruyama", "ode_heun"):

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # The tokenizer in your training loop
 #
-# `Tokenizer.encode` checks the values of its input, and so cannot be called inside `jax.jit`. Inside your own training step, use the
-# network as a pure function of its parameters: then you can jit it, take gradients through it, and decide where its parameters live.
+# `Tokenizer.encode` checks the values of its input, and so cannot be called inside `jax.jit`. Inside your own training
+# step, use the network as a pure function of its parameters: then you can jit it, take gradients through it, and decide
+# where its parameters live.
 #
 # First you train a small tokenizer in a loop of your own. Then you freeze it and train a classifier on its latents.
 
@@ -26,7 +27,7 @@ import optax
 from skimage import data
 
 from softvq_jax import Tokenizer
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
@@ -58,15 +59,15 @@ def batch(rng, size):
 # %%
 vit = ViTConfig(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
 config = TokenizerConfig(vit, vit, image_size=32, num_latent_tokens=16, latent_dim=16, bottleneck="ae", local_init=True)
-network = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
+network = functional(TokenizerModel, config)
 params, _ = network.init(jax.random.key(0))
 
 # %% [markdown]
 # ## Train it in your own loop
 #
-# A pixel loss and Adam. A bottleneck with a random part (KL) or with losses of its own has more to say during training: then call the
-# model itself, `network(params)(images, key=key)`, which returns the decoder's features and the bottleneck's output with its losses.
-# `softvq_jax/train/tokenizer_step.py` is the complete training step of the paper.
+# A pixel loss and Adam. A bottleneck with a random part (KL) or with losses of its own has more to say during training:
+# then call the model itself, `network(params)(images, key=key)`, which returns the decoder's features and the
+# bottleneck's output with its losses. `softvq_jax/train/tokenizer_step.py` is the complete training step of the paper.
 
 # %%
 optimizer = optax.adam(3e-3)
@@ -93,8 +94,9 @@ for i in range(151):
         print(f"step {i}: PSNR {10 * np.log10(4 / value):.1f} dB")
 
 # %% [markdown]
-# The result is a tokenizer like any other: `Tokenizer(config, params)` encodes, decodes and saves. To start from a published one instead,
-# write `tokenizer = Tokenizer.from_pretrained("SoftVQVAE/softvq-l-64")` and make the network from `tokenizer.config`.
+# The result is a tokenizer like any other: `Tokenizer(config, params)` encodes, decodes and saves. To start from a
+# published one instead, write `tokenizer = Tokenizer.from_pretrained("SoftVQVAE/softvq-l-64")` and make the network
+# from `tokenizer.config`.
 
 # %%
 tokenizer = Tokenizer(config, params)
@@ -102,8 +104,8 @@ tokenizer = Tokenizer(config, params)
 # %% [markdown]
 # ## Train a classifier on the frozen latents
 #
-# The tokenizer's parameters are an argument of the step, not a constant that it closes over: so they are not compiled into the
-# program, and can be sharded. Gradients are taken with respect to the classifier alone.
+# The tokenizer's parameters are an argument of the step, not a constant that it closes over: so they are not compiled
+# into the program, and can be sharded. Gradients are taken with respect to the classifier alone.
 
 # %%
 classifier = {"kernel": jnp.zeros((16 * 16, 4)), "bias": jnp.zeros(4)}

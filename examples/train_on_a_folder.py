@@ -13,15 +13,14 @@
 # %% [markdown]
 # # Train on your own folder
 #
-# The data are a folder with one subfolder per class. A tokenizer does not use the classes, so one subfolder is enough. Here the folder
-# is made from the photographs inside scikit-image; put the path of your own in its place.
+# The data are a folder with one subfolder per class. A tokenizer does not use the classes, so one subfolder is enough.
+# Here the folder is made from the photographs inside scikit-image; put the path of your own in its place.
 
 # %%
 import json
 import pathlib
 import tempfile
 
-import numpy as np
 from PIL import Image
 from skimage import data
 
@@ -41,8 +40,8 @@ print(len(list(folder.rglob("*.jpg"))), "images")
 # %% [markdown]
 # ## The config
 #
-# A config is a nested `ConfigDict`. Its fields can be set but not added, so a spelling mistake is an error. On the command line
-# every field is a flag: `--config.data.path=photographs`.
+# A config is a nested `ConfigDict`. Its fields can be set but not added, so a spelling mistake is an error. On the
+# command line every field is a flag: `--config.data.path=photographs`.
 
 # %%
 config = load_config("tiny")
@@ -54,10 +53,10 @@ config.log.every_steps = 20
 config.evals.held_out.update(every_steps=60, num_images=8, num_pictures=8)
 
 # %% [markdown]
-# `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny` trains with a pixel loss only. The
-# full recipe, as in the config `b64`, also uses pretrained networks: a DINOv2 encoder and teacher, LPIPS, and the DINO discriminator. They are
-# downloaded, or named by their paths in `config.weights`. A run that lacks a file says which one, where it comes from, and how to do
-# without it.
+# `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny` trains with a
+# pixel loss only. The full recipe, as in the config `b64`, also uses pretrained networks: a DINOv2 encoder and teacher,
+# LPIPS, and the DINO discriminator. They are downloaded, or named by their paths in `config.weights`. A run that lacks
+# a file says which one, where it comes from, and how to do without it.
 
 # %% [markdown]
 # ## Train
@@ -89,8 +88,8 @@ grid = Image.open(sorted((workdir / "images").rglob("*.png"))[-1])
 grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST)
 
 # %% [markdown]
-# The trained tokenizer is in `tokenizer/`; `Tokenizer.from_pretrained(workdir)` opens it. A page with curves, images and the
-# config is one command away: `python -m softvq_jax.tools.report --workdir=...`.
+# The trained tokenizer is in `tokenizer/`; `Tokenizer.from_pretrained(workdir)` opens it. A page with curves, images
+# and the config is one command away: `python -m softvq_jax.tools.report --workdir=...`.
 
 # %%
 print(sorted(path.name for path in workdir.iterdir()))

@@ -1,9 +1,10 @@
-# Shared by the launch scripts, which source it. What they have in common:
+# Sourced by the launch scripts. What they have in common:
 #
 #   launch/<where>.sh [options] -- --config=configs/l64.py --workdir=DIR [any flag of softvq_jax.main]
 #
-# --dry-run prints the commands instead of running them, --help the script's own head. Exit codes: 2 for a wrong command
-# line, else the program's. The program ends with 75 when it was told to stop and has saved: it is then started again.
+# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. Exit codes: 2
+# for a wrong command line, else that of the program. The program exits with 75 after saving at a preemption, and is
+# restarted.
 # shellcheck shell=bash
 
 readonly PREEMPTED=75
@@ -23,43 +24,45 @@ usage() {
   exit 0
 }
 
-# need OPTION VALUE: dies where an option has no value.
+# need OPTION VALUE: exits if an option has no value.
 need() {
   [[ -n "${2-}" && "$2" != --* ]] || die "$1 needs a value"
 }
 
-# need_number OPTION VALUE: dies where the value is not a positive whole number.
+# need_number OPTION VALUE: exits if the value is not a positive integer.
 need_number() {
-  [[ "${2-}" =~ ^[1-9][0-9]*$ ]] || die "$1 needs a positive number, not '${2-}'"
+  [[ "${2-}" =~ ^[1-9][0-9]*$ ]] || die "$1 must be a positive integer; got '${2-}'"
 }
 
-# The flags of softvq_jax.main: a config that exists, and a workdir.
+# Checks the flags of softvq_jax.main: a config that exists, by path or by name, and a workdir.
 check_training_flags() {
-  local flag config="" workdir=""
+  local flag config="" workdir="" name
   for flag in "${training_flags[@]}"; do
     case $flag in
       --config=*) config=${flag#*=} ;;
       --workdir=*) workdir=${flag#*=} ;;
       --*) ;;
-      *) die "'$flag' is not a flag of softvq_jax.main: write --name=value" ;;
+      *) die "unexpected argument '$flag' after --; flags of softvq_jax.main are written --name=value" ;;
     esac
   done
   [[ -n $config ]] || die "no --config=... after --"
-  [[ -f $config || -f $root/$config ]] || die "there is no config $config"
+  name=${config%%:*} name=${name#configs/} name=${name%.py}
+  [[ -f ${config%%:*} || -f $root/${config%%:*} || -f $root/configs/$name.py || -f $root/configs/${name%%_*}.py ]] ||
+    die "no config $config; their names are those of the files in configs/"
   [[ -n $workdir ]] || die "no --workdir=... after --"
 }
 
-# Several machines must find the same workdir.
+# Checks that the workdir can be the same folder on several machines.
 check_shared_workdir() {
   [[ " ${training_flags[*]}" =~ \ --workdir=/ ]] ||
-    die "the workdir must be the absolute path of a folder that all machines share (mount a bucket)"
+    die "--workdir must be the absolute path of a folder that all machines share, such as a mounted bucket"
 }
 
 require_command() {
-  $dry_run || command -v "$1" > /dev/null || die "there is no command $1 on this machine"
+  $dry_run || command -v "$1" > /dev/null || die "command $1 not found"
 }
 
-# quoted WORD...: the words as one line that a shell reads back.
+# quoted WORD...: prints the words as one line of shell code.
 quoted() {
   local line
   printf -v line '%q ' "$@"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A workload on GKE through XPK (https://github.com/AI-Hypercomputer/xpk): one or several TPU slices.
+# Creates a workload on GKE through XPK (https://github.com/AI-Hypercomputer/xpk): one or several TPU slices.
 #
 #   launch/gke_xpk.sh --workload softvq-l64 --cluster my-cluster --tpu-type v5litepod-256 --docker-image IMAGE \
 #     -- --config=configs/l64.py --workdir=/mnt/shared/runs/l64
 #
-#   --workload NAME         the workload's name: lower-case letters, digits and hyphens
-#   --cluster NAME          the cluster, made by xpk cluster create
-#   --tpu-type TYPE         the slice, for instance v5litepod-256
-#   --docker-image IMAGE    an image with the package installed and the configs in its working directory
-#   --slices N              how many slices (default 1), joined by the data-centre network
-#   --zone, --project       where, if not gcloud's own
-#   --max-restarts N        how often to start again after a preemption (default 100)
-#   --grace SECONDS         how long the program may take to save (default 300)
+#   --workload NAME         name of the workload: lower-case letters, digits and hyphens
+#   --cluster NAME          cluster, created by xpk cluster create
+#   --tpu-type TYPE         slice, such as v5litepod-256
+#   --docker-image IMAGE    image with the package installed
+#   --slices N              number of slices (default 1), joined by the data-center network
+#   --zone, --project       if not the defaults of gcloud
+#   --max-restarts N        restarts after preemptions (default 100)
+#   --grace SECONDS         time for the program to save (default 300)
 #   --dry-run               print the command
 #
 # JAX finds the other hosts through the environment that GKE sets.
@@ -37,10 +37,10 @@ while (($#)); do
   esac
 done
 [[ $workload =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] ||
-  die "--workload needs a name of lower-case letters, digits and hyphens, at most 40, not '$workload'"
-[[ -n $cluster ]] || die "no --cluster"
-[[ $tpu_type =~ ^v[0-9a-z]+-[0-9]+$ ]] || die "--tpu-type needs a slice such as v5litepod-256, not '$tpu_type'"
-[[ -n $image ]] || die "no --docker-image"
+  die "--workload must be a name of lower-case letters, digits and hyphens, at most 40; got '$workload'"
+[[ -n $cluster ]] || die "--cluster is required"
+[[ $tpu_type =~ ^v[0-9a-z]+-[0-9]+$ ]] || die "--tpu-type must be a slice such as v5litepod-256; got '$tpu_type'"
+[[ -n $image ]] || die "--docker-image is required"
 check_training_flags
 check_shared_workdir
 require_command xpk

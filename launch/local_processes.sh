@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Several processes on this machine: one for each GPU, or a rehearsal of a pod on the CPU.
+# Runs several processes on this machine: one for each GPU, or a rehearsal of a pod on the CPU.
 #
 #   launch/local_processes.sh --processes 2 --cpu-devices 4 -- --config=configs/tiny.py --workdir=runs/tiny
 #   launch/local_processes.sh --processes 8 --gpus -- --config=configs/l64.py --workdir=runs/l64
 #
-#   --processes N     how many
+#   --processes N     number of processes
 #   --cpu-devices N   run on the CPU, each process with N simulated devices
 #   --gpus            run on GPUs, process i on GPU i
-#   --max-restarts N  how often to start again after a preemption (default 100)
-#   --grace SECONDS   how long the others may take to end after one failed (default 20)
+#   --max-restarts N  restarts after preemptions (default 100)
+#   --grace SECONDS   time for the other processes to exit after one failed (default 20)
 #   --dry-run         print the commands
 #
-# The processes meet on a free port. SIGTERM and Ctrl-C are passed on, and the script waits until all have saved. When
-# one process fails, the others are stopped and its exit code is the script's.
+# The processes connect on a free port. SIGTERM and Ctrl-C are forwarded, and the script waits until all processes have
+# saved. When one process fails, the others are stopped, and the script exits with its code.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -31,11 +31,11 @@ while (($#)); do
     *) die "unknown option '$1'" ;;
   esac
 done
-[[ -n $processes ]] || die "no --processes"
+[[ -n $processes ]] || die "--processes is required"
 if $gpus; then
   [[ -z $cpu_devices ]] || die "--gpus and --cpu-devices exclude each other"
 else
-  [[ -n $cpu_devices ]] || die "say --gpus or --cpu-devices N"
+  [[ -n $cpu_devices ]] || die "--gpus or --cpu-devices N is required"
 fi
 check_training_flags
 
@@ -46,17 +46,17 @@ free_port() {
   "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
-pids=() told=false
+pids=() signaled=false
 # shellcheck disable=SC2317,SC2329  # The trap calls it.
-pass_on() {
-  told=true
+forward_signal() {
+  signaled=true
   kill -TERM "${pids[@]}" 2> /dev/null || true
 }
 
 # Starts process $1, on port $2.
 start() {
   local place=(CUDA_VISIBLE_DEVICES="$1")
-  # NPROC: threads, of which collectives of simulated devices hold one each; on few cores they would run out.
+  # NPROC is the number of threads. A collective holds one thread for each simulated device, more than a few cores give.
   $gpus || place=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$cpu_devices" NPROC=$((8 * cpu_devices)))
   local command=(env "${place[@]}" "$python" -m softvq_jax.main "${training_flags[@]}"
     --coordinator="127.0.0.1:$2" --num_processes="$processes" --process_id="$1")
@@ -68,8 +68,8 @@ start() {
   fi
 }
 
-# Waits for all processes; returns the first failure's exit code, else 75 if any was preempted, else 0. After a failure
-# the others are stopped, and killed when their grace is over: those that wait for a process that is gone may not hear.
+# Waits for all processes; returns the exit code of the first failure, else 75 if any was preempted, else 0. After a
+# failure the others are stopped, and killed after the grace time: a process that waits for a dead one may not react.
 wait_for_all() {
   local result=0 code left deadline=""
   while ((${#pids[@]})); do
@@ -95,7 +95,7 @@ wait_for_all() {
   return "$result"
 }
 
-trap pass_on TERM INT
+trap forward_signal TERM INT
 cd "$root"
 for ((restart = 0; restart <= max_restarts; restart++)); do
   port=PORT
@@ -105,7 +105,7 @@ for ((restart = 0; restart <= max_restarts; restart++)); do
   if $dry_run; then exit 0; fi
   code=0
   wait_for_all || code=$?
-  if ((code != PREEMPTED)) || $told; then exit "$code"; fi
-  echo "${0##*/}: preempted, starting again ($((restart + 1)) of $max_restarts)" >&2
+  if ((code != PREEMPTED)) || $signaled; then exit "$code"; fi
+  echo "${0##*/}: preempted, restarting ($((restart + 1)) of $max_restarts)" >&2
 done
 exit "$PREEMPTED"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A SLURM job on GPU nodes, one process for each GPU.
+# Submits a SLURM job on GPU nodes, one process for each GPU.
 #
 #   launch/slurm.sh --nodes 4 --gpus-per-node 8 --time 24:00:00 -- --config=configs/l64.py --workdir=/shared/runs/l64
 #
-#   --nodes N           how many nodes
-#   --gpus-per-node N   GPUs, and so processes, on each
-#   --time D-HH:MM:SS   the job's time limit
-#   --grace SECONDS     how long before the limit to save (default 300)
-#   --sbatch OPTION     any further option of sbatch, for instance --sbatch --partition=gpu; repeatable
+#   --nodes N           number of nodes
+#   --gpus-per-node N   GPUs, and processes, on each node
+#   --time D-HH:MM:SS   time limit of the job
+#   --grace SECONDS     time before the limit at which to save (default 300)
+#   --sbatch OPTION     another option of sbatch, such as --sbatch --partition=gpu; repeatable
 #   --dry-run           print the command
 #
-# JAX finds the other processes through SLURM. Before the time limit, and on preemption, the program is told to stop,
-# saves and ends with 75; the job then puts itself back into the queue and goes on where it stopped.
+# JAX finds the other processes through SLURM. Before the time limit, and at a preemption, SLURM signals the program, which
+# saves and exits with 75; the job then requeues itself and resumes.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -23,23 +23,23 @@ while (($#)); do
     --gpus-per-node) need_number "$1" "${2-}" && gpus=$2 && shift 2 ;;
     --time) need "$1" "${2-}" && time=$2 && shift 2 ;;
     --grace) need_number "$1" "${2-}" && grace=$2 && shift 2 ;;
-    --sbatch) [[ ${2-} == --* ]] || die "--sbatch needs an option of sbatch" && sbatch_options+=("$2") && shift 2 ;;
+    --sbatch) [[ ${2-} == --* ]] || die "--sbatch must be followed by an option of sbatch" && sbatch_options+=("$2") && shift 2 ;;
     --dry-run) dry_run=true && shift ;;
     --help | -h) usage ;;
     --) shift && training_flags=("$@") && break ;;
     *) die "unknown option '$1'" ;;
   esac
 done
-[[ -n $nodes ]] || die "no --nodes"
-[[ -n $gpus ]] || die "no --gpus-per-node"
-[[ $time =~ ^([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}$ ]] || die "--time needs a limit such as 24:00:00, not '$time'"
+[[ -n $nodes ]] || die "--nodes is required"
+[[ -n $gpus ]] || die "--gpus-per-node is required"
+[[ $time =~ ^([0-9]+-)?[0-9]+(:[0-9]{2}){0,2}$ ]] || die "--time must be a limit such as 24:00:00; got '$time'"
 check_training_flags
 check_shared_workdir
 require_command sbatch
 
-# Nothing kills the others when one task ends: they may be saving. Those that lost it end by themselves, or are ended
-# two minutes after the first. The code of a step is the highest of its tasks': 255 for 75, so that no task that was
-# killed while it ended hides that others had saved, which they do together. SLURM signals this shell too: it waits.
+# When one task exits, the others are not killed, because they may be saving; they exit by themselves, or are stopped two
+# minutes after the first. The exit code of a job step is the highest of its tasks. 75 becomes 255, so that a task killed
+# while exiting does not hide that all had saved. SLURM signals this shell too, which therefore ignores the signal and waits.
 saved=255
 task="trap : TERM; \"\$@\"; code=\$?; if [ \$code -eq $PREEMPTED ]; then code=$saved; fi; exit \$code"
 step=(srun --kill-on-bad-exit=0 --wait=120 bash -c "$task" task "${PYTHON:-python}" -m softvq_jax.main

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# A slice of TPU VMs: the same command on every host of it.
+# Runs the same command on every host of a slice of TPU VMs.
 #
 #   launch/tpu_vm.sh --name softvq --zone us-central2-b -- --config=configs/l64.py --workdir=/mnt/shared/runs/l64
 #
-#   --name NAME              the TPU VM
-#   --zone ZONE              its zone
-#   --project PROJECT        its project, if not gcloud's own
-#   --directory DIR          where the repository is on each host (default softvq-jax)
-#   --accelerator-type TYPE  with --version, the slice (v5litepod-256, v4-32, ...) to create when there is none, again
-#   --version VERSION        after each preemption (tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...), and the system on it
+#   --name NAME              name of the TPU VM
+#   --zone ZONE              zone of the TPU VM
+#   --project PROJECT        project, if not the default of gcloud
+#   --directory DIR          folder of the repository on each host (default softvq-jax)
+#   --accelerator-type TYPE  slice to create if it does not exist, and after each preemption: v5litepod-256, v4-32, ...
+#   --version VERSION        its software: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
 #   --spot                   create it as a spot VM
-#   --setup COMMAND          run on every host of a slice just created, for instance to clone and install
-#   --max-restarts N         how often to start again after a preemption, or a creation that failed (default 100)
+#   --setup COMMAND          command for every host of a new slice, such as one that clones and installs
+#   --max-restarts N         restarts after preemptions and failed creations (default 100)
 #   --dry-run                print the commands
 #
-# JAX finds the other hosts through the TPU's own metadata. A maintenance event ends the program with 75, and it is
-# started again on its host; a preemption takes the hosts away, and the slice is created anew. Where there is none to be
-# had, that is tried again after half a minute, a minute, and so on, ten minutes at most.
+# JAX finds the other hosts through the metadata of the TPU. After a maintenance event the program exits with 75 and is
+# restarted on its host. After a preemption, which deletes the hosts, the slice is created again; if there is no capacity,
+# the script retries after 30 seconds, a minute, and so on, ten minutes at most.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -39,9 +39,9 @@ while (($#)); do
     *) die "unknown option '$1'" ;;
   esac
 done
-[[ -n $name ]] || die "no --name"
-[[ -n $zone ]] || die "no --zone"
-[[ -n $accelerator || -z $version$setup ]] || die "--version and --setup are for creating a slice: add --accelerator-type"
+[[ -n $name ]] || die "--name is required"
+[[ -n $zone ]] || die "--zone is required"
+[[ -n $accelerator || -z $version$setup ]] || die "--version and --setup are for creating a slice: --accelerator-type is required"
 [[ -z $accelerator || -n $version ]] || die "--accelerator-type needs --version"
 check_training_flags
 check_shared_workdir
@@ -61,21 +61,21 @@ on_all_hosts() {
   run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" "${project[@]}" --worker=all --command="$1"
 }
 
-# Creates the slice, which is in state $1 now; fails where there is none to be had.
+# Creates the slice, which is now in state $1; fails if there is no capacity.
 create() {
-  [[ -n $accelerator ]] || die "TPU VM $name is $1: give --accelerator-type and --version to create it again"
+  [[ -n $accelerator ]] || die "TPU VM $name is $1: set --accelerator-type and --version to create it again"
   if [[ $1 != ABSENT ]]; then tpu_vm delete --quiet || true; fi
   run gcloud compute tpus tpu-vm create "$name" --zone="$zone" "${project[@]}" \
     --accelerator-type="$accelerator" --version="$version" "${spot[@]}"
 }
 
-# What every host of a slice does; $1 is whether it was just created.
+# Runs the program on all hosts; $1 is whether the slice is new.
 work() {
   if $1 && [[ -n $setup ]]; then on_all_hosts "$setup" || return; fi
   on_all_hosts "$train"
 }
 
-# The slice's state after a failure. A preemption first cuts the connections, or has the hosts that are left fail, and
+# Prints the state of the slice after a failure. A preemption first cuts connections, or makes the other hosts fail, and
 # shows in the state a little later.
 state_after_failure() {
   local now
@@ -87,13 +87,13 @@ state_after_failure() {
   echo "$now"
 }
 
-# Counts a start that did not last, because of $1, and ends the script after too many.
-start_again() {
+# Counts a restart, the reason of which is $1; exits after too many.
+count_restart() {
   ((++restarts <= max_restarts)) || {
-    echo "${0##*/}: $1; that was start $restarts, and no more were allowed (--max-restarts)" >&2
+    echo "${0##*/}: $1; stopping after $max_restarts restarts (--max-restarts)" >&2
     exit "$PREEMPTED"
   }
-  echo "${0##*/}: $1, starting again ($restarts of $max_restarts)" >&2
+  echo "${0##*/}: $1, restarting ($restarts of $max_restarts)" >&2
 }
 
 program=$(quoted python3 -m softvq_jax.main "${training_flags[@]}")
@@ -112,7 +112,7 @@ while true; do
   now=$(state) new=false
   if [[ $now != READY ]]; then
     if ! create "$now"; then
-      start_again "the slice could not be created; waiting $pause s"
+      count_restart "the slice could not be created; waiting $pause s"
       sleep "$pause"
       pause=$((pause < 300 ? 2 * pause : 600))
       continue
@@ -123,7 +123,7 @@ while true; do
   work "$new" || code=$?
   if ((code == 0)); then exit 0; fi
   now=$(state_after_failure)
-  # The slice still stands: the program ended of itself.
+  # The slice still exists: the program failed by itself.
   [[ $now != READY ]] || exit "$code"
-  start_again "the slice is $now"
+  count_restart "the slice is $now"
 done

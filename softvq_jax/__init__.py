@@ -1,4 +1,4 @@
-"""SoftVQ-VAE and the systems around it, in JAX."""
+"""SoftVQ-VAE image tokenizers and generators on their latents, in JAX (arXiv 2412.10958)."""
 
 import importlib
 
@@ -9,7 +9,7 @@ __all__ = ["Generator", "Tokenizer"]
 
 
 def __getattr__(name: str):
-    # Looked up on first use: reading a config or an image in a worker process must not import jax.
+    # Imported on first use: worker processes, which read images, must not import jax.
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

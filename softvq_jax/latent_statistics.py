@@ -1,20 +1,23 @@
-"""The statistics that stand between a tokenizer's latents and a generator's data."""
+"""Mean and standard deviation of latents: what stands between a tokenizer's latents and a generator's data."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-FIELDS = ("vq_mean", "vq_std")  # in a published tokenizer's config.json, and in our generators'
+from softvq_jax.metrics.latent_moments import LatentMoments
+
+FIELDS = ("vq_mean", "vq_std")  # in the config.json of published tokenizers, and of generators trained here
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentStatistics:
-    """Mean and standard deviation over all latents of a data set; generators model `(latents - mean) / std`.
+    """Mean and standard deviation over all values of a data set's latents; generators model `(latents - mean) / std`.
 
     Raises:
-      ValueError: `std` is not positive, or one of the two is not finite.
+      ValueError: one of the two is not finite, or `std` is not positive.
     """
 
     mean: float
@@ -25,16 +28,21 @@ class LatentStatistics:
             raise ValueError(f"latent statistics: mean {self.mean}, std {self.std}; expected finite, std positive")
 
     def normalize(self, latents: jax.Array) -> jax.Array:
-        """A tokenizer's latents as a generator sees them."""
+        """A tokenizer's latents, of any shape, as a generator models them."""
         return (latents - self.mean) / self.std
 
     def denormalize(self, latents: jax.Array) -> jax.Array:
-        """A generator's samples as a tokenizer decodes them."""
+        """A generator's samples, of any shape, as a tokenizer decodes them."""
         return latents * self.std + self.mean
 
     @classmethod
-    def from_fields(cls, config: Mapping) -> "LatentStatistics | None":
-        """Those that a `config.json` holds, None where it has none."""
+    def from_moments(cls, moments: LatentMoments) -> "LatentStatistics":
+        """The statistics of measured latents."""
+        return cls(moments.mean, moments.std)
+
+    @classmethod
+    def from_fields(cls, config: Mapping[str, Any]) -> "LatentStatistics | None":
+        """The statistics in the content of a `config.json`; None where it has none."""
         if any(config.get(field) is None for field in FIELDS):
             return None
         return cls(*(float(config[field]) for field in FIELDS))

@@ -13,7 +13,7 @@ import sys
 from absl import app, flags, logging
 
 from softvq_jax.config import check_values
-from softvq_jax.config.flags import define_config, parse_flags, require
+from softvq_jax.config.flags import define_config, parse_flags
 from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
@@ -72,12 +72,11 @@ def main(_):
 def run() -> None:
     """Runs the command line."""
     exit_on_sigterm()
-    require("workdir")
     app.run(main, argv=sys.argv, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv):
-    rest = parse_flags(argv)
+    rest = parse_flags(argv, required=["workdir"])
     # Messages of this package, and warnings of others, with the time in front.
     handler = logging.get_absl_handler()
     handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -1,6 +1,5 @@
 """The tokenizer as a user holds it: open, encode, decode, save."""
 
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.weights import files, layout
 from softvq_jax.weights import tokenizer as weights
@@ -49,7 +48,7 @@ class Tokenizer:
         self._published = dict(published or weights.published_fields(config))
         self._extra = dict(weights.unused_patch_embed(config) if extra is None else extra)
         self._dtypes = dict(dtypes or {})
-        network = _network(config)
+        network = functional(TokenizerModel, config)
 
         def compiled(method):
             return jax.jit(lambda params, x: getattr(network(params), method)(x))
@@ -193,9 +192,4 @@ class Tokenizer:
 
 def abstract_params(config: TokenizerConfig) -> dict:
     """The parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
-    return _network(config).shapes
-
-
-@functools.cache  # tracing an L takes half a second
-def _network(config: TokenizerConfig) -> Functional:
-    return Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
+    return functional(TokenizerModel, config).shapes

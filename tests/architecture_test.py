@@ -11,8 +11,8 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # A package may import the packages in the lines above its own, and no other.
 ORDER = (
-    {"storage"},
-    {"config", "parallel", "aot", "metrics", "pixels", "progress", "unit_vectors"},
+    {"storage", "pixels"},
+    {"config", "parallel", "aot", "metrics", "progress", "unit_vectors"},
     {"models", "losses", "diffusion", "data"},
     {"weights", "latent_statistics"},
     {"generators"},

@@ -1,39 +1,29 @@
-"""Every generator's config file, shrunk, takes a real step; and its docstring says what the network is."""
+"""Every generator config, shrunk, takes real steps, and the docstrings hold the sizes of the networks."""
 
-import pathlib
 import re
-import runpy
 
 import jax
 import numpy as np
 import pytest
 
+from softvq_jax.config import load_config
+from softvq_jax.config.names import configs_folder
+from softvq_jax.generators.config import LATENTS
+from softvq_jax.generators.family import FAMILIES
 from tests import small_generators
 
-EVERY = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
-CONFIGS = [path for path in EVERY if "generator_config" in path.read_text()]
-
-
-def get_config(path):
-    return runpy.run_path(str(path))["get_config"]()
-
-
-def test_all_sizes_are_there():
-    names = {path.stem for path in CONFIGS}
-    expected = {
-        f"{family}_{size}_{latents}"
-        for family in ("sit", "dit")
-        for size in ("b", "l", "xl")
-        for latents in ("l32", "l64")
-    }
-    expected |= {f"mar_{size}_{latents}" for size in ("b", "l", "h") for latents in ("l32", "l64")}
-    assert names == expected | {"tiny_sit"}
+NAMES = [
+    f"{family.name}:{size.lower()}_{latents}"
+    for family in FAMILIES.values()
+    for size in family.presets
+    for latents in LATENTS
+]
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shrunk_config_takes_a_step(path):
-    config = small_generators.shrink(get_config(path))
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name.endswith("_l64")), "tiny_sit"])
+def test_a_shrunk_config_takes_steps(name):
+    config = small_generators.shrink(load_config(name))
     config.train.update(batch_size=8, num_steps=4)
     config.data.update(source="latents")
     config.tokenizer = ""
@@ -41,11 +31,28 @@ def test_a_shrunk_config_takes_a_step(path):
     assert int(state.step) == 2 and all(np.isfinite(log["loss"]) for log in logs)
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "tiny_sit"], ids=lambda path: path.stem)
-def test_the_docstring_says_the_size(path):
-    config = get_config(path)
-    task = small_generators.abstract_task(config)
-    shapes = jax.tree.leaves(task.network.functional.shapes)
-    stated = re.search(r"(\d+) tokens of\s(\d+) channels, ([\d,]+) M", path.read_text())
-    found = config.model.num_tokens, config.model.channels, round(sum(leaf.size for leaf in shapes) / 1e6)
-    assert tuple(int(number.replace(",", "")) for number in stated.groups()) == found
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_holds_the_number_of_parameters(name):
+    family, _, argument = name.partition(":")
+    config = load_config(name)
+    shapes = small_generators.abstract_task(config).network.functional.shapes
+    stated = re.search(
+        rf"^\| {argument} +\| +(\d+) M \|", (configs_folder() / f"{family}.py").read_text(), re.MULTILINE
+    )
+    assert stated and int(stated[1]) == round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6)
+    latents = LATENTS[argument.partition("_")[2]]
+    assert (config.tokenizer, config.model.num_tokens, config.model.channels) == latents
+
+
+@pytest.mark.parametrize("name", ["sit_xl_l64", "configs/mar_h_l32.py", "dit_b_l64"])
+def test_names_of_older_versions(name):
+    family, argument = re.fullmatch(r"(?:configs/)?([a-z]+)_(\w+?)(?:\.py)?", name).groups()
+    assert load_config(name) == load_config(f"{family}:{argument}")
+
+
+@pytest.mark.parametrize("name", ["sit:xxl_l64", "sit"])
+def test_a_wrong_argument_is_refused_with_those_there_are(name):
+    with pytest.raises(
+        ValueError, match=r"^--config=sit:\w*: expected sit:SIZE_LATENTS, one of s_l64, s_l32, b_l64, .*xl_l32$"
+    ):
+        load_config(name)

@@ -1,9 +1,9 @@
-"""What all tests share: compiled programs, so that no two tests compile the same one; and the order of the files."""
+"""A cache of compiled programs for all tests, so that each is compiled once; and the order of the test files."""
 
 import jax
 import pytest
 
-# Minutes each. With one file to a worker, what begins last should be short.
+# Files that take minutes. With one file to a worker, they start first.
 LONGEST = (
     "parity_test.py",
     "gan_steps_test.py",
@@ -16,7 +16,7 @@ LONGEST = (
 
 
 def pytest_configure(config):
-    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's own order: files of many tests first
+    if hasattr(config.option, "loadscopereorder"):  # the order of pytest-xdist: files with many tests first
         config.option.loadscopereorder = False
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -35,8 +35,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def quick_compilation():
-    """For tests that compile large programs and run them a few times. Programs with long loops become slower than the
-    compilation was."""
+    """Disables most compiler optimizations, for tests that compile large programs and run them a few times.
+
+    Not for programs with long loops, which become slower than the compilation was.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

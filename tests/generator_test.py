@@ -47,8 +47,8 @@ def test_saved_and_opened_again(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_published_files_come_back(family, tmp_path):
-    """Key for key, bit for bit, with what the network does not read; statistics from the tokenizer's config."""
+def test_published_files_are_saved_unchanged(family, tmp_path):
+    """Key for key, bit for bit, with tensors that the network does not use; statistics from the tokenizer's config."""
     config = CONFIGS[family]
     tensors = layout.write(family_of(config).weight_rules(config), _params(config)) | {
         "projectors.0.weight": np.ones((2, 3), np.float16)
@@ -80,8 +80,8 @@ def test_presets_are_recognized_by_name_or_width(published):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_an_example_depends_on_its_index_and_label_alone(family):
-    """Whatever else is in the batch, and so however the work is divided."""
+def test_an_example_depends_only_on_its_index_and_label(family):
+    """Not on the rest of the batch, and so not on the number of devices."""
     generator, few = _generator(family), FEW[family] | {"guidance": 2.0, "key": KEY}
     labels = np.array([3, 1, 6, 0])
     whole = generator.sample(labels, **few)
@@ -101,7 +101,7 @@ def test_the_label_and_the_guidance_matter(family):
     assert not np.allclose(plain, other, atol=1e-3) and not np.allclose(plain, guided, atol=1e-3)
 
 
-def test_statistics_are_undone():
+def test_samples_are_denormalized():
     unit = copy.copy(_generator("sit"))
     unit.statistics = LatentStatistics(0.0, 1.0)
     samples = [generator.sample([1, 2], key=KEY, **FEW["sit"]) for generator in (unit, _generator("sit"))]
@@ -137,15 +137,27 @@ def test_temperature_reaches_the_head_of_a_mar():
         ("sit", {"labels": [0, 7]}, "labels range from 0 to 7; this generator has classes 0 to 6"),
         ("sit", {"labels": [-1]}, "labels range from -1 to -1"),
         ("sit", {"labels": [0.5]}, "type float64; expected"),
-        ("sit", {"guidance_interval": (0.7, 0.1)}, r"is \(0.7, 0.1\); expected \(low, high\) with 0 <= low <= high <= 1"),
+        (
+            "sit",
+            {"guidance_interval": (0.7, 0.1)},
+            r"is \(0.7, 0.1\); expected \(low, high\) with 0 <= low <= high <= 1",
+        ),
         ("sit", {"sampler": "ddpm"}, "sampler is 'ddpm'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
         ("dit", {"sampler": "ode_euler"}, "'ode_euler'; a dit has ddpm"),
         ("sit", {"steps": 1}, "1 sampling steps; this sampler takes at least 2"),
         ("dit", {"steps": 1001}, "1001 steps out of 1000"),
         ("mar", {"steps": 5}, "5 iterations for 4 tokens; expected 1 to 4"),
         ("sit", {"noise": np.zeros((1, 3, 4))}, r"noise has shape \(1, 3, 4\); expected \(1, 4, 3\)"),
-        ("sit", {"sampler": "ode_euler", "step_noises": np.zeros((9, 1, 4, 3))}, "step_noises was given, but sampler ode_euler of a sit does not take it"),
-        ("dit", {"step_noises": np.zeros((9, 1, 4, 3)), "steps": 9}, r"step_noises has shape .*expected \(8, 1, 4, 3\)"),
+        (
+            "sit",
+            {"sampler": "ode_euler", "step_noises": np.zeros((9, 1, 4, 3))},
+            "step_noises was given, but sampler ode_euler of a sit does not take it",
+        ),
+        (
+            "dit",
+            {"step_noises": np.zeros((9, 1, 4, 3)), "steps": 9},
+            r"step_noises has shape .*expected \(8, 1, 4, 3\)",
+        ),
         ("mar", {"noise": np.zeros((1, 4, 3))}, "noise was given, but sampler masked of a mar does not take it"),
         ("mar", {"guidance_interval": (0.1, 0.7)}, "guidance_interval was given, but sampler masked of a mar does not"),
         ("sit", {"temperature": 0.9}, "temperature was given, but sampler sde_euler_maruyama of a sit"),
@@ -170,7 +182,9 @@ def test_wrong_files(tmp_path):
         Generator.from_pretrained(tmp_path)
     files.write_json(tmp_path / "config.json", STATISTICS.to_fields())
     files.write_safetensors(tmp_path / "model.safetensors", {"something": np.zeros(3, np.float32)})
-    with pytest.raises(WeightsError, match=r"1 tensors \(something, \.\.\.\) that fit none of the generator families sit, dit, mar"):
+    with pytest.raises(
+        WeightsError, match=r"1 tensors \(something, \.\.\.\) that fit none of the generator families sit, dit, mar"
+    ):
         Generator.from_pretrained(tmp_path)
 
 

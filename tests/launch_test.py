@@ -1,7 +1,6 @@
-"""The launch scripts: what they run, what they refuse, and how they start again after a preemption.
+"""The launch scripts: the commands they run, the errors they report, and restarts after preemptions.
 
-The programs they call (gcloud, sbatch, srun, xpk, Python itself) are stood in for by scripts that write down how they
-were called.
+The programs they call (gcloud, sbatch, srun, xpk, and Python itself) are replaced by scripts that log their arguments.
 """
 
 import os
@@ -33,8 +32,8 @@ def _launch(script: str, *arguments: str, path: pathlib.Path | None = None, **en
     return subprocess.run([LAUNCH / script, *arguments], env=env, text=True, capture_output=True, timeout=60)
 
 
-def _stand_in(folder: pathlib.Path, name: str, body: str) -> None:
-    """A program `name` that appends its arguments to `folder/name.log`, quoted, and goes on with `body`."""
+def _fake_program(folder: pathlib.Path, name: str, body: str) -> None:
+    """Writes a program `name` that appends its quoted arguments to `folder/name.log`, then runs `body`."""
     program = folder / name
     program.write_text(
         f'#!/usr/bin/env bash\nprintf "%q " "$@" >> {folder}/{name}.log; echo >> {folder}/{name}.log\n{body}\n'
@@ -46,7 +45,7 @@ def _calls(folder: pathlib.Path, name: str) -> list[list[str]]:
     return [shlex.split(line) for line in (folder / f"{name}.log").read_text().splitlines()]
 
 
-def test_every_script_is_known_here():
+def test_all_scripts_are_tested():
     assert sorted(OPTIONS) == SCRIPTS
 
 
@@ -59,11 +58,11 @@ def test_syntax(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_dry_run_ends_in_the_same_command(script):
+def test_dry_run_prints_the_training_command(script):
     result = _launch(script, *OPTIONS[script].split(), "--dry-run", *TRAINING)
     assert result.returncode == 0, result.stderr
     words = result.stdout
-    for _ in range(3):  # The command may be an argument, quoted, of another one.
+    for _ in range(3):  # The command may be a quoted argument of another one.
         words = " ".join(shlex.split(words)) if "\\" in words else words
     assert (
         "-m softvq_jax.main --config=configs/tiny.py --workdir=/shared/my runs/a --config.train.batch_size=8" in words
@@ -71,10 +70,17 @@ def test_dry_run_ends_in_the_same_command(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_is_the_head_of_the_script(script):
+def test_help_is_the_comment_at_the_head(script):
     result = _launch(script, "--help")
     assert result.returncode == 0
     assert f"launch/{script} " in result.stdout and "--dry-run" in result.stdout and "set -e" not in result.stdout
+
+
+@pytest.mark.parametrize("config", ["l64", "sit:xl_l64", "configs/sit.py:xl_l64", "sit_xl_l64", "studies/codebook"])
+def test_configs_are_found_by_name(config):
+    options = OPTIONS["local_processes.sh"].split()
+    result = _launch("local_processes.sh", *options, "--dry-run", "--", f"--config={config}", "--workdir=/a")
+    assert result.returncode == 0 and f"--config={config}" in result.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -82,10 +88,13 @@ def test_help_is_the_head_of_the_script(script):
     ("change", "says"),
     [
         (["--nonsense"], "unknown option '--nonsense'"),
-        (["--", "--workdir=/a"], "no --config"),
-        (["--", "--config=configs/none.py", "--workdir=/a"], "there is no config configs/none.py"),
-        (["--", "--config=configs/tiny.py"], "no --workdir"),
-        (["--", "config=configs/tiny.py"], "is not a flag of softvq_jax.main"),
+        (["--", "--workdir=/a"], "no --config=..."),
+        (
+            ["--", "--config=configs/none.py", "--workdir=/a"],
+            "no config configs/none.py; their names are those of the files in configs/",
+        ),
+        (["--", "--config=configs/tiny.py"], "no --workdir=..."),
+        (["--", "config=configs/tiny.py"], "unexpected argument 'config=configs/tiny.py' after --"),
     ],
 )
 def test_bad_command_lines(script, change, says):
@@ -97,17 +106,17 @@ def test_bad_command_lines(script, change, says):
 @pytest.mark.parametrize(
     ("script", "options", "says"),
     [
-        ("local_processes.sh", "--processes 0 --gpus", "needs a positive number, not '0'"),
+        ("local_processes.sh", "--processes 0 --gpus", "must be a positive integer; got '0'"),
         ("local_processes.sh", "--processes 2 --gpus --cpu-devices 2", "exclude each other"),
-        ("local_processes.sh", "--processes 2", "say --gpus or --cpu-devices N"),
-        ("local_processes.sh", "--processes", "needs a positive number, not '--dry-run'"),
-        ("slurm.sh", "--nodes 2 --gpus-per-node 8 --time soon", "not 'soon'"),
-        ("slurm.sh", "--gpus-per-node 8 --time 1:00:00", "no --nodes"),
-        ("tpu_vm.sh", "--name n", "no --zone"),
+        ("local_processes.sh", "--processes 2", "--gpus or --cpu-devices N is required"),
+        ("local_processes.sh", "--processes", "must be a positive integer; got '--dry-run'"),
+        ("slurm.sh", "--nodes 2 --gpus-per-node 8 --time soon", "got 'soon'"),
+        ("slurm.sh", "--gpus-per-node 8 --time 1:00:00", "--nodes is required"),
+        ("tpu_vm.sh", "--name n", "--zone is required"),
         ("tpu_vm.sh", "--name n --zone z --accelerator-type v4-8", "--accelerator-type needs --version"),
         ("tpu_vm.sh", "--name --zone z", "--name needs a value"),
-        ("gke_xpk.sh", "--workload W_1 --cluster c --tpu-type v4-8 --docker-image i", "not 'W_1'"),
-        ("gke_xpk.sh", "--workload w --cluster c --tpu-type big --docker-image i", "not 'big'"),
+        ("gke_xpk.sh", "--workload W_1 --cluster c --tpu-type v4-8 --docker-image i", "got 'W_1'"),
+        ("gke_xpk.sh", "--workload w --cluster c --tpu-type big --docker-image i", "got 'big'"),
     ],
 )
 def test_bad_options(script, options, says):
@@ -126,7 +135,7 @@ def test_machines_must_share_the_workdir(script):
 
 
 class TestLocalProcesses:
-    """Processes are a stand-in for Python that ends as a file tells it."""
+    """Python is replaced by a script that exits with the codes in a file."""
 
     @pytest.fixture
     def python(self, tmp_path):
@@ -138,7 +147,7 @@ class TestLocalProcesses:
         [[ $now != wait ]] || {{ touch {tmp_path}/waiting.$process; while true; do sleep 0.05; done; }}
         exit "$now"
         """
-        _stand_in(tmp_path, "python", body)
+        _fake_program(tmp_path, "python", body)
         return tmp_path
 
     def _start(self, folder, *plans: str, grace: int = 20):
@@ -149,10 +158,10 @@ class TestLocalProcesses:
         environment = os.environ | {"PYTHON": str(folder / "python")}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def test_starts_again_after_a_preemption(self, python):
+    def test_restarts_after_a_preemption(self, python):
         running = self._start(python, "75 75 0", "75 75 0")
         output = running.communicate(timeout=30)[0]
-        assert running.returncode == 0 and output.count("starting again") == 2
+        assert running.returncode == 0 and output.count("restarting") == 2
         ports = [word for call in _calls(python, "python") for word in call if word.startswith("--coordinator")]
         assert len(ports) == 6 and len(set(ports)) == 3
 
@@ -161,13 +170,13 @@ class TestLocalProcesses:
         running.communicate(timeout=50)
         assert running.returncode == 3
 
-    def test_who_does_not_hear_is_killed_after_the_grace(self, python):
+    def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_time(self, python):
         (python / "deaf").touch()
         running = self._start(python, "wait", "3", grace=1)
         running.communicate(timeout=50)
         assert running.returncode == 3
 
-    def test_passes_on_the_signal_and_does_not_start_again(self, python):
+    def test_forwards_the_signal_and_does_not_restart(self, python):
         running = self._start(python, "wait 0", "wait 0")
         while not all((python / f"waiting.{process}").exists() for process in (0, 1)):
             time.sleep(0.02)
@@ -184,13 +193,13 @@ class TestLocalProcesses:
         ("0 1", 1, False),
         ("137 1", 137, False),
         ("75 75", 75, True),
-        ("75 137", 75, True),  # killed while it ended: they had saved
+        ("75 137", 75, True),  # killed while exiting, after all had saved
         ("75 TERM", 75, True),
     ],
 )
 def test_slurm_job_requeues_itself_when_a_task_was_preempted(tmp_path, tasks, code, requeued):
-    """srun's stand-in runs the tasks and ends with the highest code; `TERM` is a task that is signalled as SLURM does."""
-    _stand_in(tmp_path, "sbatch", "")
+    """The fake srun runs the tasks and exits with the highest code; task `TERM` is signaled as SLURM does."""
+    _fake_program(tmp_path, "sbatch", "")
     python = {"PYTHON": str(tmp_path / "python")}
     assert _launch("slurm.sh", *OPTIONS["slurm.sh"].split(), *TRAINING, path=tmp_path, **python).returncode == 0
     [submitted] = _calls(tmp_path, "sbatch")
@@ -213,14 +222,14 @@ def test_slurm_job_requeues_itself_when_a_task_was_preempted(tmp_path, tasks, co
     done
     exit "$highest"
     """
-    _stand_in(tmp_path, "srun", running)
+    _fake_program(tmp_path, "srun", running)
     waits = f"trap 'sleep 0.1; exit 75' TERM; touch {tmp_path}/waiting; while true; do sleep 0.02; done"
-    _stand_in(tmp_path, "python", f'[[ $TASK != TERM ]] || {{ {waits}; }}; exit "$TASK"')
-    _stand_in(tmp_path, "scontrol", "")
+    _fake_program(tmp_path, "python", f'[[ $TASK != TERM ]] || {{ {waits}; }}; exit "$TASK"')
+    _fake_program(tmp_path, "scontrol", "")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     assert subprocess.run(["bash", "-c", job], env=environment).returncode == code
     [srun] = _calls(tmp_path, "srun")
-    assert srun[:2] == ["--kill-on-bad-exit=0", "--wait=120"]  # who is still saving is left alone
+    assert srun[:2] == ["--kill-on-bad-exit=0", "--wait=120"]  # tasks that are still saving are not killed
     assert _calls(tmp_path, "python") == [["-m", "softvq_jax.main", *TRAINING[1:]]] * 2
     assert (tmp_path / "scontrol.log").exists() == requeued
     if requeued:
@@ -230,8 +239,8 @@ def test_slurm_job_requeues_itself_when_a_task_was_preempted(tmp_path, tasks, co
 CREATING = ["--accelerator-type", "v4-8", "--version", "v", "--spot", "--setup", "setup"]
 
 
-def test_tpu_slice_is_created_anew_when_preempted(tmp_path):
-    """The slice is ready, vanishes during the run, which its state does not tell at once, and is not to be had at first."""
+def test_tpu_slice_is_created_again_after_a_preemption(tmp_path):
+    """The slice disappears during the run, which its state shows late; there is no capacity for a new one at first."""
     (tmp_path / "states").write_text("READY\nREADY\nREADY\nPREEMPTED\nPREEMPTED\nABSENT\nABSENT\n")
     body = f"""
     case $4 in
@@ -240,42 +249,42 @@ def test_tpu_slice_is_created_anew_when_preempted(tmp_path):
       ssh) if [[ "$*" != *--command=setup* && ! -e {tmp_path}/trained ]]; then touch {tmp_path}/trained; exit 255; fi ;;
     esac
     """
-    _stand_in(tmp_path, "gcloud", body)
-    _stand_in(tmp_path, "sleep", "")
+    _fake_program(tmp_path, "gcloud", body)
+    _fake_program(tmp_path, "sleep", "")
     result = _launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"].split(), *CREATING, *TRAINING, path=tmp_path)
     assert result.returncode == 0, result.stderr
     verbs = [call[3] for call in _calls(tmp_path, "gcloud") if call[3] != "describe"]
     assert verbs == ["ssh", "delete", "create", "create", "create", "ssh", "ssh"]
     assert _calls(tmp_path, "sleep") == [["10"], ["10"], ["30"], ["60"]]
-    assert "the slice is PREEMPTED, starting again (1 of 100)" in result.stderr
+    assert "the slice is PREEMPTED, restarting (1 of 100)" in result.stderr
     create = next(call for call in _calls(tmp_path, "gcloud") if call[3] == "create")
     assert {"--zone=z", "--project=p", "--accelerator-type=v4-8", "--version=v", "--spot"} <= set(create)
 
 
-def test_tpu_slice_that_is_never_to_be_had(tmp_path):
-    _stand_in(tmp_path, "gcloud", "exit 1")
-    _stand_in(tmp_path, "sleep", "")
+def test_tpu_slice_without_capacity(tmp_path):
+    _fake_program(tmp_path, "gcloud", "exit 1")
+    _fake_program(tmp_path, "sleep", "")
     options = [*OPTIONS["tpu_vm.sh"].split(), *CREATING, "--max-restarts", "2"]
     result = _launch("tpu_vm.sh", *options, *TRAINING, path=tmp_path)
     assert result.returncode == 75 and "could not be created" in result.stderr and "--max-restarts" in result.stderr
     assert [call[3] for call in _calls(tmp_path, "gcloud")].count("create") == 3
 
 
-def test_tpu_program_that_fails_on_a_slice_that_stands(tmp_path):
-    _stand_in(tmp_path, "gcloud", "[[ $4 == describe ]] && echo READY || exit 3")
-    _stand_in(tmp_path, "sleep", "")
+def test_tpu_program_that_fails_by_itself_is_not_restarted(tmp_path):
+    _fake_program(tmp_path, "gcloud", "[[ $4 == describe ]] && echo READY || exit 3")
+    _fake_program(tmp_path, "sleep", "")
     result = _launch("tpu_vm.sh", *OPTIONS["tpu_vm.sh"].split(), *TRAINING, path=tmp_path)
     assert result.returncode == 3
     assert [call[3] for call in _calls(tmp_path, "gcloud")].count("ssh") == 1
 
 
 @pytest.mark.parametrize(("most", "code", "starts"), [("100", 4, 3), ("1", 75, 2)])
-def test_tpu_hosts_start_again_by_themselves(tmp_path, most, code, starts):
-    """The command that the hosts are given repeats the program while it ends with 75."""
+def test_tpu_hosts_restart_a_preempted_program(tmp_path, most, code, starts):
+    """The command of the hosts repeats the program while it exits with 75."""
     options = [*OPTIONS["tpu_vm.sh"].split(), "--directory", str(tmp_path), "--max-restarts", most]
     dry = _launch("tpu_vm.sh", *options, "--dry-run", *TRAINING)
     [command] = [word.removeprefix("--command=") for word in shlex.split(dry.stdout) if word.startswith("--command=")]
-    _stand_in(tmp_path, "python3", f"(( $(wc -l < {tmp_path}/python3.log) < 3 )) && exit 75; exit 4")
+    _fake_program(tmp_path, "python3", f"(( $(wc -l < {tmp_path}/python3.log) < 3 )) && exit 75; exit 4")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", "-c", command], env=environment).returncode == code
     assert _calls(tmp_path, "python3") == [["-m", "softvq_jax.main", *TRAINING[1:]]] * starts
@@ -283,18 +292,18 @@ def test_tpu_hosts_start_again_by_themselves(tmp_path, most, code, starts):
     assert subprocess.run(["bash", "-c", lost], env=environment, capture_output=True).returncode == 1
 
 
-def test_xpk_restarts_on_the_programs_code(tmp_path):
-    _stand_in(tmp_path, "xpk", "")
+def test_xpk_restarts_on_the_exit_code_of_a_preemption(tmp_path):
+    _fake_program(tmp_path, "xpk", "")
     assert _launch("gke_xpk.sh", *OPTIONS["gke_xpk.sh"].split(), *TRAINING, path=tmp_path).returncode == 0
     [call] = _calls(tmp_path, "xpk")
     assert call[:2] == ["workload", "create"]
     assert {"--num-slices=2", "--restart-on-exit-codes=75", "--tpu-type=v5litepod-256"} <= set(call)
 
 
-def test_missing_tools_are_named(tmp_path):
+def test_missing_command(tmp_path):
     bash = shutil.which("bash")
     for name in ("dirname", "env"):
         (tmp_path / name).symlink_to(shutil.which(name))
     command = [bash, LAUNCH / "slurm.sh", *OPTIONS["slurm.sh"].split(), *TRAINING]
     result = subprocess.run(command, env={"PATH": str(tmp_path)}, text=True, capture_output=True)
-    assert result.returncode == 2 and "there is no command sbatch" in result.stderr
+    assert result.returncode == 2 and "command sbatch not found" in result.stderr

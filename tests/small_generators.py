@@ -15,7 +15,7 @@ from tests import small_tokenizers
 
 
 def shrink(config: ConfigDict, **shape) -> ConfigDict:
-    """A config's network made small; the fields that its family does not have are left alone."""
+    """Shrinks the network of a config."""
     model = config.model
     if model.family == "mar":
         for stack in (model.encoder, model.decoder):
@@ -30,7 +30,7 @@ def shrink(config: ConfigDict, **shape) -> ConfigDict:
 
 
 def config(family: str = "sit", **data) -> ConfigDict:
-    """A run on 8 tokens of 6 channels: `small_tokenizers`' latents."""
+    """A run on 8 tokens of 6 channels, the latents of `small_tokenizers`."""
     config = shrink(generator_config(family, "B"), num_tokens=8, channels=6, num_classes=8)
     config.tokenizer = ""
     config.optim.update(learning_rate=0.064, warmup_epochs=0.0, ema_decay=0.9)
@@ -67,7 +67,7 @@ def state_of(task: GeneratorTask):
 
 
 def take_steps(config, count, num_devices=1):
-    """`count` steps on one batch; the final state and every step's metrics."""
+    """Takes `count` steps on one batch; returns the final state and the metrics of each step."""
     task = abstract_task(config)
     mesh = make_mesh(devices=jax.devices()[:num_devices], fsdp=min(2, num_devices))
     with jax.set_mesh(mesh):

@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from softvq_jax.config.arguments import resolve_arguments
 from softvq_jax.config.reference import text_reference
+
+flags.disclaim_key_flags()  # --help of a command lists them as its own
 
 
 def define_config() -> flags.FlagHolder[ConfigDict]:
@@ -17,30 +19,27 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     return config_flags.DEFINE_config_file("config", None, text, lock_config=True)
 
 
-def require(*names: str) -> None:
-    """Requires flags, except with `--help_config`."""
-    flags.mark_flag_as_required("config")
-    for name in names:
-        flags.register_multi_flags_validator(
-            [name, "help_config"],
-            lambda values, name=name: values["help_config"] or values[name] is not None,
-            message=f"--{name} is required",
-        )
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str], required: Sequence[str] = ()) -> list[str]:
     """Parses a command line for `absl.app.run`; errors end the program with one line.
 
     With `--help_config` prints the fields of the config and ends the program with code 0.
+
+    Args:
+      argv: the program and its arguments.
+      required: names of flags that must be set, besides `--config`.
     """
     try:
         sys.argv = resolve_arguments(argv)  # ml_collections reads the config's fields from there
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    rest = app.parse_flags_with_usage(sys.argv)
+        rest = flags.FLAGS(sys.argv)
+    except (ValueError, flags.Error) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
     if len(rest) > 1:
         sys.exit(f"error: unexpected argument {rest[1]!r}; flags start with --")
-    if flags.FLAGS.help_config:
-        print(text_reference(flags.FLAGS.config))
+    help_config = flags.FLAGS["help_config"].value
+    for name in ("config",) if help_config else ("config", *required):
+        if flags.FLAGS[name].value is None:
+            sys.exit(f"error: --{name} is required")
+    if help_config:
+        print(text_reference(flags.FLAGS["config"].value))
         sys.exit(0)
     return rest

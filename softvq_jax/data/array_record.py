@@ -1,4 +1,4 @@
-"""ArrayRecord shards of labelled images, as `tools.prepare_dataset` writes them, and the `dataset.json` beside them."""
+"""ArrayRecord shards of labeled images, as `tools.prepare_dataset` writes them, and the `dataset.json` beside them."""
 
 import bisect
 import dataclasses
@@ -11,7 +11,7 @@ import pathlib
 from softvq_jax.data import records, source
 
 INDEX = "dataset.json"
-MOST_OPEN = 512  # shards, in one process: systems commonly allow 1,024 open files
+MAX_OPEN_SHARDS = 512  # in one process: systems commonly allow 1,024 open files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ArrayRecordShards:
     """The records of all shards of a folder, in order.
 
     Raises:
-      FileNotFoundError: for a folder without `dataset.json`, or one that lacks a shard.
-      ValueError: for a shard whose size is not the listed one.
+      FileNotFoundError: `dataset.json` or a shard is missing.
+      ValueError: the size of a shard differs from `dataset.json`.
     """
 
     record = RecordedImage
@@ -47,7 +47,7 @@ class ArrayRecordShards:
         index = pathlib.Path(folder, INDEX)
         if not index.exists():
             raise FileNotFoundError(
-                f"no {index}: data.source='array_record' reads a folder that was written, to the end, by "
+                f"no {index}: data.source='array_record' reads a folder that was written completely by "
                 "`python -m softvq_jax.tools.prepare_dataset`"
             )
         self._index = json.loads(index.read_text())
@@ -78,7 +78,7 @@ class ArrayRecordShards:
 
 
 def read_record(shard: str, position: int) -> dict:
-    """The decoded example at a position of a shard."""
+    """Returns the decoded example at a position of a shard."""
     (record,) = _reader(shard).read([position])
     return records.decode(record)
 
@@ -89,11 +89,11 @@ def _check_size(path, size):
     if os.path.getsize(path) != size:
         raise ValueError(
             f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was cut short or replaced; "
-            "copy it again, or remake the folder"
+            "copy it again, or write the folder again"
         )
 
 
-@functools.lru_cache(maxsize=MOST_OPEN)  # a process keeps its shards open
+@functools.lru_cache(maxsize=MAX_OPEN_SHARDS)  # a process keeps its shards open
 def _reader(shard):
     try:
         from array_record.python.array_record_module import ArrayRecordReader
@@ -101,5 +101,5 @@ def _reader(shard):
         raise ModuleNotFoundError(
             "ArrayRecord files need the package array_record: pip install array_record"
         ) from error
-    # Samples are read at random: what follows a record is not wanted.
+    # Samples are read in random order, so that reading ahead is of no use.
     return ArrayRecordReader(shard, "readahead_buffer_size:0")

@@ -1,4 +1,4 @@
-"""Memory that large arrays of the same kind take in turn."""
+"""Memory that is reused for large arrays of similar size."""
 
 import collections
 import mmap
@@ -8,20 +8,20 @@ import numpy as np
 
 
 class Buffers:
-    """`take(n)` is an array of n bytes, whose memory is taken again when it and all views of it are gone.
+    """A pool of memory: `take(n)` returns an array of n bytes, which is reused once it and all its views are deleted.
 
-    Fresh memory costs more than to copy an image into it: the system zeroes every page and maps it in.
+    New memory costs more than copying an image into it: the system zeroes and maps every page.
     """
 
     def __init__(self):
         self._free: dict[int, list[mmap.mmap]] = collections.defaultdict(list)
 
     def take(self, size: int) -> np.ndarray:
-        """uint8 `[size]`, with whatever was there before."""
+        """Returns a uint8 array `[size]` of arbitrary content."""
         kind = max(size, mmap.PAGESIZE - 1).bit_length()
         free = self._free[kind]
         memory = free.pop() if free else mmap.mmap(-1, 1 << kind)
-        # Views refer to the array that `frombuffer` makes, not through it to what owns the memory: it dies last.
+        # Views refer to the array of `frombuffer`, not to the memory below it, so that this array is deleted last.
         array = np.frombuffer(memory, np.uint8, size)
         weakref.finalize(array, free.append, memory).atexit = False
         return array

@@ -1,8 +1,8 @@
-"""Square crops of photographs, as ADM makes them ("Diffusion Models Beat GANs", Dhariwal and Nichol 2021).
+"""Square crops of images, as in ADM ("Diffusion Models Beat GANs", Dhariwal and Nichol 2021).
 
-Pictures are turned to 8-bit RGB as the field does: by Pillow's `convert`, so that gray is repeated, CMYK and palettes
-are translated and an alpha channel is dropped; the EXIF rotation is ignored. Only 16-bit gray differs: Pillow would
-clip it to white, here its high byte is kept.
+Images are converted to 8-bit RGB as in ADM's code, by Pillow's `convert`: gray is repeated, CMYK and palettes are
+converted, an alpha channel is dropped, and the EXIF rotation is ignored. Only 16-bit gray differs: Pillow would clip it
+to white, here its high byte is kept.
 """
 
 import math
@@ -10,12 +10,12 @@ import math
 import numpy as np
 from PIL import Image
 
-SMALLEST_KEPT_SHARE = 0.8  # of the smaller side, that a random crop keeps
-LARGEST_REGION = 4  # times the crop: what `random_region` shrinks at most
+MIN_CROP_SHARE = 0.8  # of the smaller side that a random crop keeps
+MAX_REGION_SCALE = 4  # largest side of `random_region`, in sides of the crop
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB: see the module's docstring for what becomes of the other modes."""
+    """Returns the image in mode RGB; the module's docstring says how the other modes are converted."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
@@ -30,47 +30,47 @@ def resize_smaller_side(image: Image.Image, target: int) -> Image.Image:
 
 
 def largest_random_side(size: int) -> int:
-    """The largest smaller side that `random_crop` resizes to before it cuts `size` pixels."""
-    return math.ceil(size / SMALLEST_KEPT_SHARE)
+    """Returns the largest smaller side that `random_crop` resizes to before it cuts out `size` pixels."""
+    return math.ceil(size / MIN_CROP_SHARE)
 
 
 def number_of_offsets(image: Image.Image, size: int) -> tuple[int, int]:
-    """How many positions, down and across, a square of `size` pixels has in the picture."""
+    """Returns the number of vertical and horizontal positions of a square of `size` pixels in the image."""
     width, height = image.size
     return height - size + 1, width - size + 1
 
 
 def cut(image: Image.Image, size: int, top: int, left: int) -> np.ndarray:
-    """The square of `size` pixels whose first row is `top` and first column `left`: uint8 [size, size, 3]."""
+    """Returns the square of `size` pixels with first row `top` and first column `left`: uint8 `[size, size, 3]`."""
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """ADM's evaluation crop: the smaller side resized to `size`, the centre cut out; uint8 [size, size, 3]."""
+    """Returns ADM's evaluation crop: smaller side resized to `size`, then the center; uint8 `[size, size, 3]`."""
     image = resize_smaller_side(to_rgb(image), size)
     rows, columns = number_of_offsets(image, size)
     return cut(image, size, (rows - 1) // 2, (columns - 1) // 2)
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """ADM's training crop: uint8 [size, size, 3].
+    """Returns ADM's training crop: uint8 `[size, size, 3]`.
 
-    The smaller side is resized to a uniformly random integer of `size ... ceil(size / 0.8)`, then a square is cut at a
-    uniformly random offset.
+    The smaller side is resized to a uniformly random integer of `size ... ceil(size / 0.8)`, then a square is cut out at
+    a uniformly random offset.
     """
     image = resize_smaller_side(to_rgb(image), int(rng.integers(size, largest_random_side(size), endpoint=True)))
-    return _cut_anywhere(image, size, rng)
+    return _random_square(image, size, rng)
 
 
 def random_region(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a large photograph, shrunk to `size`: uint8 [size, size, 3].
+    """Returns a random square of a large image, resized to `size`: uint8 `[size, size, 3]`.
 
-    For training small crops on few photographs: the square's side is uniform in `size ... 4 * size`, as far as the
-    picture allows, and its place is uniform.
+    For training small crops on few images: the side of the square is uniform in `size ... 4 * size`, at most the
+    image's smaller side, and its position is uniform.
     """
     short = min(image.size)
-    side = int(rng.integers(min(size, short), min(LARGEST_REGION * size, short), endpoint=True))
-    region = Image.fromarray(_cut_anywhere(to_rgb(image), side, rng))
+    side = int(rng.integers(min(size, short), min(MAX_REGION_SCALE * size, short), endpoint=True))
+    region = Image.fromarray(_random_square(to_rgb(image), side, rng))
     return np.asarray(resize_smaller_side(region, size))
 
 
@@ -79,6 +79,6 @@ def random_flip(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
-def _cut_anywhere(image, size, rng):
+def _random_square(image, size, rng):
     rows, columns = number_of_offsets(image, size)
     return cut(image, size, int(rng.integers(rows)), int(rng.integers(columns)))

@@ -1,7 +1,7 @@
-"""Photographs that need no download: those inside scikit-image's wheel.
+"""Photographs that need no download: those in scikit-image's wheel.
 
-All of its RGB photographs but one, `motorcycle_right`, which shows the same scene as `motorcycle_left`. A band in the
-middle of each, from top to bottom, is held out: no pixel of it is ever trained on.
+All of its RGB photographs except `motorcycle_right`, which shows the same scene as `motorcycle_left`. A vertical band in
+the middle of each is held out: no pixel of it is used in training.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ HELD_OUT_PER_PHOTOGRAPH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A rectangle of one of the photographs."""
+    """A rectangle in one of the photographs."""
 
     file: str
     box: tuple[int, int, int, int]  # left, top, right, bottom
@@ -44,10 +44,10 @@ class Region:
 
 
 class EmbeddedPhotographs:
-    """The parts to train on: left and right of each photograph's held-out band. Class = photograph.
+    """The regions to train on, left and right of the held-out band of each photograph. The class is the photograph.
 
     Args:
-      holdout: width of the band, as a share of the photograph's.
+      holdout: width of the band, as a share of the width of the photograph.
     """
 
     class_names = tuple(pathlib.Path(file).stem for file in FILES)
@@ -74,9 +74,9 @@ class EmbeddedPhotographs:
 
 
 class HeldOutPhotographs(EmbeddedPhotographs):
-    """Squares of the held-out bands: always the same ones, `HELD_OUT_PER_PHOTOGRAPH` of each.
+    """Squares in the held-out bands, `HELD_OUT_PER_PHOTOGRAPH` of each photograph, with a fixed seed.
 
-    Sides and places are drawn as `crops.random_region` draws them for crops of `size` pixels.
+    Sides and positions are drawn as in `crops.random_region` for crops of `size` pixels.
     """
 
     def __init__(self, holdout: float, size: int):
@@ -96,18 +96,18 @@ def _band(width, holdout):
 
 def _square(left, right, height, size, rng):
     short = min(right - left, height)
-    side = int(rng.integers(min(size, short), min(crops.LARGEST_REGION * size, short), endpoint=True))
+    side = int(rng.integers(min(size, short), min(crops.MAX_REGION_SCALE * size, short), endpoint=True))
     x = left + int(rng.integers(right - left - side, endpoint=True))
     y = int(rng.integers(height - side, endpoint=True))
     return x, y, x + side, y + side
 
 
 def _path(file: str) -> pathlib.Path:
-    package = importlib.util.find_spec("skimage")  # found, not imported: its import is slow, its data needs none
+    package = importlib.util.find_spec(
+        "skimage"
+    )  # found, not imported: the import is slow, and the data does not need it
     if package is None:
-        raise ModuleNotFoundError(
-            "data.source='embedded' reads photographs from scikit-image: pip install scikit-image"
-        )
+        raise ModuleNotFoundError("data.source='embedded' reads photographs of scikit-image: pip install scikit-image")
     path = pathlib.Path(package.submodule_search_locations[0], "data", file)
     if not path.exists():
         raise FileNotFoundError(f"the installed scikit-image does not ship {file} (looked for {path}); 0.26 does")

@@ -1,21 +1,22 @@
-"""A folder of images, in ImageNet's layout: one subfolder a class."""
+"""A folder of images in ImageNet's layout: one subfolder for each class."""
 
 import concurrent.futures
 import dataclasses
 import functools
+import glob
 import itertools
 import os
 import pathlib
 
 from softvq_jax.data import source
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # in any case
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # in upper or lower case
 STAT_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile(source.EncodedImage):
-    """One file and its class."""
+    """An image file and its class."""
 
     where: str
     label: int
@@ -30,17 +31,17 @@ class ImageFile(source.EncodedImage):
 class ImageFolder:
     """All images below a folder, sorted by path.
 
-    The class is the number of the first-level subfolder among the sorted ones; images that lie directly in a folder
-    without subfolders have class 0.
+    The class is the index of the first-level subfolder among all of them, sorted by name. In a folder without
+    subfolders all images have class 0.
 
     Raises:
-      FileNotFoundError: for a folder that does not exist or holds no image.
+      FileNotFoundError: the folder does not exist or holds no image.
     """
 
     def __init__(self, folder: str):
         self._folder = folder
         if not os.path.isdir(folder):
-            raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must name a folder of images")
+            raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must be a folder of images")
         classes = sorted(
             entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
         )
@@ -48,7 +49,7 @@ class ImageFolder:
         self._files = [(name, label) for label, part in enumerate(self.class_names) for name in _images(folder, part)]
         if not self._files:
             raise FileNotFoundError(
-                f"no image in {folder!r}: expected files ending in {', '.join(EXTENSIONS)} (in any case), "
+                f"no image in {folder!r}: expected files ending in {', '.join(EXTENSIONS)}, "
                 "directly in it or in one subfolder per class"
             )
 
@@ -64,9 +65,9 @@ class ImageFolder:
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
-        """Of every class, the number of its images, and a digest of their names and sizes in bytes; nothing is read."""
+        """The number of images of each class, and a digest of their names and sizes in bytes; no image is read."""
         chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
-        with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # a network's folders answer slowly
+        with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
             sizes = itertools.chain.from_iterable(threads.map(self._sizes, chunks))
         described = [[] for _ in self.class_names]
         for (name, label), size in zip(self._files, sizes, strict=True):
@@ -85,13 +86,34 @@ def _size(path):
     try:
         return os.stat(path).st_size
     except OSError:
-        return -1  # it will be named when it cannot be read
+        return -1  # reading it raises UnreadableImage
 
 
-def _images(folder, part):
+def list_images(name: str) -> list[str]:
+    """Returns the image files that `name` stands for, sorted by path, each once.
+
+    Args:
+      name: a file, a folder, or a glob pattern for files and folders. In folders, files with one of `EXTENSIONS` at any
+        depth are listed; hidden files and folders are skipped.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    if os.path.isfile(name):
+        return [name]
+    found = [name] if os.path.isdir(name) else glob.glob(name)
+    files = [path for path in found if path.lower().endswith(EXTENSIONS) and os.path.isfile(path)]
+    below = (os.path.join(folder, path) for folder in found if os.path.isdir(folder) for path in _images(folder))
+    if paths := sorted({*files, *below}):
+        return paths
+    raise FileNotFoundError(f"no image found at {name!r}; image files end in {', '.join(EXTENSIONS)}")
+
+
+def _images(folder, subfolder=""):
+    """Returns the images below a subfolder, sorted, as paths relative to the folder."""
     found = []
-    for parent, folders, names in os.walk(os.path.join(folder, part)):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, folders, names in os.walk(os.path.join(folder, subfolder)):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(parent, folder)
         found += [os.path.normpath(os.path.join(relative, name)) for name in names if name.lower().endswith(EXTENSIONS)]
     return sorted(name for name in found if not os.path.basename(name).startswith("."))

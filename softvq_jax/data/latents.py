@@ -1,7 +1,7 @@
-"""Latents as data: what `tools.encode_latents` writes, for generators to train on.
+"""Reads latents that `tools.encode_latents` wrote, for generators to train on.
 
-A record holds `latents` (float32 `[2, L, D]`: of a crop, and of its mirror image) and `label`. Which of the two a
-training sample is depends on (seed, global sample index) alone.
+A record holds `latents` (float32 `[2, L, D]`: of a crop, and of its mirror image) and `label`. Training reads one of the
+two, chosen by (seed, global sample index).
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ SECTION = "latents"  # of `dataset.json`
 
 @dataclasses.dataclass(frozen=True)
 class LatentsInfo:
-    """What a folder of latents says of them.
+    """Metadata of a folder of latents.
 
     Attributes:
-      tokenizer: fingerprint of the weights that made them.
+      tokenizer: fingerprint of the weights that encoded them.
       num_tokens, channels: `L` and `D`.
       image_size: side of the crops in pixels.
-      mean, std: over all their numbers.
-      count: how many crops, mirror images not counted.
+      mean, std: over all values.
+      count: number of crops, without mirror images.
     """
 
     tokenizer: str
@@ -53,7 +53,7 @@ class RecordedLatents:
         return f"{self.shard} record {self.position}"
 
     def read(self) -> tuple[np.ndarray, int]:
-        """float32 `[2, L, D]` and the class. Raises `UnreadableImage`."""
+        """Reads latents, float32 `[2, L, D]`, and the class; raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
             return example["latents"], int(example["label"])
@@ -65,11 +65,11 @@ class LatentShards(ArrayRecordShards):
     """The latents of all shards of a folder, in order.
 
     Attributes:
-      info: what they are.
+      info: metadata.
 
     Raises:
-      FileNotFoundError: for a folder without `dataset.json`, or one that lacks a shard.
-      ValueError: for a shard whose size is not the listed one, or a folder without the statistics of its latents.
+      FileNotFoundError: `dataset.json` or a shard is missing.
+      ValueError: a shard has another size than listed, or the folder has no statistics of latents.
     """
 
     record = RecordedLatents
@@ -80,34 +80,34 @@ class LatentShards(ArrayRecordShards):
 
 
 def read_info(folder: str | os.PathLike) -> LatentsInfo:
-    """What the latents in a folder are, and their statistics.
+    """Reads the metadata of a folder of latents.
 
     Raises:
-      FileNotFoundError: no finished folder of latents.
-      ValueError: something else is in it.
+      FileNotFoundError: it is not a finished folder of latents.
+      ValueError: it is a data set of images.
     """
     path = pathlib.Path(folder, INDEX)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {INDEX} in {str(folder)!r}: not a finished folder of latents. This makes one: python -m "
+            f"no {INDEX} in {str(folder)!r}: not a finished folder of latents. To make one: python -m "
             f"softvq_jax.tools.encode_latents --from=<tokenizer> --data=<images> --out={folder}"
         )
     section = json.loads(path.read_text()).get(SECTION)
     if section is None:
         raise ValueError(
-            f"{path} has no statistics of latents: a generator cannot train on them. Make the folder with "
-            "tools.encode_latents; images are encoded on the fly with another data.source"
+            f"{path} has no statistics of latents: encode the images with tools.encode_latents, or train on them with "
+            "another data.source"
         )
     return LatentsInfo(**section)
 
 
 def training(seed: int) -> Read:
-    """Reads latents of the crop or of its mirror image, a function of `seed` and the global sample index alone."""
+    """Reads latents of the crop or of its mirror image, chosen by `seed` and the global sample index."""
     return functools.partial(read_each, make=functools.partial(_either_flip, seed=seed))
 
 
 def evaluation() -> Read:
-    """Reads the latents of the crop itself."""
+    """Reads latents of the crop."""
     return functools.partial(read_each, make=_unflipped)
 
 

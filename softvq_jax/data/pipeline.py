@@ -1,11 +1,11 @@
-"""Batches of crops, by Grain: which photograph and which crop a sample is depends on (seed, global sample index) alone.
+"""Batches of crops, with Grain. The image and crop of a sample depend only on the seed and the global sample index.
 
 Sample `g` of a run is item `g % len` of the `g // len`-th shuffled pass over the source. Step `s` takes the samples
-`s * global_batch ... (s + 1) * global_batch - 1`, of which every process reads the rows that its devices hold. So one
-integer, the index of the next sample, is the whole position of the data in a checkpoint, however many processes, workers or
-chips there were and will be.
+`s * global_batch ... (s + 1) * global_batch - 1`; every process reads the rows of its own devices. A checkpoint therefore
+holds one integer for the position of the data, the index of the next sample, and a run can resume with another number of
+processes, workers or devices.
 
-Images travel as uint8, a quarter of float32's bytes from host to device; `images / 127.5 - 1` belongs on the device.
+Images are uint8, a quarter of the bytes of float32 from host to device; they are converted to [-1, 1] on the device.
 """
 
 import dataclasses
@@ -27,23 +27,23 @@ from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.data.sources import held_out_source, training_source
 
 ENDLESS = 2**62
-ATTEMPTS = 20  # at a readable replacement
-CHUNK = 16  # samples that a thread or process reads at a time: what one hand-over costs is shared among them
-FEWEST_JUDGED = 1000  # samples, or the source's length, before a share of unreadable ones means something
+MAX_REPLACEMENTS = 20  # images drawn in place of an unreadable one
+CHUNK = 16  # samples that a thread or process reads at a time, which share the cost of passing them on
+MIN_SEEN = 1000  # samples (or the length of the source) from which on the share of unreadable ones is meaningful
 
 
 class TooManyUnreadable(RuntimeError):
-    """More images than `data.max_unreadable_share` could not be read."""
+    """A larger share of images than `data.max_unreadable_share` is unreadable."""
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
     """The batches of one process, each a dict of arrays whose first axis is the process's share of the global batch.
 
-    - `image`: uint8 [b, S, S, 3]; or `latents`: float32 [b, L, D], of a source of latents
-    - `label`: int32 [b], the class
-    - `index`: int64 [b], the global sample index
-    - `unreadable`: int32 [b], 1 where the sample's own image could not be read
-    - `valid`: bool [b], False for what only fills up the last batch of an evaluation, and for its unreadable images
+    - `image`: uint8 `[b, S, S, 3]`; or `latents`: float32 `[b, L, D]`, from a source of latents
+    - `label`: int32 `[b]`, the class
+    - `index`: int64 `[b]`, the global sample index
+    - `unreadable`: int32 `[b]`, 1 where the sample's own image could not be read
+    - `valid`: bool `[b]`, False for padding of the last batch of an evaluation, and for its unreadable images
 
     Close it, or use it in a `with` statement. An error in a reading process or thread is raised by `next`.
     """
@@ -53,7 +53,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     ):
         self._batches = iter(dataset)
         self._pool = pool
-        self._judged = min(length, FEWEST_JUDGED)
+        self._min_seen = min(length, MIN_SEEN)
         self._max_share = max_unreadable_share
         self.seen = 0
         self.unreadable = 0
@@ -62,7 +62,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         batch = next(self._batches)
         self.seen += len(batch["index"])
         self.unreadable += int(batch["unreadable"].sum())
-        if self.unreadable > self._max_share * max(self.seen, self._judged):
+        if self.unreadable > self._max_share * max(self.seen, self._min_seen):
             raise TooManyUnreadable(
                 f"{self.unreadable} of the first {self.seen} images that this process read are unreadable, more than "
                 f"data.max_unreadable_share={self._max_share}; the warnings above name them"
@@ -91,20 +91,20 @@ def train_batches(
     rows: Sequence[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
-    """Endless random crops, flipped at random, from `start_sample` on.
+    """Returns endless batches of random crops, randomly flipped, from `start_sample` on.
 
     Args:
       config: a `data` section; see `config.default_data_config`.
       image_size: side S of the crops in pixels; None for latents.
-      seed: of the order and of the crops.
-      global_batch: samples a step, over all processes.
-      start_sample: global index of the first sample: the position of a checkpoint, 0 for a new run.
-      rows: which rows of every global batch this process reads, see `parallel.mesh.process_rows`; all if not given.
-      source: what to read, when it is open already; else what `config` names.
+      seed: seed of the order and of the crops.
+      global_batch: samples in a step, over all processes.
+      start_sample: global index of the first sample: from a checkpoint, 0 for a new run.
+      rows: the rows of every global batch that this process reads, see `parallel.mesh.process_rows`; default: all.
+      source: the opened data source; default: the one in `config`.
 
     Raises:
-      ValueError: for a config that cannot be, or rows that are not in the global batch.
-      FileNotFoundError: for a path without images.
+      ValueError: the config is invalid, or rows are not in the global batch.
+      FileNotFoundError: a path holds no images.
     """
     share = Share.of(global_batch, rows)
     source = training_source(config) if source is None else source
@@ -114,15 +114,13 @@ def train_batches(
     warn = _warn_once()
 
     def replaced(result: samples.Sample | UnreadableImage, index: int) -> dict:
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_REPLACEMENTS):
             if not isinstance(result, UnreadableImage):
                 return _example(field, *result, index, unreadable=attempt > 0, valid=True)
             warn(result)
             item = int(np.random.default_rng((seed, index, attempt)).integers(len(source)))
             (result,) = read([source[item]], [index])
-        raise TooManyUnreadable(
-            f"{ATTEMPTS} images drawn one after the other are unreadable: the warnings above name them"
-        )
+        raise TooManyUnreadable(f"{MAX_REPLACEMENTS} images drawn in turn are unreadable: the warnings above name them")
 
     def examples(indexes: list[int]) -> list[dict]:
         indexes = [start_sample + index for index in indexes]
@@ -140,10 +138,10 @@ def eval_batches(
     rows: Sequence[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
-    """Centre crops of all held-out images, or their latents, once, in their order.
+    """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
 
-    Every process gives the same number of batches; `valid` marks the samples that count. An unreadable image is named,
-    counted and black (zeros), and does not count. Arguments and errors as in `train_batches`.
+    All processes get the same number of batches; `valid` marks the samples to use. An unreadable image is logged and
+    counted, its pixels are zeros, and `valid` is False. Arguments and errors are those of `train_batches`.
     """
     share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else source
@@ -174,14 +172,14 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of every global batch that a process reads, in the order in which it wants them."""
+    """The rows of every global batch that a process reads, in its order."""
 
     global_batch: int
     rows: tuple[int, ...]
 
     @classmethod
     def of(cls, global_batch: int, rows: Sequence[int] | None) -> "Share":
-        """All rows for None; ValueError for rows that no batch of this size has."""
+        """Returns the share of these rows, all for None; ValueError for rows outside the batch."""
         if global_batch < 1:
             raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
         rows = tuple(range(global_batch) if rows is None else map(int, rows))
@@ -194,7 +192,7 @@ class Share:
         return len(self.rows)
 
     def global_index(self, position: int) -> int:
-        """Index, among all samples, of the sample at a position among those of this process."""
+        """Returns the global index of the sample at a position among those of this process."""
         step, place = divmod(position, self.local_batch)
         return step * self.global_batch + self.rows[place]
 
@@ -207,7 +205,7 @@ def _reader(function, num_workers):
 
 
 def _in_parallel(examples, share, length, config):
-    """Batches of `examples(global indexes)`, of which threads compute a few at a time; `length` positions in all."""
+    """Returns batches of `examples(global indexes)` over `length` positions, computed in threads a chunk at a time."""
     chunk = math.gcd(share.local_batch, CHUNK)
 
     def chunk_of_examples(number: int) -> list[dict]:
@@ -260,6 +258,6 @@ def _warn_once():
             new = error.where not in named
             named.add(error.where)
         if new:
-            logging.warning("Unreadable image, skipped: %s", error)
+            logging.warning("unreadable image, skipped: %s", error)
 
     return warn

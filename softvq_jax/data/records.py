@@ -1,4 +1,6 @@
-"""One example as the bytes of an ArrayRecord record: named arrays and byte strings, with a checksum.
+"""Encoding of one example as an ArrayRecord record: named arrays and byte strings, with a checksum.
+
+Our own instead of msgpack, so that data sets written by every version stay readable without keeping two formats.
 
 A record is
 
@@ -21,15 +23,15 @@ import numpy as np
 
 VERSION = 1
 PREFIX = struct.Struct("<BII")
-CHECKED_FROM = 5  # the version and the checksum come before
+CHECKED_FROM = 5  # the checksum covers the bytes after the version and itself
 
 
 class CorruptRecord(ValueError):
-    """A record whose bytes are not what was written."""
+    """The bytes of a record are not those that were written."""
 
 
 def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
-    """The record of an example. Raises `TypeError` for an array of anything but booleans and numbers."""
+    """Returns the record of an example; TypeError for arrays other than booleans and numbers."""
     header, data = {}, []
     for name, value in example.items():
         if isinstance(value, bytes):
@@ -47,7 +49,7 @@ def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
 
 
 def decode(record: bytes) -> dict[str, np.ndarray | bytes]:
-    """The example of a record; arrays are read-only. Raises `CorruptRecord`."""
+    """Returns the example in a record, with read-only arrays; CorruptRecord where the bytes are damaged."""
     if len(record) < PREFIX.size or record[0] != VERSION:
         raise CorruptRecord(f"not a record of version {VERSION}: it starts with {bytes(record[:1])!r}")
     _, checksum, length = PREFIX.unpack_from(record)

@@ -1,4 +1,4 @@
-"""From references to crops: the work that the reading threads and processes do."""
+"""Reads references and crops their images, in the reading threads and processes."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +15,10 @@ Read = Callable[[Sequence[Reference], Sequence[int]], Iterable[Sample | Unreadab
 
 
 def training(size: int, augment: str, seed: int) -> Read:
-    """Reads random crops of `size` pixels, each a function of the picture, `seed` and its global sample index alone.
+    """Returns a function that reads random crops of `size` pixels.
 
-    The function that is returned takes references and sample indexes; where an image cannot be read, its result is the
-    error.
+    It takes references and global sample indexes. A crop depends only on the image, `seed` and the sample index. Where an
+    image cannot be read, its result is the error.
     """
     if augment not in AUGMENTS:
         raise ValueError(f"data.augment={augment!r}: expected one of {', '.join(AUGMENTS)}")
@@ -26,12 +26,12 @@ def training(size: int, augment: str, seed: int) -> Read:
 
 
 def evaluation(size: int) -> Read:
-    """Reads centre crops of `size` pixels, as `training` reads random ones."""
+    """Returns a function that reads center crops of `size` pixels; see `training`."""
     return functools.partial(read_each, make=functools.partial(_evaluation_crop, size=size))
 
 
 def read_each(references, indexes, *, make: Callable):
-    """Yields `(make(content, index), label)` of every reference, or the error where it cannot be read."""
+    """Yields `(make(content, index), label)` for every reference, or the error where it cannot be read."""
     for reference, index in zip(references, indexes, strict=True):
         try:
             content, label = reference.read()

@@ -1,8 +1,11 @@
-"""The order of the samples: permutations that are computed index by index, and never stored.
+"""The order of the samples: permutations that are computed index by index, and not stored.
 
-A Feistel network permutes the numbers of a few bits whatever its round function is (Luby and Rackoff 1988); walking on
-from a result that is too large until one is not makes it a permutation of any length (Black and Rogaway 2002). Grain's
-own index shuffle does the same on at least 16 bits: that is 1 ms an index for a dozen items.
+A Feistel network is a permutation of the numbers of a given bit length for any round function (Luby and Rackoff 1988).
+It is applied again while the result is too large, which gives a permutation of any length (Black and Rogaway 2002).
+
+Our own instead of `index_shuffle` of Grain, whose orders differ: runs would not resume with the samples that they have
+not seen. Grain's works on at least 16 bits, which takes 12 ms for an index of a dozen items (here 24 us), though 3 us
+for one of ImageNet's (here 80 us).
 """
 
 import functools
@@ -10,21 +13,21 @@ import functools
 import numpy as np
 
 ROUNDS = 8
-FEWEST_BITS = 6  # on fewer, a network reaches too few of the orders
+MIN_BITS = 6  # with fewer, a network gives too few different orders
 WORD = 2**64 - 1
 
 
 def shuffled(index: int, length: int, seed: int) -> int:
-    """Item, of `length`, of the global sample `index`: the `index // length`-th pass, in an order of its own.
+    """Returns the item of the global sample `index`; every pass over the items has another order.
 
     Args:
       index: number of the sample since the run began.
-      length: number of items; every pass visits each once.
-      seed: of all orders.
+      length: number of items; pass `index // length` visits each item once.
+      seed: seed of all orders.
     """
     pass_number, item = divmod(index, length)
     keys = _keys(seed, pass_number)
-    bits = max(FEWEST_BITS, (length - 1).bit_length())
+    bits = max(MIN_BITS, (length - 1).bit_length())
     while (item := _permuted(item, bits, keys)) >= length:
         pass
     return item
@@ -41,7 +44,7 @@ def _permuted(number, bits, keys):
 
 
 def _mixed(word):
-    """The finaliser of SplitMix64: every bit of the result depends on every bit of the 64."""
+    """The finalizer of SplitMix64: every bit of the result depends on every bit of the 64."""
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & WORD
     word = (word ^ word >> 27) * 0x94D049BB133111EB & WORD
     return word ^ word >> 31

@@ -1,4 +1,4 @@
-"""What a source of photographs is: a random-access sequence of references, small enough to send to another process."""
+"""The interface of a data source: a random-access sequence of references, each small enough to send to a process."""
 
 import abc
 import hashlib
@@ -15,7 +15,12 @@ END_BYTES = 1 << 16
 
 
 class UnreadableImage(Exception):
-    """An image that cannot be read: where it is, and why."""
+    """An image cannot be read.
+
+    Attributes:
+      where: the file, record or example.
+      reason: the error.
+    """
 
     def __init__(self, where: str, reason: str):
         super().__init__(where, reason)
@@ -26,26 +31,26 @@ class UnreadableImage(Exception):
 
 
 class Reference(Protocol):
-    """Where one labelled photograph, or its latents, lie. Picklable and small; `read` works in any process.
+    """A labeled image, or its latents, before it is read. Picklable and small; `read` works in any process.
 
     Attributes:
-      where: in words.
+      where: the file, record or example, for messages.
     """
 
     where: str
 
     def read(self) -> tuple[Image.Image | np.ndarray, int]:
-        """The decoded picture, in its own mode, and its class. Raises `UnreadableImage`."""
+        """Returns the decoded image, in its own mode, and its class; raises `UnreadableImage`."""
 
 
 class EncodedImage(abc.ABC):
-    """A reference to an image file's bytes, wherever they are kept."""
+    """A reference to the bytes of an image file."""
 
     where: str  # for messages
 
     @abc.abstractmethod
     def load(self) -> tuple[bytes, int]:
-        """The encoded picture and its class. Raises `UnreadableImage`."""
+        """Returns the encoded image and its class; raises `UnreadableImage`."""
 
     def read(self) -> tuple[Image.Image, int]:
         encoded, label = self.load()
@@ -53,12 +58,11 @@ class EncodedImage(abc.ABC):
 
 
 class Source(Protocol):
-    """Labelled photographs by number: `source[i]` is a `Reference` and costs no reading.
+    """Labeled images by index: `source[i]` is a `Reference`, and does not read the image.
 
     Attributes:
-      class_names: by label.
-      parts: the shards (or folders, or photographs) by name, in their order, each with a short fingerprint; taken at
-        first use.
+      class_names: the names of the classes, by label.
+      parts: the shards, folders or photographs by name, in order, each with a short fingerprint; computed at first use.
     """
 
     class_names: tuple[str, ...]
@@ -69,14 +73,14 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> Reference: ...
 
     def key(self, i: int) -> str:
-        """A name of item `i` that stays when the whole source moves."""
+        """Returns a name of item `i` that does not change when the source is moved."""
 
     def fingerprint(self) -> str:
-        """Changes when the photographs, their order or their labels do, as far as `parts` tells."""
+        """Returns a digest that changes with the images, their order and labels, as far as `parts` covers them."""
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:
-    """Decodes a JPEG, PNG, WebP or BMP file's bytes completely. Raises `UnreadableImage`, which names `where`."""
+    """Decodes the bytes of a JPEG, PNG, WebP or BMP file completely; raises `UnreadableImage`, which names `where`."""
     try:
         image = Image.open(io.BytesIO(encoded))
         image.load()  # exact: `draft`, which shrinks a JPEG while decoding, would change the crops
@@ -86,20 +90,20 @@ def decode(encoded: bytes, where: str) -> Image.Image:
 
 
 def digest(parts: Iterable[str], length: int = 32) -> str:
-    """A fingerprint of strings in their order, of `length` hexadecimal digits."""
+    """Returns a fingerprint of strings and their order, of `length` hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def digest_of_parts(parts: Mapping[str, str]) -> str:
-    """The fingerprint of a source whose parts are these."""
+    """Returns the fingerprint of a source with these parts."""
     return digest(itertools.chain(*parts.items()))
 
 
 def digest_of_file(path: str) -> str:
-    """The size of a file, and a digest of its first and last 64 KiB: what lies between is not read.
+    """Returns the size of a file and a digest of its first and last 64 KiB; the rest is not read.
 
-    Shards that were written anew, cut short or exchanged differ in one of these. A few bytes changed in the middle do
-    not show here; ArrayRecord's checksums find them when the record is read.
+    Shards that were rewritten, truncated or exchanged differ in one of these. A few bytes changed in the middle do not
+    show; ArrayRecord's checksums find them when the record is read.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

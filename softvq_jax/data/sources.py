@@ -1,4 +1,4 @@
-"""Opens the source that a config names, and parts the training images from the held-out ones."""
+"""Opens the data source of a config, and splits it into training and held-out images."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; call
 
 
 class Part:
-    """Some items of a source, in its order."""
+    """A subset of the items of a source, in its order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):
         self._whole, self._items = whole, items
@@ -40,7 +40,7 @@ class Part:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Those of the whole source."""
+        """The parts of the whole source."""
         return self._whole.parts
 
     def fingerprint(self) -> str:
@@ -48,7 +48,7 @@ class Part:
 
 
 def training_source(config: Mapping) -> source.Source:
-    """The photographs to train on, for a `data` section of the config; see `config.default_data_config`."""
+    """Returns the images to train on, for a `data` section of the config; see `config.default_data_config`."""
     _check(config)
     if config["source"] == "embedded":
         return EmbeddedPhotographs(config["holdout"])
@@ -57,11 +57,11 @@ def training_source(config: Mapping) -> source.Source:
 
 
 def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
-    """The photographs to evaluate on, none of which `training_source` has.
+    """Returns the held-out images, none of which is in `training_source`.
 
     Args:
       config: a `data` section.
-      image_size: side of the crops in pixels, None for latents; the embedded held-out squares are chosen by it.
+      image_size: side of the crops in pixels, None for latents; the embedded held-out squares depend on it.
     """
     _check(config)
     if not config["eval_path"] and not config["holdout"]:
@@ -74,7 +74,7 @@ def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
 
 
 def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
-    """The held-out `share` of the images, or the others. Which ones depends on their keys alone, at random."""
+    """Returns the held-out `share` of the images, or the others: a random choice that depends on their keys only."""
     count = max(1, round(share * len(whole)))
     if count >= len(whole):
         raise ValueError(
@@ -94,9 +94,9 @@ def _check(config):
         raise ValueError(f"data.source={name!r}: expected one of {', '.join(['embedded', *SOURCES])}")
     if name == "embedded" and (config["path"] or config["eval_path"]):
         raise ValueError(
-            "data.source='embedded' takes no data.path and no data.eval_path: its photographs are built in"
+            "data.source='embedded' takes no data.path or data.eval_path: its photographs come with scikit-image"
         )
     if name != "embedded" and not config["path"]:
-        raise ValueError(f"data.source={name!r} needs data.path: where the training images lie")
+        raise ValueError(f"data.source={name!r} needs data.path, the location of the training images")
     if not 0 <= config["holdout"] < 1:
         raise ValueError(f"data.holdout={config['holdout']}: expected a share of at least 0 and below 1")

@@ -1,9 +1,10 @@
-"""Tar shards of labelled images, read at random through an index that is made once and kept.
+"""Tar shards of labeled images, read in random order through an index that is made once and cached.
 
-Three layouts, told apart by what is inside:
+The index is our own: `tarfile` needs to scan a shard before it can seek, in every process, and does not look into tars
+in tars. Three layouts are recognized by the content:
 
 - WebDataset: `key.jpg` beside `key.cls`, which holds the number of the class;
-- ImageNet's: a tar of tars, one a class, named by the class;
+- ImageNet's: a tar of tars, one for each class, named by the class;
 - folders: `class/name.jpg`; images without a folder have class 0.
 """
 
@@ -28,7 +29,7 @@ from softvq_jax.storage import files
 
 @dataclasses.dataclass(frozen=True)
 class TarMember(source.EncodedImage):
-    """The bytes of one image inside a tar."""
+    """An image inside a tar."""
 
     shard: str
     name: str
@@ -42,7 +43,7 @@ class TarMember(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
-            file = _open(self.shard)  # held while it is read: the cache may drop it
+            file = _open(self.shard)  # a reference, since the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
@@ -50,7 +51,7 @@ class TarMember(source.EncodedImage):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of one shard. Their classes are names, or numbers as text where the shard gives numbers."""
+    """The images of one shard. Classes are names, or numbers as text where the shard has `.cls` files."""
 
     names: np.ndarray  # bytes [n]
     offsets: np.ndarray  # int64 [n]
@@ -63,8 +64,8 @@ class TarShards:
     """All images of a tar file, or of the tar files of a folder sorted by name.
 
     Raises:
-      FileNotFoundError: where there is no tar, or no image in them.
-      ValueError: for a shard that is compressed, cut short, or labelled otherwise than the others.
+      FileNotFoundError: there is no tar file, or no image in them.
+      ValueError: a shard is compressed or truncated, or has another layout than the others.
     """
 
     def __init__(self, path: str):
@@ -80,7 +81,7 @@ class TarShards:
             for name in ("names", "offsets", "sizes", "classes")
         )
         if len({bool(index.numbered) for index in indexes if len(index.names)}) > 1:
-            raise ValueError(f"some tar files at {path!r} have .cls files and some have not: give them one layout")
+            raise ValueError(f"some tar files at {path!r} have .cls files and some do not: all need the same layout")
         self._labels, self.class_names = _numbered(classes) if indexes[0].numbered else _named(classes)
 
     def __len__(self) -> int:
@@ -127,7 +128,7 @@ def _indexes(shards):
 
 
 def _cached_index(shard):
-    """The shard's index from the cache folder, or a new one, kept there; the key changes with the shard."""
+    """Returns the index of a shard from the cache folder, or makes and caches it; the key changes with the shard."""
     stat = os.stat(shard)
     key = hashlib.sha256(f"{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:32]
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
@@ -141,7 +142,7 @@ def _cached_index(shard):
         with files.replacing(path) as partial, open(partial, "wb") as file:
             np.savez(file, **dataclasses.asdict(index))
     except OSError as error:
-        logging.warning("The index of %s cannot be kept (%s): it will be made again next time.", shard, error)
+        logging.warning("the index of %s cannot be cached (%s); it is made again at the next start", shard, error)
     return index
 
 
@@ -155,9 +156,9 @@ def _index(shard: str) -> Index:
             elif extension.lower() in EXTENSIONS and not os.path.basename(name).startswith("."):
                 images.append((name, group, offset, size))
     if numbers:
-        unlabelled = [name for name, *_ in images if os.path.splitext(name)[0] not in numbers]
-        if unlabelled:
-            raise ValueError(f"{shard}: {unlabelled[0]} has no .cls file beside it, but others have")
+        unlabeled = [name for name, *_ in images if os.path.splitext(name)[0] not in numbers]
+        if unlabeled:
+            raise ValueError(f"{shard}: {unlabeled[0]} has no .cls file, but other images have")
         classes = [numbers[os.path.splitext(name)[0]] for name, *_ in images]
     else:
         classes = [group.encode(errors="surrogateescape") for _, group, *_ in images]
@@ -171,7 +172,7 @@ def _index(shard: str) -> Index:
 
 
 def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
-    """Name, class, offset in the file and size of every regular file, those inside inner tars included."""
+    """Yields name, class, offset and size of every regular file, including those in inner tars."""
     for member in _files(file, shard):
         if not member.name.endswith(".tar"):
             folder = os.path.basename(os.path.dirname(member.name))
@@ -184,18 +185,22 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _files(file, where):
-    """The regular files of the tar that starts where `file` stands; between two of them `file` may be moved."""
+    """Yields the regular files of the tar at the position of `file`, which may be moved between them."""
     try:
         tar = tarfile.TarFile(fileobj=file)
         while (member := tar.next()) is not None:
-            tar.members = []  # it would keep all of them
+            tar.members = []  # drops the list that `tarfile` would keep
             if member.isfile():
                 yield member
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile takes a cut header for the end
+        if (
+            file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE
+        ):  # tarfile takes a truncated header for the end
             raise tarfile.ReadError("no end mark")
     except tarfile.ReadError as error:
-        raise ValueError(f"{where} is no whole, uncompressed tar ({error}): unpack it, or copy it again") from None
+        raise ValueError(
+            f"{where} is not a complete, uncompressed tar ({error}): unpack it, or copy it again"
+        ) from None
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read without TensorFlow: the data sets that were prepared with `file_format="array_record"`."""
+"""TensorFlow Datasets, read without TensorFlow: data sets prepared with `file_format="array_record"`."""
 
 import dataclasses
 import functools
@@ -31,12 +31,12 @@ class TfdsSplit:
     """A split of a data set with the features `image` and `label`.
 
     Args:
-      name: `name[/config][:version]@split`, looked for in TFDS's data folder (TFDS_DATA_DIR), or `folder@split` with
-        the folder of a prepared version; without `@split` the split is `train`.
+      name: `name[/config][:version]@split`, in TFDS's data folder (TFDS_DATA_DIR), or `folder@split` with the folder of
+        a prepared version; the default split is `train`.
 
     Raises:
-      ModuleNotFoundError: without the `tfds` extra.
-      ValueError: for a data set that is not prepared, not in ArrayRecord format, or without these features.
+      ModuleNotFoundError: the `tfds` extra is not installed.
+      ValueError: the data set is not prepared, not in ArrayRecord format, or lacks these features.
     """
 
     def __init__(self, name: str):

@@ -1,8 +1,8 @@
-"""Processes that read images for the threads of this one.
+"""Worker processes that read images for the threads of this one.
 
-Grain has worker processes of its own, but they import Grain, which imports JAX, and the program's main module, which
-does too: a worker could then hold memory of the accelerator. Ours start bare, import nothing but what they read with,
-and end when the pipe to their parent closes, however the parent ends.
+Our own instead of Grain's, which import JAX, through Grain and through the main module, so that a worker could hold
+memory of the accelerator. Ours import only what they need for reading, and end when the pipe to their parent closes,
+also when the parent was killed.
 """
 
 import itertools
@@ -26,27 +26,27 @@ from absl import logging
 from softvq_jax.data.buffers import Buffers
 
 ENVIRONMENT = {
-    # With dozens of workers, the threads that BLAS starts at import would be thousands.
+    # With dozens of workers, BLAS would start thousands of threads at import.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc keeps what a picture took for the next one; to give megabytes back and fault them in again takes 3 % longer.
+    # glibc keeps the memory of an image for the next one; returning and faulting in megabytes takes 3 % longer.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
-PATIENCE_S = 5  # with a process that should end
+END_SECONDS = 5  # to wait for a process that should end
 
 
 class WorkerDied(RuntimeError):
-    """A reading process ended by itself."""
+    """A worker process ended unexpectedly."""
 
 
 class WorkerPool:
-    """`pool(*arguments)` is `function(*arguments)`, computed in one of `count` processes.
+    """Calls a function in worker processes: `pool(*arguments)` returns `function(*arguments)`.
 
-    Meant to be called by `count` threads at once. The function, the arguments and the results are pickled; an exception
-    of the function is raised here, the worker's traceback in its notes. Of a function that yields, the result is the
-    list of what it yields, and each item leaves the worker's own memory before the next is made.
+    Up to `count` threads can call it at once. The function, its arguments and results are pickled. An exception of the
+    function is raised here, with the worker's traceback in its notes. The result of a generator function is the list of
+    its items; each item leaves the worker's memory before the next is made.
     """
 
     def __init__(self, function: Callable, count: int):
@@ -65,13 +65,13 @@ class WorkerPool:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Ends the processes, once they have finished what they are at."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Ends the processes after their current calls."""
+        deadline = time.monotonic() + END_SECONDS
         for _ in self._workers:
             try:
                 self._idle.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
-                break  # hung, perhaps on a lost file system: killed below
+                break  # a worker hangs, perhaps on a lost file system; it is killed below
         self._idle.put(None)
         for worker in self._workers:
             worker.let_end()
@@ -103,8 +103,8 @@ class _Worker:
             results = self._memory.loads(parts)
         except (EOFError, OSError):
             raise WorkerDied(
-                f"a reading process ended with exit code {self._process.wait(PATIENCE_S)} at {arguments}; "
-                "see what it printed above; -9 usually means that memory ran out (fewer data.num_workers need less)"
+                f"a worker process ended with exit code {self._process.wait(END_SECONDS)} at {arguments}; see its output. "
+                "-9 usually means that memory ran out: fewer data.num_workers need less"
             ) from None
         if kind == "yielded":
             return results
@@ -119,25 +119,25 @@ class _Worker:
 
     def wait(self):
         try:
-            self._process.wait(timeout=PATIENCE_S)
+            self._process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:
-            logging.warning("A reading process (pid %d) did not end in %d s: killed.", self._process.pid, PATIENCE_S)
+            logging.warning("worker process %d did not end in %d s and is killed", self._process.pid, END_SECONDS)
             self._process.kill()
             self._process.wait()
 
 
 class SharedMemory:
-    """Pickles whose arrays lie in memory that two processes share: through a pipe they would be copied five times.
+    """Pickles with their arrays in memory that two processes share; through a pipe they would be copied five times.
 
     Args:
-      file: descriptor of a file that both have open. The next `dumps` overwrites what the last one wrote.
+      file: descriptor of a file that both have open. Each `dumps` overwrites the one before.
     """
 
     def __init__(self, file: int):
         self._file, self._map, self._buffers = file, None, Buffers()
 
     def dumps(self, values: Iterable) -> list[tuple[bytes, list[int]]]:
-        """Of each value the pickle without its arrays, and their sizes in bytes."""
+        """Writes the arrays of each value; returns its pickle without them, and their sizes in bytes."""
         parts, end = [], 0
         for value in values:
             arrays = []
@@ -149,7 +149,7 @@ class SharedMemory:
         return parts
 
     def loads(self, parts: list[tuple[bytes, list[int]]]) -> list:
-        """The values; their arrays are read-only parts of one copy."""
+        """Returns the values, with their arrays as read-only views of one copy."""
         ends = [0, *itertools.accumulate(size for _, sizes in parts for size in sizes)]
         copy = self._buffers.take(ends[-1])
         if ends[-1]:
@@ -162,7 +162,7 @@ class SharedMemory:
         if self._map is None or len(self._map) < size:
             length = os.fstat(self._file).st_size
             if length < size:
-                length = 2 * size  # so that growing values do not each have the file mapped anew
+                length = 2 * size  # so that growing values do not map the file again each time
                 os.ftruncate(self._file, length)
             self._map = mmap.mmap(self._file, length)
         return self._map
@@ -173,12 +173,12 @@ def _memory_file():
 
 
 def serve(pipe: int, memory_file: int) -> None:
-    """What a worker does: takes a function, then calls it for every message until the pipe closes.
+    """Runs a worker: receives a function, then calls it for every message until the pipe closes.
 
     Args:
       pipe, memory_file: descriptors inherited from the parent.
     """
-    # These go to the whole job: the parent decides what to do, and may still want images while it saves.
+    # Signals go to the whole job. The parent handles them, and may still need images before it saves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection, memory = multiprocessing.connection.Connection(pipe), SharedMemory(memory_file)
@@ -195,4 +195,4 @@ def serve(pipe: int, memory_file: int) -> None:
                 reply = "raised", memory.dumps([error])
             connection.send(reply)
     except (EOFError, OSError):  # the parent has closed the pipe, or ended
-        os._exit(0)  # at once: there is nothing to put in order
+        os._exit(0)  # no cleanup needed

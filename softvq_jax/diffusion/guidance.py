@@ -9,17 +9,18 @@ ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def drop_labels(labels: jax.Array, num_classes: int, rate: float, key: jax.Array) -> jax.Array:
-    """`labels` `[B]`, each replaced with probability `rate` by `num_classes`, which stands for none."""
+    """Replaces each of `labels` `[B]` with probability `rate` by `num_classes`, which means no class."""
     return jnp.where(jax.random.bernoulli(key, rate, labels.shape), num_classes, labels)
 
 
 def guided(pair_fn: ModelFn, scale: float | jax.Array, channels: int) -> ModelFn:
-    """The function of `(x, t)` that predicts `u + scale (c - u)`.
+    """Returns the guided network, a function of `(x, t)`: `u + scale (c - u)`.
 
     Args:
-      pair_fn: the network on a doubled batch, `x` `[2B, ..., D]` and `t` `[2B]`: it gives the first half its classes
-        (`c`) and the second none (`u`). One call on both keeps the matrix products large.
-      channels: how many of the output's channels are guided; the others (the variances) are the class's own.
+      pair_fn: the network on a doubled batch, `x` `[2B, ..., D]` and `t` `[2B]`: conditional (`c`) on the first half,
+        unconditional (`u`) on the second. One call for both keeps the matrix products large.
+      scale: 1 is no guidance.
+      channels: number of output channels that are guided; the others (variances) are the conditional ones.
     """
 
     def fn(x: jax.Array, t: jax.Array) -> jax.Array:

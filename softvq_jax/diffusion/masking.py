@@ -1,4 +1,4 @@
-"""Masked autoregressive generation (MAR, arXiv 2406.11838): which tokens are masked, in training and while sampling."""
+"""Masks and orders of masked autoregressive generation (MAR, arXiv 2406.11838), in training and in sampling."""
 
 import math
 from collections.abc import Callable
@@ -14,25 +14,25 @@ PredictFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], ja
 
 
 def max_visible(num_tokens: int) -> int:
-    """The most tokens that a training mask leaves visible."""
+    """Largest number of tokens that a training mask leaves visible."""
     return num_tokens - math.ceil(LEAST_MASKED_SHARE * num_tokens)
 
 
 def random_orders(keys: jax.Array, num_tokens: int) -> jax.Array:
-    """`[B, L]`: a random order of the tokens for each key; sampling fills them from its end to its beginning."""
+    """A random order of the tokens for each key, `[B, L]`; sampling fills tokens from its end to its beginning."""
     return jax.vmap(lambda key: jax.random.permutation(key, num_tokens))(keys)
 
 
 def mask_first(orders: jax.Array, count: int | jax.Array) -> jax.Array:
-    """`[B, L]` booleans, True (masked) for the first `count` tokens of each order."""
+    """Mask `[B, L]`, True for the first `count` tokens of each order."""
     return jnp.argsort(orders, axis=1) < count
 
 
 def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
-    """A training mask `[B, L]` (MAR, section 4.1).
+    """Draws a training mask `[B, L]` (MAR, section 4.1).
 
-    The share of masked tokens is one draw for the batch, from a normal(1, 0.25) truncated to [0.7, 1]; which tokens
-    they are is drawn for each example.
+    The share of masked tokens is drawn once for the batch, from a normal(1, 0.25) truncated to [0.7, 1]; the masked
+    tokens are drawn for each example.
     """
     share_key, order_key = jax.random.split(key)
     lowest = (LEAST_MASKED_SHARE - 1) / MASKED_SHARE_STD
@@ -42,12 +42,12 @@ def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
 
 
 def masked_counts(num_tokens: int, iterations: int) -> np.ndarray:
-    """`[iterations + 1]`: tokens still masked before each iteration and, 0, after the last.
+    """Number of masked tokens before each iteration, and 0 after the last: `[iterations + 1]`.
 
-    The cosine schedule of MaskGIT (Chang et al., 2022), made to fill at least one token an iteration.
+    The cosine schedule of MaskGIT (Chang et al., 2022), changed to fill at least one token in each iteration.
 
     Raises:
-      ValueError: fewer iterations than one or more than tokens.
+      ValueError: there are fewer iterations than one, or more than tokens.
     """
     if not 1 <= iterations <= num_tokens:
         raise ValueError(f"{iterations} iterations for {num_tokens} tokens; expected 1 to {num_tokens}")
@@ -59,17 +59,17 @@ def masked_counts(num_tokens: int, iterations: int) -> np.ndarray:
 
 
 def guidance_ramp(scale: float | jax.Array, still_masked: np.ndarray, num_tokens: int) -> jax.Array:
-    """Guidance of each iteration, from 1 towards `scale` with the share of tokens that will be unmasked after it."""
+    """Guidance scale of each iteration: rises from 1 to `scale` with the share of tokens unmasked after the iteration."""
     return 1 + (scale - 1) * jnp.asarray((num_tokens - still_masked) / num_tokens, jnp.float32)
 
 
 def fill_tokens(
     predict_fn: PredictFn, orders: jax.Array, channels: int, iterations: int, guidance: float | jax.Array
 ) -> jax.Array:
-    """All tokens of a batch, `[B, L, D]`, a few in each iteration (MAR, algorithm of section 3.4) in one compiled loop.
+    """Samples all tokens of a batch, `[B, L, D]`, a few in each iteration (MAR, section 3.4), in one compiled loop.
 
-    Shapes must not depend on the iteration, so every iteration predicts as many tokens as the one that fills most;
-    what exceeds its own number is dropped.
+    Shapes must not depend on the iteration, so every iteration predicts as many tokens as the one that fills most, and
+    drops those in excess of its own number.
 
     Args:
       predict_fn: `(latents [B, L, D], masked [B, L], positions [B, k], guidance, number) -> [B, k, D]`: samples the

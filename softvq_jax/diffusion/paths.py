@@ -1,7 +1,7 @@
 """Paths from data to noise: `x_t = alpha(t) x + sigma(t) e`, `t` from 0 (data) to 1 (noise) (SiT, arXiv 2401.08740).
 
-Coefficients are computed in the type of `t`: float64 NumPy arrays where a sampler makes its constants, traced JAX
-arrays where a loss draws its times.
+Coefficients have the type of `t`: float64 NumPy arrays for the constants of a sampler, traced JAX arrays for the times
+of a loss.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ TIME_DISTRIBUTIONS = ("uniform", "lognormal")
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """A path, by its two coefficients, their time derivatives, and the time at which `sigma / alpha` has a value."""
+    """A path: its two coefficients, their time derivatives, and the time at which `sigma / alpha` has a given value."""
 
     alpha: Callable[[Array], Array]
     sigma: Callable[[Array], Array]
@@ -27,15 +27,15 @@ class Path:
     time_of_ratio: Callable[[Array], Array]
 
     def interpolate(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """`x_t`, for `t` that broadcasts against `x`."""
+        """The point `x_t` of the path; `t` broadcasts against `x`."""
         return self.alpha(t) * x + self.sigma(t) * noise
 
     def velocity(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """The time derivative of `x_t`: what the network is trained to predict."""
+        """The time derivative of `x_t`, which the network is trained to predict."""
         return self.alpha_rate(t) * x + self.sigma_rate(t) * noise
 
     def score_coefficients(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`(a, b)` of the score `a v + b x_t`, the gradient of the log density (SiT, section 2.4); for t > 0."""
+        """Coefficients `(a, b)` of the score `a v + b x_t`, the gradient of the log density (SiT, section 2.4); t > 0."""
         ratio = self.alpha(t) / self.alpha_rate(t)
         scale = self.sigma(t) ** 2 - ratio * self.sigma_rate(t) * self.sigma(t)
         return ratio / scale, -1.0 / scale
@@ -70,10 +70,10 @@ PATHS = {"linear": LINEAR, "cosine": COSINE}
 
 
 def draw_times(path: Path, distribution: str, count: int, key: jax.Array) -> jax.Array:
-    """`[count]` training times: "uniform", or "lognormal", which spreads `log(sigma / alpha)` as a standard normal.
+    """Draws training times `[count]`: "uniform", or "lognormal" (`log(sigma / alpha)` is a standard normal).
 
     Raises:
-      ValueError: another distribution.
+      ValueError: unknown distribution.
     """
     if distribution == "uniform":
         return jax.random.uniform(key, (count,))

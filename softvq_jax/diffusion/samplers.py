@@ -1,10 +1,10 @@
-"""Samplers: from noise to latents by repeated evaluation of a network.
+"""Samplers: turn noise into latents by repeated evaluation of a network.
 
-Each sampler is traceable and contains no host step: `jax.jit` makes it one program. The time grid is float64 NumPy;
-everything that depends on it alone is computed there and enters the program as float32 constants.
+A sampler is a traceable function, one program under `jax.jit`. Its time grid is float64 NumPy; all that depends only on
+the grid is computed there and enters the program as float32 constants.
 
-Guidance costs a second evaluation, so the steps inside the guidance interval, which the static grid tells, and those
-outside run as separate loops: a sampler is given the network plain and guided, and calls each only where it applies.
+Guidance costs a second evaluation. The steps inside the guidance interval are known from the grid, so they and those
+outside run as separate loops: a sampler gets the network with and without guidance, and calls each where it applies.
 """
 
 import dataclasses
@@ -20,17 +20,17 @@ from softvq_jax.diffusion.guidance import ModelFn
 from softvq_jax.diffusion.paths import Path
 from softvq_jax.diffusion.schedules import Schedule
 
-NoiseFn = Callable[[jax.Array], jax.Array]  # number of the step, from 0 -> standard normal noise of the sample's shape
+NoiseFn = Callable[[jax.Array], jax.Array]  # index of the step -> standard normal noise of the sample's shape
 SDE_LAST_TIME = 0.04
-# A grid time that equals an end of the interval is inside, however its last bit was rounded.
+# A grid time that equals an end of the interval is inside, whatever the rounding of its last bit.
 _INTERVAL_SLACK = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is sampled from: functions of `(x [B, ..., D], t [B])`, one with guidance and one without.
+    """A network without and with guidance, as functions of `(x [B, ..., D], t [B])`.
 
-    `guided` applies while `low <= t <= high`; None means no guidance anywhere.
+    `guided` applies while `low <= t <= high`; None means no guidance.
     """
 
     plain: ModelFn
@@ -39,43 +39,43 @@ class Model:
     high: float = 1.0
 
     def is_guided(self, times: np.ndarray) -> np.ndarray:
-        """Which of the steps that begin at `times` are guided."""
+        """Whether each of the steps that begin at `times` is guided."""
         inside = (times >= self.low - _INTERVAL_SLACK) & (times <= self.high + _INTERVAL_SLACK)
         return inside if self.guided is not None else np.zeros_like(inside)
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> NoiseFn:
-    """Noise `[B, *shape]` of each example's own key `[B]`: independent of what else is in the batch."""
+    """Noise `[B, *shape]` from a key for each example `[B]`, independent of the rest of the batch."""
     return lambda step: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
 
 
 def ode_times(steps: int) -> np.ndarray:
-    """`steps + 1` times from noise to data."""
+    """Times of an ODE sampler from noise (1) to data (0), `[steps + 1]`."""
     return np.linspace(1.0, 0.0, steps + 1)
 
 
 def sde_times(steps: int) -> np.ndarray:
-    """`steps + 1` times from noise to data; the last step, from 0.04, is the deterministic one."""
+    """Times of an SDE sampler from noise (1) to data (0), `[steps + 1]`; the last step, from 0.04, has no noise."""
     return np.append(np.linspace(1.0, SDE_LAST_TIME, steps), 0.0)
 
 
 def ode_euler(model: Model, x: jax.Array, steps: int) -> jax.Array:
-    """Euler's method on the probability flow `dx/dt = v`, from `x` at t = 1: one evaluation a step.
+    """Euler's method on the probability flow `dx/dt = v`, from `x` at t = 1: one evaluation per step.
 
     Raises:
-      ValueError: fewer than one step.
+      ValueError: there are fewer than one step.
     """
     check_steps(steps, 1)
     return _solve(_euler_step, model, x, _grid(model, ode_times(steps)))
 
 
 def ode_heun(model: Model, x: jax.Array, steps: int) -> jax.Array:
-    """Heun's second-order method: two evaluations a step, and one, Euler's, in the last.
+    """Heun's second-order method: two evaluations per step, and an Euler step at the end.
 
-    The correction is guided when the step's beginning is inside the interval.
+    Both evaluations of a step are guided if its beginning is inside the interval.
 
     Raises:
-      ValueError: fewer than one step.
+      ValueError: there are fewer than one step.
     """
     check_steps(steps, 1)
     before_last, last = _split_last(_grid(model, ode_times(steps)))
@@ -95,13 +95,13 @@ def _heun_step(fn, x, step):
 def sde_euler_maruyama(model: Model, x: jax.Array, steps: int, *, path: Path, noise_fn: NoiseFn) -> jax.Array:
     """Euler-Maruyama on the reverse SDE `dx = (v - t s) dt + sqrt(2t) dw` (SiT, equation 6), with `s` the score.
 
-    One evaluation a step: the score is a function of the velocity. The last step has no noise.
+    One evaluation per step: the score is a function of the velocity. The last step has no noise.
 
     Args:
-      noise_fn: called with 0 to `steps - 2`.
+      noise_fn: noise of the steps 0 to `steps - 2`.
 
     Raises:
-      ValueError: fewer than two steps.
+      ValueError: there are fewer than two steps.
     """
     check_steps(steps, 2)
     grid = _grid(model, sde_times(steps))
@@ -126,10 +126,10 @@ def sde_euler_maruyama(model: Model, x: jax.Array, steps: int, *, path: Path, no
 def ddpm(model: Model, x: jax.Array, schedule: Schedule, *, noise_fn: NoiseFn, temperature=1.0) -> jax.Array:
     """Ancestral sampling over the schedule's steps (DDPM, algorithm 2); the last step has no noise.
 
-    The network is told the original timesteps. The guidance interval counts them as shares of all timesteps.
+    The network gets the original timesteps; for the guidance interval, t is their share of all timesteps.
 
     Args:
-      noise_fn: called with 0 to `len(schedule) - 2`.
+      noise_fn: noise of the steps 0 to `len(schedule) - 2`.
       temperature: factor on the noise of every step.
     """
     timesteps = schedule.timesteps[::-1]
@@ -158,7 +158,7 @@ def check_steps(steps: int, least: int) -> None:
 
 
 def _grid(model, times):
-    """What each step of a time grid begins with and how long it is, as float64."""
+    """Beginning, end, length, index and guidance of each step of a time grid, as float64."""
     t, t_next = times[:-1], times[1:]
     guided = model.is_guided(t)
     return {"t": t, "t_next": t_next, "dt": t_next - t, "number": np.arange(len(t)), "guided": guided}
@@ -169,18 +169,18 @@ def _split_last(grid):
 
 
 def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) -> jax.Array:
-    """Applies `x = step_fn(fn, x, step)` along the grid, one compiled loop for each run of equally guided steps."""
+    """Applies `x = step_fn(fn, x, step)` along the grid, in one compiled loop for each run of steps with equal guidance."""
     batch = x.shape[:1]
     for start, stop, is_guided in _runs(grid["guided"]):
         network = model.guided if is_guided else model.plain
         fn = lambda x, t, network=network: network(x, jnp.broadcast_to(t, batch))  # noqa: E731
-        steps = {name: _single(values[start:stop]) for name, values in grid.items() if name != "guided"}
+        steps = {name: _to_32_bits(values[start:stop]) for name, values in grid.items() if name != "guided"}
         x, _ = jax.lax.scan(lambda x, step, fn=fn: (step_fn(fn, x, step), None), x, steps)
     return x
 
 
 def _runs(flags: np.ndarray) -> Iterator[tuple[int, int, bool]]:
-    """`(start, stop, flag)` of every run of equal flags."""
+    """Yields `(start, stop, flag)` of each run of equal flags."""
     start = 0
     for flag, run in itertools.groupby(flags.tolist()):
         stop = start + len(list(run))
@@ -188,6 +188,6 @@ def _runs(flags: np.ndarray) -> Iterator[tuple[int, int, bool]]:
         start = stop
 
 
-def _single(constants: np.ndarray) -> jax.Array:
-    """float64 to float32; whole numbers to int32."""
+def _to_32_bits(constants: np.ndarray) -> jax.Array:
+    """Floating point numbers as float32, integers as int32."""
     return jnp.asarray(constants, jnp.float32 if np.issubdtype(constants.dtype, np.floating) else jnp.int32)

@@ -1,4 +1,4 @@
-"""Noise schedules of DDPM in float64: betas, respacing, and everything that follows from them.
+"""Noise schedules of DDPM in float64: betas, respacing, and the constants derived from them.
 
 Ho et al., 2020 (DDPM); Nichol and Dhariwal, 2021 (improved DDPM: cosine betas, learned variance, respacing).
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def linear_betas(count: int = 1000) -> np.ndarray:
-    """DDPM's betas, 1e-4 to 0.02 for 1,000 steps, scaled so that other counts destroy as much."""
+    """Betas of DDPM, 1e-4 to 0.02 for 1,000 steps, scaled so that other counts add as much noise in total."""
     scale = 1000 / count
     return np.linspace(scale * 1e-4, scale * 0.02, count, dtype=np.float64)
 
@@ -25,28 +25,28 @@ BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 
 
 def space_timesteps(num_timesteps: int, steps: int) -> np.ndarray:
-    """`steps` of the `num_timesteps`, as equally spaced as whole numbers allow, both ends included, ascending.
+    """Timesteps `[steps]` out of `num_timesteps`, ascending, as equally spaced as integers allow, both ends included.
 
     Raises:
-      ValueError: more steps than there are, or fewer than one.
+      ValueError: `steps` is below one or above `num_timesteps`.
     """
     if not 1 <= steps <= num_timesteps:
         raise ValueError(f"{steps} steps out of {num_timesteps}: expected 1 to {num_timesteps}")
     stride = (num_timesteps - 1) / (steps - 1) if steps > 1 else 1.0
-    # Accumulated, not multiplied: improved DDPM's own rounding.
+    # Accumulated, not multiplied: rounds as improved DDPM does.
     return np.round(np.cumsum([0.0] + [stride] * (steps - 1))).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Schedule:
-    """A schedule on a subset of its steps; all arrays are float64 over that subset, in ascending time.
+    """A noise schedule on a subset of its steps. Arrays are float64 over that subset, in ascending time.
 
     Attributes:
-      timesteps: the steps' numbers in the original schedule, which is what the network is told.
-      betas: noise added per step.
-      num_timesteps: how many steps the original schedule has.
+      timesteps: indices of the steps in the original schedule, which the network gets.
+      betas: variance of the noise that each step adds.
+      num_timesteps: number of steps of the original schedule.
       signal: product of `1 - beta` up to and including the step (DDPM's alpha bar).
-      signal_before: the same up to the step before.
+      signal_before: the same up to the previous step.
       posterior_variance: of `x_{t-1}` given `x_t` and `x_0` (DDPM, equation 7); its first value, 0, is replaced by the
         second so that it has a logarithm.
       mean_on_x, mean_on_noise: `x_{t-1}` has mean `mean_on_x * x_t - mean_on_noise * noise` (DDPM, equation 11).
@@ -83,10 +83,10 @@ class Schedule:
 
 @functools.cache
 def make_schedule(name: str, *, steps: int | None = None, num_timesteps: int = 1000) -> Schedule:
-    """The schedule called `name` ("linear" or "cosine") on `steps` of its `num_timesteps`, on all by default.
+    """The noise schedule `name` ("linear" or "cosine") on `steps` of its `num_timesteps`; on all by default.
 
     Raises:
-      ValueError: an unknown name, or a number of steps that cannot be had.
+      ValueError: the name is unknown, or the number of steps is out of range.
     """
     if name not in BETAS:
         raise ValueError(f"noise schedule is {name!r}; expected one of {', '.join(BETAS)}")

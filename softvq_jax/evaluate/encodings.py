@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices, Rows
-from softvq_jax.evaluate.perceptual import from_uint8
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
+from softvq_jax.pixels import from_uint8
 from softvq_jax.tokenizer import Tokenizer
 
 

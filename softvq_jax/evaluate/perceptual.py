@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.models.functional import Functional
+from softvq_jax.pixels import from_uint8
 from softvq_jax.weights import fingerprints
 
 
@@ -27,8 +27,3 @@ class PerceptualDistance:
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """`[n]` float32 for uint8 `[n, H, W, 3]` twice."""
         return self._devices.map(lambda a, b: self._apply(self._params, a, b), a, b)["lpips"]
-
-
-def from_uint8(images: jax.Array) -> jax.Array:
-    """Levels as float32 in [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1

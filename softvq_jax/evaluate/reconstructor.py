@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices, Rows
-from softvq_jax.evaluate.perceptual import from_uint8
 from softvq_jax.metrics.image_quality import to_uint8
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.pixels import from_uint8
 from softvq_jax.weights import fingerprints
 
 

@@ -47,7 +47,9 @@ def generator_schema(family: Family) -> Schema:
             "family": Field(family.name, "Generator family.", one_of(*FAMILIES)),
             "num_tokens": Field(64, "Latent tokens of each image, L in the paper.", integer(1), "tokens"),
             "channels": Field(32, "Channels of each latent token, D in the paper.", integer(1), "channels"),
-            "num_classes": Field(1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"),
+            "num_classes": Field(
+                1000, "Classes of the data; the label num_classes means no class.", integer(1), "classes"
+            ),
             **family.fields["model"],
             "dtype": DTYPE,
             "remat": REMAT,
@@ -60,7 +62,10 @@ def generator_schema(family: Family) -> Schema:
         },
         "sampling": {
             "steps": Field(
-                _default_steps(family, 64), "Denoising steps; of a MAR, iterations over the tokens.", integer(1), "steps"
+                _default_steps(family, 64),
+                "Denoising steps; of a MAR, iterations over the tokens.",
+                integer(1),
+                "steps",
             ),
             "guidance": Field(1.75, "Scale of classifier-free guidance in evaluations; 1 is none.", number()),
             **family.fields["sampling"],
@@ -111,7 +116,9 @@ def config_from_argument(family: str, argument: str) -> ConfigDict:
     Raises:
       ValueError: there is no such argument; the message lists those there are.
     """
-    known = {f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS}
+    known = {
+        f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS
+    }
     if argument not in known:
         raise ValueError(f"--config={family}:{argument}: expected {family}:SIZE_LATENTS, one of {', '.join(known)}")
     return generator_config(family, *known[argument])

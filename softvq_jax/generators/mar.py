@@ -80,9 +80,7 @@ def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, 
     return {"loss": objectives.mar_loss(network.head, x, z, mask, keys[2], schedule=schedule, repeats=repeats)}
 
 
-def draw(
-    network: mar.MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0
-) -> jax.Array:
+def draw(network: mar.MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
     """Normalized latents `[B, L, D]`, a few tokens an iteration; `process` is the noise schedule of the head.
 
     With guidance, network and head run on a doubled batch: the first half has its classes, the second none.

@@ -40,7 +40,9 @@ def draw_sde(
     return samplers.sde_euler_maruyama(model, x, settings.steps, path=PATHS[process], noise_fn=noise_fn)
 
 
-def draw_ode(solver, network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None) -> jax.Array:
+def draw_ode(
+    solver, network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None
+) -> jax.Array:
     """Normalized latents `[B, L, D]` by a solver of the probability flow ODE."""
     model, x, _ = transformer.denoiser(network, labels, keys, guidance, noise, None, settings)
     return solver(model, x, settings.steps)

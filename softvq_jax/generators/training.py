@@ -47,6 +47,4 @@ def build(config: ConfigDict) -> GeneratorNetwork:
     del fields["family"]
     shape = family.make_config(fields)
     losses = family.losses(config.objective)
-    return GeneratorNetwork(
-        family, shape, config.objective.process, family.network(shape), losses, family.fixed(shape)
-    )
+    return GeneratorNetwork(family, shape, config.objective.process, family.network(shape), losses, family.fixed(shape))

@@ -40,7 +40,9 @@ MODEL_FIELDS: Schema = {
 
 _INTERVAL = Allowed(
     "(low, high) with 0 <= low <= high <= 1",
-    lambda x: len(x) == 2 and all(map(is_number, x)) and 0 <= x[0] <= x[1] <= 1 if isinstance(x, tuple | list) else False,
+    lambda x: (
+        len(x) == 2 and all(map(is_number, x)) and 0 <= x[0] <= x[1] <= 1 if isinstance(x, tuple | list) else False
+    ),
 )
 
 

@@ -3,22 +3,12 @@
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from softvq_jax import pixels
+
 
 def to_uint8(images) -> np.ndarray:
-    """Images in [-1, 1] as 8-bit levels, `round((x + 1) * 127.5)`, clipped; halves go to the even level.
-
-    The released code rounds where it evaluates and floors where it saves pictures; we round everywhere.
-
-    Raises:
-      ValueError: for integer images, which are not in [-1, 1], and for NaN, which has no level.
-    """
-    images = np.asarray(images)
-    if images.dtype.kind in "iub":
-        raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1] (8-bit images need no conversion)")
-    levels = np.rint((images.astype(np.float32) + 1) * 127.5)
-    if np.isnan(levels).any():
-        raise ValueError(f"{np.isnan(levels).sum()} of {levels.size} pixel values are NaN; expected floats in [-1, 1]")
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    """`pixels.to_uint8` of anything that converts to a NumPy array."""
+    return pixels.to_uint8(np.asarray(images))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -36,10 +36,10 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(np.asarray(train, np.float64))
-    x = scaler.transform(np.asarray(train, np.float64))
+    x, x_test = (np.asarray(scaler.transform(np.asarray(features, np.float64))) for features in (train, test))
     scale = np.square(x).sum() / min(x.shape)  # the sum of the squared singular values over their number
     classifier = RidgeClassifierCV(STRENGTHS * max(scale, 1e-30)).fit(x, labels)
-    return classifier.predict(scaler.transform(np.asarray(test, np.float64)))
+    return np.asarray(classifier.predict(x_test))
 
 
 def nearest(train: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:

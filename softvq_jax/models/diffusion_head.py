@@ -9,7 +9,7 @@ from softvq_jax.models.dit import FinalLayer, TimeEmbedding, modulate, reset_to_
 
 
 class HeadBlock(nnx.Module):
-    """`x + gate * mlp(modulated norm of x)`; `silu_condition` `[..., width]` is the condition after its SiLU."""
+    """`x + gate * mlp(modulated norm of x)`; `silu_condition` `[..., width]` is SiLU of the condition."""
 
     def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(width, rngs=rngs)
@@ -24,7 +24,7 @@ class HeadBlock(nnx.Module):
 
 
 class DiffusionHead(nnx.Module):
-    """Noise and variance of tokens `[..., D]` at timesteps `[...]` given conditions `[..., condition_width]`."""
+    """Predicts noise and variance of tokens, each from its timestep and its condition."""
 
     def __init__(
         self, channels: int, condition_width: int, width: int, depth: int, *, dtype=None, remat="none", rngs: nnx.Rngs
@@ -37,7 +37,13 @@ class DiffusionHead(nnx.Module):
         self.final_layer = FinalLayer(width, 2 * channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
-        """`[..., 2D]` float32."""
+        """Predicts noise and variance `[..., 2D]` float32.
+
+        Args:
+          x: noisy tokens `[..., D]`.
+          t: timesteps `[...]`.
+          z: conditions `[..., condition_width]`.
+        """
         silu_condition = jax.nn.silu((self.time_embed(t) + self.cond_embed(z)).astype(jnp.float32))
         x = self.input_proj(x).astype(jnp.float32)
         x = layers.scan_blocks(self.blocks, x, silu_condition, remat=self.remat)

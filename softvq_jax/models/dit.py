@@ -1,7 +1,7 @@
-"""The diffusion transformer on 1-D latents: SiT and DiT share it (arXiv 2212.09748 section 3, arXiv 2401.08740).
+"""The diffusion transformer of SiT and DiT, on 1-D latents (arXiv 2212.09748, section 3; arXiv 2401.08740).
 
-`L` tokens of `D` channels with fixed positions, conditioned on time and class through adaptive layer norms whose gates
-start at zero (adaLN-Zero).
+`L` tokens of `D` channels with fixed positions. Time and class enter through adaptive layer norms with gates that start at
+zero (adaLN-Zero).
 """
 
 import dataclasses
@@ -25,11 +25,13 @@ class DiTConfig:
 
     Attributes:
       num_tokens, channels: `L` and `D` of the latents.
-      learn_sigma: `2D` outputs per token, the noise and its variance (DiT), not `D` (SiT's velocity).
-      num_classes: label `num_classes` stands for none.
-      qk_norm: LayerNorm on each head's queries and keys.
-      dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+      width, depth, num_heads: of the blocks.
+      learn_sigma: whether each token has `2D` outputs, noise and variance (DiT), or `D`, the velocity (SiT).
+      num_classes: number of classes; the label `num_classes` means no class.
+      mlp_ratio: hidden width of the MLPs, as a multiple of `width`.
+      qk_norm: LayerNorm on the queries and keys of each head.
+      dtype: type of the matrix products; parameters are float32.
+      remat: what the blocks recompute in the backward pass; see `layers.scan_blocks`.
     """
 
     num_tokens: int
@@ -50,7 +52,7 @@ class DiTConfig:
 
     @property
     def multiply_adds(self) -> int:
-        """Of one evaluation on one example: the matrix products of weights and of attention."""
+        """Multiply-adds of one evaluation on one example: matrix products with weights, and attention."""
         width, length, hidden = self.width, self.num_tokens, int(self.mlp_ratio * self.width)
         block = length * (4 * width**2 + 2 * width * hidden) + 2 * length**2 * width + 6 * width**2
         ends = length * width * (self.channels + self.out_channels) + 2 * width**2
@@ -58,17 +60,17 @@ class DiTConfig:
 
 
 class FixedPositions(nnx.Variable):
-    """Positions that come with the weights and are not trained."""
+    """Positions that are saved with the weights and not trained."""
 
 
 def sincos_positions(length: int, width: int) -> np.ndarray:
-    """`[L, width]`: sines at even channels, cosines at odd ones (Vaswani et al., 2017, section 3.5)."""
+    """Positions `[L, width]`: sines in even channels, cosines in odd ones (Vaswani et al., 2017, section 3.5)."""
     angles = np.arange(length)[:, None] / LONGEST_PERIOD ** (np.arange(0, width, 2) / width)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width).astype(np.float32)
 
 
 class TimeEmbedding(nnx.Module):
-    """`t` `[B]` to `[B, width]`: 256 cosines and sines of `t`, unscaled, and a two-layer SiLU MLP."""
+    """Embeds `t` `[B]` as `[B, width]`: 256 cosines and sines of `t`, unscaled, and a two-layer SiLU MLP."""
 
     def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
         self.fc1 = normal_linear(TIME_CHANNELS, width, dtype=dtype, rngs=rngs)
@@ -76,7 +78,7 @@ class TimeEmbedding(nnx.Module):
 
     def __call__(self, t: jax.Array) -> jax.Array:
         half = TIME_CHANNELS // 2
-        # The published networks round the exponents to float32, which shows at t = 999.
+        # The published networks round the exponents to float32; the difference is visible at t = 999.
         exponents = -np.float32(np.log(LONGEST_PERIOD)) * np.arange(half, dtype=np.float32) / np.float32(half)
         frequencies = jnp.asarray(np.exp(exponents.astype(np.float64)), jnp.float32)
         angles = t.astype(jnp.float32)[..., None] * frequencies
@@ -85,7 +87,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A transformer block with adaLN-Zero; `silu_condition` `[B, width]` is the condition after its SiLU."""
+    """A transformer block with adaLN-Zero; `silu_condition` `[B, width]` is SiLU of the condition."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width, dtype = config.width, config.dtype
@@ -105,7 +107,7 @@ class Block(nnx.Module):
 
 
 class FinalLayer(nnx.Module):
-    """Modulated norm and a linear map, both zero at first."""
+    """Modulated norm and a linear map; modulation and map start at zero."""
 
     def __init__(self, width: int, out_channels: int, *, dtype=None, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(width, affine=False, rngs=rngs)
@@ -118,7 +120,7 @@ class FinalLayer(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """The whole network: SiT's velocity, or DiT's noise and variance."""
+    """The network: predicts the velocity (SiT), or noise and variance (DiT)."""
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -136,8 +138,8 @@ class DiT(nnx.Module):
 
         Args:
           x: `[B, L, D]`.
-          t: `[B]`, SiT's time in [0, 1] or DiT's timestep.
-          labels: `[B]` integers; `num_classes` for none.
+          t: `[B]`, time in [0, 1] (SiT) or timestep (DiT).
+          labels: `[B]` integers; `num_classes` means no class.
 
         Returns:
           `[B, L, D]`, or `[B, L, 2D]` with `learn_sigma`; float32.
@@ -156,22 +158,22 @@ def functional(config: DiTConfig) -> Functional:
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """`x (1 + scale) + shift`."""
+    """Returns `x (1 + scale) + shift`."""
     return x * (1 + scale) + shift
 
 
 def reset_to_xavier(linear: nnx.Linear, rngs: nnx.Rngs) -> nnx.Linear:
-    """`linear` with a new kernel, Xavier uniform as in DiT and MAR; `layers.linear` initialises as ViT."""
+    """Draws a new Xavier uniform kernel, as DiT and MAR do; `layers.linear` initializes as ViT does. Returns `linear`."""
     linear.kernel[...] = nnx.initializers.xavier_uniform()(rngs.params(), linear.kernel.shape)
     return linear
 
 
 def normal_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map of the time embedding: normal of 0.02."""
+    """Linear map of the time embedding, initialized from a normal of 0.02."""
     init = nnx.initializers.normal(0.02)
     return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 def zero_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map that starts at zero, as adaLN-Zero's do."""
+    """Linear map that starts at zero, as in adaLN-Zero."""
     return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)

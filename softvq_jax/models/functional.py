@@ -1,35 +1,46 @@
-"""Modules as pure functions of plain trees: `nnx.split` at start, `nnx.merge` in the step."""
+"""Modules as pure functions of plain trees: `nnx.split` once at start, `nnx.merge` inside the step."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
 
 
 class Functional:
-    """A network whose parameters live outside of it.
+    """A network without its parameters.
 
     Attributes:
       shapes: its parameters, as a tree of `ShapeDtypeStruct`s.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
-        """From a constructor, which is traced and not run."""
+        """Traces `make(rngs)`, without computing anything."""
         self._make = make
         abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
         self._graphdef, params, _ = nnx.split(abstract, nnx.Param, ...)
         self.shapes = nnx.to_pure_dict(params)
 
     def init(self, key: jax.Array) -> tuple[dict, dict]:
-        """Fresh parameters, and buffers: what is not trained but moves (BatchNorm's statistics, say)."""
+        """Fresh parameters, and buffers: variables that move without gradients, such as BatchNorm's statistics."""
         _, params, buffers = nnx.split(self._make(nnx.Rngs(key)), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
     def __call__(self, params, buffers=None) -> nnx.Module:
-        """The module with these parameters and buffers, to be called where it is made."""
+        """The module with these parameters and buffers, to be called in the function that makes it."""
         return nnx.merge(self._graphdef, params, buffers or {})
 
 
+@functools.cache  # tracing an L takes half a second
+def functional(module: Callable[..., nnx.Module], *args: Any, **options: Any) -> Functional:
+    """The network `module(*args, **options, rngs=rngs)`, traced once for equal arguments, which must be hashable.
+
+    For example `functional(TokenizerModel, config)`.
+    """
+    return Functional(lambda rngs: module(*args, **options, rngs=rngs))
+
+
 def buffers_of(module: nnx.Module) -> dict:
-    """A module's buffers after a call that may have moved them."""
+    """A module's buffers, after a call that may have updated them."""
     return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Param)))

@@ -1,7 +1,7 @@
-"""MAR: a masked autoencoder over latent tokens whose output conditions a diffusion head (arXiv 2406.11838).
+"""MAR: a masked autoencoder over latent tokens that conditions a diffusion head (arXiv 2406.11838).
 
-The encoder sees the visible tokens, the decoder puts mask tokens in the others' places, and the head
-(`diffusion_head.py`) samples each masked token given the decoder's output at its place.
+The encoder gets the visible tokens, the decoder gets mask tokens for the others, and the head (`diffusion_head.py`)
+samples each masked token given the output of the decoder at its position.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ class MARConfig:
     Attributes:
       num_tokens, channels: `L` and `D` of the latents.
       encoder, decoder: the two stacks.
-      head_width, head_depth: the diffusion head.
-      num_classes: label `num_classes` stands for none.
-      buffer_size: copies of the class embedding put before the tokens.
-      dropout: in training.
-      dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+      head_width, head_depth: of the diffusion head.
+      num_classes: number of classes; the label `num_classes` means no class.
+      buffer_size: copies of the class embedding before the tokens.
+      dropout: rate in training.
+      dtype: type of the matrix products; parameters are float32.
+      remat: what the blocks recompute in the backward pass; see `layers.scan_blocks`.
     """
 
     num_tokens: int
@@ -56,17 +56,23 @@ class MARConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "MARConfig":
-        """From nested fields, as in a config file."""
+        """Creates a config from nested fields, as in a config file."""
         fields = dict(fields)
         stacks = {name: StackConfig(**fields.pop(name)) for name in ("encoder", "decoder")}
         return cls(**stacks, **fields)
 
 
 class Attention(layers.Attention):
-    """Self-attention with dropout of its probabilities, in which some tokens may be no keys."""
+    """Self-attention with dropout of its probabilities and a mask of keys."""
 
     def __call__(self, x: jax.Array, attended=None, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
-        """`attended` `[B, N]`: False where a token must not be attended to; None attends to all."""
+        """Self-attention of tokens `x` `[B, N, width]`.
+
+        Args:
+          attended: `[B, N]`, False for tokens that no token attends to; None attends to all.
+          dropout: rate.
+          key: turns dropout on.
+        """
         if attended is None and key is None:
             return super().__call__(x)
         batch, length, width = x.shape
@@ -79,14 +85,14 @@ class Attention(layers.Attention):
 
 
 class MLP(layers.MLP):
-    """`fc2(gelu(fc1(x)))` with dropout after the activation."""
+    """`fc2(gelu(fc1(x)))` with dropout after the activation; a key turns it on."""
 
     def __call__(self, x: jax.Array, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
         return self.fc2(layers.drop(layers.ACTIVATIONS[self.activation](self.fc1(x)), dropout, key))
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block with dropout; with a key it trains, without it evaluates."""
+    """A pre-norm transformer block with dropout; a key turns dropout on."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, *, dtype=None, rngs: nnx.Rngs):
         self.dropout = dropout
@@ -106,7 +112,7 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Blocks and a last norm, `[B, N, width] -> [B, N, width]` float32."""
+    """Blocks and a final norm, `[B, N, width] -> [B, N, width]` float32."""
 
     def __init__(self, shape: StackConfig, config: MARConfig, *, rngs: nnx.Rngs):
         self.remat, self.depth = config.remat, shape.depth
@@ -122,10 +128,10 @@ class Stack(nnx.Module):
 class MAR(nnx.Module):
     """Encoder, decoder and diffusion head.
 
-    Shapes must not depend on how many tokens are masked. The encoder runs on `num_visible` tokens, a bound the caller
-    knows (`masking.max_visible` in training: 19 of 64), the visible ones first in the order of their positions; what is
-    left over is computed and attended to by nobody. That is 83 tokens with the buffer, where a mask over all would
-    take 128, and one program for every mask.
+    Shapes must not depend on the number of masked tokens. The encoder runs on `num_visible` tokens, an upper bound from
+    the caller (`masking.max_visible` in training: 19 of 64): first the visible ones in the order of their positions,
+    then masked ones up to that number, which no token attends to. With the buffer that is 83 tokens instead of 128 with a
+    mask over all, and one program for all masks.
     """
 
     def __init__(self, config: MARConfig, *, rngs: nnx.Rngs):
@@ -158,14 +164,14 @@ class MAR(nnx.Module):
         num_visible: int,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The condition of every token for the head.
+        """Conditions of all tokens for the head.
 
         Args:
-          latents: `[B, L, D]`; what stands at masked positions is not read.
-          labels: `[B]` integers; `num_classes` for none.
-          masked: `[B, L]` booleans; at most `num_visible` a row are False.
+          latents: `[B, L, D]`; values at masked positions do not matter.
+          labels: `[B]` integers; `num_classes` means no class.
+          masked: `[B, L]` booleans, at most `num_visible` of each row False.
           num_visible: see the class.
-          key: turns dropout on (training).
+          key: turns dropout on, for training.
 
         Returns:
           `[B, L, decoder width]` float32.
@@ -175,23 +181,23 @@ class MAR(nnx.Module):
         return self.decode(encoded, masked, key=keys[1])
 
     def encode(self, latents, labels, masked, *, num_visible: int, key=None) -> jax.Array:
-        """`[B, buffer_size + num_visible, width]`: the buffer, then the visible tokens in the order of positions."""
+        """Encodes the buffer, then the visible tokens by position: `[B, buffer_size + num_visible, width]`."""
         batch, buffer = latents.shape[0], self.config.buffer_size
         known = jnp.minimum(labels, self.config.num_classes - 1)
-        unlabelled = (labels == self.config.num_classes)[:, None]
-        classes = jnp.where(unlabelled, self.no_class[...], self.class_embeddings[...][known])
+        unlabeled = (labels == self.config.num_classes)[:, None]
+        classes = jnp.where(unlabeled, self.no_class[...], self.class_embeddings[...][known])
         classes = jnp.broadcast_to(classes[:, None], (batch, buffer, classes.shape[-1]))
         tokens = jnp.concatenate([classes, self.z_proj(latents).astype(jnp.float32)], axis=1)
         tokens = self.z_proj_norm(tokens + self.encoder_positions[...])
 
         visible_first = jnp.argsort(masked, axis=1, stable=True)[:, :num_visible]
         visible = jnp.take_along_axis(tokens[:, buffer:], visible_first[..., None], axis=1)
-        left_over = jnp.take_along_axis(masked, visible_first, axis=1)
-        attended = jnp.concatenate([jnp.ones((batch, buffer), bool), ~left_over], axis=1)
+        padding = jnp.take_along_axis(masked, visible_first, axis=1)
+        attended = jnp.concatenate([jnp.ones((batch, buffer), bool), ~padding], axis=1)
         return self.encoder(jnp.concatenate([tokens[:, :buffer], visible], axis=1), attended, key)
 
     def decode(self, encoded: jax.Array, masked: jax.Array, *, key=None) -> jax.Array:
-        """`encode`'s output to the tokens' conditions, `[B, L, decoder width]`."""
+        """Decodes the output of `encode` to the conditions of all tokens, `[B, L, decoder width]`."""
         buffer = self.config.buffer_size
         embedded = self.decoder_embed(encoded).astype(jnp.float32)
         mask_token = jnp.broadcast_to(self.mask_token[...], (len(embedded), 1, embedded.shape[-1]))

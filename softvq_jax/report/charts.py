@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
 INCHES = (4.6, 2.8)  # width and height of one chart; a page shows it at any size
 LOG_DECADES = 2.5  # values that span more decades than this get a logarithmic axis
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "softvq",  # the same chart gives the same file
     "font.size": 10,

@@ -46,7 +46,7 @@ def latest_evaluations(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 def view(evaluation: Evaluation) -> EvaluationView:
     """Returns what the page shows of an evaluation."""
     content, name = evaluation.content, evaluation.folder.name
-    metrics = [(LABELS.get(key, key), value_text(value)) for key, value in content["metrics"].items()]
+    metrics = [(LABELS.get(str(key), str(key)), value_text(value)) for key, value in content["metrics"].items()]
     missing = {key: reason for key, reason in content["absent"].items() if key not in content["metrics"]}
     return EvaluationView(
         f"{name}: protocol {content['protocol']['name']}",
@@ -62,7 +62,9 @@ def view(evaluation: Evaluation) -> EvaluationView:
 
 def _details(content: dict[str, Any]) -> list[tuple[str, str]]:
     protocol = content["protocol"]
-    facts = {name: content.get(name) for name in ("fingerprints", "weights", "crop", "sampling", "versions")}
+    facts: dict[str, Any] = {
+        name: content.get(name) for name in ("fingerprints", "weights", "crop", "sampling", "versions")
+    }
     facts |= {name: protocol.get(name) for name in PROTOCOL_FACTS}
     facts["the protocol is for"] = protocol.get("description")
     return [(name, _fact(value)) for name, value in facts.items() if value]
@@ -101,5 +103,5 @@ def _code_profile(content: dict[str, Any]) -> Chart | None:
     if not profile:
         return None
     percent = [100 * i / max(len(profile) - 1, 1) for i in range(len(profile))]
-    uses = Series("uses over the mean", percent, profile)
-    return line_chart("Uses of each code, over the mean", [uses], "% of codes, most used first", show_last=False)
+    uses = Series("tokens over the mean", percent, profile)
+    return line_chart("Tokens per code, over the mean", [uses], "% of codes, most used first", show_last=False)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -50,7 +51,7 @@ class Table:
 
     caption: str
     head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     quote: str = ""
 
 

@@ -16,10 +16,10 @@ from softvq_jax.studies.crops import held_out, training
 from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures, latents
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import NonFinite
-from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.progress import duration
 from softvq_jax.train.tasks import TASKS
 from softvq_jax.weights import files
+from softvq_jax.weights.pretrained import MissingWeights
 
 MEASURED = "measured.json"
 

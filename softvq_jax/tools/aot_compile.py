@@ -9,6 +9,7 @@ which flags. `--fit` finds the largest batch that fits the slice. Any field of t
 `--config.mesh.fsdp=16`, `--config.model.remat=dots`.
 """
 
+import functools
 import itertools
 import multiprocessing
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,11 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.aot.compile import OutOfMemory, compile_for, plan_for
-from softvq_jax.aot.memory_settings import Setting, settings
-from softvq_jax.aot.report import IMAGENET_TRAIN_IMAGES, Memory, Report, analyse, describe, does_not_fit
+from softvq_jax.aot.memory_saving import Setting, settings
+from softvq_jax.aot.step_cost import IMAGENET_TRAIN_IMAGES, Memory, StepCost, analyse, describe, does_not_fit
 from softvq_jax.aot.topology import chips_of, get_topology
 from softvq_jax.config import check_values
-from softvq_jax.config.flags import define_config, parse_flags, require
+from softvq_jax.config.flags import define_config, parse_flags
 from softvq_jax.parallel.mesh import AXES, batch_sharding, check_global_batch, make_mesh, replicated, resolve_axes
 from softvq_jax.parallel.sharding import abstract, shardings_for
 from softvq_jax.train.compile import jit_step
@@ -37,7 +38,7 @@ _FIT = flags.DEFINE_bool("fit", False, "Find the largest batch that fits, in who
 _MACHINE_CODE = flags.DEFINE_bool("machine_code", False, "Compile to the very end.")
 
 
-def measure(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> Report:
+def measure(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost:
     """Compiles the step of `config` for `slices` TPU slices called `name` and reads its cost.
 
     Works in a process of its own: without machine code the compiler is killed when all is known.
@@ -75,7 +76,7 @@ def _answer(connection, *args) -> None:
     connection.send(answer)
 
 
-def _measure(config: ConfigDict, name: str, slices: int, machine_code: bool) -> Report:
+def _measure(config: ConfigDict, name: str, slices: int, machine_code: bool) -> StepCost:
     topology = get_topology(name, slices)
     mesh = make_mesh(**config.mesh, devices=topology.devices)
     batch = config.train.batch_size
@@ -109,8 +110,8 @@ def _axes(config, name, slices):
     return resolve_axes(**axes, num_devices=slices * chips_of(name))
 
 
-def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> Report:
-    """The report of the largest batch that fits, in whole images a chip; of 1 a chip if that does not fit.
+def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost:
+    """The cost of the largest batch that fits, in whole images a chip; of 1 a chip if that does not fit.
 
     Tries 1, 4, 16, ... images a chip until they are refused; from there on between the most that fit and the least
     that were refused, until these are neighbours. Prints what becomes of each.
@@ -119,9 +120,9 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
 
     def of(images):
         config.train.batch_size = images * chips
-        report = measure(config, name, slices, machine_code=machine_code)
-        print(f"{images} images a chip: {_outcome(report.memory)}", flush=True)
-        return report
+        cost = measure(config, name, slices, machine_code=machine_code)
+        print(f"{images} images a chip: {_outcome(cost.memory)}", flush=True)
+        return cost
 
     fits = of(1)
     if not fits.memory.fits:
@@ -134,8 +135,8 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
             return fits
         # Memory grows nearly in proportion: what both need says how many fit. Where it does not, halving still ends.
         more = (most - least) // 2 if tries % 3 == 2 else _room(fits.memory, refused.memory, most - least)
-        report = of(min(max(least + more, least + 1), most - 1))
-        fits, refused = (report, refused) if report.memory.fits else (fits, report)
+        cost = of(min(max(least + more, least + 1), most - 1))
+        fits, refused = (cost, refused) if cost.memory.fits else (fits, cost)
 
 
 def _room(fits: Memory, refused: Memory, images: int) -> int:
@@ -155,15 +156,15 @@ def changes_that_need_less(config: ConfigDict, name: str, slices: int = 1) -> It
         yield change
 
 
-def first_that_fits(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> Report | None:
-    """The report of the first of `changes_that_need_less` that the compiler accepts; prints what becomes of each."""
+def first_that_fits(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost | None:
+    """The cost of the first of `changes_that_need_less` that the compiler accepts; prints what becomes of each."""
     for change in changes_that_need_less(config, name, slices):
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict(change)
-        report = measure(other, name, slices, machine_code=machine_code)
-        print(_verdict(change, report.memory), flush=True)
-        if report.memory.fits:
-            return report
+        cost = measure(other, name, slices, machine_code=machine_code)
+        print(_verdict(change, cost.memory), flush=True)
+        if cost.memory.fits:
+            return cost
     return None
 
 
@@ -177,14 +178,14 @@ def _outcome(memory: Memory) -> str:
 
 
 def answer(config: ConfigDict, name: str, slices: int = 1, *, fit: bool = False, machine_code: bool = False) -> None:
-    """Prints the report of the config's batch, or with `fit` of the largest; if it is refused, of what does fit."""
-    report = (largest_batch if fit else measure)(config, name, slices, machine_code=machine_code)
-    print(describe(report), flush=True)
-    if report.memory.fits:
+    """Prints the cost of the config's batch, or with `fit` of the largest; if it is refused, of what does fit."""
+    cost = (largest_batch if fit else measure)(config, name, slices, machine_code=machine_code)
+    print(describe(cost), flush=True)
+    if cost.memory.fits:
         return
-    config.train.batch_size = report.batch
+    config.train.batch_size = cost.batch
     given = {"model.remat": config.model.remat, "mesh.fsdp": config.mesh.fsdp}
-    print(f"\nWhat needs less, the cheapest first:\n{_verdict(given, report.memory)}", flush=True)
+    print(f"\nWhat needs less, the cheapest first:\n{_verdict(given, cost.memory)}", flush=True)
     if found := first_that_fits(config, name, slices, machine_code=machine_code):
         print(f"\n{describe(found)}")
     else:
@@ -223,9 +224,8 @@ def main(_):
 
 def run() -> None:
     """The command line; errors that a person can act on end in their message alone."""
-    require("topology")
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(main, flags_parser=functools.partial(parse_flags, required=["topology"]))
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -1,18 +1,17 @@
 """Encodes a data set with a tokenizer, once, for generators to train on.
 
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
-    python -m softvq_jax.main --config=configs/sit_xl_l64.py --config.data.path=imagenet-l64 --workdir=...
+    python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=...
 
-Every record holds the latents of a crop and of its mirror image, float32, and the class. The crop is ADM's centre crop;
-for random ones, give --augment and how many of each picture, --passes. The statistics that generators normalise with
-(mean, standard deviation, count) and the fingerprint of the tokenizer stand in `dataset.json`, which comes last.
+Each record holds the latents of a crop and of its mirror image, float32, and the class. The crop is ADM's center crop;
+for random crops, give --augment, and with --passes their number per image. `dataset.json`, which is written last, holds
+the statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the tokenizer.
 
-The same command goes on where an interrupted one stopped, shard by shard. With several hosts, start it on each, with
---out on storage that they share: each host encodes its part of the shards.
+The same command resumes an interrupted run, shard by shard. On several hosts, start it on each, with --out on storage
+that they share: each host encodes its share of the shards.
 """
 
 import argparse
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,22 +29,26 @@ from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.metrics.latent_moments import LatentMoments
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
+from softvq_jax.storage import manifest
+from softvq_jax.storage.files import PARTIAL, read_json, write_json
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
-from softvq_jax.weights import files, fingerprints
+from softvq_jax.weights import fingerprints
 
-PLAN = "encoding.json"  # of an unfinished folder; beside it `SHARD.json` for every finished shard
+PLAN = "encoding.json"  # manifest of an unfinished folder; beside it lies `SHARD.json` for each finished shard
+MOMENTS = "moments"  # field of `SHARD.json`: of the shard's latents
 SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
 
 
 class Encoder:
-    """uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each and of its mirror image."""
+    """Encodes uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each image and of its mirror image."""
 
     def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
         self._devices, self._params = devices, devices.copy(tokenizer.params)
@@ -63,7 +66,11 @@ class Encoder:
 
 
 class Crops:
-    """The crops to encode: crop `i` is of picture `i % len(source)`."""
+    """The crops to encode: crop `i` is of image `i % len(source)`.
+
+    Attributes:
+      unreadable: name and reason of each image that could not be read.
+    """
 
     def __init__(self, source: Source, read: samples.Read, passes: int):
         self._source, self._read, self._count = source, read, passes * len(source)
@@ -73,11 +80,11 @@ class Crops:
         return self._count
 
     def batches(self, items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images and classes of the readable ones among `items`, `size` at a time, read one batch ahead."""
+        """Images and classes of the readable crops among `items`, at most `size` at a time, read one batch ahead."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
 
             def start(begin):
-                return [pool.submit(self._one, int(i)) for i in items[begin : begin + size]]
+                return [pool.submit(self._read_one, int(i)) for i in items[begin : begin + size]]
 
             ahead = start(0)
             for begin in range(size, len(items) + size, size):
@@ -87,40 +94,49 @@ class Crops:
                     images, labels = zip(*found, strict=True)
                     yield np.stack(images), np.asarray(labels, np.int32)
 
-    def _one(self, i):
+    def _read_one(self, i):
         (result,) = self._read([self._source[i % len(self._source)]], [i])
         if isinstance(result, UnreadableImage):
-            logging.warning("Unreadable image, left out: %s", result)
+            logging.warning("skipping unreadable image: %s", result)
             self.unreadable.append([result.where, result.reason])
             return None
         return result
 
 
-def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int) -> dict:
-    """Writes the latents of crops `items`, and returns the shard's entry with the sums of its numbers."""
-    sums, crops.unreadable = np.zeros(2), []
+def encode_shard(
+    path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int, channels: int
+) -> dict:
+    """Writes the latents of crops `items`, and returns the shard's entry with the moments of its latents.
+
+    Raises:
+      ValueError: latents are not finite.
+    """
+    moments, crops.unreadable = LatentMoments(channels), []
 
     def encoded():
         for images, labels in crops.batches(items, batch_size):
             latents = encoder(images)
-            sums[:] += latents.sum(dtype=np.float64), np.square(latents, dtype=np.float64).sum()
+            moments.update(latents)
             for pair, label in zip(latents, labels, strict=True):
                 yield records.encode({"latents": pair, "label": label})
 
     entry = shard_writer.write_records(str(path), encoded())
-    return entry | {"sums": sums.tolist(), "unreadable": sorted(crops.unreadable)}
+    return entry | {MOMENTS: moments.to_fields(), "unreadable": sorted(crops.unreadable)}
 
 
 def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict, class_names, batch_size) -> dict:
-    """Writes this process's part of the shards; process 0 then writes `dataset.json` and returns its content.
+    """Writes this process's share of the shards; process 0 then writes `dataset.json` and returns its content.
 
     Raises:
-      ValueError: the folder holds other latents, or no picture is readable.
+      OtherJob: the folder holds something else.
+      ValueError: no image is readable, or latents are not finite.
     """
     main, finished = distributed.is_main_process(), folder / INDEX
     if finished.exists():
-        check_plan(finished, json.loads(finished.read_text())["plan"], plan)
-        return json.loads(finished.read_text())
+        index = read_json(finished)
+        if differing := manifest.differences(index["plan"], plan):
+            raise manifest.OtherJob(f"{folder} holds other latents ({'; '.join(differing)}): use another --out")
+        return index
     open_folder(folder, plan)
     count = -(-len(crops) // plan["crops_per_shard"])
     shards = {
@@ -128,13 +144,14 @@ def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict,
         for number, items in enumerate(np.array_split(np.arange(len(crops)), count))
         if number % jax.process_count() == jax.process_index()
     }
-    missing = {path: items for path, items in shards.items() if not sidecar(path).exists()}
+    missing = {path: items for path, items in shards.items() if not is_finished(path)}
     done = sum(map(len, shards.values())) - sum(map(len, missing.values()))
     progress = Progress("Encoding", sum(map(len, shards.values())), done, unit="crops")
     devices = LocalDevices(batch_size)
     encoder = Encoder(tokenizer, devices)
     for path, items in missing.items():
-        files.write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size))
+        channels = tokenizer.config.latent_dim
+        write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size, channels))
         done += len(items)
         if main:
             progress(done)
@@ -144,22 +161,23 @@ def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict,
 
 
 def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_names, count: int) -> dict:
-    """`dataset.json` of a folder whose `count` shards are all there."""
+    """Writes `dataset.json` of a folder whose `count` shards are finished, and returns its content."""
     sidecars = [sidecar(folder / f"latents-{number:05}-of-{count:05}.array_record") for number in range(count)]
-    entries = [json.loads(path.read_text()) for path in sidecars]
+    entries = [read_json(path) for path in sidecars]
     crops = sum(entry["records"] for entry in entries)
     if not crops:
-        raise ValueError("none of the images is readable: the warnings above say why")
+        raise ValueError("none of the images is readable; see the warnings above")
     shape = tokenizer.config
-    numbers = crops * 2 * shape.num_latent_tokens * shape.latent_dim
-    mean, square = np.sum([entry["sums"] for entry in entries], axis=0) / numbers
+    moments = LatentMoments(shape.latent_dim)
+    for entry in entries:
+        moments.merge(LatentMoments.from_fields(entry[MOMENTS]))
     info = LatentsInfo(
         tokenizer=plan["tokenizer"],
         num_tokens=shape.num_latent_tokens,
         channels=shape.latent_dim,
         image_size=shape.image_size,
-        mean=float(mean),
-        std=float(np.sqrt(square - mean**2)),
+        mean=moments.mean,
+        std=moments.std,
         count=crops,
     )
     index = {
@@ -169,38 +187,30 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
         "unreadable": [item for entry in entries for item in entry["unreadable"]],
         "shards": [{name: entry[name] for name in ("file", "records", "bytes", "sha256")} for entry in entries],
     }
-    files.write_json(folder / INDEX, index)
+    write_json(folder / INDEX, index)
     for path in (*sidecars, folder / PLAN):
         path.unlink()
     return index
 
 
 def open_folder(folder: pathlib.Path, plan: dict) -> None:
-    """Begins or goes on with a folder; ValueError where it is another's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PLAN
-    if path.exists():
-        check_plan(folder, json.loads(path.read_text()), plan)
-    elif any(file for file in folder.iterdir() if file.name != PLAN):
-        raise ValueError(f"{folder} is not empty and holds no unfinished latents: take another --out")
-    elif distributed.is_main_process():
-        files.write_json(path, plan)
+    """Starts or resumes a folder; raises `OtherJob` if it belongs to something else."""
     if distributed.is_main_process():
-        for left_behind in folder.glob(f"*{shard_writer.UNFINISHED}"):
+        manifest.claim(folder, PLAN, plan)
+        for left_behind in folder.glob(f"*{PARTIAL}"):
             left_behind.unlink()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("latents folder opened")
+        manifest.check(folder / PLAN, plan)
 
 
-def check_plan(where: pathlib.Path, found: dict, plan: dict) -> None:
-    """ValueError naming what differs."""
-    differing = [f"{name} {found.get(name)!r}, not {plan[name]!r}" for name in plan if found.get(name) != plan[name]]
-    if differing:
-        raise ValueError(f"{where} holds latents of another {'; of another '.join(differing)}: take another --out")
+def is_finished(shard: pathlib.Path) -> bool:
+    """Whether a shard is complete. Shards of older versions, whose moments are not known, are encoded again."""
+    return sidecar(shard).exists() and MOMENTS in read_json(sidecar(shard))
 
 
 def sidecar(shard: pathlib.Path) -> pathlib.Path:
-    """The file that says that a shard is finished, and its entry and sums."""
+    """The file that marks a shard as finished; holds its entry and the moments of its latents."""
     return shard.with_name(f"{shard.name}.json")
 
 
@@ -217,20 +227,20 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--source", choices=SOURCES, default="folder", help="what --data holds (default: folder)")
     add("--out", required=True, type=pathlib.Path, help="folder for the latents")
     add("--augment", choices=["center", *samples.AUGMENTS], default="center", help="which crops (default: center)")
-    add("--passes", type=int, default=1, help="random crops of each picture (default: 1)")
-    add("--seed", type=int, default=0, help="of random crops")
-    add("--crops_per_shard", type=int, default=5000)
-    add("--batch_size", type=int, help="images at a time on each host (default: what suits the devices)")
+    add("--passes", type=int, default=1, help="random crops of each image (default: 1)")
+    add("--seed", type=int, default=0, help="seed of random crops")
+    add("--crops_per_shard", type=int, default=5000, help="crops in each file (default: 5,000)")
+    add("--batch_size", type=int, help="images in a batch on each host (default: by the kind of device)")
     add_processes(parser)
     args = parser.parse_args(argv[1:])
     check_at_least_one(parser, args, "passes", "crops_per_shard", "batch_size")
     if args.augment == "center" and args.passes > 1:
-        parser.error(f"--passes={args.passes}: all centre crops of a picture are the same; give --augment")
+        parser.error(f"--passes={args.passes}: all center crops of an image are the same; give --augment")
     return args
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    """Runs the command. Returns 1 after an error of the input, and prints it in one line."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         check_shared(args.out, "--out")
@@ -241,14 +251,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Encodes and tells what it did; returns the content of `dataset.json`, on process 0."""
+    """Encodes and prints a summary; returns the content of `dataset.json` on process 0, nothing elsewhere."""
     source = sources.training_source({"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0})
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     size = tokenizer.config.image_size
     center = args.augment == "center"
     read = samples.evaluation(size) if center else samples.training(size, args.augment, args.seed)
     crops = Crops(source, read, args.passes)
-    plan = {
+    plan = {  # compared with that of folders that people have: values keep their words
         "tokenizer": fingerprints.of_weights(tokenizer.params),
         "images": source.fingerprint(),
         "crops": f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}",
@@ -261,7 +271,7 @@ def run(args: argparse.Namespace) -> dict:
         print(
             f"{args.out}: latents of {info.count:,} crops and their mirror images, {info.num_tokens} tokens of "
             f"{info.channels} channels, mean {info.mean:.4g}, standard deviation {info.std:.4g}, tokenizer "
-            f"{info.tokenizer}; {len(index['unreadable']):,} unreadable left out"
+            f"{info.tokenizer}; {len(index['unreadable']):,} unreadable images skipped"
         )
     return index
 

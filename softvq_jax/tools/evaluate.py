@@ -40,9 +40,8 @@ from softvq_jax.progress import Progress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
 from softvq_jax.tools.command_line import add_processes
-from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, Inputs, open_inputs
+from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, WEIGHTS_SOURCE, Inputs, open_inputs
 from softvq_jax.weights import files
-from softvq_jax.weights.inception import WEIGHTS_SOURCE
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:

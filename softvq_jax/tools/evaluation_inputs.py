@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from softvq_jax.data.sources import SOURCES
 from softvq_jax.evaluate import image_sampler
@@ -17,14 +17,11 @@ from softvq_jax.evaluate.predictions import ImageSet, Pairs, Reconstructions, Sa
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics.feature_statistics import Statistics, has_images, has_statistics, read_statistics
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.lpips import LPIPS
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.weights import files, frozen
-from softvq_jax.weights.inception import WEIGHTS_SOURCE, load_inception
+from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
 
 DATA_SOURCES = tuple(name for name in SOURCES if name != "latents")
-LPIPS_SOURCE = f"VGG16's file ({frozen.VGG16_SOURCE}) and that of the heads ({frozen.HEADS_SOURCE})"
+WEIGHTS_SOURCE, LPIPS_SOURCE = NETWORKS["inception"].files[0].source, NETWORKS["lpips"].source
 NEEDS = {
     "inception": f"needs the Inception weights: --inception, the file being {WEIGHTS_SOURCE}",
     "lpips": f"needs --lpips: {LPIPS_SOURCE}",
@@ -136,17 +133,6 @@ def open_generator(
     settings = {"num": args.num, "labels": args.labels, "seed": args.seed, **options}
     sampler = ImageSampler(generator, tokenizer, labels, seed=args.seed, options=options, devices=devices)
     return Samples(sampler, settings, extractor)
-
-
-def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
-    """LPIPS and its parameters from one file or several; FileNotFoundError says where they come from."""
-    net, tensors = Functional(lambda rngs: LPIPS(rngs=rngs)), {}
-    for name in names:
-        try:
-            tensors |= files.read_tensors(files.resolve(name, purpose="LPIPS weights"))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. LPIPS' weights are {LPIPS_SOURCE}") from error
-    return net, frozen.read_lpips(tensors, net.shapes, source=" with ".join(names))
 
 
 def check_different(flag: str, name: str | None, samples: str) -> None:

@@ -19,7 +19,7 @@ from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.config.tokenizer import VIT_SIZES
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
@@ -42,7 +42,7 @@ def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
     """The tensors of a DINOv2 "S", "B" or "L" as it is initialised, in the original and timm's naming."""
     width, depth, num_heads = VIT_SIZES[size]
     config = ViTConfig(width, depth, num_heads, patch_size=PATCH_SIZE)
-    params, _ = Functional(lambda rngs: ViT(config, IMAGE_SIZE, rngs=rngs)).init(jax.random.key(seed))
+    params, _ = functional(ViT, config, IMAGE_SIZE).init(jax.random.key(seed))
     return layout.write(vit_rules(config), params)
 
 

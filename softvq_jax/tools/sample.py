@@ -4,12 +4,12 @@
         --classes=uniform --num=50000 --guidance=1.75 --guidance_high=0.7 --out=samples.npz
     python -m softvq_jax.tools.sample --from=runs/tiny_sit --tokenizer=runs/tiny --classes=0-7 --num=64 --grid --out=drawn
 
---out is a folder, which gets `000000.png`, `000001.png`, ..., or an `.npz` with the array `arr_0`, uint8
-`[n, H, W, 3]`, rounded, as the ADM evaluator takes it. Image i depends on the weights, --seed, i and its class, not on
-the number of devices and hosts.
+--out is a folder for `000000.png`, `000001.png`, ..., or an `.npz` with the array `arr_0`, uint8 `[n, H, W, 3]`, rounded,
+as the ADM evaluator reads it. Image i depends on the weights, --seed, i and its class, not on the number of devices and
+hosts.
 
-The same command goes on where an interrupted one stopped; what holds other samples is refused. With several hosts, start
-it on each, with --out on storage that they share.
+The same command resumes an interrupted run; an --out with other samples is refused. On several hosts, start it on each,
+with --out on storage that they share.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.sample_files import Output, open_output
 
 GRID_IMAGES, GRID_COLUMNS = 64, 8
-PART = 64  # images that are written at a time
-OPTIONS = ("sampler", "steps", "guidance", "temperature", "head_steps")  # flags that are arguments of Generator.sample
+PART = 64  # images written at a time
+OPTIONS = ("sampler", "steps", "guidance", "temperature", "head_steps")  # flags passed to Generator.sample
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,19 +45,23 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="generator", required=True, help="the generator: a folder, a run's workdir or a Hub id")
     add("--tokenizer", required=True, help="the tokenizer whose latents it was trained on, likewise")
-    add("--classes", default="uniform", help="uniform (at random), balanced, or numbers and ranges in turn: 1,5,10-12")
-    add("--num", type=int, default=50_000, help="how many images (default: 50,000)")
+    add(
+        "--classes",
+        default="uniform",
+        help="uniform (random), balanced, or numbers and ranges, cycled: 1,5,10-12 (default: uniform)",
+    )
+    add("--num", type=int, default=50_000, help="number of images (default: 50,000)")
     add("--out", required=True, type=pathlib.Path, help="a folder for PNG files, or a file ending in .npz")
-    add("--seed", type=int, default=0, help="of classes and noise")
-    add("--grid", action="store_true", help=f"draw the first {GRID_IMAGES} images as one picture, too")
-    add("--batch_size", type=int, help="images at a time on each device (default: what suits it)")
+    add("--seed", type=int, default=0, help="seed of classes and noise (default: 0)")
+    add("--grid", action="store_true", help=f"also write a grid of the first {GRID_IMAGES} images")
+    add("--batch_size", type=int, help="images in a batch on each device (default: by the kind of device)")
     add = parser.add_argument_group("sampling").add_argument
-    add("--sampler", help="default: the generator's usual one")
-    add("--steps", type=int, help="default: the generator's usual number")
-    add("--guidance", type=float, default=1.0, help="scale (default: 1, none)")
-    add("--guidance_low", type=float, default=0.0, help="guide from this time on (SiT, DiT)")
-    add("--guidance_high", type=float, default=1.0, help="guide up to this time (SiT, DiT)")
-    add("--temperature", type=float, help="of the noise (MAR)")
+    add("--sampler", help="default: the first of its family")
+    add("--steps", type=int, help="default: that of the sampler")
+    add("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
+    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
+    add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
+    add("--temperature", type=float, help="factor on the noise (MAR)")
     add("--head_steps", type=int, help="denoising steps of each token (MAR)")
     add_processes(parser)
     args = parser.parse_args(argv[1:])
@@ -66,7 +70,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    """Runs the command. Returns 1 after an error of the input, and prints it in one line."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         check_shared(args.out.parent, "--out")
@@ -77,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draws what is missing of the images, and the grid."""
+    """Draws the missing images, and the grid."""
     sampler, settings = open_sampler(args)
     output = main_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
     if not output.finished:
@@ -94,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw(sampler: ImageSampler, output: Output, num: int) -> None:
-    """Draws this process's part of the images that are not there yet."""
+    """Draws this process's share of the missing images."""
     parts = [np.arange(start, min(start + PART, num)) for start in range(0, num, PART)]
     mine = parts[jax.process_index() :: jax.process_count()]
     missing = [part for part in map(output.missing, mine) if len(part)]
@@ -114,7 +118,7 @@ def draw(sampler: ImageSampler, output: Output, num: int) -> None:
 
 
 def main_first(function: Callable):
-    """`function()` in process 0, then in the others: what it makes, they find."""
+    """Calls `function()` in process 0, then in the others, which find the files that it made."""
     if distributed.is_main_process():
         result = function()
     if jax.process_count() > 1:
@@ -123,7 +127,7 @@ def main_first(function: Callable):
 
 
 def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
-    """What draws, and everything that its images depend on."""
+    """The sampler, and everything that its images depend on, as JSON values."""
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
     labels = parse_classes(args.classes, args.num, generator.config.num_classes, args.seed)
@@ -139,10 +143,10 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
 
 
 def parse_classes(classes: str, num: int, num_classes: int, seed: int) -> np.ndarray:
-    """`[num]` labels: drawn, or the listed classes in turn.
+    """Labels `[num]`: drawn at random, or the listed classes, cycled.
 
     Raises:
-      ValueError: neither a way to draw them nor numbers and ranges.
+      ValueError: `classes` is neither a way to draw them nor numbers and ranges.
     """
     if classes in LABELS:
         return draw_labels(classes, num, num_classes, seed)

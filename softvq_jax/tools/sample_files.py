@@ -1,10 +1,9 @@
-"""Where `tools.sample` puts images: a folder of PNG files, or one `.npz` that is put together from parts at the end.
+"""Output of `tools.sample`: a folder of PNG files, or one `.npz` that is assembled from parts at the end.
 
-What the images depend on is written beside them, so that only the same command goes on with them.
+The settings that the images depend on are written beside them, so that only the same command resumes.
 """
 
 import abc
-import json
 import os
 import pathlib
 import shutil
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from softvq_jax.metrics.npz import ArrayRows
-from softvq_jax.weights import files
+from softvq_jax.storage import files, manifest
 
 SETTINGS = "settings.json"
 
@@ -25,8 +24,8 @@ class Output(abc.ABC):
     """Images by number, written in any order, by several processes.
 
     Attributes:
-      finished: whether all are there.
-      grid_path: where a picture of the first ones belongs.
+      finished: whether all images are there.
+      grid_path: path for a grid of the first images.
     """
 
     finished = False
@@ -38,11 +37,11 @@ class Output(abc.ABC):
 
     @abc.abstractmethod
     def write(self, indices: np.ndarray, images: np.ndarray) -> None:
-        """Keeps images, uint8 `[n, H, W, 3]`."""
+        """Writes images, uint8 `[n, H, W, 3]`."""
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """Called by one process when all images are there."""
+        """Completes the output; one process calls this when all images are there."""
 
     @abc.abstractmethod
     def read(self, count: int) -> np.ndarray:
@@ -50,21 +49,28 @@ class Output(abc.ABC):
 
 
 def open_output(path: pathlib.Path, settings: Mapping, num: int, image_size: int) -> Output:
-    """The output called `path`, new or to go on with.
+    """Opens the output `path`, new or to be resumed.
+
+    Args:
+      path: a folder, or a file ending in `.npz`.
+      settings: everything that the images depend on, as JSON values.
+      num: number of images.
+      image_size: their side in pixels.
 
     Raises:
-      FileExistsError: something else is there, or samples with other settings, which the message names.
+      OtherJob: `path` holds something else, or samples of other settings, which the message names.
     """
-    kind = NpzOutput if path.suffix == ".npz" else PngFolder
-    return kind(path, json.loads(json.dumps(settings)), num, image_size)
+    if path.suffix == ".npz":
+        return NpzOutput(path, settings, num, image_size)
+    return PngFolder(path, settings)
 
 
 class PngFolder(Output):
     """`000000.png`, `000001.png`, ..."""
 
-    def __init__(self, folder: pathlib.Path, settings: Mapping, num: int, image_size: int):
+    def __init__(self, folder: pathlib.Path, settings: Mapping):
         self._folder, self.grid_path = folder, folder.with_name(f"{folder.name}_grid.png")
-        _claim(folder, folder / SETTINGS, settings)
+        manifest.claim(folder, SETTINGS, settings)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
         return np.asarray([i for i in indices if not self._path(i).exists()], int)
@@ -83,42 +89,50 @@ class PngFolder(Output):
         return self._folder / f"{i:06d}.png"
 
     def _write_one(self, i, image):
-        partial = self._folder / f"{i:06d}.partial"
+        # Not by storage.files, which waits for the disk: twice for each of 50,000 images.
+        partial = self._folder / f"{i:06d}{files.PARTIAL}"
         Image.fromarray(image).save(partial, format="PNG")
         os.replace(partial, self._path(i))
 
 
 class NpzOutput(Output):
-    """One `.npz` with the array `arr_0`; until it is whole, its parts lie in the folder `NAME.npz.parts`."""
+    """One `.npz` with the array `arr_0`; until it is complete, its parts lie in the folder `NAME.npz.parts`."""
 
     def __init__(self, path: pathlib.Path, settings: Mapping, num: int, image_size: int):
         self._path, self._shape = path, (num, image_size, image_size, 3)
-        self._settings = path.with_name(f"{path.name}.json")
         self._parts, self.grid_path = path.with_name(f"{path.name}.parts"), path.with_name(f"{path.stem}_grid.png")
         self.finished = path.exists()
-        if self.finished:
-            _check(path, self._settings, settings)
+        settings_path = path.with_name(f"{path.name}.json")
+        if settings_path.exists():
+            if differing := manifest.differences(files.read_json(settings_path), settings):
+                raise manifest.OtherJob(
+                    f"--out={path} holds other samples: {'; '.join(differing)}. Use another name, or remove "
+                    f"{settings_path.name} and the samples"
+                )
+        elif self.finished or self._parts.exists():
+            raise manifest.OtherJob(f"--out={path} exists without {settings_path.name}: use another name, or remove it")
         else:
-            _claim(self._parts, self._settings, settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(settings_path, settings)
+        if not self.finished:
+            self._parts.mkdir(exist_ok=True)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
         return indices[:0] if self._part(indices[0]).exists() else indices
 
     def write(self, indices: np.ndarray, images: np.ndarray) -> None:
-        partial = self._part(indices[0]).with_suffix(".partial")
-        with open(partial, "wb") as file:
+        with files.replacing(self._part(indices[0])) as partial, open(partial, "wb") as file:
             np.save(file, images)
-        os.replace(partial, self._part(indices[0]))
 
     def finish(self) -> None:
-        """Streams the parts into the archive, uncompressed: readers can then open it in place."""
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        archive = zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED)
-        with archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": self._shape})
-            for part in sorted(self._parts.glob("*.npy")):
-                file.write(np.ascontiguousarray(np.load(part)).data)
-        os.replace(partial, self._path)
+        """Streams the parts into the archive, uncompressed, so that readers can map it."""
+        with files.replacing(self._path) as partial:
+            archive = zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED)
+            with archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in sorted(self._parts.glob("*.npy")):
+                    file.write(np.ascontiguousarray(np.load(part)).data)
         shutil.rmtree(self._parts)
 
     def read(self, count: int) -> np.ndarray:
@@ -126,25 +140,3 @@ class NpzOutput(Output):
 
     def _part(self, first):
         return self._parts / f"{first:08d}.npy"
-
-
-def _claim(folder, settings_path, settings):
-    """Makes `folder` for samples of these settings, or finds it so."""
-    if settings_path.exists():
-        _check(folder, settings_path, settings)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"--out={folder} is there and holds something else: take another, or remove it")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(settings_path, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _check(path, settings_path, settings):
-    if not settings_path.exists():
-        raise FileExistsError(f"--out={path} is there, and nothing says what is in it: take another, or remove it")
-    found = json.loads(settings_path.read_text())
-    differing = [name for name in sorted(found.keys() | settings.keys()) if found.get(name) != settings.get(name)]
-    if differing:
-        changes = ", ".join(f"{name} {found.get(name)!r} there, {settings.get(name)!r} now" for name in differing)
-        raise FileExistsError(f"--out={path} holds other samples ({changes}): take another, or remove it")

@@ -1,4 +1,4 @@
-"""One training step of a latent generator: SiT, DiT or MAR (SPEC: objectives in `diffusion/objectives.py`).
+"""One training step of a latent generator, of any family.
 
 Pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer encodes first.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from softvq_jax.diffusion.guidance import drop_labels
 from softvq_jax.generators.training import GeneratorNetwork
@@ -16,16 +17,27 @@ from softvq_jax.train.state import GeneratorState
 
 
 class GeneratorStep:
-    """`step(state, frozen, batch, key) -> (state, metrics)`.
+    """The step `(state, frozen, batch, key) -> (state, metrics)`.
 
-    `batch` holds `label` `[B]` and what `to_latents(frozen, batch)` makes the normalised latents `[B, L, D]` of;
-    `metrics` are float32 scalars.
+    Args:
+      config: of the run.
+      network: the generator and its losses.
+      to_latents: `(frozen, batch) -> normalized latents [B, L, D]`.
+      optimizer: of the generator's parameters.
     """
 
-    def __init__(self, config, network: GeneratorNetwork, to_latents: Callable, optimizer):
+    def __init__(self, config: ConfigDict, network: GeneratorNetwork, to_latents: Callable, optimizer):
         self.config, self.network, self.to_latents, self.optimizer = config, network, to_latents, optimizer
 
     def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
+        """The next state, and the metrics of this step as float32 scalars.
+
+        Args:
+          state: of the run.
+          frozen: parameters that are not trained.
+          batch: `label` `[B]`, and the fields that `to_latents` uses.
+          key: random key of the run.
+        """
         key = jax.random.fold_in(key, state.step)
         latents = constrain_batch(self.to_latents(frozen, batch))
         grads, metrics = self.accumulate(state.generator.params, latents, batch["label"], key)
@@ -33,19 +45,19 @@ class GeneratorStep:
         ema = optim.ema_update(state.ema, generator.params, self.config.optim.ema_decay)
         return GeneratorState(state.step + 1, generator, ema), metrics | {"grad_norm": norm}
 
-    def accumulate(self, params, latents, labels, key):
-        """Gradients and losses averaged over `optim.accumulate` microbatches."""
+    def accumulate(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
+        """Gradients and losses, averaged over `optim.accumulate` microbatches."""
 
-        def gradients(_, batch, key):
-            grads, metrics = self.gradients(params, *batch, key)
-            return grads, None, metrics
+        def gradients(carry, microbatch, key):
+            grads, metrics = self.gradients(params, *microbatch, key)
+            return grads, carry, metrics
 
-        count = self.config.optim.accumulate
-        grads, _, metrics = optim.accumulate_gradients(gradients, count, None, (latents, labels), key)
+        parts = self.config.optim.accumulate
+        grads, _, metrics = optim.accumulate_gradients(gradients, parts, None, (latents, labels), key)
         return grads, metrics
 
-    def gradients(self, params, latents, labels, key):
-        """The gradient of the mean loss, and the mean losses."""
+    def gradients(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
+        """The gradient of the mean loss, and the mean losses by name."""
         label_key, loss_key = jax.random.split(key)
         dropped = drop_labels(labels, self.network.config.num_classes, self.config.objective.label_dropout, label_key)
 

@@ -16,7 +16,7 @@ from softvq_jax.generators import training
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.pixels import to_levels
+from softvq_jax.pixels import to_uint8
 from softvq_jax.train import optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
@@ -27,7 +27,7 @@ from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Report
 
 EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
-REFERENCES = 512  # training samples that the samples' colours are compared with
+REFERENCES = 512  # training samples that the samples' colors are compared with
 
 
 class GeneratorTask:
@@ -48,7 +48,7 @@ class GeneratorTask:
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds network and optimiser; ValueError where parts of the config do not fit together."""
+        """Builds network and optimizer; raises ValueError if parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
         self.network = training.build(config)
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
@@ -65,7 +65,7 @@ class GeneratorTask:
     @classmethod
     def open(cls, config: ConfigDict) -> "GeneratorTask":
         """With the tokenizer and the latents or images that the config names."""
-        training.build(config)  # what is wrong with the config is told before anything is read
+        training.build(config)  # reports errors of the config before anything is read
         latents, data = open_source(config)
         if config.fid.every_steps and latents.tokenizer is None:
             raise ValueError("FID needs images: set config.tokenizer, which decodes the samples, or fid.every_steps=0")
@@ -130,7 +130,7 @@ class GeneratorTask:
         return np.asarray(levels)[:count], labels[:count]
 
     def _draw(self, frozen, latents):
-        return to_levels(self.latents.to_images(frozen, latents)).astype(jnp.uint8)
+        return to_uint8(self.latents.to_images(frozen, latents))
 
     def _draw_batch(self, frozen, batch):
         return self._draw(frozen, self.latents.to_latents(frozen, batch)), batch["label"], batch["valid"]
@@ -186,6 +186,8 @@ class GeneratorTask:
     def export(self, params) -> Generator:
         """The generator that averaged parameters `ema` make, with its statistics and its tokenizer's fingerprint."""
         network = self.network
-        fields = network.family.published_fields(network.config, network.process) | {TOKENIZER_FIELD: self.latents.fingerprint}
+        fields = network.family.published_fields(network.config, network.process) | {
+            TOKENIZER_FIELD: self.latents.fingerprint
+        }
         statistics, process = self.latents.statistics, network.process
         return Generator(network.config, params | network.fixed, statistics, process=process, published=fields)

@@ -1,4 +1,4 @@
-"""Where a generator run's latents come from: a folder of them, or images that the tokenizer encodes on the fly."""
+"""Training latents of a generator run: a folder of them, or images that the tokenizer encodes on the fly."""
 
 import dataclasses
 
@@ -9,25 +9,26 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.metrics.latent_moments import LatentMoments
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from softvq_jax.pixels import as_float
+from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
 from softvq_jax.weights import fingerprints
 
-STATISTICS_IMAGES = 1024  # that the statistics are measured on where nothing carries them
+STATISTICS_IMAGES = 1024  # images on which the statistics are measured if the tokenizer does not carry them
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentSource:
-    """Latents of a batch, normalised; and images of normalised latents.
+    """Turns batches into normalized latents, and normalized latents into images.
 
     Attributes:
       statistics: of the latents.
-      tokenizer: that encodes and decodes; None trains on stored latents without pictures.
-      from_images: whether batches hold images.
-      fingerprint: of the tokenizer that makes or made the latents.
+      tokenizer: encodes and decodes; None trains on stored latents without sample images.
+      from_images: whether batches hold images, not latents.
+      fingerprint: of the tokenizer that encodes or encoded the latents.
     """
 
     statistics: LatentStatistics
@@ -41,7 +42,7 @@ class LatentSource:
         return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.params}
 
     def inputs(self, num_tokens: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Fields of a batch; see `task.Task`."""
+        """Shapes and types of the fields of a batch; see `task.Task`."""
         label = jax.ShapeDtypeStruct((), jnp.int32)
         if not self.from_images:
             return {"latents": jax.ShapeDtypeStruct((num_tokens, channels), jnp.float32), "label": label}
@@ -49,14 +50,14 @@ class LatentSource:
         return {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), "label": label}
 
     def to_latents(self, frozen, batch) -> jax.Array:
-        """Normalised latents `[B, L, D]` of a batch."""
+        """Normalized latents `[B, L, D]` of a batch."""
         if not self.from_images:
             return self.statistics.normalize(batch["latents"])
         latents = self._model(frozen).encode(as_float(batch["image"]))
         return self.statistics.normalize(jax.lax.stop_gradient(latents))
 
     def to_images(self, frozen, latents) -> jax.Array:
-        """Normalised latents to images `[B, H, W, 3]` in [-1, 1]."""
+        """Images `[B, H, W, 3]` in [-1, 1] of normalized latents."""
         return jnp.clip(self._model(frozen).decode(self.statistics.denormalize(latents)), -1.0, 1.0)
 
     def _model(self, frozen):
@@ -65,12 +66,12 @@ class LatentSource:
 
 
 def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
-    """What a generator's config names, checked.
+    """Opens the tokenizer and the data of a generator's config, and checks that they fit.
 
     Raises:
-      FileNotFoundError: no tokenizer, or no data.
-      ValueError: latents of another tokenizer than `config.tokenizer`, or of other sizes than `config.model` says; more
-        classes than it says.
+      FileNotFoundError: the tokenizer or the data do not exist.
+      ValueError: the latents are of another tokenizer than `config.tokenizer`, or of other sizes than in
+        `config.model`; or the data have more classes.
     """
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
     fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
@@ -96,46 +97,44 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
             f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
             f"{config.model.num_classes - 1}: set model.num_classes={len(data.source.class_names)}"
         )
-    if tokenizer is not None:  # the frozen argument of the step will hold it on the devices
+    if tokenizer is not None:  # on the devices, the parameters are in the frozen argument of the step
         tokenizer.params = jax.tree.map(np.asarray, tokenizer.params)
     return source, data
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer that `config.tokenizer` names.
+    """Opens `config.tokenizer`.
 
     Raises:
-      FileNotFoundError: it is not there; the message says how to make one.
+      FileNotFoundError: it does not exist; the message says how to train one.
     """
     try:
         return Tokenizer.from_pretrained(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"config.tokenizer={name!r}: {error}\n  name a folder, a run's workdir or a Hugging Face id, or train one "
+            f"config.tokenizer={name!r}: {error}; use a folder, a run's workdir or a Hugging Face id, or train one "
             f"first: python -m softvq_jax.main --config=configs/tiny.py --workdir={name}"
         ) from error
 
 
 def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer: str) -> None:
-    """ValueError where latents and the tokenizer that is to decode them do not belong together."""
+    """Raises ValueError if the latents were made by another tokenizer than the one that is to decode them."""
     if fingerprint and fingerprint != info.tokenizer:
         raise ValueError(
             f"the latents in {latents} were made by the tokenizer with fingerprint {info.tokenizer}, but "
-            f"config.tokenizer={tokenizer!r} has {fingerprint}: it cannot decode what is learned from them. Name the "
-            "tokenizer that made them, or encode the images again"
+            f"config.tokenizer={tokenizer!r} has {fingerprint}: it cannot decode them. Use the tokenizer "
+            "that made them, or encode the images again"
         )
 
 
 def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
-    """Those that the tokenizer carries, else measured on the run's first samples, the same in every process."""
+    """The tokenizer's own statistics, else those of the run's first images; the same in every process."""
     if tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
-    count, sums, numbers = 0, np.zeros(2), 0
+    count, moments = 0, LatentMoments(tokenizer.config.latent_dim)
     with data.same_everywhere() as batches:
         while count < STATISTICS_IMAGES:
-            images = np.float32(next(batches)["image"]) / 127.5 - 1
-            latents = np.asarray(tokenizer.encode(images), np.float64)
-            count, numbers = count + len(images), numbers + latents.size
-            sums += latents.sum(), np.square(latents).sum()
-    mean, square = sums / numbers
-    return LatentStatistics(float(mean), float(np.sqrt(square - mean**2)))
+            images = from_uint8(next(batches)["image"])
+            moments.update(np.asarray(tokenizer.encode(images)))
+            count += len(images)
+    return LatentStatistics.from_moments(moments)

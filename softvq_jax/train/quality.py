@@ -26,10 +26,9 @@ from softvq_jax.metrics.feature_statistics import has_images, read_statistics
 from softvq_jax.metrics.sample_size import require
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.data import Data
-from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.progress import duration
 from softvq_jax.weights import files
-from softvq_jax.weights.inception import WEIGHTS_SOURCE, load_inception
+from softvq_jax.weights.pretrained import load_inception, missing
 
 RETURNED = ("fid", "sfid", "is_mean", "ssim_gauss")
 UNFINISHED = "measuring_"  # folders of rows, gone when they have been measured
@@ -161,10 +160,4 @@ def _load_inception(name: str):
     try:
         return load_inception(name)
     except FileNotFoundError as error:
-        raise MissingWeights(
-            f"missing: the FID network, which config.fid.weights={name!r} names.\n"
-            f"  why: {error}\n"
-            f"  where it comes from: {WEIGHTS_SOURCE}\n"
-            "  where to put it: anywhere, with --config.fid.weights=/path/to/the/file\n"
-            "  to train without FID: --config.fid.every_steps=0"
-        ) from error
+        raise missing("inception", name, error) from error

@@ -10,21 +10,18 @@ from softvq_jax.config import tokenizer as configs
 from softvq_jax.evaluate.predictions import Reconstructions
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.models.codebook import code_counts
-from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S
-from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
-from softvq_jax.pixels import as_float, to_levels
+from softvq_jax.pixels import as_float, to_uint8
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.train import optim, pretrained, tokenizer_networks
+from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
-from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Report
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
+from softvq_jax.weights import pretrained
 
 
 class TokenizerTask:
@@ -38,7 +35,7 @@ class TokenizerTask:
     def __init__(
         self,
         config: ConfigDict,
-        pretrained: Pretrained,
+        pretrained: pretrained.Pretrained,
         *,
         num_steps: int,
         steps_per_epoch: int,
@@ -48,8 +45,10 @@ class TokenizerTask:
         self.config, self.data, self.num_steps = config, data, num_steps
         size = config.model.image_size
         self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
-        self.frozen, self.initial = pretrained.frozen, {"encoder": pretrained.encoder} if pretrained.encoder else {}
-        self.nets = tokenizer_networks.build(config, teacher=pretrained.teacher, trunk=pretrained.trunk)
+        # The encoder's pretrained parameters are where training starts; the others are given to every step.
+        self.frozen = {name: params for name, params in pretrained.params.items() if name != "encoder"}
+        self.initial = {name: params for name, params in pretrained.params.items() if name == "encoder"}
+        self.nets = tokenizer_networks.build(config, pretrained.arguments)
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
         self.schedules = {
             kind: optim.learning_rate(config.optim, kind, **run) for kind in {config.optim.schedule, "constant"}
@@ -70,15 +69,8 @@ class TokenizerTask:
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
         """With shapes in place of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
-        encoder = ViTConfig(**config.model.encoder.to_dict())
-        teacher = encoder if config.loss.alignment_weight else None
-        trunk = (DINO_S, DINO_IMAGE_SIZE) if config.gan.discriminator == "dino" else None
-        nets = tokenizer_networks.build(config, teacher=teacher, trunk=trunk)
-        initial = Functional(lambda rngs: ViT(encoder, config.model.image_size, rngs=rngs)).shapes
-        frozen = {name: net.shapes for name, net in nets.frozen.items()}
-        weights = Pretrained(frozen, initial if config.weights.encoder else None, teacher, trunk)
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
-        return cls(config, weights, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+        return cls(config, pretrained.abstract(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
         """The optimizer's group of a parameter of the generator, by its path."""
@@ -130,13 +122,14 @@ class TokenizerTask:
         images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
         model = self.nets.model(params["model"])
         out = model(images)
-        levels = [to_levels(x) for x in (images, model.decoder.to_pixels(out.decoded))]
-        error = jnp.mean(jnp.square(levels[0] - levels[1]), axis=(1, 2, 3))
+        pair = [to_uint8(x) for x in (images, model.decoder.to_pixels(out.decoded))]
+        originals, reconstructions = (x.astype(jnp.float32) for x in pair)
+        error = jnp.mean(jnp.square(originals - reconstructions), axis=(1, 2, 3))
         psnr = 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-10))
         sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
         if out.bottlenecked.indices is not None:
             sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
-        shown = [x[: self.config.eval.num_pictures].astype(jnp.uint8) for x in levels]
+        shown = [x[: self.config.eval.num_pictures] for x in pair]
         return sums, shown
 
     def report(self, ema, frozen, sums, shown) -> Report:

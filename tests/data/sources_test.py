@@ -8,7 +8,7 @@ from PIL import Image
 
 from softvq_jax.config.data import default_data_config
 from softvq_jax.data import array_record, embedded, records, sources
-from softvq_jax.data.folder import ImageFolder
+from softvq_jax.data.folder import ImageFolder, list_images
 from softvq_jax.data.source import END_BYTES, UnreadableImage, digest_of_file
 
 
@@ -119,13 +119,13 @@ def test_a_process_keeps_a_bounded_number_of_array_records_open(tmp_path):
     one = writer(str(tmp_path / "0"), "group_size:1")
     one.write(records.encode({"label": np.int32(7)}))
     one.close()
-    for i in range(1, array_record.MOST_OPEN + 20):
+    for i in range(1, array_record.MAX_OPEN_SHARDS + 20):
         shutil.copy(tmp_path / "0", tmp_path / str(i))
     try:
         before = len(os.listdir("/dev/fd"))
-        for i in range(array_record.MOST_OPEN + 20):
+        for i in range(array_record.MAX_OPEN_SHARDS + 20):
             assert array_record.read_record(str(tmp_path / str(i)), 0)["label"] == 7
-        assert len(os.listdir("/dev/fd")) - before <= array_record.MOST_OPEN
+        assert len(os.listdir("/dev/fd")) - before <= array_record.MAX_OPEN_SHARDS
     finally:
         array_record._reader.cache_clear()
 
@@ -163,3 +163,15 @@ def test_nothing_to_evaluate_on(tmp_path):
         sources.held_out_source(config(path=str(tmp_path), holdout=0.0), 16)
     with pytest.raises(ValueError, match="cannot hold out 50% of 1 images"):
         sources.held_out_source(config(path=str(tmp_path), holdout=0.5), 16)
+
+
+def test_images_are_listed_by_file_folder_and_pattern(tmp_path):
+    names = ("b.png", "a/2.JPG", "a/b/1.webp", "a.txt", ".hidden.png", "a/.cache/3.png", "c/4.bmp")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    below = lambda name: [os.path.relpath(path, tmp_path) for path in list_images(str(tmp_path / name))]  # noqa: E731
+    assert below("") == ["a/2.JPG", "a/b/1.webp", "b.png", "c/4.bmp"] and below("a") == ["a/2.JPG", "a/b/1.webp"]
+    assert below("a.txt") == ["a.txt"] and below("[bc]*") == ["b.png", "c/4.bmp"]
+    with pytest.raises(FileNotFoundError, match=r"no image found at .*nothing"):
+        list_images(str(tmp_path / "nothing"))

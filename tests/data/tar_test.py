@@ -97,9 +97,9 @@ def test_archives_that_cannot_be_read(tmp_path):
     whole = write_tar(tmp_path / "whole.tar", {"a/1.png": png(1), "a/2.png": png(2)}).read_bytes()
     for length in (1000, 2048, 2500, 3500, 4096):  # in a picture, between two, in a header, in the other, at the end
         (tmp_path / "cut.tar").write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"cut\.tar is no whole, uncompressed tar \("):
+        with pytest.raises(ValueError, match=r"cut\.tar is not a complete, uncompressed tar \("):
             tar.TarShards(str(tmp_path / "cut.tar"))
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
         archive.add(tmp_path / "whole.tar", "1.png")
-    with pytest.raises(ValueError, match=r"packed\.tar is no whole, uncompressed tar"):
+    with pytest.raises(ValueError, match=r"packed\.tar is not a complete, uncompressed tar"):
         tar.TarShards(str(tmp_path / "packed.tar"))

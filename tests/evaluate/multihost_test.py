@@ -4,7 +4,6 @@ import pytest
 from tests import programs
 
 
-@pytest.mark.slow
 def test_rows_do_not_depend_on_devices_and_processes(tmp_path):
     digests = {
         programs.run("measure_rows", tmp_path / str(i), 23, batch, processes=processes, devices=devices)[0].split()[-1]

@@ -3,12 +3,12 @@ import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.perceptual import PerceptualDistance
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
 
 
 def test_distances_of_8_bit_images_in_batches():
-    net, rng = Functional(lambda rngs: LPIPS(rngs=rngs)), np.random.default_rng(0)
+    net, rng = functional(LPIPS), np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.05 * rng.standard_normal(leaf.shape, np.float32), net.shapes)
     a, b = rng.integers(0, 256, (2, 3, 32, 32, 3), dtype=np.uint8)
     a[1] = b[1]

@@ -22,8 +22,15 @@ from tests import small_generators
 
 @pytest.mark.parametrize(
     ("family", "size", "tokens", "channels", "millions"),
-    [("dit", "S", 64, 32, 33), ("dit", "B", 64, 32, 130), ("dit", "L", 64, 32, 458), ("dit", "XL", 64, 32, 675)]
-    + [("mar", "B", 256, 16, 208), ("mar", "L", 256, 16, 479), ("mar", "H", 256, 16, 943)],
+    [
+        ("dit", "S", 64, 32, 33),
+        ("dit", "B", 64, 32, 130),
+        ("dit", "L", 64, 32, 458),
+        ("dit", "XL", 64, 32, 675),
+        ("mar", "B", 256, 16, 208),
+        ("mar", "L", 256, 16, 479),
+        ("mar", "H", 256, 16, 943),
+    ],
 )
 def test_published_sizes(family, size, tokens, channels, millions):
     """DiT, table 1; MAR, table 4 (its 256 tokens of 16 channels)."""
@@ -153,17 +160,19 @@ def test_configs_of_unregistered_families_are_refused():
         Generator(ToyConfig(1, 1, 1), {}, LatentStatistics(0.0, 1.0))
     config = generator_config("sit", "B")
     config.model.family = "toy"
-    with pytest.raises(ValueError, match="config.model.family is 'toy'; expected one of sit, dit, mar"):
+    with pytest.raises(ValueError, match=r"config\.model\.family is 'toy'; expected one of sit, dit, mar"):
         check_values(config)
 
 
-@pytest.mark.parametrize("family", ["sit", "dit", "mar"])
 def test_arguments_of_config_files():
     assert config_from_argument("mar", "h_l32") == generator_config("mar", "H", "l32")
-    with pytest.raises(ValueError, match="--config=mar:xl_l64: expected mar:SIZE_LATENTS, one of b_l64, b_l32, l_l64, l_l32"):
+    with pytest.raises(
+        ValueError, match="--config=mar:xl_l64: expected mar:SIZE_LATENTS, one of b_l64, b_l32, l_l64, l_l32"
+    ):
         config_from_argument("mar", "xl_l64")
 
 
+@pytest.mark.parametrize("family", ["sit", "dit", "mar"])
 def test_every_preset_has_only_allowed_values(family):
     for size in FAMILIES[family].presets:
         for latents in ("l32", "l64"):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from softvq_jax.models import dinov2
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.resize import bicubic_matrix
 from softvq_jax.models.vit import ViT, ViTConfig
 
@@ -81,7 +81,7 @@ def test_imagenet_normalize():
 def test_tokens_are_class_registers_patches():
     """The class token and the patches have a position, registers have none."""
     config = ViTConfig(width=8, depth=1, num_heads=2, patch_size=4, num_registers=3)
-    net = Functional(lambda rngs: ViT(config, 8, rngs=rngs))
+    net = functional(ViT, config, 8)
     params = jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape, np.float32), net.shapes)
     images, positions = RNG.standard_normal((2, 8, 8, 3), np.float32), params["pos_embed"]
     with jax.default_matmul_precision("highest"):

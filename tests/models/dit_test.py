@@ -1,4 +1,4 @@
-"""The transformer against a float64 NumPy version written from the published naming, and what must not change its numbers."""
+"""The transformer against a float64 NumPy version written from the published naming, and what must not change it."""
 
 import dataclasses
 import functools

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.inception import FEATURES, Inception, tf1_bilinear_resize
-from softvq_jax.weights import inception, layout
+from softvq_jax.weights import inception, layout, pretrained
 
-NET = Functional(lambda rngs: Inception(rngs=rngs))
+NET = functional(Inception)
 
 
 def _read_like_tensorflow(image, size):
@@ -54,7 +54,7 @@ def test_weights_go_out_and_in_bit_for_bit():
     tensors = layout.write(inception.inception_rules(NET.shapes), params)
     assert tensors["Mixed_6b.branch7x7_2.conv.weight"].shape == (128, 128, 1, 7)
     assert len(tensors) == 5 * 94 + 2  # convolutions, each with four of batch norm, and the classifier
-    _, again = inception.from_tensors(tensors, source="test")
+    _, again = pretrained.from_tensors("inception", tensors, source="test")
     for path, leaf in traverse_util.flatten_dict(again).items():
         np.testing.assert_array_equal(leaf, traverse_util.flatten_dict(params)[path])
 
@@ -63,9 +63,9 @@ def test_another_inception_is_refused():
     tensors = layout.write(inception.inception_rules(NET.shapes), jax.tree.map(lambda s: np.zeros(s.shape), NET.shapes))
     tensors["fc.weight"] = np.zeros((1000, 2048))  # torchvision's
     with pytest.raises(layout.WeightsError, match=r"'fc.weight' has shape \(1000, 2048\)"):
-        inception.from_tensors(tensors, source="torchvision.pth")
+        pretrained.from_tensors("inception", tensors, source="torchvision.pth")
 
 
 def test_missing_weights_say_where_they_come_from():
     with pytest.raises(FileNotFoundError, match="mseitzer/pytorch-fid"):
-        inception.load_inception("/nowhere/inception.safetensors")
+        pretrained.load_inception("/nowhere/inception.safetensors")

@@ -1,4 +1,4 @@
-"""What must and must not matter to a MAR; parity covers its numbers."""
+"""Inputs on which the output of a MAR depends, and on which it does not; parity covers its numbers."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def run(
     return getattr(nnx.merge(graphdef, params), method)(latents, labels, masked, num_visible=num_visible, key=key)
 
 
-def test_left_over_tokens_do_not_matter():
+def test_padding_tokens_do_not_matter():
     """The bound on visible tokens changes shapes, not values."""
     exact = run(num_visible=2)
     assert exact.shape == (2, 6, 48)

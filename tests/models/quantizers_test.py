@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.special import log_softmax, softmax
 
 from softvq_jax.models import codebook
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.quantizers import AE, KL, VQ, SimVQ, SoftVQ
 
 B, L, D, K, C = 3, 8, 5, 12, 2
@@ -30,15 +30,15 @@ def exact_products():
 
 def softvq(*, tau=0.07, l2=True, posterior="released"):
     shape = dict(temperature=tau, l2_normalize=l2, posterior=posterior)
-    return Functional(lambda rngs: SoftVQ(D, K, C, **shape, rngs=rngs))
+    return functional(SoftVQ, D, K, C, **shape)
 
 
 def vq(*, l2=False):
-    return Functional(lambda rngs: VQ(D, K, C, l2_normalize=l2, rngs=rngs))
+    return functional(VQ, D, K, C, l2_normalize=l2)
 
 
 def simvq(*, train_codebook=False):
-    return Functional(lambda rngs: SimVQ(D, K, C, train_codebook=train_codebook, rngs=rngs))
+    return functional(SimVQ, D, K, C, train_codebook=train_codebook)
 
 
 def run(net, z=Z, **params):

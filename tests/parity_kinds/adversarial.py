@@ -11,7 +11,8 @@ from softvq_jax.losses import adversarial
 from softvq_jax.models.dino_trunk import DinoTrunk
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN, fit
 from softvq_jax.models.lpips import LPIPS
-from softvq_jax.weights import frozen, layout
+from softvq_jax.weights import dino, discriminators, layout
+from softvq_jax.weights import lpips as lpips_weights
 from tests.parity import recipe
 
 INPUTS = {"gan_losses": ("real", "fake")}
@@ -38,16 +39,16 @@ def lpips_tensors(shapes, seed):
 def lpips(tensors):
     """LPIPS and its parameters."""
     graphdef, shapes, _ = abstract(lambda rngs: LPIPS(rngs=rngs))
-    return graphdef, frozen.read_lpips(tensors, shapes, source="case")
+    return graphdef, lpips_weights.read_lpips(tensors, shapes, source="case")
 
 
 def dino_discriminator(tensors):
     """The trunk with its parameters, and the discriminator with its parameters and buffers."""
     trunk, trunk_shapes, _ = abstract(lambda rngs: DinoTrunk(rngs=rngs))
     heads, shapes, buffer_shapes = abstract(lambda rngs: DinoDiscriminator(rngs=rngs))
-    params = layout.read(frozen.head_rules(), tensors, shapes, source="case")
-    buffers = layout.read(frozen.head_buffer_rules(), tensors, buffer_shapes, source="case")
-    return (trunk, frozen.read_dino(tensors, trunk_shapes, source="case")), (heads, params, buffers)
+    params = layout.read(discriminators.head_rules(), tensors, shapes, source="case")
+    buffers = layout.read(discriminators.head_buffer_rules(), tensors, buffer_shapes, source="case")
+    return (trunk, dino.read_dino(tensors, trunk_shapes, source="case")), (heads, params, buffers)
 
 
 def forward(graphdef, params, buffers, seen, *, train):
@@ -96,7 +97,10 @@ def run_dino_discriminator(case, arrays):
         return logits, logits_eval, moved, grads, features
 
     logits, logits_eval, moved, (grads, grad_x), features = run(params, buffers, trunk_params, images)
-    after, grads = layout.write(frozen.head_buffer_rules(), moved), layout.write(frozen.head_rules(), grads)
+    after, grads = (
+        layout.write(discriminators.head_buffer_rules(), moved),
+        layout.write(discriminators.head_rules(), grads),
+    )
     ours = {"logits": logits, "logits_eval": logits_eval, "grad_x_sub4": nchw(grad_x)[:, :, ::4, ::4]}
     ours |= {f"after_{key.removeprefix('heads.')}": value for key, value in after.items()}
     ours |= {f"grad_head{i}_conv": grads[f"heads.{i}.0.0.weight_orig"] for i in range(len(features))}
@@ -108,12 +112,12 @@ def run_patchgan(case, arrays):
     num_layers = sum(key.endswith(".running_mean") for key in case["shapes"])
     graphdef, shapes, buffer_shapes = abstract(lambda rngs: PatchGAN(width, num_layers, rngs=rngs))
     tensors = recipe.state_dict(case)
-    params = layout.read(frozen.patchgan_rules(num_layers), tensors, shapes, source="case")
-    buffers = layout.read(frozen.patchgan_buffer_rules(num_layers), tensors, buffer_shapes, source="case")
+    params = layout.read(discriminators.patchgan_rules(num_layers), tensors, shapes, source="case")
+    buffers = layout.read(discriminators.patchgan_buffer_rules(num_layers), tensors, buffer_shapes, source="case")
     images = nhwc(recipe.images(case["count"], case["size"], case["seed"]))
     logits, moved = forward(graphdef, params, buffers, images, train=True)
     logits_eval, _ = forward(graphdef, params, moved, images, train=False)
-    after = layout.write(frozen.patchgan_buffer_rules(num_layers), moved)
+    after = layout.write(discriminators.patchgan_buffer_rules(num_layers), moved)
     ours = {"logits": nchw(logits), "logits_eval": nchw(logits_eval)}
     return ours | {f"after_{key}": value for key, value in after.items()}
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from softvq_jax.metrics import fid, image_quality, inception_score, precision_recall
 from softvq_jax.metrics.moments import Moments
-from softvq_jax.weights import inception
+from softvq_jax.weights import pretrained
 from tests.parity import recipe
 
 
@@ -40,7 +40,7 @@ def run_inception(case, arrays):
         if key.endswith(".conv.weight"):
             state[key] = state[key] * np.float32(np.sqrt(2))
     images = image_quality.to_uint8(_nhwc(recipe.images(case["count"], case["size"], case["seed"])))
-    net, params = inception.from_tensors(state, source="case")
+    net, params = pretrained.from_tensors("inception", state, source="case")
     return jax.jit(lambda params, images: net(params)(images))(params, images)
 
 

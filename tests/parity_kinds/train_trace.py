@@ -4,13 +4,14 @@ import jax
 import numpy as np
 
 from softvq_jax.config.tokenizer import tokenizer_config
+from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.optim import clip_by_global_norm
-from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.tokenizer_task import TokenizerTask
-from softvq_jax.weights import frozen, layout
+from softvq_jax.weights import dino, discriminators, layout, lpips
 from softvq_jax.weights import tokenizer as tokenizer_weights
+from softvq_jax.weights.pretrained import Pretrained
 from softvq_jax.weights.tokenizer import alignment_rules, tokenizer_rules
 from softvq_jax.weights.vit import vit_config_of, vit_rules
 from tests.parity import recipe
@@ -61,7 +62,7 @@ def run(case, arrays):
     config = training_config(case, shape)
     task = TokenizerTask(
         config,
-        Pretrained({}, None, teacher, (frozen.DINO_S, 224)),
+        Pretrained({}, {"teacher": (teacher, shape.image_size), "lpips": (), "trunk": (DINO_S, DINO_IMAGE_SIZE)}),
         num_steps=case["steps"],
         steps_per_epoch=case["steps"],
     )
@@ -72,16 +73,16 @@ def run(case, arrays):
 
     frozen_params = {
         "teacher": read(vit_rules(teacher, "", key), tensors, nets.teacher),
-        "lpips": frozen.read_lpips(lpips_tensors(case["lpips_shapes"], seed), nets.lpips.shapes, source="case"),
-        "trunk": frozen.read_dino(disc, nets.trunk.shapes, source="case"),
+        "lpips": lpips.read_lpips(lpips_tensors(case["lpips_shapes"], seed), nets.lpips.shapes, source="case"),
+        "trunk": dino.read_dino(disc, nets.trunk.shapes, source="case"),
     }
     params = {
         "model": read(tokenizer_rules(shape), tensors, nets.model),
         "alignment": read(alignment_rules(), tensors, nets.alignment),
     }
-    heads = read(frozen.head_rules(), disc, nets.discriminator)
+    heads = read(discriminators.head_rules(), disc, nets.discriminator)
     state = jax.jit(task.init)(jax.random.key(0), {})
-    buffers = layout.read(frozen.head_buffer_rules(), disc, state.discriminator.buffers, source="case")
+    buffers = layout.read(discriminators.head_buffer_rules(), disc, state.discriminator.buffers, source="case")
     mesh = make_mesh(devices=jax.devices()[:1])
     state = state.replace(
         tokenizer=state.tokenizer.replace(params=params),
@@ -103,8 +104,8 @@ def run(case, arrays):
         layout.write(rules, tree["model"]) | layout.write(alignment_rules(), tree["alignment"])
         for tree in jax.device_get((params, state.tokenizer.params, state.ema, gradients[0]))
     )
-    heads_after = layout.write(frozen.head_rules(), jax.device_get(state.discriminator.params))
-    buffers_after = layout.write(frozen.head_buffer_rules(), jax.device_get(state.discriminator.buffers))
+    heads_after = layout.write(discriminators.head_rules(), jax.device_get(state.discriminator.params))
+    buffers_after = layout.write(discriminators.head_buffer_rules(), jax.device_get(state.discriminator.buffers))
     return _named(case, config, arrays, logs, before, after, ema, grads, disc, heads_after, buffers_after)
 
 

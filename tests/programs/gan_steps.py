@@ -27,8 +27,8 @@ from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.parallel.mesh import global_batch, make_mesh, process_rows, replicated
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.train.compile import jit_step, put
-from softvq_jax.train.pretrained import Pretrained
 from softvq_jax.train.tokenizer_task import TokenizerTask
+from softvq_jax.weights.pretrained import Pretrained
 
 BATCH, SIZE, STEPS = 8, 48, 5
 # Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.
@@ -63,7 +63,7 @@ def make_task(config) -> TokenizerTask:
         "lpips": weights(lambda rngs: LPIPS(rngs=rngs), 2),
         "trunk": weights(lambda rngs: DinoTrunk(TRUNK, SIZE, rngs=rngs), 3),
     }
-    pretrained = Pretrained(frozen, None, TEACHER, (TRUNK, SIZE))
+    pretrained = Pretrained(frozen, {"teacher": (TEACHER, SIZE), "lpips": (), "trunk": (TRUNK, SIZE)})
     return TokenizerTask(config, pretrained, num_steps=STEPS, steps_per_epoch=STEPS)
 
 

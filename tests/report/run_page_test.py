@@ -173,22 +173,21 @@ def test_only_the_last_evaluation_made_during_training_is_shown(workdir):
 
 
 def test_an_evaluation_alone_has_a_page(workdir, capsys):
-    assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir / "evaluation")])) == 0
+    tool.main(tool.parse_flags(["report", "--workdir", str(workdir / "evaluation")]))
     assert "report.html" in capsys.readouterr().out
     assert "12.5" in (workdir / "evaluation" / "report.html").read_text()
 
 
-def test_the_folder_of_a_study_is_refused_with_the_names_of_its_runs(workdir, capsys):
+def test_the_folder_of_a_study_is_refused_with_the_names_of_its_runs(workdir):
     shutil.copytree(workdir, workdir.parent / "vq_64")
     (workdir.parent / "table.md").write_text("| VQ |")
-    assert tool.main(tool.parse_flags(["report", "--workdir", str(workdir.parent)])) == 1
-    message = capsys.readouterr().err
-    assert "holds 2: tiny & <small>, vq_64" in message and f"table is {workdir.parent / 'table.md'}" in message
+    with pytest.raises(ValueError, match=r"holds 2: tiny & <small>, vq_64; the study's table is .*table\.md"):
+        read_run(workdir.parent)
 
 
-def test_folders_without_a_run_are_refused(tmp_path, capsys):
-    for folder, message in ((tmp_path, "has no config.json"), (tmp_path / "gone", "must be an existing folder")):
-        assert tool.main(tool.parse_flags(["report", "--workdir", str(folder)])) == 1
-        assert message in capsys.readouterr().err
+def test_folders_without_a_run_are_refused(tmp_path):
+    for folder, message in ((tmp_path, r"has no config\.json"), (tmp_path / "gone", "must be an existing folder")):
+        with pytest.raises(FileNotFoundError, match=message):
+            read_run(folder)
     (tmp_path / "config.json").write_text(json.dumps({"task": "tokenizer"}))
-    assert tool.main(tool.parse_flags(["report", "--workdir", str(tmp_path)])) == 0
+    assert read_run(tmp_path).config == {"task": "tokenizer"}

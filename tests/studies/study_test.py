@@ -17,7 +17,7 @@ from softvq_jax.models.functional import Functional
 from softvq_jax.studies import figure, measures, study, table
 from softvq_jax.studies.crops import Crops
 from softvq_jax.train import quality
-from softvq_jax.train.pretrained import MissingWeights
+from softvq_jax.weights.pretrained import MissingWeights
 from tests.small_inception import SmallInception
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "studies"

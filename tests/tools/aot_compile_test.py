@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from configs import b64
 from configs.studies import bottlenecks
-from softvq_jax.aot.report import Memory, Report
 from softvq_jax.aot.roofline import Roofline
+from softvq_jax.aot.step_cost import Memory, StepCost
 from softvq_jax.parallel.mesh import resolve_axes
 from softvq_jax.tools import aot_compile
 
@@ -27,7 +27,7 @@ def compiled(monkeypatch):
     """The configs that were compiled, as (remat, data, fsdp, images a chip)."""
     tried = []
 
-    def measure(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> Report:
+    def measure(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost:
         chips = slices * aot_compile.chips_of(name)
         aot_compile.check(config, name, slices)
         _, data, fsdp = resolve_axes(slices, config.mesh.data, config.mesh.fsdp, chips)
@@ -37,7 +37,7 @@ def compiled(monkeypatch):
         fits = total <= 16 * 2**30
         costs = Roofline(compute=1.0, hbm=1.0, ici=0.0, dcn=0.0) if fits else None
         memory = Memory(0, 0, total, 16 * 2**30, fits)
-        return Report(name, {"fsdp": fsdp}, chips, config.train.batch_size, memory, 1e12, {}, costs)
+        return StepCost(name, {"fsdp": fsdp}, chips, config.train.batch_size, memory, 1e12, {}, costs)
 
     monkeypatch.setattr(aot_compile, "measure", measure)
     return tried
@@ -83,8 +83,8 @@ def test_nothing_fits(compiled, capsys):
 def test_the_largest_batch_is_found_to_the_image_in_few_compilations(compiled, remat, fsdp, most):
     config = config_of(1, fsdp=fsdp)
     config.model.remat = remat
-    report = aot_compile.largest_batch(config, "v5e:16x16")
-    assert report.memory.fits and report.batch == 256 * most
+    cost = aot_compile.largest_batch(config, "v5e:16x16")
+    assert cost.memory.fits and cost.batch == 256 * most
     assert len(compiled) == len(set(compiled)) <= 6
 
 
@@ -93,10 +93,10 @@ def test_the_largest_batch_where_memory_jumps(compiled, monkeypatch):
     measure = aot_compile.measure
 
     def jumps(config, *args, **kwargs):
-        report = measure(config, *args, **kwargs)
-        images = report.batch // 256
-        memory = report.memory._replace(total=(1 if images <= 20 else 10**6) * 2**30 + images, fits=images <= 20)
-        return report._replace(memory=memory)
+        cost = measure(config, *args, **kwargs)
+        images = cost.batch // 256
+        memory = cost.memory._replace(total=(1 if images <= 20 else 10**6) * 2**30 + images, fits=images <= 20)
+        return cost._replace(memory=memory)
 
     monkeypatch.setattr(aot_compile, "measure", jumps)
     assert aot_compile.largest_batch(config_of(1), "v5e:16x16").batch == 256 * 20

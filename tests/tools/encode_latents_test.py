@@ -1,4 +1,4 @@
-"""Latents on disk: what is in them, and how an interrupted command goes on."""
+"""Encoding a data set: content of the latents, and resuming an interrupted command."""
 
 import json
 
@@ -21,7 +21,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Ten noisy pictures in two classes."""
+    """Ten noise images in two classes."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i in range(10):
         (folder / f"class{i % 2}").mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def test_both_flips_labels_and_statistics(finished, tokenizer, images):
     )
 
 
-def test_an_interrupted_command_goes_on(finished, tokenizer, images, tmp_path, monkeypatch):
+def test_an_interrupted_command_resumes(finished, tokenizer, images, tmp_path, monkeypatch):
     write, written = encode_latents.encode_shard, []
 
     def fail_at_second(path, *rest):
@@ -84,20 +84,20 @@ def test_two_hosts_share_the_shards(finished, tokenizer, images, tmp_path):
     assert ours == theirs
 
 
-def test_another_command_does_not_mix_in(finished, tokenizer, images, tmp_path, capsys):
+def test_the_folder_of_another_job_is_refused(finished, tokenizer, images, tmp_path, capsys):
     assert command(tokenizer, images, finished) == 0  # the same: nothing to do
     assert command(tokenizer, images, finished, "--augment=random_crop") == 1
-    assert "holds latents of another crops" in capsys.readouterr().err
+    assert "holds other latents (crops is 'ADM centre crop to 32' there, 'random_crop" in capsys.readouterr().err
     other = small_generators.save_tokenizer(tmp_path / "other", seed=1)
     assert command(other, images, finished) == 1
-    assert "holds latents of another tokenizer" in capsys.readouterr().err
+    assert "holds other latents (tokenizer is" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     assert command(tokenizer, images, tmp_path / "full") == 1
-    assert "is not empty" in capsys.readouterr().err
+    assert "full exists and has no encoding.json: use another folder" in capsys.readouterr().err
 
 
-def test_unreadable_images_are_left_out_and_named(tokenizer, images, tmp_path):
+def test_unreadable_images_are_skipped_and_listed(tokenizer, images, tmp_path):
     broken = tmp_path / "images" / "class0"
     broken.mkdir(parents=True)
     (broken / "a.png").write_bytes((images / "class0" / "0.png").read_bytes())
@@ -115,7 +115,7 @@ def test_random_crops_differ_from_pass_to_pass(tokenizer, images, tmp_path):
     assert first[1] == second[1] and np.abs(first[0] - second[0]).max() > 1e-3
 
 
-def test_the_pipeline_picks_one_of_both_flips_by_the_samples_index(finished):
+def test_the_pipeline_chooses_one_of_both_flips_by_the_sample_index(finished):
     config = {"source": "latents", "path": str(finished), "eval_path": "", "holdout": 0.0}
     config |= {"augment": "", "num_workers": 0, "prefetch": 1, "max_unreadable_share": 0.0}
     options = dict(image_size=None, seed=3)

@@ -25,7 +25,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.tokenizer import Tokenizer, abstract_params
 from softvq_jax.tools import evaluate, evaluation_inputs
-from softvq_jax.weights import inception
+from softvq_jax.weights import pretrained
 from tests.small_inception import SmallInception
 
 SIZE = 32
@@ -183,7 +183,7 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     np.testing.assert_allclose(report["metrics"]["ssim_gauss"], image_quality.ssim(smooth, noisy).mean())
     printed = capsys.readouterr()
     assert report["absent"]["fid"].startswith("needs the Inception weights: --inception")
-    assert report["absent"]["lpips"].startswith("needs --lpips: VGG16's file")
+    assert report["absent"]["lpips"].startswith("needs --lpips: LPIPS' VGG16")
     assert "no FID: needs the Inception weights" in printed.out and "no LPIPS-VGG: needs --lpips" in printed.out
     assert report["warnings"] == [] and "covariance is singular" not in printed.out + printed.err
     worst = np.asarray(Image.open(out / "worst.png"))
@@ -195,7 +195,7 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
 
 
 def test_weights_that_are_missing_cost_only_their_metrics(tmp_path, images, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation_inputs, "load_inception", inception.load_inception)
+    monkeypatch.setattr(evaluation_inputs, "load_inception", pretrained.load_inception)
     a, b = _folder(tmp_path / "a", images[0]), _folder(tmp_path / "b", images[1])
     gone = str(tmp_path / "gone.pth")
     flags = ("--reference", a, "--samples", b, "--inception", gone, "--lpips", gone, "--out", tmp_path / "o")

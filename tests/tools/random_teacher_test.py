@@ -1,7 +1,6 @@
 from softvq_jax.config.tokenizer import tokenizer_config
 from softvq_jax.tools import random_teacher
-from softvq_jax.train import pretrained
-from softvq_jax.weights import files
+from softvq_jax.weights import files, pretrained
 
 
 def _write(*flags):

@@ -1,4 +1,4 @@
-"""Images from a generator: files, resuming, refusals, and independence of the devices."""
+"""Sampling images: files, resuming, refusals, and independence of the devices."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def whole(folders, tmp_path_factory):
     return out
 
 
-def test_npz_is_what_the_evaluator_takes(whole):
+def test_the_npz_has_the_format_of_the_adm_evaluator(whole):
     with np.load(whole) as archive:
         assert archive.files == ["arr_0"]
         images = archive["arr_0"]
@@ -56,7 +56,7 @@ def test_npz_is_what_the_evaluator_takes(whole):
     assert not whole.with_name("samples.npz.parts").exists()
 
 
-def test_a_folder_holds_the_same_images_and_goes_on(folders, whole, tmp_path, monkeypatch):
+def test_a_folder_holds_the_same_images_and_resumes(folders, whole, tmp_path, monkeypatch):
     out = tmp_path / "png"
     assert command(folders, out) == 0
     images = np.load(whole)["arr_0"]
@@ -72,7 +72,7 @@ def test_a_folder_holds_the_same_images_and_goes_on(folders, whole, tmp_path, mo
     np.testing.assert_array_equal(np.asarray(Image.open(out / "000066.png")), images[66])
 
 
-def test_an_interrupted_npz_goes_on(folders, whole, tmp_path, monkeypatch):
+def test_an_interrupted_npz_resumes(folders, whole, tmp_path, monkeypatch):
     out = tmp_path / "samples.npz"
     draw, calls = sample.ImageSampler.__call__, []
 
@@ -92,16 +92,16 @@ def test_an_interrupted_npz_goes_on(folders, whole, tmp_path, monkeypatch):
 def test_other_samples_are_not_mixed_in(folders, whole, tmp_path, capsys):
     assert command(folders, whole) == 0  # the same: nothing to do
     assert command(folders, whole, "--seed=1") == 1
-    assert "holds other samples (seed 0 there, 1 now)" in capsys.readouterr().err
+    assert "holds other samples: seed is 0 there, 1 here." in capsys.readouterr().err
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, arr_0=np.zeros(1))
     assert command(folders, foreign) == 1
-    assert "nothing says what is in it" in capsys.readouterr().err
+    assert "foreign.npz exists without foreign.npz.json: use another name" in capsys.readouterr().err
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").write_text("")
     assert command(folders, full) == 1
-    assert "holds something else" in capsys.readouterr().err
+    assert "full exists and has no settings.json: use another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from softvq_jax.config.tokenizer import tokenizer_config
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.train import preemption
-from softvq_jax.weights import files, frozen, layout
+from softvq_jax.weights import files, layout, lpips
 from softvq_jax.weights.vit import vit_rules
 
 # Below 40 px the last convolutions of PatchGAN, and of LPIPS, make 2 x 2 pixels, for which XLA has slow code on CPUs.
@@ -63,10 +63,10 @@ def frozen_weights(tmp_path_factory):
         files.write_safetensors(folder / f"{name}.safetensors", random_tensors(rules, net.shapes))
         return str(folder / f"{name}.safetensors")
 
-    dinov2 = save("dinov2", vit_rules(DINOV2), Functional(lambda rngs: ViT(DINOV2, 56, rngs=rngs)))
-    lpips = save("lpips", frozen.lpips_rules(), Functional(lambda rngs: LPIPS(rngs=rngs)))
-    dino = save("dino", vit_rules(TRUNK), Functional(lambda rngs: ViT(TRUNK, SIZE, rngs=rngs)))
-    return {"encoder": dinov2, "teacher": dinov2, "lpips_trunk": lpips, "lpips_heads": lpips, "dino": dino}
+    dinov2 = save("dinov2", vit_rules(DINOV2), functional(ViT, DINOV2, 56))
+    lpips_file = save("lpips", lpips.lpips_rules(), functional(LPIPS))
+    dino = save("dino", vit_rules(TRUNK), functional(ViT, TRUNK, SIZE))
+    return {"encoder": dinov2, "teacher": dinov2, "lpips_trunk": lpips_file, "lpips_heads": lpips_file, "dino": dino}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Generator runs through the shared loop: from stored latents and from images, resumed, exported, and refused."""
+"""Generator runs in the training loop: on stored latents and on images, resumed, exported, and refused."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoded(tokenizer, tmp_path_factory):
-    """Latents of 24 noisy pictures in two classes."""
+    """Latents of 24 noise images in two classes."""
     folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for i in range(24):
         (folder / f"class{i % 2}").mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
-def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, told):
+def test_a_run_on_latents_resumes_bit_for_bit_and_exports_a_generator(config, tmp_path, tokenizer, told):
     results = run(config, tmp_path / "whole").train()
     assert results["eval_loss"] > 0 and results["eval_samples"] == 7
     with told(3), pytest.raises(preemption.Preempted):
@@ -99,16 +99,16 @@ def test_images_are_encoded_on_the_fly(config):
 
 
 @pytest.mark.slow
-def test_a_run_on_images_tells_which_class_its_samples_look_like(config, tmp_path):
+def test_a_run_on_images_measures_how_many_samples_resemble_their_class(config, tmp_path):
     config.data.update(source="embedded", path="", augment="random_region", holdout=0.3)
     config.eval.nearest_class = True
     results = run(config, tmp_path / "run").train()
     assert results["eval_right_class_by_chance"] == 0.125
-    assert results["eval_right_class_of_real"] > 0.3  # a tokenizer of random weights keeps some colour
+    assert results["eval_right_class_of_real"] > 0.3  # a tokenizer of random weights keeps some color
     assert 0 <= results["eval_right_class"] <= 1
 
 
-def test_nearest_labels_are_by_colour():
+def test_nearest_labels_are_by_color():
     red, blue = np.zeros((2, 4, 4, 3), np.uint8)
     red[..., 0], blue[..., 2] = 200, 200
     images, references = np.stack([blue, red, blue]), np.stack([red, blue])
@@ -134,7 +134,7 @@ def test_other_sizes_and_too_many_classes_are_refused(config):
         open_source(config)
 
 
-def test_a_missing_tokenizer_says_how_to_make_one(config, tmp_path):
+def test_the_message_for_a_missing_tokenizer_says_how_to_train_one(config, tmp_path):
     config.tokenizer = str(tmp_path / "runs" / "tiny")
     with pytest.raises(
         FileNotFoundError, match=r"python -m softvq_jax\.main --config=configs/tiny\.py --workdir=.*runs/tiny"

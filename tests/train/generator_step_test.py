@@ -1,4 +1,4 @@
-"""The generators' step: closed forms, and that it learns."""
+"""Training step of the generators: closed forms, and that the loss falls."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.small_generators import take_steps
 
 
 @pytest.mark.parametrize("family", ["sit", "dit", "mar"])
-def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(family):
+def test_the_loss_falls_on_a_repeated_batch(family):
     config = small_generators.config(family)
     state, logs = take_steps(config, 200)
     chex.assert_tree_all_finite(logs)
@@ -24,7 +24,7 @@ def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(family):
 
 
 @pytest.mark.parametrize(("process", "slope"), [("linear", 1.0), ("cosine", (np.pi / 2) ** 2 / 2)])
-def test_first_loss_of_sit_is_the_velocitys_own_power(process, slope):
+def test_first_loss_of_sit_is_the_power_of_the_velocity(process, slope):
     """The output starts at zero, so the loss is `E (a' x + s' e)^2`: 2 on the linear path, pi^2 / 4 on the cosine one."""
     config = small_generators.config("sit")
     config.objective.process = process
@@ -47,7 +47,7 @@ def test_first_noise_error_of_dit_is_one():
     np.testing.assert_allclose(losses["loss"], losses["noise_error"] + losses["variational_bound"], rtol=1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts():
+def test_accumulated_gradients_are_the_mean_over_microbatches():
     config = small_generators.config("sit")
     config.optim.accumulate = 4
     task = small_generators.abstract_task(config)
@@ -81,9 +81,24 @@ def test_eight_devices_train_as_one(family):
     [
         ("model", "family", "gan", "config.model.family is 'gan'; expected one of sit, dit, mar"),
         ("objective", "process", "square", "config.objective.process='square': expected one of 'linear', 'cosine'"),
-        ("sampling", "sampler", "ddim", "config.sampling.sampler='ddim': expected one of 'sde_euler_maruyama', 'ode_euler'"),
-        ("sampling", "guidance_interval", (0.7, 0.1), r"config.sampling.guidance_interval=\(0.7, 0.1\): expected \(low, high\)"),
-        ("objective", "time_distribution", "beta", "config.objective.time_distribution='beta': expected one of 'uniform'"),
+        (
+            "sampling",
+            "sampler",
+            "ddim",
+            "config.sampling.sampler='ddim': expected one of 'sde_euler_maruyama', 'ode_euler'",
+        ),
+        (
+            "sampling",
+            "guidance_interval",
+            (0.7, 0.1),
+            r"config.sampling.guidance_interval=\(0.7, 0.1\): expected \(low, high\)",
+        ),
+        (
+            "objective",
+            "time_distribution",
+            "beta",
+            "config.objective.time_distribution='beta': expected one of 'uniform'",
+        ),
     ],
 )
 def test_unknown_names_are_refused_at_the_start(section, field, value, message):

@@ -17,8 +17,8 @@ from softvq_jax.studies.crops import held_out
 from softvq_jax.train import quality
 from softvq_jax.train.loop import Run
 from softvq_jax.train.preemption import Preempted, Preemption
-from softvq_jax.train.pretrained import MissingWeights
 from softvq_jax.train.tasks import TASKS
+from softvq_jax.weights.pretrained import MissingWeights
 from tests import programs, small_tokenizers
 from tests.small_inception import SmallInception
 

@@ -145,7 +145,6 @@ def uninterrupted(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.mark.slow
 def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
     workdir, moment = tmp_path / "run", random.randint(5, 9)
     running = start(workdir, cache)

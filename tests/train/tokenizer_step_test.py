@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from softvq_jax.parallel.mesh import make_mesh
-from softvq_jax.train import pretrained
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, adaptive_weight, age_codes
 from softvq_jax.train.tokenizer_task import TokenizerTask
+from softvq_jax.weights import pretrained
 
 
 def make_task(config):

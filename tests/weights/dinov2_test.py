@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT
 from softvq_jax.weights import dinov2, layout
 from softvq_jax.weights.layout import WeightsError
@@ -128,7 +128,7 @@ KINDS = {"plain": {}, "registers": {"registers": 4}, "giant": {"registers": 4, "
 
 @functools.cache
 def network(config, size=PATCH * GRID):
-    net = Functional(lambda rngs: ViT(config, size, rngs=rngs))
+    net = functional(ViT, config, size)
     return net, jax.jit(lambda params, images: net(params)(images))
 
 

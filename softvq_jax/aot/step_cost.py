@@ -33,7 +33,7 @@ class Memory(NamedTuple):
         return self.total / self.available
 
 
-class Report(NamedTuple):
+class StepCost(NamedTuple):
     """One step of `batch` images on `chips` chips."""
 
     topology: str
@@ -57,46 +57,50 @@ class Report(NamedTuple):
         return EPOCHS * IMAGENET_TRAIN_IMAGES / self.images_per_second / 3600
 
 
-def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> Report:
+def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
     """Reads a program that `compile_for` made for `mesh`, a mesh of `topology`'s devices."""
     program = hlo.parse(compiled.text)
     found, devices = collectives(program), list(mesh.devices.flat)
-    costs = roofline(topology.chip, topology.shape, devices, compiled.flops / len(devices), hbm_traffic(program), found)
+    bounds = roofline(
+        topology.chip, topology.shape, devices, compiled.flops / len(devices), hbm_traffic(program), found
+    )
     total = compiled.arguments + compiled.temporaries
     memory = Memory(compiled.arguments, compiled.temporaries, total, topology.chip.hbm, fits=True)
-    return Report(topology.name, dict(mesh.shape), len(devices), batch, memory, compiled.flops, by_kind(found), costs)
+    return StepCost(
+        topology.name, dict(mesh.shape), len(devices), batch, memory, compiled.flops, by_kind(found), bounds
+    )
 
 
-def does_not_fit(error: OutOfMemory, topology: Topology, mesh: Mesh, batch: int) -> Report:
-    """The report of a program the compiler refused."""
+def does_not_fit(error: OutOfMemory, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
+    """The cost of a program the compiler refused."""
     memory = Memory(0, 0, error.needed, error.available, fits=False)
-    return Report(topology.name, dict(mesh.shape), mesh.size, batch, memory, error.flops, {}, None)
+    return StepCost(topology.name, dict(mesh.shape), mesh.size, batch, memory, error.flops, {}, None)
 
 
-def describe(report: Report) -> str:
-    """The report as lines of text."""
-    axes = ", ".join(f"{axis}={size}" for axis, size in report.mesh.items())
+def describe(cost: StepCost) -> str:
+    """The cost as lines of text."""
+    axes = ", ".join(f"{axis}={size}" for axis, size in cost.mesh.items())
     lines = [
-        f"{report.topology}: {report.chips} chips ({axes}), {report.batch} images a step",
-        _memory_line(report.memory),
-        f"arithmetic   {report.flops / 1e12:,.1f} TFLOP a step, {report.flops / report.chips / 1e12:,.2f} a chip, "
-        f"{report.flops / report.batch / 1e9:,.1f} GFLOP an image",
+        f"{cost.topology}: {cost.chips} chips ({axes}), {cost.batch} images a step",
+        _memory_line(cost.memory),
+        f"arithmetic   {cost.flops / 1e12:,.1f} TFLOP a step, {cost.flops / cost.chips / 1e12:,.2f} a chip, "
+        f"{cost.flops / cost.batch / 1e9:,.1f} GFLOP an image",
     ]
-    if report.roofline is None:
+    if cost.roofline is None:
         return "\n".join([*lines, "does not fit"])
     lines += [
         f"{kind:12s} {total.calls:,} calls, {total.bytes / 2**20:,.1f} MiB; a chip sends {total.sent / 2**20:,.1f} MiB"
-        for kind, total in report.collectives.items()
+        for kind, total in cost.collectives.items()
     ] or ["no collectives"]
-    costs = report.roofline
+    bounds = cost.roofline
     return "\n".join(
         [
             *lines,
-            "step at best " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in costs._asdict().items()),
-            f"             {1e3 * costs.overlapped:.1f} ms if they overlap (bound by {costs.bound}), "
-            f"{1e3 * costs.serial:.1f} ms if they never do",
-            f"throughput   {report.images_per_second:,.0f} images/s at best; {EPOCHS} epochs of ImageNet in "
-            f"{report.hours:,.1f} h (no overlap: {report.hours * costs.serial / costs.overlapped:,.1f} h)",
+            "step at best " + ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in bounds._asdict().items()),
+            f"             {1e3 * bounds.overlapped:.1f} ms if they overlap (bound by {bounds.bound}), "
+            f"{1e3 * bounds.serial:.1f} ms if they never do",
+            f"throughput   {cost.images_per_second:,.0f} images/s at best; {EPOCHS} epochs of ImageNet in "
+            f"{cost.hours:,.1f} h (no overlap: {cost.hours * bounds.serial / bounds.overlapped:,.1f} h)",
         ]
     )
 

@@ -1,0 +1,294 @@
+"""The one table of pretrained networks: when a run needs each, how it is made and read, from where, how to do without.
+
+Training reads all that its config needs, with `load`; tools and evaluators read one network, with `load_network`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S, DinoTrunk
+from softvq_jax.models.functional import Functional, functional
+from softvq_jax.models.inception import Inception
+from softvq_jax.models.lpips import LPIPS
+from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.weights import dino, dinov2, files, inception, layout, lpips
+from softvq_jax.weights.vit import vit_config_of, vit_rules
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class MissingWeights(FileNotFoundError):
+    """Weights that a config names are missing; the message says where they come from and how to do without them."""
+
+
+class WeightsFile(NamedTuple):
+    """A file of weights.
+
+    Attributes:
+      field: the config's field that names it.
+      content: what it contains, for messages.
+      source: where it can be downloaded.
+    """
+
+    field: str
+    content: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedNetwork:
+    """A network with pretrained weights.
+
+    Attributes:
+      files: the files that its weights come from.
+      needed: `needed(config)`, whether a run reads them.
+      without: the setting with which a run does without them.
+      module: its class; `module(*arguments, **options, rngs=rngs)` makes it.
+      options: which of the compute options `dtype` and `remat` the class takes.
+      expected: `expected(config)`, the arguments as far as they are known before any file is read.
+      read: `read(tensors, config, source)`, the arguments that fit the tensors, and the parameters.
+    """
+
+    files: tuple[WeightsFile, ...]
+    needed: Callable[[Any], bool]
+    without: str
+    module: type[nnx.Module]
+    options: tuple[str, ...]
+    expected: Callable[[Any], tuple]
+    read: Callable[[Tensors, Any, str], tuple[tuple, dict]]
+
+    def make(self, arguments: tuple, **compute: str) -> Functional:
+        """The network, with `dtype` and `remat` as far as it takes them."""
+        return functional(self.module, *arguments, **{name: compute[name] for name in self.options if name in compute})
+
+    @property
+    def source(self) -> str:
+        """Where its files can be downloaded, for messages."""
+        return " and ".join(dict.fromkeys(f"{file.content}: {file.source}" for file in self.files))
+
+
+class Pretrained(NamedTuple):
+    """The pretrained networks of a run, by name.
+
+    Attributes:
+      params: parameters, as host arrays or `ShapeDtypeStruct`s.
+      arguments: the arguments of `PretrainedNetwork.make`.
+    """
+
+    params: dict[str, Any]
+    arguments: dict[str, tuple]
+
+
+def _encoder_config(config) -> tuple[ViTConfig, int]:
+    return ViTConfig(**config.model.encoder.to_dict()), config.model.image_size
+
+
+def _read_vit(tensors, shape, image_size, source):
+    shape.grid(image_size)  # raises if the patches do not fit
+    resampled = dinov2.resampled(tensors, patch_size=shape.patch_size, image_size=image_size)
+    return layout.read(vit_rules(shape), resampled, functional(ViT, shape, image_size).shapes, source=source)
+
+
+def _read_encoder(tensors, config, source):
+    shape, image_size = _encoder_config(config)
+    return (shape, image_size), _read_vit(dinov2.canonical(tensors, source), shape, image_size, source)
+
+
+def _read_teacher(tensors, config, source):
+    tensors, image_size = dinov2.canonical(tensors, source), config.model.image_size
+    shape = vit_config_of(tensors, patch_size=config.model.encoder.patch_size)
+    return (shape, image_size), _read_vit(tensors, shape, image_size, source)
+
+
+def _read_lpips(tensors, config, source):
+    return (), lpips.read_lpips(tensors, functional(LPIPS).shapes, source=source)
+
+
+def _read_trunk(tensors, config, source):
+    tensors = dinov2.canonical(tensors, source)
+    patch_size = tensors["patch_embed.proj.weight"].shape[-1]
+    shape = dataclasses.replace(vit_config_of(tensors, patch_size=patch_size), activation=DINO_S.activation)
+    arguments = (shape, patch_size * round((tensors["pos_embed"].shape[1] - 1) ** 0.5))
+    return arguments, dino.read_dino(tensors, functional(DinoTrunk, *arguments).shapes, source=source, config=shape)
+
+
+def _read_inception(tensors, config, source):
+    shapes = functional(Inception).shapes
+    return (), layout.read(inception.inception_rules(shapes), tensors, shapes, source=source)
+
+
+_DINOV2_SOURCE = "huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (or small, base), model.safetensors"
+TRAINING = ("encoder", "teacher", "lpips", "trunk")
+"""The networks that the training step of a tokenizer, or its initial state, is made of."""
+
+NETWORKS = {
+    "encoder": PretrainedNetwork(
+        files=(WeightsFile("weights.encoder", "the DINOv2 that the encoder starts from", _DINOV2_SOURCE),),
+        needed=lambda config: bool(config.weights.encoder),
+        without="weights.encoder=''  (the encoder then starts from scratch)",
+        module=ViT,
+        options=("dtype", "remat"),
+        expected=_encoder_config,
+        read=_read_encoder,
+    ),
+    "teacher": PretrainedNetwork(
+        files=(WeightsFile("weights.teacher", "the DINOv2 that the latents are aligned with", _DINOV2_SOURCE),),
+        needed=lambda config: bool(config.loss.alignment_weight),
+        without="loss.alignment_weight=0",
+        module=ViT,
+        options=("dtype", "remat"),
+        expected=_encoder_config,
+        read=_read_teacher,
+    ),
+    "lpips": PretrainedNetwork(
+        files=(
+            WeightsFile(
+                "weights.lpips_trunk",
+                "LPIPS' VGG16",
+                "huggingface.co/timm/vgg16.tv_in1k, model.safetensors, or torchvision's vgg16-397923af.pth",
+            ),
+            WeightsFile(
+                "weights.lpips_heads",
+                "LPIPS' five linear heads",
+                "github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/vgg.pth",
+            ),
+        ),
+        needed=lambda config: bool(config.loss.perceptual_weight),
+        without="loss.perceptual_weight=0",
+        module=LPIPS,
+        options=("dtype",),
+        expected=lambda config: (),
+        read=_read_lpips,
+    ),
+    "trunk": PretrainedNetwork(
+        files=(
+            WeightsFile(
+                "weights.dino",
+                "the discriminator's DINO ViT-S/16",
+                "huggingface.co/timm/vit_small_patch16_224.dino, model.safetensors",
+            ),
+        ),
+        needed=lambda config: config.gan.discriminator == "dino",
+        without="gan.discriminator='none' (or 'patchgan', which has no frozen backbone)",
+        module=DinoTrunk,
+        options=("dtype", "remat"),
+        expected=lambda config: (DINO_S, DINO_IMAGE_SIZE),
+        read=_read_trunk,
+    ),
+    "inception": PretrainedNetwork(
+        files=(
+            WeightsFile(
+                "fid.weights",
+                "the FID network (Inception-v3 of 2015-12-05)",
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+            ),
+        ),
+        needed=lambda config: config.fid.every_steps > 0,
+        without="fid.every_steps=0",
+        module=Inception,
+        options=(),
+        expected=lambda config: (),
+        read=_read_inception,
+    ),
+}
+
+
+def load(config) -> Pretrained:
+    """Reads the files of all networks that the training step needs.
+
+    Raises:
+      MissingWeights: a file is missing and cannot be downloaded.
+      WeightsError: a file does not fit.
+    """
+    params, arguments = {}, {}
+    for name in TRAINING:
+        if NETWORKS[name].needed(config):
+            arguments[name], params[name] = _read_configured(name, config)
+    return Pretrained(params, arguments)
+
+
+def abstract(config) -> Pretrained:
+    """The same as `load` with shapes in place of parameters and without files, for compilation ahead of time."""
+    arguments = {name: NETWORKS[name].expected(config) for name in TRAINING if NETWORKS[name].needed(config)}
+    return Pretrained({name: NETWORKS[name].make(args).shapes for name, args in arguments.items()}, arguments)
+
+
+def load_network(name: str, names: Sequence[str]) -> tuple[Functional, dict]:
+    """LPIPS or Inception and its parameters, from files: `net(params)(...)`.
+
+    Args:
+      name: "lpips" or "inception".
+      names: paths or `hf://owner/name/file`; the files together hold all tensors.
+
+    Raises:
+      FileNotFoundError: a file is missing; the message says where it comes from.
+      WeightsError: a file of another network.
+    """
+    network, tensors = NETWORKS[name], {}
+    for file in names:
+        try:
+            tensors |= _tensors(file, f"{name} weights")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}. Source of {network.source}") from error
+    return from_tensors(name, tensors, source=" with ".join(map(str, names)))
+
+
+def load_inception(file: str) -> tuple[Functional, dict]:
+    """`load_network("inception", [file])`."""
+    return load_network("inception", [file])
+
+
+def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
+    """`load_network("lpips", names)`."""
+    return load_network("lpips", names)
+
+
+def from_tensors(name: str, tensors: Tensors, *, source: str) -> tuple[Functional, dict]:
+    """LPIPS or Inception and its parameters, from a PyTorch state dict; `source` names it in messages."""
+    arguments, params = NETWORKS[name].read(tensors, None, source)
+    return NETWORKS[name].make(arguments), params
+
+
+def missing(name: str, path: str, reason: Exception, file: WeightsFile | None = None) -> MissingWeights:
+    """The error of a run whose network `name` needs a `file`, by default its only one, that is not at `path`."""
+    network = NETWORKS[name]
+    (file,) = network.files if file is None else (file,)
+    return MissingWeights(
+        f"missing: {file.content}, config.{file.field}={path!r}\n"
+        f"  reason: {reason}\n"
+        f"  source: {file.source}\n"
+        f"  to use a local copy: --config.{file.field}=/path/to/the/file\n"
+        f"  to train without it: --config.{network.without}"
+    )
+
+
+def _read_configured(name, config):
+    network, tensors, fields = NETWORKS[name], {}, []
+    for file in network.files:
+        path = _field(config, file.field)
+        if not path:
+            raise MissingWeights(
+                f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.without}"
+            )
+        try:
+            # One file may hold both parts of LPIPS (as the lpips package's whole model does): equal tensors, then.
+            tensors |= _tensors(path, file.content)
+        except FileNotFoundError as error:
+            raise missing(name, path, error, file) from error
+        fields.append(file.field if len(network.files) == 1 else path)
+    return network.read(tensors, config, " with ".join(fields))
+
+
+def _field(config, path):
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def _tensors(name, purpose):
+    path = files.resolve(name, purpose=purpose)
+    return files.read_tensors(path / "model.safetensors" if path.is_dir() else path)
