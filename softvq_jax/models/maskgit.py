@@ -7,6 +7,7 @@ mask, then the classes, then "no class".
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ class BertBlock(nnx.Module):
     """A post-norm block: `x = norm1(x + attn(x))`, then `x = norm2(x + mlp(x))`, with dropout in training."""
 
     def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
-        width, options = config.width, dict(dtype=config.dtype, rngs=rngs)
+        width, options = config.width, _options(config, rngs)
         self.dropout, self.attention_dropout = config.dropout, config.attention_dropout
         self.attn = mar.Attention(width, config.num_heads, **options)
         self.norm1 = layers.layer_norm(width, eps=BERT_EPS, rngs=rngs)
@@ -122,7 +123,7 @@ class UViTBlock(nnx.Module):
     """A pre-norm block; with `skip`, `x` is first made of itself and an earlier block's output by a linear map."""
 
     def __init__(self, config: MaskGITConfig, *, skip: bool = False, rngs: nnx.Rngs):
-        width, options = config.width, dict(dtype=config.dtype, rngs=rngs)
+        width, options = config.width, _options(config, rngs)
         self.skip = layers.linear(2 * width, width, **options) if skip else None
         self.norm1 = layers.layer_norm(width, eps=UVIT_EPS, rngs=rngs)
         self.attn = layers.Attention(width, config.num_heads, qkv_bias=False, **options)
@@ -130,7 +131,7 @@ class UViTBlock(nnx.Module):
         self.mlp = layers.MLP(width, config.hidden, **options)
 
     def __call__(self, x: jax.Array, earlier: jax.Array | None = None) -> jax.Array:
-        if self.skip is not None:
+        if self.skip is not None and earlier is not None:
             x = self.skip(jnp.concatenate([x, earlier], axis=-1)).astype(jnp.float32)
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
@@ -164,6 +165,10 @@ def functional(config: MaskGITConfig) -> Functional:
     """The network that `config.network` names as a pure function of its parameters."""
     network = ImageBert if config.network == "bert" else UViTBert
     return Functional(lambda rngs: network(config, rngs=rngs))
+
+
+def _options(config, rngs) -> dict[str, Any]:
+    return {"dtype": config.dtype, "rngs": rngs}
 
 
 def _normal(rngs, *shape):

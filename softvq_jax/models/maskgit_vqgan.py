@@ -1,6 +1,7 @@
 """The decoder of MaskGIT's VQGAN: a grid of codes to pixels (arXiv 2202.04200; weights as in TiTok's release)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ class PixelDecoder(nnx.Module):
 
     def __init__(self, config: PixelDecoderConfig, *, dtype=None, rngs: nnx.Rngs):
         self.config = config
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         channels = config.width * config.multipliers[-1]
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), (config.num_codes, config.code_dim)))
         self.conv_in = _conv(config.code_dim, channels, **options)

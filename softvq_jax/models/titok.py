@@ -7,6 +7,7 @@ MaskGIT's VQGAN, whose decoder makes the pixels. One-stage VQ and VAE: the token
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ def vit_config(size: str, **fields) -> ViTConfig:
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
-    return ViTConfig(**dict(layer_scale=None, norm_eps=NORM_EPS) | SIZES[size] | fields)
+    options: dict[str, Any] = {"layer_scale": None, "norm_eps": NORM_EPS, **SIZES[size], **fields}
+    return ViTConfig(**options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +71,11 @@ class TiTokConfig(TokenizerConfig):
     def from_dict(cls, fields: Mapping) -> "TiTokConfig":
         """From nested fields, as in a config file."""
         fields = dict(fields)
-        pixels = fields.pop("pixel_decoder", None)
-        if pixels is not None:
-            pixels = PixelDecoderConfig(**{**pixels, "multipliers": tuple(pixels["multipliers"])})
-        return super().from_dict({**fields, "pixel_decoder": pixels})
+        for name in ("encoder", "decoder"):
+            fields[name] = ViTConfig(**fields[name])
+        if pixels := fields.get("pixel_decoder"):
+            fields["pixel_decoder"] = PixelDecoderConfig(**{**pixels, "multipliers": tuple(pixels["multipliers"])})
+        return cls(**fields)
 
     @property
     def two_stage(self) -> bool:
@@ -107,8 +110,10 @@ class Decoder(nnx.Module):
     """
 
     def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
-        vit, options = config.decoder, dict(dtype=config.dtype, rngs=rngs)
-        self.vit, self.grid, self.two_stage = vit, vit.grid(config.image_size), config.two_stage
+        vit: ViTConfig = config.decoder
+        options: dict[str, Any] = {"dtype": config.dtype, "rngs": rngs}
+        self.vit, self.grid, pixels = vit, vit.grid(config.image_size), config.pixel_decoder
+        self.two_stage = pixels is not None
         self.embed_latents = layers.linear(config.latent_dim, vit.width, **options)
         self.latent_pos_embed = _token(rngs, config.num_latent_tokens, vit.width)
         self.cls_token = _token(rngs, 1, vit.width)
@@ -116,10 +121,10 @@ class Decoder(nnx.Module):
         self.pos_embed = _token(rngs, 1 + self.grid**2, vit.width)
         self.norm_pre = layers.layer_norm(vit.width, eps=NORM_EPS, rngs=rngs)
         self.transformer = Transformer(vit, remat=config.remat, **options)
-        if config.two_stage:
+        if pixels is not None:
             self.to_hidden = layers.linear(vit.width, 2 * vit.width, **options)
-            self.to_codes = layers.linear(2 * vit.width, config.pixel_decoder.num_codes, **options)
-            self.pixel_decoder = PixelDecoder(config.pixel_decoder, **options)
+            self.to_codes = layers.linear(2 * vit.width, pixels.num_codes, **options)
+            self.pixel_decoder = PixelDecoder(pixels, **options)
         else:
             self.to_patches = layers.linear(vit.width, 3 * vit.patch_size**2, **options)
             self.conv_out = nnx.Conv(3, 3, (3, 3), **options)

@@ -38,7 +38,7 @@ def tokenizer_rules(config: TiTokConfig) -> list[Rule]:
     rules += linear("decoder/embed_latents", "decoder.decoder_embed")
     rules += _conv("to_latents", "encoder.conv_out", CONV1X1)
     rules += bottleneck_rules(config, "bottleneck/", "quantize.")
-    if not config.two_stage:
+    if config.pixel_decoder is None:
         rules += _conv("decoder/to_patches", "decoder.ffn.0", CONV1X1)
         return rules + _conv("decoder/conv_out", "decoder.conv_out", CONV2D)
     rules += _conv("decoder/to_hidden", "decoder.ffn.0", CONV1X1) + _conv("decoder/to_codes", "decoder.ffn.2", CONV1X1)
