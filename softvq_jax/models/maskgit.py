@@ -111,10 +111,12 @@ class ImageBert(nnx.Module):
           `[B, L, K]` float32.
         """
         config = self.config
-        keys = (None, None) if key is None else jax.random.split(key)
+        embedding_key, per_block = None, ()
+        if key is not None:
+            embedding_key, block_key = jax.random.split(key)
+            per_block = (jax.random.split(block_key, config.depth),)
         x = self.embeddings[...][_sequence(config, tokens, labels)] + self.positions[...] + self.token_types[...][0]
-        x = layers.drop(self.norm(x), config.dropout, keys[0])
-        per_block = () if key is None else (jax.random.split(keys[1], config.depth),)
+        x = layers.drop(self.norm(x), config.dropout, embedding_key)
         x = layers.scan_blocks(self.blocks, x, per_block=per_block, remat=config.remat)
         return self.to_logits(x[:, 1:]).astype(jnp.float32)
 
