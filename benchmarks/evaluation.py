@@ -24,14 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from softvq_jax.evaluate import evaluation
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.inception_features import NAMES, FeatureExtractor
+from softvq_jax.evaluate.evaluator import EvaluatedSet, distribution_metrics
+from softvq_jax.evaluate.extractors import FEATURES as NAMES
+from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.measure import measure
 from softvq_jax.evaluate.predictions import ImageSet
 from softvq_jax.evaluate.protocols import PROTOCOLS
-from softvq_jax.evaluate.row_cache import Records
-from softvq_jax.models.functional import Functional
+from softvq_jax.evaluate.row_cache import RowCache
+from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.inception import FEATURES, Inception
 
 SIZE = 256
@@ -67,7 +68,7 @@ def convolutions(batch: int) -> list[Timed]:
 
 def inception(devices: LocalDevices, count: int) -> Timed:
     """Returns the extraction of all features of `count` images; FLOPs by XLA's count for one image."""
-    net = Functional(lambda rngs: Inception(rngs=rngs))
+    net = functional(Inception)
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
     features = jax.jit(lambda params, images: {name: net(params)(images)[name] for name in NAMES})
@@ -113,7 +114,7 @@ class RandomImages:
     def crop(self) -> str:
         return "none"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return f"image {i} of {self.name}"
 
 
@@ -136,13 +137,13 @@ def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = {}
         for name, size, seed in (("reference", REFERENCES, 10**6), ("samples", count, 0)):
-            subject = ImageSet(RandomImages(size, seed), extractor)
-            records = Records(pathlib.Path(folder) / name, subject.about())
-            measure(subject, records, batch_size=devices.batch_size)
-            sides[name] = records
+            images = ImageSet(RandomImages(size, seed), extractor)
+            cache = RowCache(pathlib.Path(folder) / name, images.metadata())
+            measure(images, cache, batch_size=devices.batch_size)
+            sides[name] = images, cache
         measured = peak_mebibytes()
-        samples, reference = (evaluation.Side.of_records(name, sides[name]) for name in ("samples", "reference"))
-        evaluation.distribution_metrics(PROTOCOLS["adm"], samples, reference)
+        samples, reference = (EvaluatedSet.of_rows(name, *sides[name]) for name in ("samples", "reference"))
+        distribution_metrics(PROTOCOLS["adm"], samples, reference)
     print(measured, peak_mebibytes())
 
 

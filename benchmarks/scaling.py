@@ -45,7 +45,7 @@ def networks_of(config: ConfigDict) -> Networks:
 def weights_of(networks: Networks, fsdp: int) -> Weights:
     """Returns the sizes of the weights that a step communicates, sharded by the path rules over `fsdp` chips."""
     mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)
-    frozen = {name: count_weights(net, shardings_for(net, mesh)).divided for name, net in networks.frozen.items()}
+    frozen = {name: count_weights(net, shardings_for(net, mesh)).sharded for name, net in networks.frozen.items()}
     trained = count_weights(networks.params, shardings_for(networks.params, mesh))
     return trained._replace(frozen=sum(FROZEN_PASSES[name] * size for name, size in frozen.items()))
 

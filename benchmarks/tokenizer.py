@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.losses.reconstruction import pixel_l2
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/b64.py", "Config of the tokenizer.")
@@ -51,7 +51,7 @@ def matmuls(dtype):
 
 def tokenizer_functions(config: TokenizerConfig, batch: int):
     """Yields `(name, model FLOPs, function)` of encode, decode, and forward + backward."""
-    net = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
+    net = functional(TokenizerModel, config)
     params, _ = jax.jit(net.init)(jax.random.key(0))
     images = jax.random.uniform(jax.random.key(1), (batch, config.image_size, config.image_size, 3), minval=-1.0)
 

@@ -24,5 +24,5 @@ def get_config():
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.update(every_steps=400)
     config.log.every_steps = 100
-    config.eval.update(every_steps=400, num_images=64, num_pictures=16)
+    config.evals.held_out.update(every_steps=400, num_images=64, num_pictures=16)
     return config

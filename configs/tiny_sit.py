@@ -20,5 +20,6 @@ def get_config():
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.every_steps = 500
     config.log.every_steps = 100
-    config.eval.update(every_steps=500, num_images=64, num_pictures=64, nearest_class=True)
+    config.evals.held_out.update(every_steps=500, num_images=64, num_pictures=64)
+    config.evals.nearest_class.every_steps = 500
     return config

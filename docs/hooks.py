@@ -3,10 +3,12 @@
 - `reference/config.md`: every config field, from the schemas in `softvq_jax.config`.
 - `reference/commands.md`: the `--help` of every command.
 - `examples/NAME.md`: the notebooks in `examples/`.
+- `changelog.md` and `contributing.md`: the files in the root of the repository.
 """
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the pages describe this checkout, installed or not
     pages = {"reference/config.md": config_page(), "reference/commands.md": commands_page()}
+    pages |= {f"{name.lower()}.md": root_page(f"{name}.md") for name in ("CHANGELOG", "CONTRIBUTING")}
     pages |= {f"examples/{path.stem}.md": notebook_page(path) for path in sorted((ROOT / "examples").glob("*.py"))}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
@@ -40,7 +43,7 @@ def config_page() -> str:
     """The reference of every config field."""
     from softvq_jax.config.reference import markdown_reference
 
-    return CONFIG_HEAD + markdown_reference(("l64",))
+    return CONFIG_HEAD + markdown_reference()
 
 
 def commands_page() -> str:
@@ -73,6 +76,12 @@ def help_of(module: str) -> str:
     if not text or "Traceback" in result.stderr:
         raise RuntimeError(f"python -m {module} --help printed no help: {result.stderr.strip()}")
     return text.replace(f"{ROOT}/", "")  # absl prints the path of the module
+
+
+def root_page(name: str) -> str:
+    """A Markdown file of the repository's root, with links that work inside `docs/`."""
+    text = (ROOT / name).read_text().replace("](docs/", "](")
+    return re.sub(r"\[([^\]]*)\]\((?!http|#|[\w-]+\.md)[^)]*\)", r"\1", text)  # other files are not on the site
 
 
 def notebook_page(path: pathlib.Path) -> str:

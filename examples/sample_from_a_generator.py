@@ -48,7 +48,7 @@ work = pathlib.Path(tempfile.mkdtemp())
 config = load_config("tiny")
 config.model.update(image_size=32, num_latent_tokens=16, latent_dim=8, bottleneck="ae")
 config.optim.update(warmup_epochs=20.0, ema_decay=0.97)
-config.train.num_steps = 120
+config.train.num_steps = 80
 config.evals.held_out.update(every_steps=0, num_images=16)
 
 results = Run(config, work / "tokenizer", TASKS[config.task]).train()
@@ -65,10 +65,10 @@ print(f"held-out PSNR: {results['eval_psnr']:.1f} dB")
 config = load_config("tiny_sit")
 config.tokenizer = str(work / "tokenizer")
 config.model.update(num_tokens=16, channels=8, width=96, depth=2, num_heads=3)
-config.sampling.steps = 25
-config.optim.update(learning_rate=1.6e-2, warmup_epochs=25.0, ema_decay=0.98)
-config.train.num_steps = 300
-config.evals.held_out.update(every_steps=0, num_images=32, num_pictures=8)
+config.sampling.steps = 10
+config.optim.update(learning_rate=3.2e-2, warmup_epochs=25.0, ema_decay=0.98)
+config.train.update(batch_size=16, num_steps=200)
+config.evals.held_out.update(every_steps=0, num_images=16, num_pictures=8)
 config.evals.nearest_class.every_steps = 0
 
 Run(config, work / "generator", TASKS[config.task]).train()
@@ -110,15 +110,7 @@ grid(images, columns=8)
 # `guidance_interval` limits guidance to some of them.
 
 # %%
-for sampler in ("sde_euler_maruyama", "ode_heun"):
-    for guidance in (1.0, 3.0):
-        latents = generator.sample(
-            labels,
-            key=jax.random.key(0),
-            sampler=sampler,
-            steps=10,
-            guidance=guidance,
-            guidance_interval=(0.0, 0.7),
-        )
-        images = np.asarray(tokenizer.decode(latents)).reshape(8, 4, -1)
-        print(f"{sampler}, guidance {guidance}: spread within a class {images.std(axis=1).mean():.3f}")
+for guidance in (1.0, 3.0):
+    latents = generator.sample(labels, key=jax.random.key(0), sampler="ode_heun", steps=10, guidance=guidance)
+    images = np.asarray(tokenizer.decode(latents)).reshape(8, 4, -1)
+    print(f"guidance {guidance}: standard deviation within a class {images.std(axis=1).mean():.3f}")

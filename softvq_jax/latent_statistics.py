@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from softvq_jax.metrics.latent_moments import LatentMoments
+from softvq_jax.metrics.feature_statistics import Moments
 
 FIELDS = ("vq_mean", "vq_std")  # in the config.json of published tokenizers, and of generators trained here
 
@@ -36,9 +37,9 @@ class LatentStatistics:
         return latents * self.std + self.mean
 
     @classmethod
-    def from_moments(cls, moments: LatentMoments) -> "LatentStatistics":
-        """The statistics of measured latents."""
-        return cls(moments.mean, moments.std)
+    def from_moments(cls, moments: Moments) -> "LatentStatistics":
+        """The statistics of measured latents; see `add_latents`."""
+        return cls(float(moments.mean[0]), math.sqrt(moments.scatter[0, 0] / moments.count))
 
     @classmethod
     def from_fields(cls, config: Mapping[str, Any]) -> "LatentStatistics | None":
@@ -50,3 +51,35 @@ class LatentStatistics:
     def to_fields(self) -> dict[str, float]:
         """The inverse of `from_fields`."""
         return dict(zip(FIELDS, (self.mean, self.std), strict=True))
+
+
+def no_latents() -> Moments:
+    """Moments of a stream of latents, before the first."""
+    return Moments(1)
+
+
+def add_latents(moments: Moments, latents: np.ndarray) -> None:
+    """Adds all values of latents `[..., D]` to the moments, in float64, independent of how they are divided into batches.
+
+    Raises:
+      ValueError: latents are not finite.
+    """
+    finite = np.isfinite(latents)
+    if not finite.all():
+        raise ValueError(
+            f"{latents.size - finite.sum()} of {latents.size} latent values are not finite: the tokenizer's weights may "
+            "be broken"
+        )
+    moments.update(latents.reshape(-1, 1))
+
+
+def moments_to_fields(moments: Moments) -> dict[str, float]:
+    """Moments of latents as JSON values."""
+    return {"count": moments.count, "mean": float(moments.mean[0]), "scatter": float(moments.scatter[0, 0])}
+
+
+def moments_from_fields(fields: Mapping[str, Any]) -> Moments:
+    """The inverse of `moments_to_fields`, without loss."""
+    moments = no_latents()
+    moments.count, moments.mean[0], moments.scatter[0, 0] = fields["count"], fields["mean"], fields["scatter"]
+    return moments

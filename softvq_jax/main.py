@@ -65,7 +65,7 @@ def main(_):
         results = Run(config, pathlib.Path(workdir), TASKS[config.task]).train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("traceback:", exc_info=True)
-        sys.exit(errors.report(f"error: {error}\n(for the traceback: --verbosity=1)"))
+        sys.exit(errors.fail(f"error: {error}\n(for the traceback: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 

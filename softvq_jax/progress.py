@@ -1,44 +1,83 @@
-"""A line that says how far long work is, how fast it goes and how long it will take."""
+"""Progress of long work: a bar on a terminal, a line now and then in a log. The only user of tqdm."""
 
 import sys
 import time
+from collections.abc import Callable
 
-QUIET_SECONDS = 2.0  # at least, between two lines
+from tqdm import tqdm
+
+LINE = "{desc}: {n:,} of {total:,}{unit}, {rate_fmt}, {remaining} left"
+SECONDS = 2.0  # at least, between two lines that are not on a terminal
 
 
 class Progress:
-    """Prints `what: done of total, rate, time left`; rewrites its line on a terminal.
+    """Shows how much is done, the rate and the time left.
 
     Args:
-      what: what is being done, as `measuring samples`.
-      total: how many there are.
-      done: how many were done before, which does not count for the rate.
-      unit: what is counted.
+      description: the work, such as `measuring samples`.
+      total: the number of all items.
+      done: the number of items that were done before, which does not count for the rate.
+      unit: the name of the items.
+      log: prints a line, such as `logging.info`; None rewrites a line on a terminal, and prints lines to standard error if
+        that is not a terminal.
+      seconds: the least time between two lines.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, unit: str = "images"):
-        self._what, self._total, self._first, self._unit = what, total, done, unit
-        self._begin = self._last = time.monotonic()
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        done: int = 0,
+        unit: str = "images",
+        *,
+        log: Callable[[str], None] | None = None,
+        seconds: float = SECONDS,
+    ):
+        self._format = dict(total=total, prefix=description, unit=f" {unit}", initial=done, bar_format=LINE)
+        self._total, self._seconds, self._log, self._bar = total, seconds, log or _print, None
+        self._began = self._last = time.monotonic()
+        if log is None and sys.stderr.isatty():
+            bar_format = LINE.replace("{desc}: ", "{desc}: {percentage:3.0f}%|{bar:20}| ")
+            options = dict(total=total, desc=description, unit=f" {unit}", initial=done, smoothing=0)
+            self._bar = tqdm(**options, bar_format=bar_format, dynamic_ncols=True)
 
     def __call__(self, done: int) -> None:
-        """Tells that `done` of them are done."""
-        now = time.monotonic()
-        if now - self._last < QUIET_SECONDS and done < self._total:
-            return
-        self._last = now
-        rate = (done - self._first) / max(now - self._begin, 1e-9)
-        left = duration((self._total - done) / rate) if rate else "unknown"
-        line = f"{self._what}: {done:,} of {self._total:,} {self._unit}, {rate:.3g} {self._unit}/s, {left} left"
+        """Shows that `done` items are done; the last one is always shown."""
         finished = done >= self._total
-        if sys.stderr.isatty():
-            print(f"\r\033[K{line}", end="\n" if finished else "", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+            if finished:
+                self._bar.close()
+        elif finished or time.monotonic() - self._last >= self._seconds:
+            self._last = time.monotonic()
+            self._log(tqdm.format_meter(done, elapsed=max(self._last - self._began, 1e-9), **self._format))
+
+
+class StagedProgress:
+    """Progress of work in stages, each with a total of its own; a stage with one item is shown as a line without numbers.
+
+    Args:
+      log, seconds: as in `Progress`.
+    """
+
+    def __init__(self, *, log: Callable[[str], None] | None = None, seconds: float = SECONDS):
+        self._log, self._seconds, self._stage, self._progress = log, seconds, None, None
+
+    def __call__(self, stage: str, done: int, total: int, unit: str = "parts") -> None:
+        """Shows that `done` of the `total` items of a stage are done; the first call of a stage begins it."""
+        if stage != self._stage:
+            self._stage = stage
+            if total <= 1:
+                (self._log or _print)(stage)
+            self._progress = Progress(stage, total, done, unit, log=self._log, seconds=self._seconds)
+        elif total > 1:
+            self._progress(done)
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `12 min` or `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    """Returns a time as `04:05` or `1:02:03`."""
+    return tqdm.format_interval(seconds)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The tokenizer as a user holds it: open, encode, decode, save."""
+"""The tokenizer for users: opens, encodes, decodes, saves."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.weights import files, layout
 from softvq_jax.weights import tokenizer as weights
 
-# Beside `config.json` where its flat fields cannot say everything about a tokenizer trained here.
+# Beside `config.json`, if its flat fields do not determine the config of a tokenizer trained here.
 OWN_CONFIG = "softvq_jax.json"
 
 
@@ -24,7 +24,7 @@ class Tokenizer:
     Attributes:
       config: its shape.
       params: the parameters of its `TokenizerModel`, a tree of arrays.
-      latent_mean, latent_std: statistics of its latents for generators, None where the weights do not carry them.
+      latent_mean, latent_std: mean and standard deviation of its latents, for generators; None if not published.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Tokenizer:
         extra: Mapping[str, np.ndarray] | None = None,
         dtypes: Mapping[str, np.dtype] | None = None,
     ):
-        """From parameters in memory; `from_pretrained` opens files.
+        """Wraps parameters in memory; `from_pretrained` opens files.
 
         Args:
-          published: the content of a published `config.json`, which `save_pretrained` gives back.
-          extra: tensors of the published layout that the model does not read, given back as well.
-          dtypes: types of the published layout's tensors that are not float32; the parameters always are.
+          published: the content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the model does not read, written back as well.
+          dtypes: dtypes of published tensors other than float32; the parameters are always float32.
         """
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
@@ -66,7 +66,7 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *, dtype: str = "float32", remat: str = "none") -> "Tokenizer":
-        """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
+        """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
         Args:
           name: a local folder, `hf://owner/name` or `owner/name`.
@@ -75,7 +75,7 @@ class Tokenizer:
 
         Raises:
           FileNotFoundError: no such folder, or a file is missing in it.
-          WeightsError: the files are damaged or are not a tokenizer's.
+          WeightsError: the files are damaged or not those of a tokenizer.
         """
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
@@ -101,19 +101,19 @@ class Tokenizer:
         published: Mapping | None = None,
         source: str,
     ) -> "Tokenizer":
-        """From a state dict in the published naming."""
+        """Opens a state dict in the published naming; `source` names it in messages."""
         rules = weights.tokenizer_rules(config)
         params = layout.read(rules, tensors, abstract_params(config), source=source)
         used = {key for rule in rules for key in rule.keys}
         extra = {key: tensor for key, tensor in tensors.items() if key not in used}
         if extra:
             names = ", ".join(sorted(extra))
-            logging.info("%s: %d tensors that the tokenizer does not read: %s", source, len(extra), names)
+            logging.info("%s: %d tensors are not used by the tokenizer: %s", source, len(extra), names)
         dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
         return cls(config, params, published=published, extra=extra, dtypes=dtypes)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout: what `from_pretrained` read comes back key for key, bit for bit."""
+        """Writes the published layout; a tokenizer from `from_pretrained` is written back key for key, bit for bit."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = layout.write(weights.tokenizer_rules(self.config), self.params)
@@ -126,18 +126,18 @@ class Tokenizer:
         if inferred != self.config:
             files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
         else:
-            (folder / OWN_CONFIG).unlink(missing_ok=True)  # of a tokenizer that was here before
+            (folder / OWN_CONFIG).unlink(missing_ok=True)  # left by a tokenizer saved here before
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images to latents.
+        """Encodes images as latents `[B, L, D]`.
 
         Raises:
-          ValueError: another shape, type or range than the tokenizer takes.
+          ValueError: images of another shape, dtype or range.
         """
         return self._encode(self.params, self._checked(images))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents to images, clipped to [-1, 1]."""
+        """Decodes latents to images, clipped to [-1, 1]."""
         latents = jnp.asarray(latents, jnp.float32)
         self._check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
         return jnp.clip(self._decode(self.params, latents), -1.0, 1.0)
@@ -147,12 +147,12 @@ class Tokenizer:
         return self.decode(self.encode(images))
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
-        """Images to code indices `[B, C, L/C]` int32; for discrete bottlenecks (VQ, SimVQ)."""
+        """Encodes images as code indices `[B, C, L/C]` int32, for discrete bottlenecks such as VQ and SimVQ."""
         self._check_discrete()
         return self._encode_indices(self.params, self._checked(images))
 
     def decode_indices(self, indices: jax.Array) -> jax.Array:
-        """Code indices `[B, C, L/C]` to images, clipped to [-1, 1]; for discrete bottlenecks (VQ, SimVQ)."""
+        """Decodes code indices `[B, C, L/C]` to images, clipped to [-1, 1], for discrete bottlenecks (VQ, SimVQ)."""
         self._check_discrete()
         config, indices = self.config, jnp.asarray(indices)
         self._check_shape("indices", indices, (config.num_codebooks, config.num_latent_tokens // config.num_codebooks))
@@ -160,22 +160,19 @@ class Tokenizer:
             raise ValueError(f"indices are {indices.dtype}; expected integers")
         low, high = int(jnp.min(indices)), int(jnp.max(indices))
         if low < 0 or high >= config.codebook_size:
-            raise ValueError(
-                f"indices reach from {low} to {high}; the codebook has codes 0 to {config.codebook_size - 1}"
-            )
+            raise ValueError(f"indices range from {low} to {high}; expected 0 to {config.codebook_size - 1}")
         return jnp.clip(self._decode_indices(self.params, indices), -1.0, 1.0)
 
     def _check_discrete(self):
         if not self.config.discrete:
             raise ValueError(
-                f"the {self.config.bottleneck} bottleneck has continuous latents and no indices that stand for them: "
-                "use encode and decode"
+                f"the {self.config.bottleneck} bottleneck has continuous latents and no indices: use encode and decode"
             )
 
-    def _check_shape(self, what, array, expected):
+    def _check_shape(self, name, array, expected):
         if array.shape[1:] != expected or not len(array):
             sizes = ", ".join(map(str, expected))
-            raise ValueError(f"{what} of shape {array.shape}; this tokenizer takes [B, {sizes}] with B at least 1")
+            raise ValueError(f"{name} have shape {array.shape}; expected [B, {sizes}] with B at least 1")
 
     def _checked(self, images):
         size, images = self.config.image_size, jnp.asarray(images)
@@ -183,13 +180,13 @@ class Tokenizer:
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 from 0..255")
         images = images.astype(jnp.float32)
-        # Comparisons are false for NaN, which XLA's minimum and maximum can miss on CPUs.
+        # The comparison is false for NaN, which XLA's minimum and maximum can miss on CPUs.
         if not jnp.all(jnp.abs(images) <= 1.001):
             low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
-            raise ValueError(f"image values reach from {low:.4g} to {high:.4g}; expected [-1, 1]")
+            raise ValueError(f"image values range from {low:.4g} to {high:.4g}; expected [-1, 1]")
         return images
 
 
 def abstract_params(config: TokenizerConfig) -> dict:
-    """The parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
+    """Parameter tree of a tokenizer, as `ShapeDtypeStruct`s."""
     return functional(TokenizerModel, config).shapes

@@ -30,7 +30,7 @@ INDIRECT = {  # declared, and used without an import
     "importlib_resources",  # tensorflow-datasets needs it and does not declare it
     "libtpu",  # jax loads the TPU compiler
     "psutil",  # benchmarks
-    *("jinja2", "matplotlib", "scikit-learn", "tqdm"),  # rooms that are being rewritten
+    "tqdm",  # progress.py
 }
 EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench")
 

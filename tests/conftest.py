@@ -9,7 +9,7 @@ LONGEST = (
     "gan_steps_test.py",
     "survival_test.py",
     "configs_test.py",
-    "quality_test.py",
+    "fid_in_training_test.py",
     "step_test.py",
     "loop_test.py",
 )

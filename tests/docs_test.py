@@ -1,6 +1,7 @@
 """README and documentation name only what exists: files, commands, flags, configs, fields, imports."""
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -72,6 +73,7 @@ def fields(text: str) -> set[str]:
     return {field for field in found if not field.isupper() and field != "json"} - {"SECTION.FIELD", "section.field"}
 
 
+@functools.cache
 def exists_in_a_config(field: str) -> bool:
     """Whether a config of some kind has this field or section."""
     for name in KINDS:

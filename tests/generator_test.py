@@ -188,11 +188,6 @@ def test_wrong_files(tmp_path):
         Generator.from_pretrained(tmp_path)
 
 
-def test_bad_statistics():
-    with pytest.raises(ValueError, match=r"std 0\.0; expected finite, std positive"):
-        LatentStatistics(0.0, 0.0)
-
-
 def test_unknown_process():
     with pytest.raises(ValueError, match="process of a sit is 'vp'; expected one of 'linear', 'cosine'"):
         Generator(SIT, _params(SIT), STATISTICS, process="vp")

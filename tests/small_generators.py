@@ -16,15 +16,12 @@ from tests import small_tokenizers
 
 def shrink(config: ConfigDict, **shape) -> ConfigDict:
     """Shrinks the network of a config."""
-    model = config.model
-    if model.family == "mar":
-        for stack in (model.encoder, model.decoder):
-            stack.update(width=32, depth=2, num_heads=2)
+    model, sampling = config.model, config.sampling
+    for stack in (model.encoder, model.decoder) if "encoder" in model else (model,):
+        stack.update(width=32, depth=2, num_heads=2)
+    if "head_width" in model:
         model.update(head_width=32, head_depth=1, buffer_size=4)
-        config.sampling.update(steps=2, head_steps=2)
-    else:
-        model.update(width=32, depth=2, num_heads=2)
-        config.sampling.update(steps=3)
+    sampling.update(dict(steps=2, head_steps=2) if "head_steps" in sampling else dict(steps=3))
     model.update(dtype="float32", **shape)
     return config
 
@@ -37,7 +34,7 @@ def config(family: str = "sit", **data) -> ConfigDict:
     config.train.update(batch_size=8, num_steps=4)
     config.checkpoint.every_steps = 2
     config.log.every_steps = 1
-    config.eval.update(every_steps=0, num_images=8, num_pictures=8)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=8)
     config.data.update(data)
     return config
 

@@ -77,16 +77,16 @@ def with_pixel(value):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (IMAGES[:, :, :, :1], r"images of shape \(3, 32, 32, 1\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES.transpose(0, 3, 1, 2), r"images of shape \(3, 3, 32, 32\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES[0], r"images of shape \(32, 32, 3\).*takes \[B, 32, 32, 3\]"),
-        (IMAGES[:0], r"images of shape \(0, 32, 32, 3\).*with B at least 1"),
-        (small.images(size=40), r"images of shape \(3, 40, 40, 3\).*takes \[B, 32, 32, 3\]"),
+        (IMAGES[:, :, :, :1], r"images have shape \(3, 32, 32, 1\); expected \[B, 32, 32, 3\]"),
+        (IMAGES.transpose(0, 3, 1, 2), r"images have shape \(3, 3, 32, 32\); expected \[B, 32, 32, 3\]"),
+        (IMAGES[0], r"images have shape \(32, 32, 3\); expected \[B, 32, 32, 3\]"),
+        (IMAGES[:0], r"images have shape \(0, 32, 32, 3\).*with B at least 1"),
+        (small.images(size=40), r"images have shape \(3, 40, 40, 3\); expected \[B, 32, 32, 3\]"),
         (np.uint8(127 * IMAGES + 128), r"images are uint8; expected floats in \[-1, 1\]: x / 127\.5 - 1"),
-        (127.5 * IMAGES + 127.5, r"values reach from .* to 2\d\d.*; expected \[-1, 1\]"),
-        (with_pixel(-1.01), r"values reach from -1\.01 to .*; expected \[-1, 1\]"),
-        (with_pixel(np.nan), r"values reach from nan to nan; expected \[-1, 1\]"),
-        (with_pixel(np.inf), r"values reach from .* to inf; expected \[-1, 1\]"),
+        (127.5 * IMAGES + 127.5, r"values range from .* to 2\d\d.*; expected \[-1, 1\]"),
+        (with_pixel(-1.01), r"values range from -1\.01 to .*; expected \[-1, 1\]"),
+        (with_pixel(np.nan), r"values range from nan to nan; expected \[-1, 1\]"),
+        (with_pixel(np.inf), r"values range from .* to inf; expected \[-1, 1\]"),
     ],
 )
 def test_images_that_are_refused(images, message):
@@ -98,17 +98,17 @@ def test_images_that_are_refused(images, message):
 
 @pytest.mark.parametrize("shape", [(3, 6, 8), (3, 8, 6, 1), (8, 6), (3, 2, 4)])
 def test_latents_that_are_refused(shape):
-    with pytest.raises(ValueError, match=r"latents of shape .* takes \[B, 8, 6\]"):
+    with pytest.raises(ValueError, match=r"latents have shape .*; expected \[B, 8, 6\]"):
         small.tokenizer(small.config("vq")).decode(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        (np.full((1, 2, 4), 16), "reach from 16 to 16; the codebook has codes 0 to 15"),
-        (np.full((1, 2, 4), -1), "reach from -1 to -1; the codebook has codes 0 to 15"),
-        (np.zeros((1, 8), int), r"indices of shape \(1, 8\); this tokenizer takes \[B, 2, 4\]"),
-        (np.zeros((1, 4, 2), int), r"indices of shape \(1, 4, 2\); this tokenizer takes \[B, 2, 4\]"),
+        (np.full((1, 2, 4), 16), "range from 16 to 16; expected 0 to 15"),
+        (np.full((1, 2, 4), -1), "range from -1 to -1; expected 0 to 15"),
+        (np.zeros((1, 8), int), r"indices have shape \(1, 8\); expected \[B, 2, 4\]"),
+        (np.zeros((1, 4, 2), int), r"indices have shape \(1, 4, 2\); expected \[B, 2, 4\]"),
         (np.zeros((1, 2, 4)), "indices are float32; expected integers"),
     ],
 )

@@ -1,8 +1,8 @@
 """The TPU generations, from their public data sheets.
 
 Peak, HBM and pod size: https://cloud.google.com/tpu/docs/v4 (and v5e, v5p, v6e). One link's one-way bandwidth and the
-data-centre network per chip: "How to Scale Your Model", https://jax-ml.github.io/scaling-book/tpus. `hbm` is what the
-compiler lets a program have, as its out-of-memory message states it: the data sheet's size less what the runtime keeps.
+data-center network per chip: "How to Scale Your Model", https://jax-ml.github.io/scaling-book/tpus. `hbm` is what the
+compiler allows a program, from its out-of-memory message: the data sheet's size minus the memory of the runtime.
 """
 
 from typing import NamedTuple
@@ -11,21 +11,21 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """One TPU chip; rates a second, sizes in bytes."""
+    """One TPU chip; rates per second, sizes in bytes."""
 
     name: str
     matmul_flops: float
-    """bfloat16 peak, a multiply-add being two."""
+    """bfloat16 peak; a multiply-add counts as two."""
     hbm: int
     hbm_bandwidth: float
     link_bandwidth: float
     """One inter-chip link, one way; a chip has two links on each axis of its torus."""
     dcn_bandwidth: float
-    """Out of one chip into the data-centre network, between slices."""
+    """From one chip into the data-center network, between slices."""
     pod: tuple[int, ...]
-    """The largest slice, as the torus it is."""
+    """Shape of the largest slice, a torus."""
     ring_multiple: int
-    """A slice's axis closes into a ring where its length is a multiple of this."""
+    """An axis of a slice closes into a ring where its length is a multiple of this."""
 
 
 CHIPS = {

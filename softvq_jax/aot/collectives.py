@@ -1,4 +1,4 @@
-"""What a compiled program sends: its collectives by kind, how often they run and the bytes that leave a chip."""
+"""Collectives of a compiled program by kind: how often they run, and the bytes that a chip sends."""
 
 import math
 import re
@@ -15,9 +15,9 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 class Collective(NamedTuple):
     """One collective of the program.
 
-    `bytes` is the size of the whole array it works on, summed over the arrays that were combined: what an all-gather
-    gives, what a reduce-scatter and an all-reduce take. `group` holds the members' positions in the mesh, of the group
-    of the first device. `dcn` marks those that leave the slice.
+    `bytes` is the size of the full array, summed over the arrays that were combined: the result of an all-gather, the
+    operand of a reduce-scatter or all-reduce. `group` holds the positions in the mesh of the first device's group. `dcn`
+    marks collectives between slices.
     """
 
     kind: str
@@ -29,17 +29,17 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes a chip sends each time, by the algorithms that send least: rings (Chan et al., 2007)."""
+        """Bytes that a chip sends each time, by the algorithms that send least: rings (Chan et al., 2007)."""
         members = len(self.group)
         share = (members - 1) / members
         return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
 
 def collectives(program: hlo.Program) -> list[Collective]:
-    """Every collective the program runs.
+    """Returns every collective that the program runs.
 
-    The TPU compiler overlaps a collective with several fusions, each holding a piece of it under the same channel: it
-    is counted once. A fusion that reduces and keeps a slice is the reduce-scatter it is made from.
+    The TPU compiler overlaps a collective with several fusions, each with a piece of it under the same channel; it is
+    counted once. A fusion that reduces and keeps a slice counts as the reduce-scatter that it is made from.
     """
     found: dict[tuple[str, str], Collective] = {}
     for execution in hlo.executions(program):
@@ -52,7 +52,7 @@ def collectives(program: hlo.Program) -> list[Collective]:
 
 
 class Total(NamedTuple):
-    """`calls` collectives of one kind, of `bytes` in all, for which a chip sends `sent` bytes."""
+    """Totals of one kind: number of calls, bytes of the full arrays, bytes that a chip sends."""
 
     calls: int
     bytes: float
@@ -60,17 +60,21 @@ class Total(NamedTuple):
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, Total]:
-    """Totals of a step, per kind; those between slices have ` (between slices)` after it."""
+    """Returns the totals of a step by kind; kinds between slices end in ` (between slices)`."""
     totals: dict[str, Total] = {}
-    for one in found:
-        name = f"{one.kind} (between slices)" if one.dcn else one.kind
+    for collective in found:
+        name = f"{collective.kind} (between slices)" if collective.dcn else collective.kind
         calls, size, sent = totals.get(name, Total(0, 0.0, 0.0))
-        totals[name] = Total(calls + one.times, size + one.times * one.bytes, sent + one.times * one.sent)
+        totals[name] = Total(
+            calls + collective.times,
+            size + collective.times * collective.bytes,
+            sent + collective.times * collective.sent,
+        )
     return totals
 
 
 def _inside(instruction: hlo.Instruction, program: hlo.Program, fused_into: str = ""):
-    """The instruction, or all that a fusion holds, each with the name of the computation it is fused into."""
+    """Yields the instruction, or those of a fusion, each with the name of the computation it is fused into."""
     if instruction.opcode != "fusion":
         yield instruction, fused_into
         return
@@ -87,7 +91,7 @@ def _collective(instruction: hlo.Instruction, fused_into: str, times: int) -> Co
         return None
     size = instruction.bytes
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
-        size = max(array.bytes for array in instruction.arrays)  # The result stands beside its operand.
+        size = max(array.bytes for array in instruction.arrays)  # The operand is among the arrays, too.
     group = _group(instruction)
     if kind == "reduce-scatter":
         size *= len(group)
@@ -97,7 +101,7 @@ def _collective(instruction: hlo.Instruction, fused_into: str, times: int) -> Co
 
 
 def _between_slices(instruction: hlo.Instruction, times: int) -> Collective | None:
-    """Collectives over the data-centre network are compiled as messages to the host, which runs them."""
+    """Returns a collective over the data-center network, which is compiled as messages to the host."""
     kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if kind is None:
         return None
@@ -107,7 +111,7 @@ def _between_slices(instruction: hlo.Instruction, times: int) -> Collective | No
 
 
 def _group(instruction: hlo.Instruction) -> tuple[int, ...]:
-    """Positions in the mesh of the members of one group, from any of the notations the compiler writes."""
+    """Returns the positions in the mesh of the members of one group, from any of the compiler's notations."""
     text = instruction.attributes
     pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text)
     if pairs:
@@ -125,7 +129,7 @@ def _group(instruction: hlo.Instruction) -> tuple[int, ...]:
 
 
 def _mesh_group(axes: str, device_ids: str | None, used: str) -> tuple[int, ...]:
-    """`'a'=8,'b'=32`, `[32,8]T(1,0)`, `'b'`: the devices along axis b through the first one."""
+    """`'a'=8,'b'=32`, `[32,8]T(1,0)`, `'b'`: returns the devices along axis b through the first one."""
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
     shape, names = tuple(sizes.values()), list(sizes)
     order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids or "")
@@ -140,7 +144,7 @@ def _mesh_group(axes: str, device_ids: str | None, used: str) -> tuple[int, ...]
 
 
 def _iota(text: str) -> np.ndarray:
-    """`[2,4]<=[4,2]T(1,0)` as an array of groups."""
+    """Parses `[2,4]<=[4,2]T(1,0)` into an array of groups."""
     shape, source, order = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
     ids = np.arange(math.prod(_ints(source))).reshape(_ints(source))
     return (ids.transpose(_ints(order)) if order else ids).reshape(_ints(shape))

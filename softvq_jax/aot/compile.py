@@ -1,4 +1,4 @@
-"""Compiling a jitted function for devices that are not here."""
+"""Compiles a jitted function for devices of another machine."""
 
 import pathlib
 import re
@@ -19,10 +19,10 @@ _POLL_SECONDS = 0.2
 
 
 class Compiled(NamedTuple):
-    """A program for one chip of many.
+    """A compiled program, the same for all chips.
 
-    `text` is what `hlo.parse` reads; `arguments` and `temporaries` (results included) are bytes of a chip's main
-    memory; `flops` is the arithmetic of the function that was compiled, over all chips.
+    `text` is input of `hlo.parse`; `arguments` and `temporaries` (with results) are bytes of a chip's main memory; `flops`
+    is the arithmetic of the function, over all chips.
     """
 
     text: str
@@ -32,7 +32,7 @@ class Compiled(NamedTuple):
 
 
 class OutOfMemory(Exception):
-    """The program needs `needed` bytes of a chip's `available`; `flops` are the function's."""
+    """The program needs `needed` bytes of main memory of a chip with `available`; `flops` is the function's arithmetic."""
 
     def __init__(self, needed: int, available: int, flops: float):
         super().__init__(f"needs {needed / 2**30:.2f} GiB of main memory a chip, which has {available / 2**30:.2f} GiB")
@@ -43,8 +43,8 @@ def compile_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
     """Traces and compiles `function`, made by `jax.jit`, for the devices of `mesh`, machine code included.
 
     Args:
-      arguments: trees of `jax.ShapeDtypeStruct`s with shardings on `mesh`. Nothing in the function or in making the
-        arguments may compute: the devices cannot.
+      arguments: trees of `jax.ShapeDtypeStruct`s with shardings on `mesh`. Neither the function nor making the
+        arguments may compute anything: the devices do not exist here.
 
     Raises:
       OutOfMemory: the program does not fit.
@@ -56,9 +56,9 @@ def compile_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
 def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
     """Like `compile_for`, without waiting for machine code, which is nine tenths of a compilation for TPUs.
 
-    When the compiler turns to it, the program is final: partitioned, fused, scheduled, and every buffer in its place, or
-    refused as too large. That state the compiler can write down; it is read here as soon as it is complete. The
-    compiler itself cannot be stopped and works on in a thread, for which the process waits at its end unless it is killed.
+    Before that, the program is final: partitioned, fused and scheduled, with all buffers assigned, or refused as too
+    large. The compiler dumps this state to files, which are read as soon as they are complete. The compiler cannot be
+    stopped: it continues in a thread, for which the process waits at its end unless it is killed.
     """
     lowered, flops = _lower(function, arguments, mesh)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -67,7 +67,7 @@ def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
         while not futures.wait([compiling], _POLL_SECONDS).done:
             if (plan := _read_plan(pathlib.Path(name), flops)) is not None:
                 return plan
-        return _finished(compiling.result, flops)  # refused; or a compiler that names its files otherwise
+        return _finished(compiling.result, flops)  # refused, or a compiler with other file names
 
 
 def _lower(function, arguments, mesh):
@@ -77,7 +77,7 @@ def _lower(function, arguments, mesh):
 
 
 def _finished(compilation: Callable[[], jax.stages.Compiled], flops: float) -> Compiled:
-    """What a compilation ends with: a program, or `OutOfMemory` if that is what the compiler's error says."""
+    """Returns the program of a compilation; raises `OutOfMemory` for a compiler error about memory."""
     try:
         program = compilation()
     except jax.errors.JaxRuntimeError as error:
@@ -95,7 +95,7 @@ def _finished(compilation: Callable[[], jax.stages.Compiled], flops: float) -> C
 
 
 def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:
-    """What the compiler wrote before it turned to machine code; None if that is not all there yet."""
+    """Reads the compiler's files from before machine code; returns None while they are incomplete."""
     programs = list(folder.glob("*.after_optimizations_after_buffer_assignment.txt"))
     buffers = list(folder.glob("*.after_optimizations-buffer-assignment.txt"))
     if not programs or not buffers:
@@ -108,12 +108,12 @@ def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:
 
 
 def read_allocations(text: str) -> tuple[int, int]:
-    """Bytes of arguments and of all else in main memory, from a buffer assignment as XLA writes it down.
+    """Returns the bytes of arguments and of other buffers in main memory, from XLA's dump of the buffer assignment.
 
-    An allocation of a colour lies elsewhere than in main memory: on the chip.
+    Allocations with a color are not in main memory, but on the chip.
     """
     sizes = {True: 0, False: 0}
-    for size, colour, kind in _ALLOCATION.findall(text):
-        if not colour and "thread-local" not in kind:
+    for size, color, kind in _ALLOCATION.findall(text):
+        if not color and "thread-local" not in kind:
             sizes["parameter" in kind.split("shape")[0]] += int(size)
     return sizes[True], sizes[False]

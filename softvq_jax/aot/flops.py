@@ -1,4 +1,4 @@
-"""Arithmetic of a traced function: the multiply-adds of its matrix products and convolutions, counted as two."""
+"""Arithmetic of a traced function: its matrix products and convolutions; a multiply-add counts as two."""
 
 import math
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from jax.extend import core
 
 
 def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
-    """Floating-point operations of all matrix products and convolutions in `jaxpr`, over all devices.
+    """Returns the floating-point operations of all matrix products and convolutions in `jaxpr`, over all devices.
 
-    A scan counts as often as it runs; of a conditional, the most expensive branch. Recomputation in the backward pass
-    is in the jaxpr and so counts too. Elementwise work, which the matrix units do not do, is left out.
+    The body of a scan counts once for each iteration, a conditional as its most expensive branch. Recomputation in the
+    backward pass is in the jaxpr, so that it counts. Elementwise operations, which do not run on matrix units, do not.
 
     Raises:
-      ValueError: a `while` of unknown length holds a product.
+      ValueError: a `while` loop of unknown length contains a product.
     """
     return _count(jaxpr.jaxpr)
 
@@ -36,7 +36,7 @@ def _equation(equation) -> float:
     inner = sum(_count(jaxpr) for jaxpr in _jaxprs(params))
     if name == "while" and inner:
         raise ValueError(
-            "a while loop of unknown length holds matrix products: use scan, or fori_loop with fixed bounds"
+            "a while loop of unknown length contains matrix products: use scan, or fori_loop with fixed bounds"
         )
     return inner
 

@@ -1,4 +1,4 @@
-"""A compiled program, read from its text: instructions, sizes of arrays, and how often each instruction runs."""
+"""Parses the text of a compiled program: instructions, sizes of arrays, and how often each instruction runs."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 class Array(NamedTuple):
-    """One array of an instruction's result; `in_hbm` is whether it lies in the chip's main memory, not on chip."""
+    """One array of an instruction's result; `in_hbm`: in the chip's main memory rather than on the chip."""
 
     bytes: float
     in_hbm: bool
@@ -42,13 +42,13 @@ class Instruction(NamedTuple):
 
     @property
     def called(self) -> list[str]:
-        """Names of the computations this instruction calls."""
+        """Names of the computations that this instruction calls."""
         branches = _BRANCHES.search(self.attributes)
         names = branches.group(1).replace("%", "").split(", ") if branches else []
         return names + _CALLED.findall(self.attributes)
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of `pattern` in the attributes."""
+        """Returns the first group of `pattern` in the attributes, None where it does not match."""
         found = re.search(pattern, self.attributes)
         return found.group(1) if found else None
 
@@ -59,8 +59,8 @@ class Computation(NamedTuple):
     root: str
 
     def parameter(self, index: int) -> Instruction:
-        of = (i for i in self.instructions.values() if i.opcode == "parameter" and i.arguments == str(index))
-        return next(of)
+        parameters = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return next(i for i in parameters if i.arguments == str(index))
 
     def users(self, name: str) -> list[Instruction]:
         return [i for i in self.instructions.values() if name in i.operands]
@@ -72,7 +72,7 @@ class Program(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """An instruction that runs `times` times a step, in the computation `where`."""
+    """An instruction that runs `times` times in a step, in the computation `where`."""
 
     instruction: Instruction
     where: Computation
@@ -80,7 +80,7 @@ class Execution(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """Reads what `compiled.as_text()` gives."""
+    """Parses the text of `compiled.as_text()`."""
     computations, entry, current, root = {}, "", None, ""
     for line in text.splitlines():
         if current is None:
@@ -106,18 +106,18 @@ def parse(text: str) -> Program:
 
 
 def arrays_of(shape: str) -> tuple[Array, ...]:
-    """The arrays of a result type such as `(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])`."""
+    """Returns the arrays of a result type such as `(bf16[8,128]{1,0:T(8,128)S(1)}, u32[])`."""
     found = []
     for dtype, sizes, layout in _ARRAY.findall(shape):
         if dtype in DTYPE_BYTES:
             elements = math.prod(int(size) for size in sizes.split(",") if size)
-            # A memory space other than 0 is on the chip: vector memory, scalars, semaphores.
+            # Memory spaces other than 0 are on the chip: vector memory, scalars, semaphores.
             found.append(Array(elements * DTYPE_BYTES[dtype], not re.search(r"S\([1-9]", layout)))
     return tuple(found)
 
 
 def executions(program: Program) -> Iterator[Execution]:
-    """Every instruction outside fusions and how often it runs; of a conditional, every branch counts as taken."""
+    """Yields every instruction outside fusions and how often it runs; every branch of a conditional counts."""
 
     def visit(name: str, times: int) -> Iterator[Execution]:
         where = program.computations[name]
@@ -135,7 +135,7 @@ def executions(program: Program) -> Iterator[Execution]:
 
 
 def trip_count(loop: Instruction, where: Computation, program: Program) -> int:
-    """How often a `while` runs: what the compiler noted, else read from its counter; ValueError if it cannot be told.
+    """Returns the number of iterations of a `while`, from the compiler's note or the counter; ValueError if unknown.
 
     The counter is the loop-carried number that the condition compares with a constant; it starts at a constant and the
     body adds a constant to it.
@@ -175,14 +175,14 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _element(operand: str, instructions: dict[str, Instruction]) -> Instruction:
-    """`%name#2`, which newer compilers write for what was an instruction of its own: element 2 of a flat tuple."""
+    """Resolves `%name#2`: newer compilers write element 2 of a flat tuple without an instruction of its own."""
     name, index = operand.rsplit("#", 1)
     arrays = instructions[name].arrays[int(index) : int(index) + 1]
     return Instruction(operand, arrays, "get-tuple-element", (name,), f"%{name}", f", index={index}")
 
 
 def _closing(text: str, start: int = 0) -> int:
-    """Index of the parenthesis that closes the one at `start`."""
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match.group() == "(" else -1

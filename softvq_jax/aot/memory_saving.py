@@ -1,7 +1,7 @@
-"""What makes a training step fit a chip's memory: settings that change no number, from the one that costs least time.
+"""Options that save memory of a training step and change none of its results, the fastest first.
 
-To divide the parameters over more chips costs traffic, which the arithmetic can hide; to recompute activations costs
-arithmetic, which nothing hides. So the first is tried before the second, with each remat setting.
+Sharding the parameters over more chips costs traffic, which can overlap with arithmetic; recomputing activations costs
+arithmetic, which cannot. So with each remat option, more sharding is tried first.
 """
 
 import math
@@ -11,15 +11,17 @@ REMAT = ("none", "dots", "full")  # `config.model.remat`, each keeping less than
 FSDP = 16
 
 
-class Setting(NamedTuple):
-    """The fields of a config that decide how much of a step a chip holds."""
+class MemoryOptions(NamedTuple):
+    """The fields of a config that determine how much memory of a chip a step needs."""
 
     remat: str
     fsdp: int
 
 
-def settings(given: Setting, chips: int) -> list[Setting]:
-    """What to try after `given` was refused on slices of `chips` chips: parameters over 16 chips, or over all if those
-    are fewer (what divides them, if neither does), and remat settings that keep less."""
-    parts = sorted({given.fsdp, max(given.fsdp, math.gcd(FSDP, chips))})
-    return [Setting(remat, fsdp) for remat in REMAT[REMAT.index(given.remat) :] for fsdp in parts][1:]
+def options_using_less(given: MemoryOptions, chips: int) -> list[MemoryOptions]:
+    """Returns the options to try after `given` did not fit on slices of `chips` chips.
+
+    Parameters are sharded over 16 chips, or the largest divisor of `chips` in common with 16, and remat keeps less.
+    """
+    shards = sorted({given.fsdp, max(given.fsdp, math.gcd(FSDP, chips))})
+    return [MemoryOptions(remat, fsdp) for remat in REMAT[REMAT.index(given.remat) :] for fsdp in shards][1:]

@@ -1,4 +1,4 @@
-"""How long a program takes at best on a slice: the slowest of its arithmetic, its memory and its network."""
+"""Shortest time of a program on a slice: the largest of the times of arithmetic, memory and network."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from softvq_jax.aot.collectives import Collective
 
 
 class Roofline(NamedTuple):
-    """Seconds a step that each resource of a chip is busy at full rate (Williams et al., 2009)."""
+    """Seconds in a step for which each resource of a chip is busy at full rate (Williams et al., 2009)."""
 
     compute: float
     hbm: float
     ici: float
-    """The links inside a slice."""
+    """Links inside a slice."""
     dcn: float
-    """The data-centre network between slices."""
+    """Data-center network between slices."""
 
     @property
     def bound(self) -> str:
@@ -26,12 +26,12 @@ class Roofline(NamedTuple):
 
     @property
     def overlapped(self) -> float:
-        """Seconds a step if all resources work at the same time: no program is faster."""
+        """Seconds of a step if all resources work at the same time: a lower bound."""
         return max(self)
 
     @property
     def serial(self) -> float:
-        """Seconds a step if they never do."""
+        """Seconds of a step if only one resource works at a time."""
         return sum(self)
 
 
@@ -43,22 +43,23 @@ def roofline(
     hbm_bytes: float,
     collectives: Iterable[Collective],
 ) -> Roofline:
-    """The roofline of a program on slices of `shape` chips; `devices` in the order of the mesh."""
+    """Returns the roofline of a program on slices of `shape` chips; `devices` are in the order of the mesh."""
     ici = dcn = 0.0
-    for one in collectives:
-        if one.dcn:
-            dcn += one.times * one.sent / chip.dcn_bandwidth
-        elif len(one.group) > 1:
-            coordinates = [devices[position].coords for position in one.group]
-            ici += one.times * one.sent / group_bandwidth(chip, shape, coordinates)
+    for collective in collectives:
+        sent = collective.times * collective.sent
+        if collective.dcn:
+            dcn += sent / chip.dcn_bandwidth
+        elif len(collective.group) > 1:
+            coordinates = [devices[position].coords for position in collective.group]
+            ici += sent / group_bandwidth(chip, shape, coordinates)
     return Roofline(flops_per_chip / chip.matmul_flops, hbm_bytes / chip.hbm_bandwidth, ici, dcn)
 
 
 def group_bandwidth(chip: Chip, shape: tuple[int, ...], coordinates: list[tuple[int, ...]]) -> float:
-    """Bytes a second that each chip of a group can send inside the group.
+    """Returns the bytes per second that each chip of a group can send inside the group.
 
-    One link along every axis of the torus on which the group extends, two where it covers an axis that closes into a
-    ring. Other groups on the same links are not accounted for.
+    A chip uses one link on every axis of the torus along which the group extends, two where the group covers an axis that
+    closes into a ring. Other groups on the same links are ignored.
     """
     links = 0
     for axis, length in enumerate(shape):

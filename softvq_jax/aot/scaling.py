@@ -1,14 +1,14 @@
-"""What data parallelism and ZeRO-3 must send, in closed form, and where that overtakes the arithmetic.
+"""Communication of data parallelism and ZeRO-3 in closed form, and the batch from which arithmetic takes longer.
 
-With W numbers of trained weights divided over `fsdp` and C copied, each of b bytes on the way, a step
+With W trained weights sharded over `fsdp` and C replicated, each sent as b bytes, a step
 
-- gathers every divided weight for each pass that needs it, 2 for a trained one (forward, backward): 2 b W in all;
+- gathers every sharded weight for each pass that needs it, 2 for a trained one (forward, backward): 2 b W in all;
 - reduces and scatters their gradient: b W;
-- sums it over the copies, each chip its own part: b W / fsdp over `data`, the same over `slice`;
-- sums the gradients of copied weights over all chips: b C.
+- sums it over the replicas, each chip its own shard: b W / fsdp over `data`, the same over `slice`;
+- sums the gradients of replicated weights over all chips: b C.
 
 A ring of n sends (n - 1) / n of what it gathers or scatters, and twice that of what it sums. None of this depends on
-the batch, so the network sets a number of images a chip below which it is the slowest part.
+the batch, so there is a number of images per chip below which the network is the slowest part.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from softvq_jax.aot.chips import Chip
 
 
 class Weights(NamedTuple):
-    """Numbers a step communicates, and bytes of each on the way (2: gathered and reduced in bfloat16)."""
+    """Number of weights that a step communicates, and bytes of each (2: gathered and reduced in bfloat16)."""
 
-    divided: float
-    copied: float = 0.0
+    sharded: float
+    replicated: float = 0.0
     frozen: float = 0.0
-    """Divided weights that are not trained, times the passes that gather them."""
+    """Sharded weights that are not trained, times the passes that gather them."""
     width: int = 2
 
 
@@ -41,7 +41,7 @@ class Mesh(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """Bytes one chip sends a step."""
+    """Bytes that one chip sends in a step."""
 
     gather: float
     scatter: float
@@ -54,31 +54,31 @@ class Sent(NamedTuple):
 
 
 def count_weights(params, shardings, width: int = 2) -> Weights:
-    """The trained `params` (arrays or shapes) by whether `shardings` divides them."""
+    """Counts the trained `params` (arrays or shapes), sharded and replicated ones by their `shardings`."""
     sizes = [
         (leaf.size, any(s.spec)) for leaf, s in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
     ]
-    divided = sum(size for size, is_divided in sizes if is_divided)
-    return Weights(divided, sum(size for size, _ in sizes) - divided, width=width)
+    sharded = sum(size for size, is_sharded in sizes if is_sharded)
+    return Weights(sharded, sum(size for size, _ in sizes) - sharded, width=width)
 
 
 def bytes_sent(weights: Weights, mesh: Mesh) -> Sent:
-    """Bytes one chip sends a step on `mesh`, by the closed form above."""
-    divided, copied, frozen = (weights.width * count for count in weights[:3])
+    """Returns the bytes that one chip sends in a step on `mesh`, by the closed form above."""
+    sharded, replicated, frozen = (weights.width * count for count in weights[:3])
     if mesh.fsdp == 1:
-        divided, copied, frozen = 0.0, divided + copied, 0.0
-    inside, share = mesh.data * mesh.fsdp, divided / mesh.fsdp
+        sharded, replicated, frozen = 0.0, sharded + replicated, 0.0
+    inside, share = mesh.data * mesh.fsdp, sharded / mesh.fsdp
     return Sent(
-        gather=(2 * divided + frozen) * _ring(mesh.fsdp),
-        scatter=divided * _ring(mesh.fsdp),
-        reduce=2 * share * _ring(mesh.data) + 2 * copied * _ring(inside),
-        # Copied gradients cross as the part each chip of a slice has summed.
-        between_slices=2 * (share + copied / inside) * _ring(mesh.slices),
+        gather=(2 * sharded + frozen) * _ring(mesh.fsdp),
+        scatter=sharded * _ring(mesh.fsdp),
+        reduce=2 * share * _ring(mesh.data) + 2 * replicated * _ring(inside),
+        # Gradients of replicated weights cross as the shard that each chip of a slice has summed.
+        between_slices=2 * (share + replicated / inside) * _ring(mesh.slices),
     )
 
 
 def network_seconds(weights: Weights, mesh: Mesh, chip: Chip) -> float:
-    """Seconds a step that the network needs, `fsdp` filling one ring of the torus and `data` the others.
+    """Returns the seconds that the network needs in a step, with `fsdp` on one ring of the torus and `data` on the others.
 
     Links inside a slice and between slices work at the same time.
     """
@@ -89,7 +89,7 @@ def network_seconds(weights: Weights, mesh: Mesh, chip: Chip) -> float:
 
 
 def least_images_per_chip(weights: Weights, mesh: Mesh, chip: Chip, flops_per_image: float) -> float:
-    """Images a chip and step below which the network takes longer than the arithmetic at peak."""
+    """Returns the images per chip and step below which the network takes longer than the arithmetic at peak."""
     return network_seconds(weights, mesh, chip) * chip.matmul_flops / flops_per_image
 
 

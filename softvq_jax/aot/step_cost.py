@@ -1,4 +1,4 @@
-"""The cost of a compiled training step, in words and numbers."""
+"""The cost of a compiled training step: memory, arithmetic, traffic, and time at best."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ EPOCHS = 50
 class Memory(NamedTuple):
     """Bytes of one chip's main memory; `fits` is whether the compiler accepted the program.
 
-    Where it did not, `arguments` and `temporaries` are unknown (0). Where it did, `total` adds up the compiler's
-    statistics, which can exceed what it really lays out.
+    If not, `arguments` and `temporaries` are unknown (0). If it did, `total` is the sum of the compiler's statistics, which
+    can exceed the real size.
     """
 
     arguments: int
@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 
 
 class StepCost(NamedTuple):
-    """One step of `batch` images on `chips` chips."""
+    """The cost of one step of `batch` images on `chips` chips."""
 
     topology: str
     mesh: dict[str, int]
@@ -44,21 +44,21 @@ class StepCost(NamedTuple):
     flops: float
     collectives: dict[str, Total]
     roofline: Roofline | None
-    """None of what does not fit."""
+    """None where the step does not fit."""
 
     @property
     def images_per_second(self) -> float:
-        """At best: with the roofline's resources all at work together."""
+        """Images per second at best, with all resources of the roofline working at the same time."""
         return self.batch / self.roofline.overlapped
 
     @property
     def hours(self) -> float:
-        """Of 50 epochs of ImageNet, at best."""
+        """Hours for 50 epochs of ImageNet, at best."""
         return EPOCHS * IMAGENET_TRAIN_IMAGES / self.images_per_second / 3600
 
 
-def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
-    """Reads a program that `compile_for` made for `mesh`, a mesh of `topology`'s devices."""
+def analyze(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
+    """Returns the cost of a program that was compiled for `mesh`, a mesh of the devices of `topology`."""
     program = hlo.parse(compiled.text)
     found, devices = collectives(program), list(mesh.devices.flat)
     bounds = roofline(
@@ -72,13 +72,13 @@ def analyse(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> S
 
 
 def does_not_fit(error: OutOfMemory, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
-    """The cost of a program the compiler refused."""
+    """Returns the cost of a program that the compiler refused."""
     memory = Memory(0, 0, error.needed, error.available, fits=False)
     return StepCost(topology.name, dict(mesh.shape), mesh.size, batch, memory, error.flops, {}, None)
 
 
 def describe(cost: StepCost) -> str:
-    """The cost as lines of text."""
+    """Returns the cost as lines of text."""
     axes = ", ".join(f"{axis}={size}" for axis, size in cost.mesh.items())
     lines = [
         f"{cost.topology}: {cost.chips} chips ({axes}), {cost.batch} images a step",

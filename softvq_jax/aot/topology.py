@@ -1,4 +1,4 @@
-"""TPU slices by name, described by the TPU compiler on a machine that has none."""
+"""TPU slices by name, as the TPU compiler describes them on a machine without TPUs."""
 
 import math
 import os
@@ -43,15 +43,17 @@ class Topology(NamedTuple):
 
 
 def get_topology(name: str, slices: int = 1) -> Topology:
-    """The slice called `name`, for instance `v5e:16x16`, with devices that can be compiled for but not run on.
+    """Returns the slice called `name`, for instance `v5e:16x16`, with devices to compile for, but not to run on.
 
     Raises:
-      ValueError: the name is not known; the message lists the known ones.
+      ValueError: the name is unknown; the message lists the known ones.
       RuntimeError: the TPU compiler (package `libtpu`) is not installed.
     """
     chip, shape = parse_name(name)
     _prepare_libtpu()
-    options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}  # A v4 chip's two cores as one device.
+    options = (
+        {"chip_config_name": "megacore"} if chip.name == "v4" else {}
+    )  # The two cores of a v4 chip are one device.
     if max(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if slices > 1:
@@ -59,7 +61,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
     try:
         devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"libtpu does not know the topology {name!r} ({error}). {known_names()}") from error
+        raise ValueError(f"libtpu has no topology {name!r} ({error}). {known_names()}") from error
     except RuntimeError as error:
         raise RuntimeError(
             "compiling for TPUs needs the TPU compiler: pip install 'softvq-jax[aot]' (package libtpu)"
@@ -68,7 +70,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
 
 
 def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
-    """`v5e:16x16` as its chip and shape; ValueError, listing the known names, for what is not sold."""
+    """Returns the chip and shape of `v5e:16x16`; ValueError, listing the known names, for other names."""
     family, _, sizes = name.partition(":")
     chip = CHIPS.get(family)
     shape = tuple(int(size) for size in sizes.split("x") if size.isdigit())
@@ -79,12 +81,12 @@ def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
 
 
 def chips_of(name: str) -> int:
-    """How many chips a slice has; ValueError, listing the known names, for one that is not sold."""
+    """Returns the number of chips of a slice; ValueError, listing the known names, for unknown ones."""
     return math.prod(parse_name(name)[1])
 
 
 def known_names() -> str:
-    """A sentence that lists the usual slices of every generation."""
+    """Returns a sentence that lists the usual slices of every generation."""
     families: dict[int, list[str]] = {}
     for chip in CHIPS.values():
         families.setdefault(len(chip.pod), []).append(chip.name)
@@ -93,9 +95,9 @@ def known_names() -> str:
 
 
 def _prepare_libtpu() -> None:
-    # It lets one process in at a time, for the sake of a hardware that is not used here.
+    # libtpu allows one process at a time, because of the hardware, which is not used here.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # On a machine without a TPU, libtpu otherwise looks for one's host and complains at length.
+    # Without these, libtpu looks for a TPU host and logs many errors on a machine without one.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # Any valid one; the name given decides.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # Any valid name: the topology's name is used.

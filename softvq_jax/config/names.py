@@ -65,7 +65,7 @@ def find_config(name: str) -> Found:
     if short in names:
         return Found(configs_folder() / f"{short}.py", option)
     family, _, rest = short.partition("_")
-    if option is None and rest and family in names and _takes_argument(configs_folder() / f"{family}.py"):
+    if option is None and rest and family in names and takes_argument(configs_folder() / f"{family}.py"):
         return Found(configs_folder() / f"{family}.py", rest, renamed=True)
     nearest = difflib.get_close_matches(short, names, n=1, cutoff=0.0)
     hint = f"the nearest name is {nearest[0]!r}" if nearest else f"{configs_folder()} has no configs"
@@ -82,10 +82,11 @@ def load_config(name: str) -> ConfigDict:
     get_config = runpy.run_path(str(found.path))["get_config"]
     if found.argument is None:
         return get_config()
-    if not _takes_argument(found.path):
+    if not takes_argument(found.path):
         raise ValueError(f"--config={name}: {found.path} takes no argument; leave out {':' + found.argument!r}")
     return get_config(found.argument)
 
 
-def _takes_argument(path: pathlib.Path) -> bool:
+def takes_argument(path: pathlib.Path) -> bool:
+    """Whether a config file has several configs, named by an argument."""
     return re.search(r"^def get_config\(\s*\w", path.read_text(), re.MULTILINE) is not None

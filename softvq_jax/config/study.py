@@ -40,7 +40,7 @@ def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
     base.optim.ema_decay = 0.97  # a longer average would still contain the initial weights
     base.checkpoint.update(every_steps=100, keep=1)
     base.log.every_steps = 10
-    base.eval.every_steps = 0
+    base.evals.held_out.every_steps = 0
     return base
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.evals import evals_schema
 from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
 from softvq_jax.config.losses import ALIGNMENT, GAN, LOSS
 from softvq_jax.config.networks import VIT_SIZES, dinov2_weights, model_schema, vit_schema, weights_schema
@@ -38,7 +38,7 @@ def tokenizer_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         "gan": GAN,
         "optim": {**OPTIM, "codebook_schedule": CODEBOOK_SCHEDULE},
         **RUN,
-        **EVALUATION,
+        "evals": evals_schema("held_out", "fid"),
     }
 
 
@@ -70,7 +70,7 @@ def optim_section(**values: Any) -> dict[str, Any]:
 
 def run_sections() -> dict[str, Any]:
     """The default values of the sections that all tasks share."""
-    return defaults({**RUN, **EVALUATION})
+    return defaults({**RUN, "evals": evals_schema("held_out", "fid")})
 
 
 def steps(config: ConfigDict, num_images: int) -> tuple[int, int]:

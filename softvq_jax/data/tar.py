@@ -134,8 +134,11 @@ def _cached_index(shard):
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
     path = folder / f"{key}.npz"
     if path.exists():
-        with np.load(path) as arrays:
-            return Index(**arrays)
+        try:
+            with np.load(path) as arrays:
+                return Index(**arrays)
+        except Exception as error:  # NumPy and zipfile raise many types for damaged files
+            logging.warning("the cached index %s of %s is damaged (%s); it is made again", path, shard, error)
     index = _index(shard)
     try:
         folder.mkdir(parents=True, exist_ok=True)

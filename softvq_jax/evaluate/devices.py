@@ -1,51 +1,87 @@
-"""Networks over all devices of this process, each taking its share of a batch."""
+"""Runs functions on all devices of this process, each device with its share of a batch."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from softvq_jax.parallel import mesh as meshes
+from softvq_jax.weights import fingerprints
 
-CPU_BATCH, ACCELERATOR_BATCH = 16, 64  # per device; on CPUs larger ones leave the caches and go slower
+CPU_BATCH, ACCELERATOR_BATCH = 16, 64  # per device; larger batches exceed the caches of CPUs and run slower
 
 Rows = dict[str, np.ndarray]
+"""Arrays by name, with one row for each image."""
 
 
 class LocalDevices:
-    """This process's devices: networks are copied to each of them, batches divided among them.
+    """The devices of this process: parameters are replicated on them, batches are sharded over them.
+
+    Args:
+      batch_size: images in a batch, rounded up to a multiple of the number of devices; None chooses one for the devices.
+      devices: all devices of this process by default.
 
     Attributes:
-      batch_size: images that go through at a time, a multiple of the number of devices.
+      batch_size: the number of images in a batch.
     """
 
     def __init__(self, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None):
-        """`batch_size` is rounded up; None takes what suits the devices."""
         self._mesh = mesh = meshes.make_mesh(slices=1, devices=devices or jax.local_devices())
         per_device = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
         self.batch_size = mesh.size * math.ceil((batch_size or per_device * mesh.size) / mesh.size)
-        self._batch, self._copy = meshes.batch_sharding(mesh), meshes.replicated(mesh)
+        self._sharded, self._replicated = meshes.batch_sharding(mesh), meshes.replicated(mesh)
 
-    def copy(self, params):
-        """A tree of arrays, whole on every device."""
-        return jax.device_put(params, self._copy)
+    def replicate(self, params: Any) -> Any:
+        """Copies a tree of arrays to every device."""
+        return jax.device_put(params, self._replicated)
 
     def map(self, function: Callable[..., dict[str, jax.Array]], *arrays: np.ndarray) -> Rows:
-        """`function` over the rows of `arrays` `[n, ...]`, a batch at a time; n is any number.
+        """Applies `function` to batches of the rows of `arrays` `[n, ...]`, for any n, and concatenates the results.
 
         Args:
-          function: takes a batch of each array, on the devices, and returns rows by name.
+          function: takes a batch of each array, sharded over the devices, and returns rows by name.
+          *arrays: with the same number of rows.
         """
         starts = range(0, len(arrays[0]), self.batch_size)
-        parts = [self._one_batch(function, [x[start : start + self.batch_size] for x in arrays]) for start in starts]
+        parts = [self._map_batch(function, [x[start : start + self.batch_size] for x in arrays]) for start in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _one_batch(self, function, arrays):
-        # One compiled shape: the last batch is filled up with copies of its last row.
+    def _map_batch(self, function, arrays):
+        # For a single compiled shape, the last batch is padded with copies of its last row.
         count = len(arrays[0])
         missing = self.batch_size - count
-        filled = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
-        with jax.set_mesh(self._mesh):  # not the mesh of a training run around it, which has other processes' devices
-            results = function(*jax.device_put(filled, self._batch))
+        padded = [np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x for x in arrays]
+        with jax.set_mesh(self._mesh):  # the mesh of a training run around it has devices of other processes
+            results = function(*jax.device_put(padded, self._sharded))
         return {name: np.asarray(rows)[:count] for name, rows in results.items()}
+
+
+class DeviceFunction:
+    """A function of parameters and rows, with its parameters on all local devices.
+
+    Args:
+      function: `(params, *arrays) -> rows by name`, jitted.
+      params: a tree of arrays.
+      devices: where it runs; all devices of this process by default.
+    """
+
+    def __init__(self, function: Callable[..., dict[str, jax.Array]], params: Any, devices: LocalDevices | None = None):
+        self._function, self.devices = function, devices or LocalDevices()
+        self.load(params)
+
+    def load(self, params: Any) -> None:
+        """Replaces the parameters by others of the same shapes, without compiling again."""
+        self._params = self.devices.replicate(params)
+        self.__dict__.pop("fingerprint", None)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the parameters."""
+        return fingerprints.of_weights(self._params)
+
+    def __call__(self, *arrays: np.ndarray) -> Rows:
+        """Rows by name for the rows of `arrays` `[n, ...]`, for any n."""
+        return self.devices.map(functools.partial(self._function, self._params), *arrays)

@@ -1,44 +1,43 @@
-"""What a tokenizer makes of images on both sides of its bottleneck."""
+"""Encodes images with a tokenizer and returns what goes into its bottleneck and what comes out."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.evaluate.devices import LocalDevices, Rows
-from softvq_jax.models.functional import Functional
+from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices, Rows
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import from_uint8
 from softvq_jax.tokenizer import Tokenizer
 
 
 class Encodings:
-    """Images to what goes into the bottleneck and what comes out, on all devices of this process."""
+    """Computes the input and the output of the bottleneck on all devices of this process."""
 
     def __init__(self, tokenizer: Tokenizer, *, devices: LocalDevices | None = None):
-        config, self._devices = tokenizer.config, devices or LocalDevices()
-        net = Functional(lambda rngs: TokenizerModel(config, rngs=rngs))
-        self._params = self._devices.copy(tokenizer.params)
+        config = tokenizer.config
+        net = functional(TokenizerModel, config)
 
         def apply(params, images):
             model = net(params)
             z = model.pre_bottleneck(from_uint8(images))
-            # The first channels: KL's others are log-variances.
+            # KL's other channels are log-variances.
             rows = {"before": z[..., : config.latent_dim], "after": model.bottleneck.encode(z)}
             if config.has_codebook:
                 rows["codes"] = model.bottleneck(z).indices
             log_p = model.bottleneck.log_posterior(z)
             return rows if log_p is None else rows | posterior_rows(log_p)
 
-        self._apply = jax.jit(apply)
+        self._apply = DeviceFunction(jax.jit(apply), tokenizer.params, devices)
 
     def __call__(self, images: np.ndarray) -> Rows:
         """Rows of uint8 `[n, S, S, 3]`.
 
         Returns:
-          `before`, `after`: float32 `[n, L, D]`. `codes`: int32 `[n, C, L/C]`, where there is a codebook. For SoftVQ
+          `before`, `after`: float32 `[n, L, D]`. `codes`: int32 `[n, C, L/C]`, if there is a codebook. For SoftVQ
           `posterior_entropy`, `[n]` in nats, and `max_probability`, `[n]`: means over the tokens.
         """
-        return self._devices.map(lambda batch: self._apply(self._params, batch), images)
+        return self._apply(images)
 
 
 def posterior_rows(log_p: jax.Array) -> dict[str, jax.Array]:

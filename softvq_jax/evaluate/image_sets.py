@@ -1,4 +1,4 @@
-"""Where the images to measure come from: arrays, `.npz` files, folders and files, read by row number."""
+"""Sets of images to measure: arrays, `.npz` files, folders and files, read by row number."""
 
 import concurrent.futures
 import glob
@@ -27,13 +27,13 @@ class Images(Protocol):
         """Images `start ... stop - 1`: uint8 `[stop - start, H, W, 3]`."""
 
     def version(self) -> str:
-        """Changes when the images do, without reading them: resuming compares it."""
+        """A value that changes when the images do, found without reading them; resuming compares it."""
 
     def crop(self) -> str:
-        """What was done to their size, in words."""
+        """How the images were cropped."""
 
-    def where(self, i: int) -> str:
-        """Image `i` in words, for messages."""
+    def describe(self, i: int) -> str:
+        """A description of image `i` for messages."""
 
 
 class ArrayImages:
@@ -55,15 +55,15 @@ class ArrayImages:
     def crop(self) -> str:
         return "none"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return f"image {i} of {self.name}"
 
 
 class NpzImages:
-    """The images of an `.npz` file (`arr_0`, or its only array), a few at a time whatever their number.
+    """The images of an `.npz` file (`arr_0`, or its only array), read a few at a time.
 
     Raises:
-      ValueError: no such array, or not uint8 `[N, H, W, 3]`.
+      ValueError: there is no such array, or it is not uint8 `[N, H, W, 3]`.
     """
 
     def __init__(self, path: str):
@@ -89,15 +89,15 @@ class NpzImages:
     def crop(self) -> str:
         return "none"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return f"image {i} of {self.name}"
 
 
 class FileImages:
-    """Image files, decoded by threads; with a `size`, centre-cropped to it as ADM does.
+    """Image files, decoded by threads; with a `size`, center-cropped to it as ADM does.
 
     Raises:
-      ValueError: without a `size`, for the first image whose size or mode differs from the first one's, on reading.
+      ValueError: without a `size`, on reading an image that is not RGB or has another size than the first one.
     """
 
     def __init__(self, paths: Sequence[str], name: str, size: int | None = None):
@@ -110,7 +110,7 @@ class FileImages:
 
     @property
     def stems(self) -> list[str]:
-        """File names without ending: what pairs one set with another."""
+        """File names without suffix, which pairs of sets must agree on."""
         return [pathlib.Path(path).stem for path in self._paths]
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -121,16 +121,16 @@ class FileImages:
         return source.digest([str(self._size), *map(_stat, self._paths)])
 
     def crop(self) -> str:
-        return "none" if self._size is None else f"ADM centre crop to {self._size}"
+        return "none" if self._size is None else f"ADM center crop to {self._size}"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return self._paths[i]
 
     def _load(self, path, expected):
         image, _ = ImageFile(path, 0).read()
         if self._size is not None:
             return crops.center_crop(image, self._size)
-        hint = "give --image_size to convert to RGB and centre-crop all to one size"
+        hint = "give --image_size to convert to RGB and center-crop all to one size"
         if image.mode != "RGB":
             raise ValueError(f"{path} has mode {image.mode}; expected 8-bit RGB: {hint}")
         if expected is not None and (image.height, image.width, 3) != tuple(expected):
@@ -142,9 +142,9 @@ class FileImages:
 
 
 class SourceImages:
-    """The first `count` images of a training pipeline's source (all of them by default), centre-cropped.
+    """The first `count` images of a training source (all of them by default), center-cropped.
 
-    One that cannot be read is black, or where `complete` is asked for, raises `UnreadableImage`.
+    An image that cannot be read is black; with `complete`, reading it raises `UnreadableImage`.
     """
 
     def __init__(
@@ -158,44 +158,44 @@ class SourceImages:
     ):
         self.name, self.shape, self._complete = name, (size, size, 3), complete
         self._source, self._count = images, len(images) if count is None else min(count, len(images))
-        self._read, self._pool = samples.evaluation(size), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        self._load, self._pool = samples.evaluation(size), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __len__(self) -> int:
         return self._count
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        return np.stack(list(self._pool.map(self._one, range(start, stop))))
+        return np.stack(list(self._pool.map(self._read_image, range(start, stop))))
 
     def version(self) -> str:
         return self._source.fingerprint()
 
     def crop(self) -> str:
-        return f"ADM centre crop to {self.shape[0]}"
+        return f"ADM center crop to {self.shape[0]}"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return self._source[i].where
 
-    def _one(self, i):
-        [result] = self._read([self._source[i]], [i])
+    def _read_image(self, i):
+        [result] = self._load([self._source[i]], [i])
         if isinstance(result, source.UnreadableImage):
             if self._complete:
                 raise result
-            logging.warning("Unreadable image, black in this evaluation: %s", result)
+            logging.warning("unreadable image, black in this evaluation: %s", result)
             return np.zeros(self.shape, np.uint8)
         return result[0]
 
 
 def open_images(name: str, size: int | None = None) -> Images:
     """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png` or
-    `val/n0*` (all images below the folders that it finds).
+    `val/n0*` (all images below the folders that match).
 
     Args:
-      name: what to open.
-      size: centre-crop image files to this size; None takes them as they are.
+      name: a path or pattern.
+      size: center-crop image files to this size; None leaves them as they are.
 
     Raises:
-      FileNotFoundError: nothing there.
-      ValueError: not 8-bit RGB images of one size.
+      FileNotFoundError: there is no such file, folder or match.
+      ValueError: the images are not 8-bit RGB or not of one size.
     """
     if name.endswith(".npz"):
         if not os.path.isfile(name):
@@ -211,10 +211,10 @@ def open_images(name: str, size: int | None = None) -> Images:
 
 
 def image_files(name: str) -> list[str]:
-    """The image files that `name` stands for, sorted: itself, those below a folder, or those that a pattern finds.
+    """Returns the image files at a path, sorted: the file itself, those below a folder, or those that match a pattern.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are no image files.
     """
     found = [name] if os.path.isdir(name) else glob.glob(name)
     below = (map(str, pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path] for path in found)
@@ -225,12 +225,12 @@ def image_files(name: str) -> list[str]:
 
 
 def take(images: Images, rows: Sequence[int]) -> np.ndarray:
-    """Some images, in the order of `rows`: uint8 `[len(rows), H, W, 3]`."""
+    """Reads the images `rows`, in that order: uint8 `[len(rows), H, W, 3]`."""
     return np.concatenate([images.read(int(row), int(row) + 1) for row in rows])
 
 
 def check_images(dtype: np.dtype, shape: Sequence[int], name: str) -> None:
-    """Raises ValueError where an array is not uint8 `[N, H, W, 3]`."""
+    """Raises ValueError if an array is not uint8 `[N, H, W, 3]`."""
     if dtype != np.uint8:
         raise ValueError(
             f"{name} is {dtype}; expected uint8 images in 0..255: from floats in [-1, 1], save round((x + 1) * 127.5)"

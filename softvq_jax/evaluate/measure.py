@@ -1,107 +1,86 @@
-"""The loop that measures every image of a set once: on all hosts, with reading ahead, from where it was interrupted."""
+"""Measures every image of a set once: on all hosts, reading ahead, resuming after an interruption."""
 
 import concurrent.futures
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from softvq_jax.evaluate.devices import Rows
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.predictions import Predictions
+from softvq_jax.evaluate.row_cache import RowCache
 
 
 class NotFinite(ValueError):
-    """Something that was measured of an image is NaN or infinite; `network` is the weights that it comes from."""
+    """A measured value of an image is NaN or infinite; `network` names the weights that it was computed with."""
 
     def __init__(self, message: str, network: str):
         super().__init__(message)
         self.network = network
 
 
-class Subject(Protocol):
-    """A set of images and what is to be known of each."""
-
-    size: tuple[int, int]  # height and width of the images
-
-    def __len__(self) -> int: ...
-
-    def about(self) -> dict:
-        """JSON values that change when the rows would, which resuming compares; `weights` are fingerprints by name."""
-
-    def crop(self) -> str:
-        """What was done to the images' size, in words."""
-
-    def where(self, i: int) -> str:
-        """Image `i` in words, for messages."""
-
-    def compute(self) -> dict[str, str]:
-        """Types of the matmuls that make the images, by network."""
-
-    def read(self, start: int, stop: int) -> Any:
-        """Fetches images `start ... stop - 1`; called in a thread, ahead of what is measured."""
-
-    def rows(self, batch: Any) -> Rows:
-        """What `read` returned, measured: one row an image in every column."""
-
-
 def measure(
-    subject: Subject,
-    records: Records | None,
+    predictions: Predictions,
+    cache: RowCache | None,
     *,
     batch_size: int,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Appends the rows of the images that `records` does not have yet, each host measuring its share.
+    """Appends the rows of the images that `cache` lacks; each host measures its share. Called by all processes.
 
     Args:
-      records: where the rows go, on process 0; None on the others.
-      batch_size: images for each host at a time.
-      on_progress: told how many images are done.
+      predictions: the images.
+      cache: the rows, on process 0; None in the other processes.
+      batch_size: images per host and batch.
+      on_batch: called after every batch, in all processes, with the number of finished images; an exception from it ends
+        the measurement, which then resumes there the next time.
 
     Raises:
-      NotFinite: at the first image for which that is so, on all hosts.
+      NotFinite: on all hosts, at the first image with a value that is not finite.
     """
-    done = _same_everywhere(0 if records is None else len(records))
+    done = _from_process_0(0 if cache is None else len(cache))
     together = jax.process_count() * batch_size
-    steps = [(start, min(start + together, len(subject))) for start in range(done, len(subject), together)]
-    shares = [_share(start, stop, jax.process_index(), jax.process_count()) for start, stop in steps]
-    for (start, stop), batch in zip(steps, _ahead(subject.read, shares), strict=True):
-        rows = _from_all_hosts(subject.rows(batch), stop - start)
-        _check_finite(rows, subject, start)
-        if records is not None:
-            records.append(rows)
-        on_progress(stop)
+    steps = [(start, min(start + together, len(predictions))) for start in range(done, len(predictions), together)]
+    shares = [host_share(start, stop, jax.process_index(), jax.process_count()) for start, stop in steps]
+    for (start, stop), batch in zip(steps, _read_ahead(predictions.read, shares), strict=True):
+        rows = _gather(predictions.rows(batch), stop - start)
+        _check_finite(rows, predictions, start)
+        if cache is not None:
+            cache.append(rows)
+        on_batch(stop)
 
 
-def _check_finite(rows, subject, start):
+def _check_finite(rows, predictions, start):
     for name, values in rows.items():
         if values.dtype.kind != "f":
             continue
-        broken = np.isnan(values) if name == "psnr" else ~np.isfinite(values)  # that of equal images is infinite
+        broken = np.isnan(values) if name == "psnr" else ~np.isfinite(values)  # PSNR of equal images is infinite
         if broken.any():
             first = int(np.flatnonzero(broken.reshape(len(values), -1).any(axis=1))[0])
-            weights = subject.about()["weights"]
+            weights = predictions.metadata()["weights"]
             latents = "generator" if "generator" in weights else "tokenizer"
             network = {"lpips": "lpips", "latents": latents}.get(name, "inception")
             raise NotFinite(
-                f"{name} of {subject.where(start + first)} is not finite: the {network} weights "
+                f"{name} of {predictions.describe(start + first)} is not finite: the {network} weights "
                 f"(fingerprint {weights.get(network)}) may be broken",
                 network,
             )
 
 
-def _share(start, stop, host, hosts) -> tuple[int, int]:
-    """This host's consecutive part of `start ... stop`; a host that a short last batch leaves out repeats its end."""
+def host_share(start: int, stop: int, host: int, hosts: int) -> tuple[int, int]:
+    """Returns the part of `start ... stop` that a host measures.
+
+    A host that gets nothing of a short last batch repeats the last image, so that all hosts run the same programs.
+    """
     each = math.ceil((stop - start) / hosts)
     first = min(start + host * each, stop - 1)
     return first, min(first + each, stop)
 
 
-def _ahead(read, shares) -> Iterator:
-    """What `read` gives for each of `shares`, the next one being fetched meanwhile."""
+def _read_ahead(read, shares) -> Iterator:
+    """Yields what `read` returns for each of `shares`, while a thread reads the next one."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pending = None
         for share in shares:
@@ -112,25 +91,22 @@ def _ahead(read, shares) -> Iterator:
             yield pending.result()
 
 
-def _same_everywhere(number: int) -> int:
-    """Process 0's number."""
-    if jax.process_count() == 1:
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+def _from_process_0(number: int) -> int:
+    return number if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def _from_all_hosts(rows: Rows, count: int) -> Rows:
-    """The hosts' rows one after the other, `count` in all."""
+def _gather(rows: Rows, count: int) -> Rows:
+    """Concatenates the rows of all hosts and returns the first `count`; later ones are repetitions."""
     if jax.process_count() == 1:
         return rows
-    return {name: _gather(np.asarray(values), count) for name, values in rows.items()}
+    return {name: _gather_column(np.asarray(values), count) for name, values in rows.items()}
 
 
-def _gather(values, count):
+def _gather_column(values, count):
     each = math.ceil(count / jax.process_count())
-    # As bytes, for JAX would make float32 of float64.
+    # As bytes, because JAX would convert float64 to float32.
     content = np.ascontiguousarray(values).reshape(len(values), -1).view(np.uint8)
     padded = np.zeros((each, content.shape[1]), np.uint8)
     padded[: len(content)] = content
-    everything = multihost_utils.process_allgather(padded, tiled=True)
-    return np.ascontiguousarray(everything[:count]).view(values.dtype).reshape(count, *values.shape[1:])
+    gathered = multihost_utils.process_allgather(padded, tiled=True)
+    return np.ascontiguousarray(gathered[:count]).view(values.dtype).reshape(count, *values.shape[1:])

@@ -1,19 +1,51 @@
-"""What can be measured: a set of images, pairs of them, a tokenizer's reconstructions, a generator's samples."""
+"""Predictions: a set of images, pairs of images, the reconstructions of a tokenizer, or the samples of a generator."""
+
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from softvq_jax.evaluate.devices import Rows
+from softvq_jax.evaluate.extractors import FeatureExtractor, PerceptualDistance
 from softvq_jax.evaluate.image_sampler import ImageSampler
 from softvq_jax.evaluate.image_sets import FileImages, Images, take
-from softvq_jax.evaluate.inception_features import FeatureExtractor
-from softvq_jax.evaluate.perceptual import PerceptualDistance
 from softvq_jax.evaluate.reconstructor import Reconstructor
-from softvq_jax.metrics import image_quality
+from softvq_jax.metrics.image_quality import PAIR_METRICS
 from softvq_jax.weights import fingerprints
 
 
+@runtime_checkable
+class Predictions(Protocol):
+    """A set of images to evaluate, and the rows that are measured of them.
+
+    Attributes:
+      size: height and width of the images.
+    """
+
+    size: tuple[int, int]
+
+    def __len__(self) -> int: ...
+
+    def metadata(self) -> dict:
+        """JSON values that change when the rows would, which resuming compares; `weights` are fingerprints by network."""
+
+    def crop(self) -> str:
+        """How the images were cropped."""
+
+    def describe(self, i: int) -> str:
+        """A description of image `i` for messages."""
+
+    def compute(self) -> dict[str, str]:
+        """Types of the matmuls that make the images, by network."""
+
+    def read(self, start: int, stop: int) -> Any:
+        """Reads what images `start ... stop - 1` are made of; called in a thread, ahead of `rows`."""
+
+    def rows(self, batch: Any) -> Rows:
+        """Measures what `read` returned: one row for each image in every column."""
+
+
 class ImageSet:
-    """Images as they are; without an extractor only their digests."""
+    """Images as they are. Without an extractor, only their digests are measured."""
 
     def __init__(self, images: Images, extractor: FeatureExtractor | None):
         self.images, self._extractor = images, extractor
@@ -22,14 +54,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def about(self) -> dict:
-        return {"images": about_images(self.images), "weights": _weights(inception=self._extractor)}
+    def metadata(self) -> dict:
+        return {"images": image_metadata(self.images), "weights": _weights(inception=self._extractor)}
 
     def crop(self) -> str:
         return self.images.crop()
 
-    def where(self, i: int) -> str:
-        return self.images.where(i)
+    def describe(self, i: int) -> str:
+        return self.images.describe(i)
 
     def compute(self) -> dict[str, str]:
         return {}
@@ -42,7 +74,7 @@ class ImageSet:
 
 
 class Pairs:
-    """Reconstructions made elsewhere, each beside its original.
+    """Reconstructions that another program made, each with its original.
 
     Raises:
       ValueError: the two sets differ in count, size or file names.
@@ -62,15 +94,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._set)
 
-    def about(self) -> dict:
-        weights = self._set.about()["weights"] | _weights(lpips=self._perceptual)
-        return self._set.about() | {"originals": about_images(self.originals), "weights": weights}
+    def metadata(self) -> dict:
+        weights = self._set.metadata()["weights"] | _weights(lpips=self._perceptual)
+        return self._set.metadata() | {"originals": image_metadata(self.originals), "weights": weights}
 
     def crop(self) -> str:
         return self._set.crop()
 
-    def where(self, i: int) -> str:
-        return self._set.where(i)
+    def describe(self, i: int) -> str:
+        return self._set.describe(i)
 
     def compute(self) -> dict[str, str]:
         return _lpips_type(self._perceptual)
@@ -88,7 +120,7 @@ class Pairs:
 
 
 class Reconstructions:
-    """What a tokenizer makes of images, beside them; reconstructed on the fly."""
+    """Reconstructions by a tokenizer, made on the fly, each with its original."""
 
     def __init__(
         self,
@@ -104,15 +136,15 @@ class Reconstructions:
     def __len__(self) -> int:
         return len(self.originals)
 
-    def about(self) -> dict:
+    def metadata(self) -> dict:
         weights = _weights(tokenizer=self._reconstruct, inception=self._extractor, lpips=self._perceptual)
-        return {"originals": about_images(self.originals), "weights": weights}
+        return {"originals": image_metadata(self.originals), "weights": weights}
 
     def crop(self) -> str:
         return self.originals.crop()
 
-    def where(self, i: int) -> str:
-        return f"the reconstruction of {self.originals.where(i)}"
+    def describe(self, i: int) -> str:
+        return f"the reconstruction of {self.originals.describe(i)}"
 
     def compute(self) -> dict[str, str]:
         return {"tokenizer": self._reconstruct.config.dtype} | _lpips_type(self._perceptual)
@@ -132,55 +164,49 @@ class Reconstructions:
 
 
 class Samples:
-    """What a generator draws, drawn on the fly; `settings` say how, as JSON values."""
+    """Samples of a generator, drawn on the fly; `settings` are the sampling settings as JSON values."""
 
-    def __init__(self, sample: ImageSampler, settings: dict, extractor: FeatureExtractor | None):
-        self._sample, self._settings, self._extractor = sample, settings, extractor
-        self.size = (sample.image_size, sample.image_size)
+    def __init__(self, sampler: ImageSampler, settings: dict, extractor: FeatureExtractor | None):
+        self._sampler, self._settings, self._extractor = sampler, settings, extractor
+        self.size = (sampler.image_size, sampler.image_size)
 
     def __len__(self) -> int:
-        return len(self._sample)
+        return len(self._sampler)
 
-    def about(self) -> dict:
-        weights = self._sample.fingerprints | _weights(inception=self._extractor)
+    def metadata(self) -> dict:
+        weights = self._sampler.fingerprints | _weights(inception=self._extractor)
         return {"sampling": self._settings, "weights": weights}
 
     def crop(self) -> str:
         return "none"
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return f"sample {i}"
 
     def compute(self) -> dict[str, str]:
-        return self._sample.dtypes
+        return self._sampler.dtypes
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop)
 
     def rows(self, batch: np.ndarray) -> Rows:
-        images, latents = self._sample.with_latents(batch)
+        images, latents = self._sampler.with_latents(batch)
         return image_rows(images, self._extractor) | {"latents": latents}
 
 
 def image_rows(images: np.ndarray, extractor: FeatureExtractor | None) -> Rows:
-    """Digests, and with an extractor features."""
+    """Returns digests of images and, with an extractor, their features."""
     return {"digest": fingerprints.image_digests(images), **(extractor(images) if extractor else {})}
 
 
 def pair_rows(originals: np.ndarray, images: np.ndarray, perceptual: PerceptualDistance | None) -> Rows:
-    """Every pixel metric of pairs, by the name it is reported under."""
-    rows = {
-        "psnr": image_quality.psnr(originals, images),
-        "ssim_gauss": image_quality.ssim(originals, images, "gauss"),
-        "ssim_uniform7": image_quality.ssim(originals, images, "uniform7"),
-        # What the released code calls SSIM: a data range of 2 on images in [0, 1].
-        "ssim_uniform7_range2": image_quality.ssim(originals, images, "uniform7", data_range=2 * 255),
-    }
+    """Returns every pixel metric of pairs of images, and with `perceptual` LPIPS."""
+    rows = {name: metric(originals, images) for name, metric in PAIR_METRICS.items()}
     return rows | ({"lpips": perceptual(originals, images)} if perceptual else {})
 
 
 def _weights(**networks) -> dict[str, str | None]:
-    """Fingerprints by name; None for a network that is not there."""
+    """Fingerprints by network; None for a network that is not used."""
     return {name: network.fingerprint if network else None for name, network in networks.items()}
 
 
@@ -188,8 +214,8 @@ def _lpips_type(perceptual: PerceptualDistance | None) -> dict[str, str]:
     return {"lpips": "float32"} if perceptual else {}
 
 
-def about_images(images: Images) -> dict:
-    """What identifies a set without reading it."""
+def image_metadata(images: Images) -> dict:
+    """Returns JSON values that identify a set of images, without reading them."""
     return {
         "name": images.name,
         "version": images.version(),
@@ -200,7 +226,7 @@ def about_images(images: Images) -> dict:
 
 
 def check_pairs(originals: Images, images: Images) -> None:
-    """Raises ValueError where image i of one cannot be the reconstruction of image i of the other."""
+    """Raises ValueError if image i of one set cannot be the reconstruction of image i of the other."""
     if len(originals) != len(images):
         raise ValueError(
             f"{originals.name} has {len(originals)} images and {images.name} {len(images)}; pairs need equal counts"
@@ -208,7 +234,7 @@ def check_pairs(originals: Images, images: Images) -> None:
     if originals.shape != images.shape:
         raise ValueError(
             f"{originals.name} has images of {originals.shape[:2]} and {images.name} of {images.shape[:2]} pixels; "
-            "pairs need equal sizes: --image_size centre-crops files"
+            "pairs need equal sizes: --image_size center-crops files"
         )
     if isinstance(originals, FileImages) and isinstance(images, FileImages):
         for i, (ours, theirs) in enumerate(zip(originals.stems, images.stems, strict=True)):

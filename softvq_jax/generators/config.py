@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.evaluation import EVALUATION
+from softvq_jax.config.evals import evals_schema
 from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
 from softvq_jax.config.networks import DTYPE, REMAT
 from softvq_jax.config.optim import OPTIM
@@ -72,7 +72,7 @@ def generator_schema(family: Family) -> Schema:
         },
         "optim": OPTIM,
         **RUN,
-        **EVALUATION,
+        "evals": evals_schema("held_out", "fid", "nearest_class"),
     }
 
 
@@ -101,7 +101,7 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
     config.optim.update(chosen.optimizer_defaults)
     config.train.update(chosen.train_defaults)
     config.data.update(source="latents", holdout=0.004)
-    config.eval.update(every_steps=10_000, nearest_class=False)  # True: do samples look like their class's photographs?
+    config.evals.held_out.every_steps = 10_000
     config.lock()
     return config
 

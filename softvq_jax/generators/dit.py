@@ -9,8 +9,8 @@ from softvq_jax.diffusion import objectives, samplers
 from softvq_jax.diffusion.schedules import BETAS, Schedule, make_schedule
 from softvq_jax.generators import transformer
 from softvq_jax.generators.family import Family, Losses, Sampler, Settings
-from softvq_jax.models import dit
 from softvq_jax.models.dit import DiT, DiTConfig
+from softvq_jax.models.functional import functional
 
 OBJECTIVE_FIELDS = {"process": Field("linear", "Noise schedule of its 1,000 timesteps.", one_of(*BETAS))}
 
@@ -45,7 +45,7 @@ DIT = Family(
     },
     make_config=lambda fields: DiTConfig(**fields, learn_sigma=True),
     owns=lambda config: isinstance(config, DiTConfig) and config.learn_sigma,
-    network=dit.functional,
+    network=partial(functional, DiT),
     fixed=transformer.fixed_positions,
     losses=make_losses,
     samplers=SAMPLERS,

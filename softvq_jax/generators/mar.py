@@ -23,6 +23,7 @@ from softvq_jax.generators.published import (
 )
 from softvq_jax.generators.sampling import fold_in, split_keys
 from softvq_jax.models import mar
+from softvq_jax.models.functional import functional
 from softvq_jax.models.mar import MARConfig, StackConfig
 from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, linear, norm
 
@@ -195,7 +196,7 @@ MAR = Family(
     fields={"model": MODEL_FIELDS, "objective": OBJECTIVE_FIELDS, "sampling": SAMPLING_FIELDS},
     make_config=MARConfig.from_dict,
     owns=lambda config: isinstance(config, MARConfig),
-    network=mar.functional,
+    network=partial(functional, mar.MAR),
     losses=make_losses,
     samplers={"masked": Sampler(draw, frozenset({"temperature", "head_steps"}), steps=None)},
     weight_rules=weight_rules,

@@ -9,8 +9,8 @@ from softvq_jax.diffusion import objectives, samplers
 from softvq_jax.diffusion.paths import PATHS, TIME_DISTRIBUTIONS, Path
 from softvq_jax.generators import transformer
 from softvq_jax.generators.family import Family, Losses, Sampler, Settings
-from softvq_jax.models import dit
 from softvq_jax.models.dit import DiT, DiTConfig
+from softvq_jax.models.functional import functional
 
 OBJECTIVE_FIELDS = {
     "process": Field("linear", "Path from data to noise.", one_of(*PATHS)),
@@ -64,7 +64,7 @@ SIT = Family(
     },
     make_config=lambda fields: DiTConfig(**fields),
     owns=lambda config: isinstance(config, DiTConfig) and not config.learn_sigma,
-    network=dit.functional,
+    network=partial(functional, DiT),
     fixed=transformer.fixed_positions,
     losses=make_losses,
     samplers=SAMPLERS,

@@ -1,4 +1,4 @@
-"""GAN losses on logits of any shape, and LeCam regularisation. All in float32."""
+"""GAN losses of logits of any shape, and LeCam regularization; all in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -32,19 +32,19 @@ _LOSSES = {
 
 
 def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """What the discriminator minimises, given its logits of real and generated images.
+    """The discriminator's loss, from its logits of real and generated images.
 
     Args:
       kind: "hinge", "vanilla" or "non_saturating".
 
     Raises:
-      ValueError: for another kind.
+      ValueError: unknown kind.
     """
     return _losses(kind)[0](real.astype(jnp.float32), fake.astype(jnp.float32))
 
 
 def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
-    """What the generator minimises, given the logits of its images; `kind` as in `discriminator_loss`."""
+    """The generator's loss, from the logits of its images; `kind` as in `discriminator_loss`."""
     return _losses(kind)[1](fake.astype(jnp.float32))
 
 
@@ -55,16 +55,16 @@ def _losses(kind):
 
 
 def lecam_update(averages: Averages, real: jax.Array, fake: jax.Array, decay: float) -> Averages:
-    """The averages one batch on; they start from 0 and carry no gradient."""
+    """Moving averages of the mean logits, updated by one batch. They start at 0 and carry no gradient."""
     means = {"real": jnp.mean(real.astype(jnp.float32)), "fake": jnp.mean(fake.astype(jnp.float32))}
     return {name: decay * averages[name] + (1 - decay) * jax.lax.stop_gradient(means[name]) for name in means}
 
 
 def lecam(averages: Averages, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """LeCam regulariser (Tseng et al., 2021, arXiv 2104.03310) with averages already updated by this batch.
+    """LeCam regularizer (Tseng et al., 2021, arXiv 2104.03310, equation 3); `averages` already include this batch.
 
-    One-sided, as released: real logits above the average fake one, and fake ones below the average real one, are
-    drawn towards it.
+    One-sided, as in the released code: it pulls real logits down to the average fake logit, and fake logits up to the
+    average real one.
     """
     averages = jax.lax.stop_gradient(averages)
     above = jax.nn.relu(real.astype(jnp.float32) - averages["fake"])

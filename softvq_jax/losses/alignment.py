@@ -9,7 +9,7 @@ MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def check_alignment(mode: str, num_latents: int, num_patches: int) -> None:
-    """ValueError where the mode is unknown or cannot pair `num_latents` latents with `num_patches` patches."""
+    """Raises ValueError if the mode is unknown or cannot pair `num_latents` latents with `num_patches` patches."""
     if mode not in MODES:
         raise ValueError(f"alignment mode is {mode!r}; expected one of {', '.join(MODES)}")
     if mode != "global" and num_patches % num_latents:
@@ -20,16 +20,16 @@ def check_alignment(mode: str, num_latents: int, num_patches: int) -> None:
 
 
 def alignment_inputs(mode: str, latents: jax.Array) -> jax.Array:
-    """What the alignment head is given: `[B, L, D]`, or their mean `[B, 1, D]` in mode "global"."""
+    """Inputs of the alignment head: the latents `[B, L, D]`, or their mean `[B, 1, D]` in mode "global"."""
     return jnp.mean(latents, axis=1, keepdims=True) if mode == "global" else latents
 
 
 def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.Array | None = None) -> jax.Array:
-    """What the head's output is compared with.
+    """Targets of the alignment head's outputs.
 
     Args:
-      mode: "repeat" compares every patch, "global" their mean, "avg_1d" means of consecutive patches, "avg_1d_shuffle"
-        means of patches in a random order, one for the whole batch.
+      mode: "repeat" takes every patch, "global" the mean of all, "avg_1d" means of consecutive patches, "avg_1d_shuffle"
+        means of patches in a random order, the same for the whole batch.
       patches: the teacher's `[B, N, width]`.
       num_latents: `L`.
       key: draws the order in mode "avg_1d_shuffle".
@@ -50,7 +50,7 @@ def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.
 def alignment_loss(projected: jax.Array, targets: jax.Array) -> jax.Array:
     """`-cos`, averaged over patches and batch, in float32.
 
-    `projected` `[B, M, width]` is repeated where there are more targets than it has rows: row `i` stands for targets
+    If there are more targets (N) than rows of `projected` `[B, M, width]`, row `i` is compared with targets
     `i*N/M ... (i+1)*N/M - 1`.
     """
     projected = jnp.repeat(projected, targets.shape[1] // projected.shape[1], axis=1)

@@ -1,4 +1,4 @@
-"""DiffAugment (Zhao et al., 2020, arXiv 2006.10738): differentiable distortions of what a discriminator sees."""
+"""DiffAugment (Zhao et al., 2020, arXiv 2006.10738): differentiable augmentations of a discriminator's inputs."""
 
 from functools import partial
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5, cutout: float = 0.2) -> jax.Array:
-    """Colour, translation and cutout, each on the whole batch with `probability`, its strengths drawn per image.
+    """Augments images by color, translation and cutout, each applied to the whole batch with `probability`.
 
-    One key always means one distortion: give real and generated images the same.
+    Strengths are drawn per image. The same key gives the same augmentation: use one for real and generated images.
 
     Args:
       key: random key.
@@ -17,7 +17,7 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
       probability: of each of the three.
       cutout: side of the square set to 0, as a share of the image's.
     """
-    groups = (random_colour, random_translation, partial(random_cutout, share=cutout))
+    groups = (random_color, random_translation, partial(random_cutout, share=cutout))
     for group_key, distort in zip(jax.random.split(key, len(groups)), groups, strict=True):
         coin, strengths = jax.random.split(group_key)
         images = jax.lax.cond(
@@ -26,29 +26,29 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
     return images
 
 
-def random_colour(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Brightness within +-0.5, saturation times 0 to 2, contrast times 0.5 to 1.5."""
+def random_color(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Randomly changes brightness by up to 0.5, saturation by factors 0 to 2, contrast by factors 0.5 to 1.5."""
     draws = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1))
-    return adjust_colour(images, draws[0] - 0.5, 2 * draws[1], 0.5 + draws[2])
+    return adjust_color(images, draws[0] - 0.5, 2 * draws[1], 0.5 + draws[2])
 
 
-def adjust_colour(images: jax.Array, brightness: jax.Array, saturation: jax.Array, contrast: jax.Array) -> jax.Array:
-    """Adds brightness, then scales the distance from each pixel's grey, then that from the image's mean."""
+def adjust_color(images: jax.Array, brightness: jax.Array, saturation: jax.Array, contrast: jax.Array) -> jax.Array:
+    """Adds brightness, then scales each pixel's distance from its gray value, then from the mean of the image."""
     images = images + brightness
-    grey = jnp.mean(images, axis=-1, keepdims=True)
-    images = (images - grey) * saturation + grey
+    gray = jnp.mean(images, axis=-1, keepdims=True)
+    images = (images - gray) * saturation + gray
     mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
     return (images - mean) * contrast + mean
 
 
 def random_translation(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Whole pixels, up to an eighth of the side either way."""
+    """Translates each image by whole pixels, up to an eighth of its side in each direction."""
     reach = jnp.array(_reach(images))
     return translate(images, jax.random.randint(key, (images.shape[0], 2), -reach, reach + 1))
 
 
 def translate(images: jax.Array, shifts: jax.Array) -> jax.Array:
-    """Moves image `i` down and right by the whole pixels `shifts[i]`, at most an eighth of its side; zeros come in."""
+    """Moves image `i` down and right by `shifts[i]` pixels, at most an eighth of its side, and fills with zeros."""
     rows, columns = _reach(images)
     padded = jnp.pad(images, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
@@ -63,24 +63,24 @@ def _reach(images):
 
 
 def random_cutout(key: jax.Array, images: jax.Array, *, share: float) -> jax.Array:
-    """A square of `share` of the side, centred anywhere in the image."""
+    """Cuts out a square with a side of `share` of the image's, centered anywhere in the image."""
     sides = [_rounded(share * side) for side in images.shape[1:3]]
-    # An even square has its centre between pixels: one place more.
-    places = jnp.array([size + 1 - side % 2 for size, side in zip(images.shape[1:3], sides, strict=True)])
-    return cut_out(images, jax.random.randint(key, (images.shape[0], 2), 0, places), sides)
+    # The center of an even square lies between pixels: one position more.
+    positions = jnp.array([size + 1 - side % 2 for size, side in zip(images.shape[1:3], sides, strict=True)])
+    return cut_out(images, jax.random.randint(key, (images.shape[0], 2), 0, positions), sides)
 
 
-def cut_out(images: jax.Array, centres: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """Sets the `side` rows and columns from `centre - side//2` on to 0, as far as they are in the image."""
+def cut_out(images: jax.Array, centers: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """Sets `side` rows and columns, starting at `center - side//2`, to 0, as far as they lie in the image."""
 
-    def inside(length, centre, side):
-        offset = jnp.arange(length) - (centre[:, None] - side // 2)
+    def inside(length, center, side):
+        offset = jnp.arange(length) - (center[:, None] - side // 2)
         return (offset >= 0) & (offset < side)
 
-    rows, columns = (inside(images.shape[1 + i], centres[:, i], sides[i]) for i in (0, 1))
+    rows, columns = (inside(images.shape[1 + i], centers[:, i], sides[i]) for i in (0, 1))
     return jnp.where(rows[:, :, None, None] & columns[:, None, :, None], 0, images)
 
 
 def _rounded(x: float) -> int:
-    """To the nearest whole number, halves up."""
+    """The nearest integer; halves round up."""
     return int(x + 0.5)

@@ -1,13 +1,13 @@
-"""How much of a codebook is in use."""
+"""Codebook usage and perplexity."""
 
 import numpy as np
 
 
-class CodeUsage:
-    """Counts which codes a stream of tokens falls on.
+class CodebookUsage:
+    """Counts how often each code is used by a stream of tokens.
 
     Attributes:
-      counts: `[C, K]` int64, tokens that fell on each code of each codebook.
+      counts: `[C, K]` int64, tokens of each code of each codebook.
     """
 
     def __init__(self, num_codebooks: int, codebook_size: int):
@@ -17,31 +17,31 @@ class CodeUsage:
         """Counts indices `[B, C, tokens of each codebook]`.
 
         Raises:
-          ValueError: another number of codebooks, or an index that is no code.
+          ValueError: the number of codebooks is wrong, or an index is out of range.
         """
         indices = np.asarray(indices)
         codebooks, size = self.counts.shape
         if indices.ndim != 3 or indices.shape[1] != codebooks:
             raise ValueError(f"indices of shape {indices.shape}; expected [B, {codebooks}, tokens]")
         if indices.size and not 0 <= indices.min() <= indices.max() < size:
-            raise ValueError(f"indices reach from {indices.min()} to {indices.max()}; the codes are 0 to {size - 1}")
+            raise ValueError(f"indices from {indices.min()} to {indices.max()}; expected 0 to {size - 1}")
         for counts, own in zip(self.counts, indices.swapaxes(0, 1), strict=True):
             counts += np.bincount(own.ravel(), minlength=size)
 
     @property
-    def use(self) -> float:
-        """Share of all codes that at least one token fell on."""
+    def usage(self) -> float:
+        """Share of all codes that at least one token has."""
         return float((self.counts > 0).mean())
 
     @property
     def perplexity(self) -> float:
-        """`exp` of the entropy of the codes' frequencies, averaged over the codebooks; K where all are equally used."""
+        """`exp` of the entropy of the codes' frequencies, averaged over the codebooks; K if all are equally used."""
         p = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
         entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
         return float(np.exp(entropy).mean())
 
     def profile(self, points: int = 100) -> list[float]:
-        """Tokens of a code over the mean of all codes, from the most to the least used, at `points` equal shares."""
+        """Counts of the codes over their mean, from the most to the least used code, at `points` evenly spaced ranks."""
         counts = np.sort(self.counts.ravel())[::-1]
         rows = np.linspace(0, len(counts) - 1, min(points, len(counts))).round().astype(int)
         return (counts[rows] / max(counts.mean(), 1e-300)).tolist()

@@ -1,22 +1,91 @@
-"""Statistics files: mean and covariance of a set's features, in the `.npz` layout that FID code shares.
+"""Mean and covariance of a set's features: computed from a stream of features, read from and written to `.npz` files.
 
-`mu`, `sigma` are of pool3, `mu_s`, `sigma_s` of the spatial features of sFID. A file may also hold images (`arr_0`), as
-ADM's reference batches do; those are `images.NpzImages`.
+The files have the layout that FID code shares: `mu`, `sigma` of pool3, `mu_s`, `sigma_s` of the spatial features of sFID.
+A file may also hold images (`arr_0`), as ADM's reference batches do; `evaluate.image_sets.NpzImages` reads those.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 
-from softvq_jax.metrics.moments import Moments
+from softvq_jax.metrics.metric import require
 from softvq_jax.metrics.npz import array_names
 from softvq_jax.storage import files
 
+BLOCK = 2048  # rows
+
+
+class Moments:
+    """Count, mean and scatter matrix of rows `[n, d]` in float64 (Chan, Golub and LeVeque, 1983).
+
+    The result does not depend on how the rows are divided into batches, devices and hosts. Own code because `np.cov`
+    needs all rows in memory at once.
+
+    Attributes:
+      count: number of rows.
+      mean: `[d]` float64.
+      scatter: `[d, d]` float64, the sum of the outer products of the centered rows.
+    """
+
+    def __init__(self, dimension: int):
+        self.count, self.mean, self.scatter = 0, np.zeros(dimension), np.zeros((dimension, dimension))
+
+    @classmethod
+    def of(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
+        """Moments of all rows of `features` `[n, d]`: an array, or anything that slices into arrays.
+
+        Args:
+          features: the rows.
+          on_progress: called with the number of finished blocks and the number of all blocks.
+        """
+        moments, starts = cls(features.shape[1]), range(0, len(features), BLOCK)
+        for done, start in enumerate(starts, 1):
+            moments.update(features[start : start + BLOCK])
+            on_progress(done, len(starts))
+        return moments
+
+    def update(self, features: np.ndarray) -> None:
+        """Adds rows `[n, d]`; raises ValueError if one is not finite."""
+        if not np.isfinite(features).all():
+            row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+            raise ValueError(
+                f"the features of image {self.count + row} are not finite: the network's weights may be broken"
+            )
+        batch = Moments(len(self.mean))
+        centered = np.asarray(features, np.float64)
+        batch.count, batch.mean = len(centered), centered.mean(axis=0)
+        centered = centered - batch.mean
+        batch.scatter = centered.T @ centered
+        self.merge(batch)
+
+    def merge(self, other: "Moments") -> None:
+        """Adds the rows of `other`."""
+        if not other.count:
+            return
+        total = self.count + other.count
+        shift = other.mean - self.mean
+        self.scatter += other.scatter
+        self.scatter += np.outer(shift, shift * (self.count * other.count / total))
+        self.mean = self.mean + shift * (other.count / total)
+        self.count = total
+
+    def covariance(self, ddof: int = 1) -> np.ndarray:
+        """`scatter / (count - ddof)`, `[d, d]`; raises TooFewImages for fewer than two rows."""
+        require(self.count, 2, "a covariance")
+        return self.scatter / (self.count - ddof)
+
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
-    """What FID and sFID need of a set: float64 `[d]` and `[d, d]`; None where it is not known."""
+class FeatureStatistics:
+    """Mean and covariance of the features of a set of images; FID and sFID compare two of them.
+
+    Attributes:
+      mu, sigma: of pool3, float64 `[d]` and `[d, d]`.
+      mu_s, sigma_s: of the spatial features; None if unknown.
+      count: the number of images; None if unknown.
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
@@ -25,8 +94,8 @@ class Statistics:
     count: int | None = None
 
     @classmethod
-    def of(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "Statistics":
-        """The statistics of the images whose features two `Moments` have seen."""
+    def of(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
+        """Statistics of the images whose pool3 and spatial features have these moments."""
         extra = (None, None) if spatial is None else (spatial.mean, spatial.covariance(ddof))
         return cls(pool3.mean, pool3.covariance(ddof), *extra, count=pool3.count)
 
@@ -39,12 +108,12 @@ def has_statistics(path: str | os.PathLike) -> bool:
 
 
 def has_images(path: str | os.PathLike) -> bool:
-    """Whether `path` is anything but an `.npz` of statistics alone."""
+    """Whether `path` may hold images: anything except an `.npz` that holds only statistics."""
     return not has_statistics(path) or "arr_0" in array_names(path)
 
 
-def read_statistics(path: str | os.PathLike) -> Statistics:
-    """Reads `mu`, `sigma` and, where they are there, `mu_s`, `sigma_s` and our own `count`.
+def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
+    """Reads `mu`, `sigma` and, if present, `mu_s`, `sigma_s` and `count` (which only our files have).
 
     Raises:
       ValueError: an array is missing, has the wrong shape, or holds NaN.
@@ -60,17 +129,27 @@ def read_statistics(path: str | os.PathLike) -> Statistics:
             raise ValueError(f"{path} holds {found}; expected mu and sigma, and mu_s and sigma_s for sFID")
         if mean in arrays and arrays[covariance].shape != arrays[mean].shape * 2:
             shapes = f"{mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape}"
-            raise ValueError(f"{path}: {shapes} do not fit; expected [d] and [d, d]")
+            raise ValueError(f"{path}: {shapes} do not match; expected [d] and [d, d]")
     for name, array in arrays.items():
         if broken := np.count_nonzero(~np.isfinite(array)):
             raise ValueError(
                 f"{path}: {broken:,} numbers of {name} are not finite: make the file again from its images"
             )
-    return Statistics(**arrays, count=count)
+    return FeatureStatistics(**arrays, count=count)
 
 
-def write_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
-    """Writes what is known, atomically; other programs find `mu`, `sigma`, `mu_s`, `sigma_s`."""
+def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics) -> None:
+    """Writes all known arrays atomically, under the names that FID code shares."""
     known = {name: value for name, value in vars(statistics).items() if value is not None}
     with files.replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **known)
+
+
+def small_sample_warning(count: int | None, features: int, name: str) -> str | None:
+    """A warning if the covariance of `features` numbers is estimated from fewer images; None if it is not."""
+    if count is None or count >= features:
+        return None
+    return (
+        f"{name}: {count:,} images for {features:,} features: their covariance is singular, and FID depends on the "
+        "counts: compare it only with FIDs of the same counts (50,000 is usual)"
+    )

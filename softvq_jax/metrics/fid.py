@@ -2,19 +2,22 @@
 
 import numpy as np
 
+from softvq_jax.metrics.metric import Metric, NotMeasured
+
 
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
-    """`|mu1 - mu2|^2 + Tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))`.
+    """Returns `|mu1 - mu2|^2 + Tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))`.
 
     With `sigma = R R^T`, the trace of the root is the sum of the singular values of `R1^T R2`. The roots come from
-    symmetric eigenvalues, so a covariance of fewer images than features costs no accuracy, and no matrix is squared.
+    symmetric eigenvalues: a covariance of fewer images than features loses no accuracy, and no matrix is squared.
+    `scipy.linalg.sqrtm` of the product of two singular covariances is inaccurate.
 
     Args:
       mu1, mu2: `[d]`.
       sigma1, sigma2: `[d, d]`.
 
     Raises:
-      ValueError: for shapes that do not fit, for NaN, and for a matrix that is no covariance.
+      ValueError: the shapes do not match, a number is not finite, or a matrix is not a covariance.
     """
     _check(mu1, sigma1, mu2, sigma2)
     mu1, sigma1, mu2, sigma2 = (np.asarray(x, np.float64) for x in (mu1, sigma1, mu2, sigma2))
@@ -23,7 +26,7 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 
 
 def covariance_root(sigma: np.ndarray) -> np.ndarray:
-    """`R` `[d, rank]` with `R R^T = sigma`; ValueError for a matrix with negative eigenvalues."""
+    """Returns `R` `[d, rank]` with `R R^T = sigma`; raises ValueError for a matrix with negative eigenvalues."""
     values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
     if values[0] < -1e-4 * abs(values[-1]):  # what float32 files round to stays well above
         raise ValueError(f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}: sigma is not a covariance matrix")
@@ -39,3 +42,26 @@ def _check(mu1, sigma1, mu2, sigma2):
     for name, array in zip(("mu1", "sigma1", "mu2", "sigma2"), (mu1, sigma1, mu2, sigma2), strict=True):
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite")
+
+
+def _fid(samples, reference, protocol, on_progress):
+    a, b = samples.require_statistics(), reference.require_statistics()
+    on_progress(0, 1)
+    distance = frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
+    return {"fid": distance}, samples.statistics_counts | reference.statistics_counts
+
+
+def _sfid(samples, reference, protocol, on_progress):
+    a, b = samples.require_statistics(), reference.require_statistics()
+    if a.mu_s is None or b.mu_s is None:
+        raise NotMeasured("the statistics file has no mu_s and sigma_s")
+    on_progress(0, 1)
+    distance = frechet_distance(a.mu_s, a.sigma_s, b.mu_s, b.sigma_s)
+    return {"sfid": distance}, samples.statistics_counts | reference.statistics_counts
+
+
+FID = Metric("FID", {"fid": "FID"}, "lower", _fid)
+"""On pool3 features."""
+
+SFID = Metric("sFID", {"sfid": "sFID"}, "lower", _sfid)
+"""On spatial features (Nash et al., 2021)."""

@@ -4,30 +4,30 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from softvq_jax.metrics.sample_size import require
+from softvq_jax.metrics.metric import Metric, require
 
 
 def inception_score(logits, splits: Iterable[slice | np.ndarray]) -> tuple[float, float]:
     """Mean and population standard deviation of the score over `splits` of the rows.
 
     Args:
-      logits: `[n, classes]`, an array or anything that `splits` index; computed in float64.
-      splits: which rows belong together: `splits_of_size`, `number_of_splits`, or arrays of row numbers.
+      logits: `[n, classes]`, an array, or anything that `splits` can index; computed in float64.
+      splits: the rows of each split: `splits_of_size`, `number_of_splits`, or arrays of row numbers.
 
     Raises:
-      ValueError: for logits that are not finite.
+      ValueError: a logit is not finite.
     """
     scores = [_score(np.asarray(logits[split], np.float64)) for split in splits]
     return float(np.mean(scores)), float(np.std(scores))
 
 
 def splits_of_size(count: int, size: int) -> Iterator[slice]:
-    """Consecutive splits of `size` rows; the last one may be smaller."""
+    """Returns consecutive splits of `size` rows; the last one may be smaller."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def number_of_splits(count: int, splits: int) -> Iterator[slice]:
-    """Exactly `splits` consecutive splits, equal up to one row; TooFewImages where there are fewer rows."""
+    """Returns `splits` consecutive splits, equal up to one row; raises TooFewImages if there are fewer rows."""
     require(count, splits, f"the Inception score in {splits} splits")
     return (slice(i * count // splits, (i + 1) * count // splits) for i in range(splits))
 
@@ -39,6 +39,29 @@ def _score(logits) -> float:
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     p = np.exp(log_p)
     marginal = p.mean(axis=0)
-    # A class that no image can have adds 0 log 0 = 0.
+    # A class of probability 0 for all images contributes 0 log 0 = 0.
     log_marginal = np.log(np.where(marginal > 0, marginal, 1))
     return float(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+
+
+def _compute(samples, reference, protocol, on_progress):
+    logits = samples.rows("logits_unbiased")
+    on_progress(0, 1)
+    order = np.random.RandomState(protocol.shuffle_seed).permutation(len(logits))
+    mean, std = inception_score(logits, [order[split] for split in protocol.splits(len(logits))])
+    return {"is_mean": mean, "is_std": std}, samples.image_counts
+
+
+def _describe(protocol):
+    size, number = protocol.split_size, protocol.num_splits
+    splits = f"{number} splits" if size is None else f"splits of {size:,}"
+    return f"{splits} of the rows, shuffled with seed {protocol.shuffle_seed}"
+
+
+INCEPTION_SCORE = Metric(
+    "Inception score",
+    {"is_mean": "Inception score", "is_std": "Inception score, std over splits"},
+    "higher",
+    _compute,
+    _describe,
+)

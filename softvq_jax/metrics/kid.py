@@ -1,10 +1,8 @@
 """Kernel Inception distance (Binkowski et al., 2018): the unbiased squared MMD with a cubic kernel."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from softvq_jax.metrics.sample_size import require
+from softvq_jax.metrics.metric import Metric, OnProgress, require
 
 
 def kernel_distance(
@@ -14,20 +12,20 @@ def kernel_distance(
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 2020,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[float, float]:
     """Mean and population standard deviation of the squared MMD over random subsets.
 
     Args:
-      real, fake: features `[n, d]`: arrays, or anything that an array of row numbers indexes; computed in float64.
-      subsets: how many are drawn.
-      subset_size: rows of each set in one, drawn without replacement.
+      real, fake: features `[n, d]`: arrays, or anything that an array of row numbers can index; computed in float64.
+      subsets: number of random subsets.
+      subset_size: rows of each set in a subset, drawn without replacement.
       seed: of the draws (`numpy.random.RandomState`, first `fake`, then `real`: torch-fidelity's inputs 1 and 2).
-      on_progress: told how many subsets are done, and of how many.
+      on_progress: called with the number of finished subsets and the number of all subsets.
 
     Raises:
-      TooFewImages: for sets smaller than `subset_size`.
-      ValueError: for features that are not finite.
+      TooFewImages: a set is smaller than `subset_size`.
+      ValueError: a feature is not finite.
     """
     require(min(len(real), len(fake)), subset_size, f"KID with subsets of {subset_size}")
     random = np.random.RandomState(seed)
@@ -55,3 +53,23 @@ def _kernel(x, y):
 
 def _mean_off_diagonal(k) -> float:
     return float((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)))
+
+
+def _compute(samples, reference, protocol, on_progress):
+    mean, std = kernel_distance(
+        reference.rows("f2048"),
+        samples.rows("f2048"),
+        subsets=protocol.kid_subsets,
+        subset_size=protocol.kid_subset_size,
+        seed=protocol.shuffle_seed,
+        on_progress=on_progress,
+    )
+    return {"kid_mean": mean, "kid_std": std}, samples.image_counts | reference.image_counts
+
+
+def _describe(protocol):
+    subsets = f"{protocol.kid_subsets} subsets of {protocol.kid_subset_size:,}"
+    return f"{subsets}, drawn with seed {protocol.shuffle_seed}; cubic kernel, float64"
+
+
+KID = Metric("KID", {"kid_mean": "KID", "kid_std": "KID, std over subsets"}, "lower", _compute, _describe)

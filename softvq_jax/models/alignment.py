@@ -1,4 +1,4 @@
-"""The head between latents and teacher: a SiLU MLP of three layers (SoftVQ-VAE, section 3.3)."""
+"""Alignment head, which maps latents to the teacher's features (SoftVQ-VAE, section 3.3)."""
 
 import jax
 from flax import nnx
@@ -7,7 +7,7 @@ from softvq_jax.models import layers
 
 
 class AlignmentHead(nnx.Module):
-    """`D -> hidden -> hidden -> teacher width` on the last axis."""
+    """SiLU MLP of three layers, `D -> hidden -> hidden -> teacher width` on the last axis."""
 
     def __init__(self, latent_dim: int, hidden: int, teacher_width: int, *, dtype=None, rngs: nnx.Rngs):
         self.fc1 = layers.linear(latent_dim, hidden, dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, with one formulation per kind of machine."""
+"""Scaled dot-product attention, with one implementation per platform."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention of every query over every key; logits and softmax in float32.
 
-    The attention probabilities are recomputed in the backward pass rather than kept: for 321 tokens that costs 2 % of
-    a block's arithmetic and saves its largest activation, `[B, H, N, N]`.
+    The backward pass recomputes the attention probabilities: for 321 tokens that costs 2 % of a block's arithmetic and
+    saves its largest activation, `[B, H, N, N]`.
 
     Args:
       q, k, v: `[B, N, H, d]`.
 
     Returns:
-      `[B, N, H, d]` in the type of `v`.
+      `[B, N, H, d]` of the dtype of `v`.
     """
     return _attention(q, k, v)
 
 
-def _whole(q, k, v):
-    """All heads in one batched product: what TPUs and GPUs want."""
+def _all_heads(q, k, v):
+    """All heads in one batched product: fastest on TPUs and GPUs."""
     return jax.nn.dot_product_attention(q, k, v)
 
 
@@ -40,6 +40,6 @@ def _head_by_head(q, k, v):
 
 @jax.checkpoint
 def _attention(q, k, v):
-    # The choice is made by the platform the program is lowered for, which ahead-of-time compilation
-    # makes different from the platform it is traced on.
-    return jax.lax.platform_dependent(q, k, v, cpu=_head_by_head, default=_whole)
+    # Chosen by the platform that the program is lowered for. In ahead-of-time compilation that is not the platform of
+    # the tracing process.
+    return jax.lax.platform_dependent(q, k, v, cpu=_head_by_head, default=_all_heads)

@@ -1,4 +1,4 @@
-"""The discriminator's frozen eyes: DINO ViT-S/16 (Caron et al., 2021, arXiv 2104.14294)."""
+"""Frozen DINO backbone of the discriminator: ViT-S/16 (Caron et al., 2021, arXiv 2104.14294)."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ NUM_FEATURES = 5
 class DinoTrunk(nnx.Module):
     """Features of images at five depths of a ViT: before the first block and after each quarter of the blocks.
 
-    The tanh approximation of GELU, where DINO itself has the exact one, is the discriminator's own (StyleGAN-T, VAR).
+    GELU is the tanh approximation, as in the discriminators of StyleGAN-T and VAR; DINO itself uses the exact one.
 
     Raises:
       ValueError: the depth is not divisible by 4, or the image size by the patch size.
@@ -31,18 +31,18 @@ class DinoTrunk(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if config.depth % (NUM_FEATURES - 1):
-            raise ValueError(f"depth {config.depth} does not divide into {NUM_FEATURES - 1} equal parts")
+            raise ValueError(f"depth is {config.depth}; expected a multiple of {NUM_FEATURES - 1}")
         self.image_size = image_size
         self.vit = ViT(config, image_size, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Patch tokens + class token at five depths.
+        """Patch tokens plus the class token, at five depths.
 
         Args:
-          images: `[B, S, S, 3]` in [-1, 1], S the trunk's image size.
+          images: `[B, S, S, 3]` in [-1, 1]; S is `image_size`.
 
         Returns:
-          `[5, B, N, width]` float32, N patches.
+          `[5, B, N, width]` float32; N is the number of patches.
         """
         tokens = self.vit.embed(imagenet_normalize(images))
         quarters = self.vit.transformer.parts(tokens, NUM_FEATURES - 1)

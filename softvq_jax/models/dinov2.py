@@ -1,4 +1,4 @@
-"""DINOv2 (arXiv 2304.07193): sizes, and how its weights are moved to another patch and image size."""
+"""DINOv2 (arXiv 2304.07193): input normalization, and resampling of its weights to another patch and image size."""
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def imagenet_normalize(images: jax.Array) -> jax.Array:
-    """Images in [-1, 1] to the mean 0 and deviation 1 of ImageNet's channels."""
+    """Normalizes images in [-1, 1] by the mean and standard deviation of ImageNet's channels."""
     return ((images + 1.0) / 2.0 - IMAGENET_MEAN) / IMAGENET_STD
 
 
 def antialiased_resize(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bicubic (a = -0.5) and antialiased: PyTorch's `interpolate(mode="bicubic", antialias=True)` to 1e-7."""
+    """Resizes bicubically (a = -0.5), within 1e-7 of PyTorch's `interpolate(mode="bicubic", antialias=True)`."""
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.image.resize(jnp.asarray(array, jnp.float32), shape, "cubic", antialias=True))
 
 
 def resample_positions(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """Positions `[1 + n*n, width]` for a grid of `grid * grid` patches, class position kept; as timm does."""
+    """Resamples positions `[1 + n*n, width]` to `grid * grid` patches, as timm does; the class position stays."""
     first, positions = _square(pos_embed)
     if positions.shape[0] == grid:
         return pos_embed
@@ -32,7 +32,7 @@ def resample_positions(pos_embed: np.ndarray, grid: int) -> np.ndarray:
 
 
 def interpolate_positions_hf(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """The same as Hugging Face's own model does it: a = -0.75, not antialiased."""
+    """`resample_positions` as Hugging Face's own model does it: a = -0.75, not antialiased."""
     first, positions = _square(pos_embed)
     matrix = bicubic_matrix(positions.shape[0], grid)
     resized = np.einsum("ij,kl,jlw->ikw", matrix, matrix, positions, optimize=True).astype(np.float32)
@@ -42,15 +42,17 @@ def interpolate_positions_hf(pos_embed: np.ndarray, grid: int) -> np.ndarray:
 def _square(pos_embed):
     side = round((pos_embed.shape[0] - 1) ** 0.5)
     if side * side != pos_embed.shape[0] - 1:
-        raise ValueError(f"{pos_embed.shape[0]} positions are not a class position and a square grid")
+        raise ValueError(
+            f"there are {pos_embed.shape[0]} positions; expected 1 for the class token plus a square number"
+        )
     return pos_embed[:1], pos_embed[1:].reshape(side, side, -1)
 
 
 def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
-    """A patch kernel `[width, 3, p, p]` for another patch size (FlexiViT, arXiv 2212.08013, section 3.4).
+    """Resamples a patch kernel `[width, 3, p, p]` to another patch size (FlexiViT, arXiv 2212.08013, section 3.4).
 
-    The new kernel gives a resized patch the embedding that the old one gives the patch: `new = old @ pinv(R)`, `R` the
-    matrix that resizes a flattened patch.
+    The new kernel embeds a resized patch as the old kernel embeds the original: `new = old @ pinv(R)`, where the matrix
+    `R` resizes a flattened patch.
     """
     width, channels, old, _ = kernel.shape
     if old == patch:
@@ -63,5 +65,5 @@ def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
 
 
 def patch_features(tokens: jax.Array, config: ViTConfig) -> jax.Array:
-    """Patch tokens `[B, N, width]` of a ViT's `[class, registers, patches]`: what alignment looks at."""
+    """Patch tokens `[B, N, width]` among a ViT's `[class, registers, patches]`."""
     return tokens[:, 1 + config.num_registers :]

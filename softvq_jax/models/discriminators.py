@@ -1,11 +1,11 @@
 """Discriminators: small heads on a frozen DINO (StyleGAN-T, arXiv 2301.09515), and PatchGAN (arXiv 1611.07004).
 
-Both are called `discriminator(seen, train=...)` and return logits in float32; PatchGAN sees images, the other what the
-frozen DINO makes of them. What a training-mode forward moves besides parameters (BatchNorm's running statistics,
-spectral norm's vectors) are variables that are not `nnx.Param`:
+Both are called `discriminator(inputs, train=...)` and return logits in float32. The inputs are images for PatchGAN and
+features of the frozen DINO for the other. The buffers that a training-mode forward pass updates (BatchNorm's running
+statistics, spectral norm's vectors) are variables that are not `nnx.Param`:
 
     discriminator = nnx.merge(graphdef, params, buffers)
-    logits = discriminator(seen, train=True)
+    logits = discriminator(inputs, train=True)
     buffers = nnx.to_pure_dict(nnx.state(discriminator, nnx.Not(nnx.Param)))
 """
 
@@ -20,17 +20,19 @@ from softvq_jax.models.dino_trunk import NUM_FEATURES
 from softvq_jax.models.resize import area_resize, bicubic_resize
 from softvq_jax.parallel.mesh import constrain_batch
 
-MOMENTUM = 0.9  # of the running statistics that is kept: 0.1 in PyTorch's sense
-# Uniform within 1/sqrt(fan_in): what PyTorch gives its convolutions.
+MOMENTUM = 0.9  # share of the running statistics that is kept; PyTorch's momentum of 0.1
+# Uniform within 1/sqrt(fan_in), as PyTorch initializes convolutions.
 _conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class SpectralVector(nnx.Variable):
-    """A singular vector that spectral norm follows from step to step."""
+    """A singular vector that spectral norm updates at each step."""
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, of the whole (global) batch, in float32."""
+    """Batch normalization over all axes but the last, of the global batch, in float32.
+
+    Our own for PyTorch's semantics: the running variance is the unbiased one."""
 
     def __init__(self, width: int, epsilon: float):
         self.epsilon = epsilon
@@ -44,21 +46,22 @@ class BatchNorm(nnx.Module):
             axes = tuple(range(x.ndim - 1))
             mean, var = jnp.mean(x, axes), jnp.var(x, axes)
             count = x.size // x.shape[-1]
-            self._follow(self.mean, mean)
-            self._follow(self.var, var * (count / max(count - 1, 1)))
+            self._update(self.mean, mean)
+            self._update(self.var, var * (count / max(count - 1, 1)))
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
 
-    def _follow(self, running, value):
+    def _update(self, running, value):
         running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(value)
 
 
 class SpectralConv1d(nnx.Module):
-    """Circular 1-D convolution, `[B, T, in] -> [B, T, out]`, its kernel divided by its largest singular value.
+    """Circular 1-D convolution, `[B, T, in] -> [B, T, out]`, with its kernel divided by its largest singular value.
 
-    Miyato et al., 2018, arXiv 1802.05957, algorithm 1: one power iteration for each training-mode forward.
+    Spectral norm as in PyTorch: one power iteration in each training-mode forward pass (Miyato et al., 2018, arXiv
+    1802.05957, algorithm 1).
 
-    A BatchNorm behind it takes the bias away again. The bias then has no gradient but rounding errors, of which Adam
-    would make whole steps: `learn_bias=False` leaves it where it is.
+    A BatchNorm that follows cancels the bias. Its gradient then consists of rounding errors, which Adam would scale to
+    full steps: `learn_bias=False` keeps the bias fixed.
     """
 
     def __init__(
@@ -80,13 +83,13 @@ class SpectralConv1d(nnx.Module):
         self.v = SpectralVector(_unit(jax.random.normal(rngs.params(), shape[:2])))
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        kernel, bias = self._normalised_kernel(train), self.bias[...]
+        kernel, bias = self._normalized_kernel(train), self.bias[...]
         bias = bias if self.learn_bias else jax.lax.stop_gradient(bias)
         kernel, bias, x = (array.astype(self.dtype or jnp.float32) for array in (kernel, bias, x))
         windows = constrain_batch(_circular_windows(x, kernel.shape[0]))
         return constrain_batch(windows @ kernel.reshape(-1, kernel.shape[-1]) + bias)
 
-    def _normalised_kernel(self, train):
+    def _normalized_kernel(self, train):
         kernel, u, v = self.kernel[...], self.u[...], self.v[...]
         exact = jax.lax.Precision.HIGHEST
         if train:
@@ -103,7 +106,7 @@ def _unit(x):
 
 
 def _circular_windows(x, size):
-    """`[B, T, C] -> [B, T, size * C]`: each position with its neighbours, so that a convolution is one matmul.
+    """`[B, T, C] -> [B, T, size * C]`: each position with its neighbors, so that a convolution is one matmul.
 
     Each head has its own kernel, and a batch of matmuls takes half the time of a grouped convolution (forward and
     backward, on a CPU).
@@ -116,7 +119,7 @@ def _circular_windows(x, size):
 
 
 class SpectralBlock(nnx.Module):
-    """Spectral-norm convolution, BatchNorm, LeakyReLU 0.2; the width stays."""
+    """Spectral-norm convolution, BatchNorm, LeakyReLU with slope 0.2; keeps the width."""
 
     def __init__(self, width: int, kernel_size: int, *, dtype=None, rngs: nnx.Rngs):
         self.conv = SpectralConv1d(width, width, kernel_size, learn_bias=False, dtype=dtype, rngs=rngs)
@@ -141,17 +144,17 @@ class Head(nnx.Module):
 
 
 class DinoDiscriminator(nnx.Module):
-    """The trainable part: one head for each of the trunk's five features, stacked."""
+    """The trained part of the DINO discriminator: one head for each of the trunk's five feature maps, stacked."""
 
     def __init__(self, width: int = 384, *, dtype=None, rngs: nnx.Rngs):
         self.heads = layers.stack(lambda r: Head(width, dtype=dtype, rngs=r), NUM_FEATURES, rngs)
 
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[B, 5 * N]`, one for each token of each feature.
+        """Logits `[B, 5 * N]`, one for each token of each feature map.
 
         Args:
-          features: `[5, B, N, width]`, what a `DinoTrunk` makes of images.
-          train: BatchNorm normalises by this batch, and the buffers move.
+          features: `[5, B, N, width]`, from a `DinoTrunk`.
+          train: normalizes by the statistics of this batch, and updates the buffers.
         """
         graphdef, params, buffers = nnx.split(self.heads, nnx.Param, ...)
 
@@ -165,9 +168,9 @@ class DinoDiscriminator(nnx.Module):
 
 
 def fit(images: jax.Array, size: int, crop_key: jax.Array | None = None) -> jax.Array:
-    """Square images at `size`: enlarged bicubically, shrunk by area, or, with a key, cropped half of the time.
+    """Resizes square images to `size`: enlarges bicubically, shrinks by area or, with a key, crops half of the time.
 
-    One draw decides for the batch, which is cut at one place.
+    One draw decides for the whole batch, and all images are cropped at the same place.
     """
     if images.shape[1] == size:
         return images
@@ -182,7 +185,7 @@ def fit(images: jax.Array, size: int, crop_key: jax.Array | None = None) -> jax.
 
 
 def random_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
-    """The same random `[size, size]` window of every image."""
+    """Crops the same random `[size, size]` window from every image."""
     batch, height, width, channels = images.shape
     limit = jnp.array([height - size + 1, width - size + 1])
     top, left = jax.random.randint(key, (2,), 0, limit)
@@ -192,8 +195,8 @@ def random_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
 class PatchGAN(nnx.Module):
     """The discriminator of pix2pix (Isola et al., 2017): a logit for each of many overlapping patches.
 
-    4 x 4 convolutions with padding 1: `num_layers` halve the picture, two more keep it. BatchNorm follows all but the
-    first and the last, which alone have a bias.
+    4 x 4 convolutions with padding 1: `num_layers` halve the image, two more keep its size. BatchNorm follows all but the
+    first and the last, the only ones with a bias.
     """
 
     def __init__(self, width: int = 64, num_layers: int = 3, *, dtype=None, rngs: nnx.Rngs):

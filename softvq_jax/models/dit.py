@@ -5,7 +5,6 @@ zero (adaLN-Zero).
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ import numpy as np
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.functional import Functional
 
 TIME_CHANNELS = 256
 LONGEST_PERIOD = 10_000.0
@@ -149,12 +147,6 @@ class DiT(nnx.Module):
         tokens = self.x_embedder(x).astype(jnp.float32) + self.pos_embed[...]
         tokens = layers.scan_blocks(self.blocks, tokens, silu_condition, remat=self.config.remat)
         return self.final_layer(tokens, silu_condition[:, None])
-
-
-@functools.cache
-def functional(config: DiTConfig) -> Functional:
-    """The network of this shape as a pure function of its parameters."""
-    return Functional(lambda rngs: DiT(config, rngs=rngs))
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

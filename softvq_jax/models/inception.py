@@ -1,7 +1,7 @@
-"""Inception-v3 of 2015-12-05: the network whose features FID, sFID, IS, KID, precision and recall are made of.
+"""Inception-v3 of 2015-12-05, the feature network of FID, sFID, IS, KID, precision and recall.
 
-It is not the Inception-v3 of later papers: average pools leave the padding out of the count, the last block pools by
-maximum, and there are 1,008 classes. Evaluation only, in float32 with full matmul precision.
+It differs from the Inception-v3 of later papers: average pools do not count the padding, the last block uses a maximum
+pool, and there are 1,008 classes. Evaluation only, in float32 with full matmul precision.
 """
 
 import functools
@@ -19,7 +19,7 @@ FEATURES = {"f64": 64, "f192": 192, "f768": 768, "f2048": 2048, "logits_unbiased
 
 
 class Conv(nnx.Module):
-    """Convolution without bias, batch norm with its running statistics, ReLU; strided ones are not padded."""
+    """Convolution without bias, batch norm with running statistics, ReLU. Strided convolutions are not padded."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int | tuple[int, int], stride=1, padding=None, by_rows=None, *, rngs
@@ -33,7 +33,7 @@ class Conv(nnx.Module):
         self.bias, self.mean = nnx.Param(jnp.zeros(outputs)), nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The norm is folded into the kernel here, so that the weights stay those of the file.
+        # The norm is folded into the kernel here, so that the parameters stay those of the file.
         gain = self.scale[...] * jax.lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
         return jax.nn.relu(self._convolve(x, self.kernel[...] * gain) + (self.bias[...] - self.mean[...] * gain))
 
@@ -60,10 +60,10 @@ def _convolution(x, kernel, *, stride, padding):
 
 
 def _sum_of_row_products(x, kernel, *, stride, padding):
-    """The same as `_convolution` with a kernel of odd sides, as one matmul for each row of the kernel.
+    """`_convolution` for kernels of odd sides, as one matmul for each row of the kernel.
 
-    XLA's own reaches an eighth to a third of a CPU's matmul rate on large images and where it is strided; this two
-    thirds, if the image stays in the cache.
+    On large images and with strides, XLA's own convolution reaches an eighth to a third of a CPU's matmul rate; this one
+    reaches two thirds, if the image stays in the cache.
     """
     size, width = kernel.shape[:2]
     if padding == "SAME":
@@ -79,7 +79,7 @@ def _sum_of_row_products(x, kernel, *, stride, padding):
 
 
 def _image_by_image(function, images):
-    """`function` of a batch of images; on CPUs one at a time, so that what it computes of an image stays in the cache."""
+    """Applies `function` to a batch of images; on CPUs one at a time, so that an image's activations stay in the cache."""
 
     def one_by_one(images):
         return jax.tree.map(lambda result: result[:, 0], jax.lax.map(function, images[:, None]))
@@ -102,7 +102,7 @@ def _max_pool(x, stride: int = 2):
 
 
 def _average_pool(x):
-    """3 x 3 means of what lies inside the image."""
+    """3 x 3 means that count only positions inside the image."""
 
     def sums(x):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -159,7 +159,7 @@ class Mixed6a(nnx.Module):
 
 
 class Mixed6(nnx.Module):
-    """Figure 6 with n = 7, 17 x 17; `width` is that of the factorised convolutions."""
+    """Figure 6 with n = 7, 17 x 17; `width` is that of the factorized convolutions."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         row, column = (1, 7), (7, 1)
@@ -298,7 +298,7 @@ class Inception(nnx.Module):
 def tf1_bilinear_resize(images: jax.Array, size: int) -> jax.Array:
     """TensorFlow 1's `resize_bilinear`: output pixel i reads input position `i * in / out`, with no half-pixel offset.
 
-    Neither antialiased nor centred, which is what the Inception graph does and what published FIDs hang on.
+    Neither antialiased nor centered, as in the original Inception graph; published FIDs depend on it.
 
     Args:
       images: float32 `[B, H, W, C]`.
@@ -314,7 +314,7 @@ def tf1_bilinear_resize(images: jax.Array, size: int) -> jax.Array:
 
 
 def _tf1_neighbours(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which two inputs each output lies between, and the weight of the second: `[outputs]` each."""
+    """The two inputs that each output lies between, and the weight of the second: `[outputs]` each."""
     # Positions in float32, as TensorFlow computes them.
     position = np.arange(outputs, dtype=np.float32) * (np.float32(inputs) / np.float32(outputs))
     low = np.minimum(position.astype(int), inputs - 1)

@@ -1,7 +1,7 @@
-"""Transformer building blocks shared by every network here.
+"""Transformer building blocks, shared by all networks.
 
-Blocks of equal shape are created stacked, `[depth, ...]` on every parameter, and applied by one `jax.lax.scan`: compile
-time and parameter names do not grow with depth. The residual stream is float32; `dtype` is the type of the matmuls.
+Blocks of equal shape are stacked, `[depth, ...]` on every parameter, and applied by one `jax.lax.scan`: neither compile
+time nor the number of parameter names grows with depth. The residual stream is float32; `dtype` is the type of the matmuls.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ REMAT_POLICIES = {
 
 @jax.checkpoint
 def gelu(x: jax.Array) -> jax.Array:
-    """`x Phi(x)`, computed in float32. The backward pass recomputes from `x` what it needs.
+    """`x Phi(x)`, computed in float32. The backward pass recomputes its intermediates from `x`.
 
-    `jax.nn.gelu` keeps two more arrays of the MLP's hidden size, and its erfc, unlike erf, is no part of the matmul that
-    makes `x`: on a v5e, B-64's step moved 43 % more bytes.
+    `jax.nn.gelu` keeps two more arrays of the MLP's hidden size, and its erfc, unlike erf, is not fused into the matmul
+    that gives `x`: on a v5e, B-64's step moved 43 % more bytes.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -45,8 +45,8 @@ INIT_STD = 0.02  # of ViTs
 class Linear(nnx.Linear):
     """A linear map of the last axis, as one matrix product over all others: a tenth faster on CPUs.
 
-    On a mesh, what goes in and what comes out stays divided by images. Where the kernel is divided too, the partitioner
-    then has to gather the kernel; it would otherwise gather the tokens of all images, which are many times as many.
+    On a mesh, input and output stay sharded by images. If the kernel is sharded too, the partitioner then gathers the
+    kernel; it would otherwise gather the tokens of all images, which are many times larger.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,13 +55,13 @@ class Linear(nnx.Linear):
 
 
 def linear(in_features: int, out_features: int, *, use_bias: bool = True, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map with the ViT initialisation: truncated normal kernel, zero bias."""
+    """Linear map with the ViT initialization: truncated normal kernel, zero bias."""
     init = nnx.initializers.truncated_normal(stddev=INIT_STD)
     return Linear(in_features, out_features, use_bias=use_bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Keeps its input alone, not the two more arrays of its size and in float32 that its gradient is made of."""
+    """LayerNorm that keeps only its input for the backward pass, instead of two more float32 arrays of the input's size."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.checkpoint(super().__call__)(x)
@@ -73,13 +73,13 @@ def layer_norm(width: int, *, affine: bool = True, eps: float = LAYER_NORM_EPS, 
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalises each head's queries and keys."""
+    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalizes queries and keys."""
 
     def __init__(
         self, width: int, num_heads: int, *, qk_norm: bool = False, qkv_bias: bool = True, dtype=None, rngs: nnx.Rngs
     ):
         if width % num_heads:
-            raise ValueError(f"width {width} does not divide into {num_heads} heads")
+            raise ValueError(f"width is {width}; expected a multiple of num_heads, {num_heads}")
         self.num_heads = num_heads
         self.qkv = linear(width, 3 * width, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
@@ -121,7 +121,7 @@ class SwiGLU(nnx.Module):
 def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sample: bool = False) -> jax.Array:
     """Dropout (Srivastava et al., 2014), or stochastic depth (Huang et al., 2016) with one draw per sample.
 
-    Does nothing without a key, which is how evaluation is asked for.
+    Returns `x` itself without a key, as in evaluation.
     """
     if key is None:
         return x
@@ -131,7 +131,7 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sa
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` independently initialised modules as one whose parameters have a leading axis `[count, ...]`."""
+    """Makes `count` independently initialized modules, stacked into one: its parameters are `[count, ...]`."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -152,9 +152,9 @@ def scan_blocks(
 
     Args:
       blocks: made by `stack`.
-      x: what goes through the blocks.
-      shared: further arguments, the same for every block (a condition, say).
-      per_block: tuple of trees with a leading axis of the stack's length (keys, rates).
+      x: input of the first block.
+      shared: further arguments, the same for every block, such as a condition.
+      per_block: tuple of trees with a leading axis of the stack's length, such as keys and rates.
       remat: "none" keeps every activation for the backward pass, "dots" the results of the weight matmuls, "full"
         only each block's input.
     """
@@ -163,9 +163,9 @@ def scan_blocks(
 
 
 def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "none") -> jax.Array:
-    """`[parts, ...]`: what `scan_blocks` has made of `x` after each of so many equal parts of the `blocks`.
+    """Applies the stacked `blocks` and returns the outputs `[parts, ...]` after each of `parts` equal groups of blocks.
 
-    One loop inside another: a loop for each part would be compiled once for each.
+    A nested loop: a separate loop for each group would be compiled once for each.
     """
     params, step = _scannable(blocks, (), remat)
     params = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), params)
@@ -178,7 +178,7 @@ def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "no
 
 
 def _scannable(blocks, shared, remat):
-    """The stacked parameters of `blocks`, and a scan's function of one block."""
+    """Stacked parameters of `blocks`, and the function of one block for `jax.lax.scan`."""
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
     graphdef, params = nnx.split(blocks)

@@ -14,10 +14,9 @@ UNIT_EPS = 1e-10
 
 
 class LPIPS(nnx.Module):
-    """Sum over five layers of VGG16 of the weighted squared difference of unit-length features.
+    """Weighted squared difference of unit-length features, summed over five layers of VGG16.
 
-    There is no dropout: a distance used as a loss or a metric is in evaluation mode. `dtype` is the type of the
-    convolutions; the rest is float32.
+    Always in evaluation mode, without dropout. `dtype` is the type of the convolutions; the rest is float32.
     """
 
     def __init__(self, *, dtype=None, rngs: nnx.Rngs):
@@ -42,7 +41,7 @@ class LPIPS(nnx.Module):
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Distances `[B]`, float32, between images `[B, H, W, 3]` in [-1, 1] (equation 1).
 
-        The two go through the trunk separately: where only one depends on the parameters, only its pass is
+        The two images pass through the trunk separately: if only one depends on the parameters, only its pass is
         differentiated.
         """
         distance = jnp.zeros(a.shape[0], jnp.float32)
@@ -54,14 +53,14 @@ class LPIPS(nnx.Module):
 
 
 def _max_pool(x):
-    """2 x 2, an odd last row or column left out; four slices are differentiated much faster than a window on CPUs."""
+    """2 x 2 maximum, without an odd last row or column; on CPUs the gradient of slices is much faster than a window's."""
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     x = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
 def _unit(x):
-    """Unit length over channels, with a gradient that stays finite where all of them are 0."""
+    """Unit vectors over channels, as LPIPS defines them, with a finite gradient where all channels are 0."""
     x = x.astype(jnp.float32)
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     some = squares > 0

@@ -5,7 +5,6 @@ samples each masked token given the output of the decoder at its position.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 import jax
@@ -15,7 +14,6 @@ from flax import nnx
 from softvq_jax.models import layers
 from softvq_jax.models.diffusion_head import DiffusionHead
 from softvq_jax.models.dit import reset_to_xavier
-from softvq_jax.models.functional import Functional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,9 +204,3 @@ class MAR(nnx.Module):
         tokens = jnp.take_along_axis(choices, choice[..., None], axis=1)
         tokens = jnp.concatenate([embedded[:, :buffer], tokens], axis=1) + self.decoder_positions[...]
         return self.decoder(tokens, None, key)[:, buffer:] + self.head_positions[...]
-
-
-@functools.cache
-def functional(config: MARConfig) -> Functional:
-    """The network of this shape as a pure function of its parameters."""
-    return Functional(lambda rngs: MAR(config, rngs=rngs))

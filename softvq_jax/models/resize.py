@@ -1,4 +1,4 @@
-"""Image resizes that JAX does not have, as the linear maps they are: one small matrix for rows, one for columns."""
+"""PyTorch's image resizes that JAX lacks, as linear maps: one small matrix for rows, one for columns."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def area_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """`[out, in]`: row `i` is the mean over `floor(i*in/out) ... ceil((i+1)*in/out) - 1`, PyTorch's "area"."""
+    """Matrix `[out, in]` of PyTorch's "area": row `i` averages `floor(i*in/out) ... ceil((i+1)*in/out) - 1`."""
     matrix = np.zeros((out_size, in_size), np.float32)
     for i in range(out_size):
         start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
@@ -15,12 +15,12 @@ def area_matrix(in_size: int, out_size: int) -> np.ndarray:
 
 
 def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """`[out, in]`: PyTorch's "bicubic" without antialiasing (a = -0.75, half-pixel centres, border clamped)."""
-    centres = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
-    taps = np.floor(centres).astype(int)[:, None] + np.arange(-1, 3)
+    """Matrix `[out, in]` of PyTorch's "bicubic" without antialiasing (a = -0.75, half-pixel centers, border clamped)."""
+    centers = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
+    taps = np.floor(centers).astype(int)[:, None] + np.arange(-1, 3)
     matrix = np.zeros((out_size, in_size))
-    # Taps beyond the border fall on it, several on one: hence add.at.
-    np.add.at(matrix, (np.arange(out_size)[:, None], taps.clip(0, in_size - 1)), _cubic(centres[:, None] - taps))
+    # Taps beyond the border are clipped to it. Several may then share an index, which add.at sums.
+    np.add.at(matrix, (np.arange(out_size)[:, None], taps.clip(0, in_size - 1)), _cubic(centers[:, None] - taps))
     return matrix.astype(np.float32)
 
 
@@ -33,12 +33,12 @@ def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
 
 
 def area_resize(images: jax.Array, size: int) -> jax.Array:
-    """`[B, H, W, C] -> [B, size, size, C]` by means over whole pixels; for shrinking."""
+    """Shrinks images by means over whole pixels: `[B, H, W, C] -> [B, size, size, C]`."""
     return _resample(images, *(area_matrix(side, size) for side in images.shape[1:3]))
 
 
 def bicubic_resize(images: jax.Array, size: int) -> jax.Array:
-    """`[B, H, W, C] -> [B, size, size, C]` bicubically, not antialiased; for enlarging."""
+    """Enlarges images bicubically, without antialiasing: `[B, H, W, C] -> [B, size, size, C]`."""
     return _resample(images, *(bicubic_matrix(side, size) for side in images.shape[1:3]))
 
 

@@ -1,4 +1,4 @@
-"""The SoftVQ-VAE tokenizer: an image to `L` latent tokens of `D` channels, and back (arXiv 2412.10958, section 3)."""
+"""The SoftVQ-VAE tokenizer, which encodes an image as `L` latent tokens of `D` channels (arXiv 2412.10958, section 3)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ class TokenizerOutput:
 
 
 class Encoder(nnx.Module):
-    """`[B, H, W, 3] -> [B, L, width]`: a ViT in which learned latent tokens attend to the image and leave with it."""
+    """A ViT in which learned latent tokens attend to the image, `[B, H, W, 3] -> [B, L, width]`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         width, length = config.encoder.width, config.num_latent_tokens
@@ -112,7 +112,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """`[B, L, D] -> [B, N, width]`: mask tokens at every patch attend to the latents and become the image."""
+    """A ViT in which a mask token at each patch attends to the latents, `[B, L, D] -> [B, N, width]`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         vit = config.decoder
@@ -141,13 +141,13 @@ class Decoder(nnx.Module):
 
 
 class TokenizerModel(nnx.Module):
-    """Encoder, `quant_conv` to the bottleneck's channels, bottleneck, decoder."""
+    """The whole network: encoder, linear map to the bottleneck's channels, bottleneck, decoder."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Few parameters and the numbers that a codebook is compared with: float32 whatever `dtype` says.
+        # Always float32: few parameters, and their outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         if config.local_init:
@@ -163,21 +163,21 @@ class TokenizerModel(nnx.Module):
         return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, 3] -> [B, L, bottleneck.input_dim]`: what the bottleneck is given."""
+        """`[B, H, W, 3] -> [B, L, bottleneck.input_dim]`: the bottleneck's input."""
         return self.to_latents(self.encoder(images, key=key))
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """`[B, H, W, 3]` in [-1, 1] to latents `[B, L, D]`."""
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`."""
         return self.bottleneck.encode(self.pre_bottleneck(images))
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
-        """`[B, H, W, 3]` to code indices `[B, C, L/C]`, for discrete bottlenecks."""
+        """Encodes images `[B, H, W, 3]` as code indices `[B, C, L/C]`, for discrete bottlenecks."""
         return self.bottleneck.encode_indices(self.pre_bottleneck(images))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents `[B, L, D]` to images `[B, H, W, 3]`; not clipped to [-1, 1]."""
+        """Decodes latents `[B, L, D]` to images `[B, H, W, 3]`, not clipped to [-1, 1]."""
         return self.decoder.to_pixels(self.decoder(latents))
 
     def decode_indices(self, indices: jax.Array) -> jax.Array:
-        """Code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
+        """Decodes code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
         return self.decode(self.bottleneck.lookup(indices))

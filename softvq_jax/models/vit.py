@@ -1,4 +1,4 @@
-"""The vision transformer: tokenizer encoder and decoder, DINOv2 teacher and DINO trunk are all this one."""
+"""The vision transformer of the tokenizer's encoder and decoder, the DINOv2 teacher and the DINO trunk."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ class ViTConfig:
     norm_eps: float = layers.LAYER_NORM_EPS
 
     def grid(self, image_size: int) -> int:
-        """Patches along one side of a square image, or ValueError where the patch does not divide it."""
+        """Number of patches along a side of a square image; ValueError if `patch_size` does not divide `image_size`."""
         if image_size % self.patch_size:
             raise ValueError(
                 f"image size {image_size} is not divisible by the patch size {self.patch_size}: use a multiple of "
@@ -79,7 +79,7 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """The blocks of a ViT and its last norm, on tokens `[B, T, width]`."""
+    """Blocks and last norm of a ViT, on tokens `[B, T, width]`."""
 
     def __init__(self, config: ViTConfig, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
         self.config, self.remat = config, remat
@@ -87,7 +87,7 @@ class Transformer(nnx.Module):
         self.norm = layers.layer_norm(config.width, eps=config.norm_eps, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Tokens after the last norm, float32; with a `key`, stochastic depth is on (training)."""
+        """Tokens after the last norm, float32. A `key` turns on stochastic depth, for training."""
         per_block = ()
         if key is not None and self.config.drop_path:
             depth = self.config.depth
@@ -95,26 +95,26 @@ class Transformer(nnx.Module):
         return self.norm(layers.scan_blocks(self.blocks, tokens, per_block=per_block, remat=self.remat))
 
     def parts(self, tokens: jax.Array, count: int) -> jax.Array:
-        """`[count, B, T, width]`: tokens after each of so many equal parts of the blocks, before any norm."""
+        """Tokens `[count, B, T, width]` after each of `count` equal groups of blocks, before any norm."""
         return layers.scan_parts(self.blocks, tokens, count, remat=self.remat)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """`[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`: patches in reading order, channel last inside a patch."""
+    """Cuts images into patches in reading order, `[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`; channels are last in a patch."""
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
 def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
-    """The inverse of `patchify` for a square image of `grid * grid` patches."""
+    """Joins `grid * grid` patches to square images, the inverse of `patchify`."""
     batch, _, numbers = patches.shape
     x = patches.reshape(batch, grid, grid, patch, patch, numbers // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * patch, grid * patch, -1)
 
 
 class ViT(nnx.Module):
-    """Image to tokens: patch embedding, class token and positions, registers, blocks, last norm.
+    """A ViT: patch embedding, class token and positions, registers, blocks, last norm.
 
     Tokens are `[class, registers, patches]`; registers carry no position (Darcet et al., 2024).
     """
@@ -141,7 +141,7 @@ class ViT(nnx.Module):
         """`[B, H, W, 3] -> [B, 1 + registers + N, width]` float32: the tokens before the first block."""
         side = self.grid * self.config.patch_size
         if images.shape[1:] != (side, side, 3):
-            raise ValueError(f"images of shape {images.shape}; this network takes [B, {side}, {side}, 3]")
+            raise ValueError(f"images have shape {images.shape}; expected [B, {side}, {side}, 3]")
         patches = self.patch_embed(patchify(images, self.config.patch_size)).astype(jnp.float32)
         registers = None if self.registers is None else self.registers[...]
         return with_prefix(patches, self.cls_token[...], self.pos_embed[...], registers)

@@ -1,1 +1,1 @@
-"""Meshes, shardings and start-up of several processes: the only package that knows about more than one device."""
+"""Meshes, shardings and start-up of several processes: the only package that handles more than one device."""

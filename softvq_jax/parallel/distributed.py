@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 from jax._src.clusters import ClusterEnv
-from jax._src.distributed import global_state  # JAX has no public way to its key-value store; a test watches this one
+from jax._src.distributed import global_state  # private: JAX has no public key-value store; a test covers it
 
 from softvq_jax.parallel import errors, rendezvous
 
@@ -137,7 +137,7 @@ def resolve_cluster(
 
 def _detect_cluster(timeout: float) -> Cluster | None:
     # JAX's own detection, without its start-up: the rendezvous needs the address before JAX is started. A private name;
-    # a test watches it.
+    # a test covers it.
     found = Cluster(*ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout)))
     return None if found.coordinator is None else found
 

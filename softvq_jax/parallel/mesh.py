@@ -1,13 +1,13 @@
 """The only place that makes a mesh.
 
-A mesh always has the three axes `slice`, `data`, `fsdp`, outermost first. All three divide the batch; they differ in
-what they do to parameters and in the network they cross:
+A mesh has the three axes `slice`, `data`, `fsdp`, outermost first. The batch is sharded over all three; they differ in
+how parameters are placed, and in the network they use:
 
-- `slice`: one entry per pod slice (or per host, for GPUs). Parameters are copied; only the gradient's all-reduce
-  crosses it, which is all that a data-centre network can carry.
-- `data`: copies of the parameters inside a slice.
-- `fsdp`: parameters, optimiser state and EMA are divided over it (Zhao et al., 2023; ZeRO-3) and gathered block by
-  block, so it belongs on the fastest links.
+- `slice`: one entry per pod slice (or per host, for GPUs). Parameters are replicated; only the all-reduce of gradients
+  crosses slices, which is as much as a data-center network can carry.
+- `data`: parameters are replicated inside a slice.
+- `fsdp`: parameters, optimizer state and EMA are sharded over it (Zhao et al., 2023; ZeRO-3) and gathered block by
+  block, so it needs the fastest links.
 """
 
 import math
@@ -23,17 +23,17 @@ BATCH_SPEC = PartitionSpec(AXES)
 
 
 def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arranges `devices` (by default all, of all processes) as `[slices, data, fsdp]`.
+    """Arranges `devices` (default: all, of all processes) as `[slices, data, fsdp]`.
 
     Args:
-      slices: number of pod slices joined by the data-centre network; -1 is what the devices report, 1 where they
-        report nothing. Devices that report none can be cut into any number of slices, in their order: hosts of GPUs,
-        or a simulation.
-      data: copies of the parameters in each slice; -1 is all the devices that `slices` and `fsdp` leave.
-      fsdp: devices that share one copy of the parameters; -1 is all that `slices` and `data` leave.
+      slices: number of pod slices, connected by the data-center network; -1: as the devices report, 1 where they report
+        none. Devices that report none can be split into any number of slices, in their order: hosts with GPUs, or a
+        simulation.
+      data: replicas of the parameters in each slice; -1: all devices that `slices` and `fsdp` leave.
+      fsdp: devices over which the parameters are sharded; -1: all that `slices` and `data` leave.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices, or `slices` contradicts the hardware.
+      ValueError: the product of the axes is not the number of devices, or `slices` contradicts the hardware.
     """
     devices = list(jax.devices() if devices is None else devices)
     reported = len({getattr(device, "slice_index", 0) for device in devices})
@@ -44,14 +44,14 @@ def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence
 
 
 def resolve_axes(slices: int, data: int, fsdp: int, num_devices: int) -> tuple[int, int, int]:
-    """`(slices, data, fsdp)` with the -1 among `data` and `fsdp` replaced by what the other axes leave.
+    """Returns `(slices, data, fsdp)`, with a -1 in `data` or `fsdp` replaced by the devices that the other axes leave.
 
     Raises:
-      ValueError: naming the axes that came, the number of devices and a mesh that fits it.
+      ValueError: the axes do not fit the number of devices; the message names both, and a mesh that fits.
     """
     given = f"mesh slices={slices}, data={data}, fsdp={fsdp}"
     if slices < 1 or any(size < 1 and size != -1 for size in (data, fsdp)):
-        raise ValueError(f"{given}: an axis is a positive number of devices, or -1 for all that the others leave")
+        raise ValueError(f"{given}: an axis must be a positive number of devices, or -1 for all that the others leave")
     if data == fsdp == -1:
         raise ValueError(f"{given}: only one of data and fsdp can be -1")
     known = math.prod(size for size in (slices, data, fsdp) if size != -1)
@@ -61,12 +61,12 @@ def resolve_axes(slices: int, data: int, fsdp: int, num_devices: int) -> tuple[i
         fit_slices = math.gcd(slices, num_devices)
         fit_fsdp = math.gcd(max(fsdp, 1), num_devices // fit_slices)
         fit = f"slices={fit_slices}, data={num_devices // fit_slices // fit_fsdp}, fsdp={fit_fsdp}"
-        raise ValueError(f"{given} does not multiply to the {num_devices} devices there are; this would: {fit}")
+        raise ValueError(f"{given} does not multiply to the {num_devices} devices; this does: {fit}")
     return shape
 
 
 def _arrange(devices, shape, reported_slices) -> np.ndarray:
-    """Devices `[slices, data, fsdp]`, neighbours in the mesh being neighbours on the machine's network."""
+    """Returns devices `[slices, data, fsdp]`; neighbors in the mesh are neighbors in the hardware's network."""
     inner = (1, *shape[1:])
     if reported_slices > 1:
         return mesh_utils.create_hybrid_device_mesh(inner, (shape[0], 1, 1), devices, allow_split_physical_axes=True)
@@ -76,17 +76,17 @@ def _arrange(devices, shape, reported_slices) -> np.ndarray:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of every batch: the first axis over all devices."""
+    """Returns the sharding of every batch: the first axis over all devices."""
     return NamedSharding(mesh, BATCH_SPEC)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding of replicated arrays."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_global_batch(batch: int, mesh: Mesh) -> None:
-    """Raises ValueError where `batch` images cannot be divided equally among the mesh's devices."""
+    """Raises ValueError where the devices of the mesh cannot have equal shares of `batch` images."""
     if batch < 1 or batch % mesh.size:
         below = batch // mesh.size * mesh.size
         near = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
@@ -97,7 +97,7 @@ def check_global_batch(batch: int, mesh: Mesh) -> None:
 
 
 def process_rows(batch: int, mesh: Mesh) -> np.ndarray:
-    """Which rows of a global batch this process must supply, in the order `global_batch` expects them."""
+    """Returns the rows of a global batch that this process supplies, in the order that `global_batch` expects."""
     check_global_batch(batch, mesh)
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
     starts = sorted(index[0].indices(batch)[:2] for index in indices)
@@ -105,16 +105,16 @@ def process_rows(batch: int, mesh: Mesh) -> np.ndarray:
 
 
 def global_batch(local, mesh: Mesh):
-    """This process's rows (a tree of arrays `[batch / processes, ...]`) as the tree of global, sharded arrays."""
+    """Makes global, sharded arrays from the rows of each process, a tree of arrays `[batch / processes, ...]`."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), local)
 
 
 def constrain_batch(tree, mesh: Mesh | None = None):
-    """Inside `jit`: keeps the first axis of every array in `tree` divided over all devices.
+    """Inside `jit`: keeps the first axis of every array in `tree` sharded over all devices.
 
-    The partitioner otherwise may prefer to gather a batch to spare itself the gather of a weight. The mesh is the one
-    of `jax.set_mesh` unless given; without a mesh, or with one device, nothing happens.
+    Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`;
+    without a mesh, or with one device, this does nothing.
     """
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     if mesh.empty or mesh.size == 1:

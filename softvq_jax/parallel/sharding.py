@@ -1,7 +1,7 @@
-"""Where every array of a state lives: ordered rules from its path to a sharding, the first match wins.
+"""Shardings of all arrays of a state: ordered rules from paths to shardings, of which the first match is used.
 
-Optimiser moments and averages repeat the parameters' paths (`opt/0/mu/encoder/...`), so one rule places a parameter and
-everything that mirrors it.
+Optimizer moments and averages contain the paths of the parameters (`opt/0/mu/encoder/...`), so that one rule places a
+parameter and all arrays of the same shape that belong to it.
 """
 
 import math
@@ -15,21 +15,21 @@ Shape = tuple[int, ...]
 Policy = Callable[[Shape, int], PartitionSpec]
 
 MIN_SIZE_TO_SHARD = 2**16
-"""Smaller tensors are copied: gathering one costs a network latency, keeping it a quarter of a megabyte."""
+"""Smaller tensors are replicated: gathering one costs a network latency, keeping it at most 256 KiB."""
 
 
-def copied(shape: Shape, fsdp: int) -> PartitionSpec:
-    """The policy of a whole copy on every device."""
+def replicate(shape: Shape, fsdp: int) -> PartitionSpec:
+    """Policy that replicates an array on every device."""
     return PartitionSpec()
 
 
 def largest_axis(first: int = 0, min_size: int = MIN_SIZE_TO_SHARD) -> Policy:
-    """The policy that divides the largest axis the `fsdp` devices can share equally.
+    """Returns a policy that shards the largest axis whose length the number of `fsdp` devices divides.
 
     Args:
-      first: axes before this one stay whole and do not count towards the size. It is 1 for stacked blocks, which are
-        scanned one at a time: their leading axis must lie whole on every device.
-      min_size: tensors of fewer elements are copied.
+      first: axes before this one are not sharded and do not count towards the size. It is 1 for stacked blocks, which
+        are scanned one at a time: their leading axis must not be sharded.
+      min_size: tensors with fewer elements are replicated.
     """
 
     def policy(shape: Shape, fsdp: int) -> PartitionSpec:
@@ -49,12 +49,12 @@ DEFAULT_RULES: tuple[tuple[str, Policy], ...] = (
 
 
 def shardings_for(tree, mesh: Mesh, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
-    """A `NamedSharding` for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s), in the same tree.
+    """Returns a tree with a `NamedSharding` for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s).
 
-    A rule is a regular expression searched in the leaf's '/'-joined path, and a policy.
+    A rule is a regular expression, searched in the '/'-joined path of the leaf, and a policy.
 
     Raises:
-      ValueError: a leaf that no rule matches.
+      ValueError: no rule matches a leaf.
     """
 
     def place(path, leaf):
@@ -68,11 +68,11 @@ def shardings_for(tree, mesh: Mesh, rules: Sequence[tuple[str, Policy]] = DEFAUL
 
 
 def abstract(tree, shardings):
-    """The `jax.ShapeDtypeStruct`s of `tree` with `shardings`: what lowering, and a restore straight to shards, take."""
+    """Returns the `jax.ShapeDtypeStruct`s of `tree` with `shardings`, for lowering or for restoring a checkpoint."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def init_sharded(init: Callable, mesh: Mesh, *args, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
-    """`init(*args)` computed straight into its shards: no device or host ever holds the whole tree."""
+    """Computes `init(*args)` directly into its shards: no device or host ever holds the full tree."""
     shardings = shardings_for(jax.eval_shape(init, *args), mesh, rules)
     return jax.jit(init, out_shardings=shardings)(*args)

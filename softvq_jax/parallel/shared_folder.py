@@ -1,4 +1,4 @@
-"""Whether all processes see one folder."""
+"""Checks that all processes see the same folder."""
 
 import os
 import pathlib
@@ -6,22 +6,24 @@ import socket
 import time
 import uuid
 
-from jax._src.distributed import global_state  # as in `parallel.failure`
+from jax._src.distributed import global_state  # as in `parallel.errors`
 
 _KEY = "softvq_jax/shared_folder"
 _BARRIER_MILLISECONDS = 120_000
 
 
 def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> None:
-    """Makes `folder` and returns once every process has seen a file that process 0 put there; at once if it is alone.
+    """Makes `folder` and returns once every process has seen a file of process 0 in it.
+
+    Does nothing in a single process.
 
     Args:
-      flag: what names the folder on the command line, for the message.
-      timeout: seconds that a file may take to appear; network file systems keep their listings for some.
+      flag: the command-line flag of the folder, for the message.
+      timeout: seconds in which a file must appear; network file systems cache their listings.
 
     Raises:
       ValueError: this process sees another folder.
-      OSError: process 0 cannot write there.
+      OSError: process 0 cannot write to it.
     """
     client = global_state.client
     if client is None:
@@ -37,8 +39,8 @@ def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> N
         if time.monotonic() > deadline:
             raise ValueError(
                 f"{flag}={folder} of process {global_state.process_id} on {socket.gethostname()} is not the folder of "
-                "process 0: a file written there does not appear. All processes need one folder that they share, on a "
-                "network file system or in a mounted bucket"
+                "process 0: its files do not appear. All processes need the same folder, on a network file system or in a "
+                "mounted bucket"
             )
         time.sleep(0.2)
     client.wait_at_barrier(_KEY, _BARRIER_MILLISECONDS)

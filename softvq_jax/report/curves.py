@@ -52,7 +52,7 @@ def curves(metrics: Metrics) -> Curves:
 
 
 def metric_title(name: str) -> str:
-    """Returns the title of a metric's chart; held-out metrics and training metrics of one name are told apart."""
+    """Returns the title of a metric's chart; held-out and training metrics have different titles."""
     if name == "codebook_usage":
         return "Codebook usage, recent training steps"
     if name.startswith("eval_"):

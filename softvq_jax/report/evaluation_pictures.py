@@ -5,9 +5,8 @@ import pathlib
 import numpy as np
 
 from softvq_jax.evaluate.image_sets import take
-from softvq_jax.evaluate.measure import Subject
-from softvq_jax.evaluate.predictions import Pairs, Reconstructions
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.predictions import Pairs, Predictions, Reconstructions
+from softvq_jax.evaluate.row_cache import RowCache
 from softvq_jax.report import image_grid
 from softvq_jax.report.latent_map import draw_map
 
@@ -15,12 +14,12 @@ NUM_PICTURES = 8
 MAP_IMAGES = 400
 
 
-def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, list[dict]]:
+def draw(out: pathlib.Path, predictions: Predictions, cache: RowCache) -> dict[str, list[dict]]:
     """Writes `worst.png` and `best.png` of reconstructions, and `latent_map.png` if there are latents.
 
     Args:
       out: an existing folder.
-      records: the measured rows of all images.
+      cache: the measured rows of all images.
 
     Returns:
       The images in `worst.png` and `best.png`, from left to right, as JSON values:
@@ -28,22 +27,22 @@ def draw(out: pathlib.Path, subject: Subject, records: Records) -> dict[str, lis
       infinite. Empty for generated images.
     """
     shown = {}
-    if isinstance(subject, Pairs | Reconstructions):
-        psnr = records["psnr"][:]
+    if isinstance(predictions, Pairs | Reconstructions):
+        psnr = cache["psnr"][:]
         order = np.argsort(psnr, kind="stable")
         for name, rows in (("worst", order[:NUM_PICTURES]), ("best", order[::-1][:NUM_PICTURES])):
-            image_grid.save_png(out / f"{name}.png", image_grid.pairs_grid(*subject.pictures(rows)))
-            shown[name] = [_pair(subject, int(row), psnr[row]) for row in rows]
-    if isinstance(subject, Reconstructions):
-        rows = np.random.default_rng(0).permutation(len(subject))[:MAP_IMAGES]
-        latent_map = draw_map(records["latents"][rows], take(subject.originals, rows))
+            image_grid.save_png(out / f"{name}.png", image_grid.pairs_grid(*predictions.pictures(rows)))
+            shown[name] = [_pair(predictions, int(row), psnr[row]) for row in rows]
+    if isinstance(predictions, Reconstructions):
+        rows = np.random.default_rng(0).permutation(len(predictions))[:MAP_IMAGES]
+        latent_map = draw_map(cache["latents"][rows], take(predictions.originals, rows.tolist()))
         image_grid.save_png(out / "latent_map.png", latent_map)
     return shown
 
 
-def _pair(subject, row, psnr):
+def _pair(predictions, row, psnr):
     return {
         "index": row,
-        "image": subject.originals.where(row),
+        "image": predictions.originals.describe(row),
         "psnr": float(psnr) if np.isfinite(psnr) else None,
     }

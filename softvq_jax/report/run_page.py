@@ -19,7 +19,7 @@ IMAGE_KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSection:
-    """The images of one name that a run wrote while training: the last, and some earlier ones, the latest first."""
+    """Images of one name that a run wrote during training: the last, and at most `MAX_EARLIER` earlier ones."""
 
     id: str
     title: str
@@ -80,10 +80,11 @@ def _image_sections(pictures: list[Picture]) -> list[ImageSection]:
         title, content = IMAGE_KINDS.get(name, (capitalized(words(name)), "a grid of images"))
         *earlier, last = [picture for picture in pictures if picture.name == name]
         kept = earlier[:: -(-len(earlier) // MAX_EARLIER) or 1]
-        shown = [
-            embed(picture.path, f"{capitalized(words(name))}, step {picture.step:,}: {content}", alt)
-            for picture in (last, *reversed(kept))
-            for alt in [f"{capitalized(words(name))}, step {picture.step:,}: {content}"]
-        ]
-        sections.append(ImageSection(f"images-{name}", title, words(name), shown[0], shown[1:]))
+        newest, *older = [_embedded(picture, content) for picture in (last, *kept)]
+        sections.append(ImageSection(f"images-{name}", title, words(name), newest, older))
     return sections
+
+
+def _embedded(picture: Picture, content: str) -> EmbeddedImage:
+    title = f"{capitalized(words(picture.name))}, step {picture.step:,}"
+    return embed(picture.path, title, f"{title}: {content}")

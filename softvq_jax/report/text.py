@@ -3,21 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from softvq_jax.metrics.registry import titles
 from softvq_jax.report import former_names
 
-LABELS = {
-    "fid": "FID",
-    "sfid": "sFID",
-    "is": "Inception score",
-    "is_mean": "Inception score",
-    "is_std": "Inception score, std over splits",
-    "precision_recall": "Precision and recall",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f_score": "F-score of precision and recall",
-    "kid": "KID",
-    "kid_mean": "KID",
-    "kid_std": "KID, std over subsets",
+LABELS = titles() | {
     "psnr": "PSNR (dB)",
     "equal_pairs": "Images identical to their originals",
     "psnr_differing": "PSNR (dB) of the others",

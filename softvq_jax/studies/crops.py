@@ -22,9 +22,9 @@ class Crops:
 
 
 def held_out(config: ConfigDict) -> Crops:
-    """Returns the held-out images of a training config, at most `eval.num_images`."""
+    """Returns the held-out images of a training config, at most `evals.held_out.num_images`."""
     with eval_batches(config.data, image_size=config.model.image_size, global_batch=BATCH) as batches:
-        crops = _collect(batches, config.eval.num_images)
+        crops = _collect(batches, config.evals.held_out.num_images)
     return crops
 
 

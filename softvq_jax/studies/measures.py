@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.encodings import Encodings
 from softvq_jax.metrics import probes
-from softvq_jax.metrics.codebook import CodeUsage
+from softvq_jax.metrics.codebook import CodebookUsage
 from softvq_jax.report import image_grid
 from softvq_jax.report.latent_map import draw_map
+from softvq_jax.storage import files
 from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.weights import files
 
 SIDES = ("before", "after")  # the bottleneck
 PICTURED_NEIGHBORS = 4
@@ -74,11 +74,11 @@ def codes(trained: Trained) -> dict[str, float]:
     config = trained.tokenizer.config
     if not config.has_codebook:
         return {}
-    usage = CodeUsage(config.num_codebooks, config.codebook_size)
+    usage = CodebookUsage(config.num_codebooks, config.codebook_size)
     usage.update(trained.encoded[0]["codes"])
     tokens = len(trained.train) * config.num_latent_tokens // config.num_codebooks
     return {
-        "codebook_usage": usage.use,
+        "codebook_usage": usage.usage,
         "perplexity": usage.perplexity,
         # The expected usage if every token drew its code uniformly at random.
         "codebook_usage_uniform": 1 - (1 - 1 / config.codebook_size) ** tokens,
@@ -123,9 +123,8 @@ def latents(trained: Trained) -> dict[str, float]:
             values |= {f"{kind}_{name}_{side}": accuracy for kind, accuracy in accuracies.items()}
     accuracies = _accuracies(trained, _thumbnails(trained.train.images), _thumbnails(trained.held_out.images))
     chance = np.unique(trained.held_out.labels, return_counts=True)[1].max() / len(trained.held_out)
-    return (
-        values | {f"{kind}_pixels": accuracy for kind, accuracy in accuracies.items()} | {"probe_chance": float(chance)}
-    )
+    values |= {f"{kind}_pixels": accuracy for kind, accuracy in accuracies.items()}
+    return values | {"probe_chance": float(chance)}
 
 
 def _accuracies(trained, train, held_out):

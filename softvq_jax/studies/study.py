@@ -10,15 +10,15 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
+from softvq_jax.progress import duration
 from softvq_jax.report.latent_map import check_method
+from softvq_jax.storage import files
 from softvq_jax.studies import figure, table
 from softvq_jax.studies.crops import held_out, training
 from softvq_jax.studies.measures import MEASURES, Trained, latent_pictures, latents
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import NonFinite
-from softvq_jax.train.progress import duration
 from softvq_jax.train.tasks import TASKS
-from softvq_jax.weights import files
 from softvq_jax.weights.pretrained import MissingWeights
 
 MEASURED = "measured.json"
@@ -56,9 +56,10 @@ class Study:
         Raises:
           MissingWeights: a variant needs pretrained weights that cannot be found.
         """
-        if "rfid" in self.config.table.columns and not self.config.base.fid.every_steps:
+        if "rfid" in self.config.table.columns and not self.config.base.evals.fid.every_steps:
             logging.info(
-                "rFID is not measured; to measure it: --config.base.fid.every_steps=1000 --config.base.fid.weights=PATH"
+                "rFID is not measured; to measure it: --config.base.evals.fid.every_steps=1000 "
+                "--config.base.evals.fid.weights=PATH"
             )
         rows, began, ran = [], time.monotonic(), 0
         for number, name in enumerate(self.variants):
@@ -111,6 +112,6 @@ class Study:
         if jax.process_index():
             return
         files.write_json(self.workdir / "table.json", table.content(self.config, rows))
-        (self.workdir / "table.md").write_text(table.markdown(self.config, rows))
+        files.write_text(self.workdir / "table.md", table.markdown(self.config, rows))
         if svg := figure.draw(self.config, rows):
-            (self.workdir / "figure.svg").write_text(svg)
+            files.write_text(self.workdir / "figure.svg", svg)

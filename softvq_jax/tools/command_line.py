@@ -31,7 +31,7 @@ def _guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Na
         if "jax" in sys.modules:
             from softvq_jax.parallel import errors
 
-            return errors.report(message)
+            return errors.fail(message)
         print(message, file=sys.stderr)
         return 1
 

@@ -28,9 +28,15 @@ from softvq_jax.data import records, samples, shard_writer, sources
 from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.metrics.latent_moments import LatentMoments
-from softvq_jax.models.functional import Functional
+from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
+from softvq_jax.latent_statistics import (
+    LatentStatistics,
+    add_latents,
+    moments_from_fields,
+    moments_to_fields,
+    no_latents,
+)
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
@@ -51,18 +57,16 @@ class Encoder:
     """Encodes uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each image and of its mirror image."""
 
     def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
-        self._devices, self._params = devices, devices.copy(tokenizer.params)
-        network = Functional(lambda rngs: TokenizerModel(tokenizer.config, rngs=rngs))
+        network = functional(TokenizerModel, tokenizer.config)
 
         def encode(params, images):
             model, images = network(params), as_float(images)
-            return jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)
+            return {"latents": jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)}
 
-        self._encode = jax.jit(encode)
+        self._encode = DeviceFunction(jax.jit(encode), tokenizer.params, devices)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        rows = self._devices.map(lambda batch: {"latents": self._encode(self._params, batch)}, images)
-        return rows["latents"]
+        return self._encode(images)["latents"]
 
 
 class Crops:
@@ -103,25 +107,23 @@ class Crops:
         return result
 
 
-def encode_shard(
-    path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int, channels: int
-) -> dict:
+def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int) -> dict:
     """Writes the latents of crops `items`, and returns the shard's entry with the moments of its latents.
 
     Raises:
       ValueError: latents are not finite.
     """
-    moments, crops.unreadable = LatentMoments(channels), []
+    moments, crops.unreadable = no_latents(), []
 
     def encoded():
         for images, labels in crops.batches(items, batch_size):
             latents = encoder(images)
-            moments.update(latents)
+            add_latents(moments, latents)
             for pair, label in zip(latents, labels, strict=True):
                 yield records.encode({"latents": pair, "label": label})
 
     entry = shard_writer.write_records(str(path), encoded())
-    return entry | {MOMENTS: moments.to_fields(), "unreadable": sorted(crops.unreadable)}
+    return entry | {MOMENTS: moments_to_fields(moments), "unreadable": sorted(crops.unreadable)}
 
 
 def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict, class_names, batch_size) -> dict:
@@ -150,8 +152,7 @@ def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict,
     devices = LocalDevices(batch_size)
     encoder = Encoder(tokenizer, devices)
     for path, items in missing.items():
-        channels = tokenizer.config.latent_dim
-        write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size, channels))
+        write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size))
         done += len(items)
         if main:
             progress(done)
@@ -168,16 +169,17 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
     if not crops:
         raise ValueError("none of the images is readable; see the warnings above")
     shape = tokenizer.config
-    moments = LatentMoments(shape.latent_dim)
+    moments = no_latents()
     for entry in entries:
-        moments.merge(LatentMoments.from_fields(entry[MOMENTS]))
+        moments.merge(moments_from_fields(entry[MOMENTS]))
+    statistics = LatentStatistics.from_moments(moments)
     info = LatentsInfo(
         tokenizer=plan["tokenizer"],
         num_tokens=shape.num_latent_tokens,
         channels=shape.latent_dim,
         image_size=shape.image_size,
-        mean=moments.mean,
-        std=moments.std,
+        mean=statistics.mean,
+        std=statistics.std,
         count=crops,
     )
     index = {
@@ -246,7 +248,7 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return errors.report(f"encode_latents: {error}")
+        return errors.fail(f"encode_latents: {error}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What `tools.evaluate` works on, opened and checked before any work is done."""
+"""Opens and checks the inputs of `tools.evaluate` before any work is done."""
 
 import argparse
 import dataclasses
@@ -8,15 +8,13 @@ from collections.abc import Callable
 from softvq_jax.data.sources import SOURCES
 from softvq_jax.evaluate import image_sampler
 from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.extractors import FeatureExtractor, PerceptualDistance
 from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.image_sets import Images, SourceImages, image_files, open_images
-from softvq_jax.evaluate.inception_features import FeatureExtractor
-from softvq_jax.evaluate.measure import Subject
-from softvq_jax.evaluate.perceptual import PerceptualDistance
-from softvq_jax.evaluate.predictions import ImageSet, Pairs, Reconstructions, Samples
+from softvq_jax.evaluate.predictions import ImageSet, Pairs, Predictions, Reconstructions, Samples
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstructor import Reconstructor
-from softvq_jax.metrics.feature_statistics import Statistics, has_images, has_statistics, read_statistics
+from softvq_jax.metrics.feature_statistics import FeatureStatistics, has_images, has_statistics, read_statistics
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
 
@@ -26,26 +24,26 @@ NEEDS = {
     "inception": f"needs the Inception weights: --inception, the file being {WEIGHTS_SOURCE}",
     "lpips": f"needs --lpips: {LPIPS_SOURCE}",
 }
-"""What to say of a metric whose network no flag names."""
+"""Why metrics are absent if no flag names the weights that they need."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The two sides of an evaluation.
+    """Reference and samples of an evaluation.
 
     Attributes:
-      reference: its images, None where there are only statistics.
-      statistics: of the reference, None where they are to be computed.
-      samples: what is evaluated.
-      devices: what it runs on.
-      codebook_size: of the tokenizer that is evaluated, if one is.
-      weights: what the flags name, by network.
-      missing: networks whose weights a flag names and which are not there, and why.
+      reference: its images; None if only statistics are given.
+      statistics: of the reference; None to compute them from its images.
+      samples: the images to evaluate.
+      devices: where the networks run.
+      codebook_size: of the tokenizer that is evaluated; None if there is none.
+      weights: the flags that name weights, by network.
+      missing: why weights that a flag names cannot be read, by network.
     """
 
     reference: ImageSet | None
-    statistics: Statistics | None
-    samples: Subject
+    statistics: FeatureStatistics | None
+    samples: Predictions
     devices: LocalDevices
     codebook_size: int | None
     weights: dict[str, str]
@@ -53,10 +51,10 @@ class Inputs:
 
 
 def open_inputs(args: argparse.Namespace) -> Inputs:
-    """Opens what the flags of `tools.evaluate` name.
+    """Opens everything that the flags of `tools.evaluate` name.
 
     Raises:
-      FileNotFoundError, ValueError, ImportError: something is not there, or does not fit.
+      FileNotFoundError, ValueError, ImportError: a file is missing, or the flags do not fit together.
     """
     if args.samples is not None:
         check_different("--reference", args.reference, args.samples)
@@ -78,7 +76,9 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     elif tokenizer or paired:
         originals = open_photographs(args.originals, size, args.data_source) if args.originals else reference
         if originals is None:
-            raise ValueError(f"{args.reference} holds statistics and no images: give --originals, what to compare with")
+            raise ValueError(
+                f"{args.reference} holds statistics and no images: give --originals, the images that were reconstructed"
+            )
         if tokenizer:
             reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
             samples = Reconstructions(originals, reconstruct, extractor, perceptual)
@@ -99,7 +99,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]):
-    """What `load` makes of the files that a flag names; None, and a line in `missing`, where one is not there."""
+    """Loads the files that a flag names; if one is missing, returns None and adds the reason to `missing`."""
     if not names:
         return None
     try:
@@ -110,22 +110,22 @@ def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]
 
 
 def open_photographs(name: str, size: int | None, source: str | None) -> Images:
-    """Images of the reference or the originals: `evaluate.images.open_images`, or as a training `source` holds them.
+    """Opens the images of the reference or the originals, with `source` as a training source does.
 
     Raises:
-      ValueError: a source, and no size to crop its photographs to.
+      ValueError: a source is given without a size to crop its photographs to.
     """
     if source is None or name.endswith(".npz"):
         return open_images(name, size)
     if size is None:
-        raise ValueError(f"--data_source={source} holds photographs of any size: give --image_size, what to crop to")
+        raise ValueError(f"--data_source={source} holds photographs of any size: give --image_size")
     return SourceImages(SOURCES[source](name), size, name=name, complete=True)
 
 
 def open_generator(
     args: argparse.Namespace, tokenizer: Tokenizer, extractor: FeatureExtractor | None, devices: LocalDevices
 ) -> Samples:
-    """A generator with the labels and settings that the flags ask for."""
+    """Opens the generator that the flags name, with the labels and settings they give."""
     generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
@@ -136,7 +136,7 @@ def open_generator(
 
 
 def check_different(flag: str, name: str | None, samples: str) -> None:
-    """Raises ValueError where `flag` and --samples stand for the same files: distances would be 0 and say nothing."""
+    """Raises ValueError if `flag` and --samples name the same files, because their distance would be 0."""
     if name is not None and _files(name) == _files(samples):
         raise ValueError(
             f"{flag} and --samples are both the files of {os.path.realpath(name)}: name two different sets"
@@ -144,7 +144,7 @@ def check_different(flag: str, name: str | None, samples: str) -> None:
 
 
 def _files(name: str) -> set[str]:
-    """The real paths of the files that a name stands for; of what is not image files, that of itself."""
+    """The real paths of the image files at a name, or of the name itself if there are none."""
     try:
         found = [name] if name.endswith(".npz") else image_files(name)
     except FileNotFoundError:
@@ -153,11 +153,11 @@ def _files(name: str) -> set[str]:
 
 
 def check_extractor(protocol: str, extractor: FeatureExtractor | None, missing: dict[str, str]) -> None:
-    """Raises FileNotFoundError or ValueError where nothing could be measured without the network."""
+    """Raises FileNotFoundError or ValueError if no metric could be computed without the network."""
     if extractor is None and "inception" in missing:
         raise FileNotFoundError(f"every metric of protocol {protocol} needs it, and {missing['inception']}")
     if extractor is None:
         raise ValueError(
-            f"every metric of protocol {protocol} is made of Inception features: give --inception, the file being "
-            f"{WEIGHTS_SOURCE}; pairs alone (--protocol=softvq-rfid, or --originals) have metrics without it"
+            f"every metric of protocol {protocol} needs Inception features: give --inception, the file being "
+            f"{WEIGHTS_SOURCE}; only pairs (--protocol=softvq-rfid, or --originals) have metrics without it"
         )

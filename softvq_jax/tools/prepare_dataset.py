@@ -1,13 +1,13 @@
-"""Turns a folder of images, tar shards or a TFDS data set into sharded ArrayRecord, the fastest source to train from.
+"""Converts a folder of images, tar shards or a TFDS data set to ArrayRecord shards, the fastest source for training.
 
     python -m softvq_jax.tools.prepare_dataset --source=folder --path=imagenet/train --out=imagenet-train
     python -m softvq_jax.tools.prepare_dataset --source=tar --path=ILSVRC2012_img_train.tar --out=imagenet-train
     python -m softvq_jax.tools.prepare_dataset --source=tfds --path=imagenet2012@validation --out=imagenet-val
-    # later, or on another machine: is every byte still there?
+    # later, or on another machine: checks every byte
     python -m softvq_jax.tools.prepare_dataset --out=imagenet-val --verify
 
-Image files are kept byte for byte, unless --size makes the larger ones smaller. Every shard is read back before it gets
-its name. The same command goes on where an interrupted one stopped; unreadable images are named, left out and counted.
+The bytes of image files are kept, unless --size shrinks larger images. Every shard is read back before it gets its name.
+The same command continues where an interrupted one stopped. Unreadable images are logged, counted and left out.
 Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
 """
 
@@ -30,21 +30,23 @@ from softvq_jax.progress import Progress
 from softvq_jax.storage import files, manifest
 from softvq_jax.tools.command_line import check_at_least_one
 
-JOURNAL = "preparation.jsonl"  # the plan, then a line for every finished shard
+JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
 
 
 class Journal:
-    """What is done of a preparation, kept in its folder so that the same command can go on.
+    """The finished shards of an unfinished data set, in its folder, so that the same command can continue.
 
-    Raises `ValueError` where the folder holds another preparation, `OSError` where it cannot be written.
+    Raises:
+      ValueError: the folder holds another unfinished data set, or the journal is damaged.
+      OSError: the journal cannot be written.
     """
 
     def __init__(self, folder: pathlib.Path, plan: dict):
         self._path, self.entries = folder / JOURNAL, {}
         if self._path.exists():
-            first, *entries = _whole_lines(self._path) or [None]
+            first, *entries = _complete_lines(self._path) or [None]
             if not isinstance(first, dict):
-                raise ValueError(f"{self._path} is damaged: remove it, and start the same command again")
+                raise ValueError(f"{self._path} is damaged: delete it, and start the same command again")
             if differing := manifest.differences(first, plan):
                 raise ValueError(
                     f"{folder} holds another unfinished data set ({'; '.join(differing)}): finish that one, or use "
@@ -64,24 +66,24 @@ class Journal:
         self._path.unlink()
 
     def _rewrite(self, lines):
-        # Without the half line that a kill may have left at the end.
+        # A kill may have left an incomplete line at the end, which is dropped here.
         with shard_writer.writing(self._path):
             files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: int, size: int | None, num_workers: int):
-    """Writes a source's images as shards with their `dataset.json`, which comes last, and returns its content.
+    """Writes the images of a source as shards, then `dataset.json`, and returns its content.
 
     Args:
       images: a source of encoded images.
-      folder: for the shards; made if need be.
-      images_per_shard: at most.
-      size: smaller side that larger images are shrunk to; None keeps their bytes.
-      num_workers: processes, each at a shard.
+      folder: folder for the shards; made if it does not exist.
+      images_per_shard: largest number of images in a shard.
+      size: smaller side in pixels to which larger images are shrunk; None keeps their bytes.
+      num_workers: number of processes, each of which writes one shard at a time.
 
     Raises:
-      ValueError: where the folder holds another data set, or a damaged one, or no image is readable.
-      OSError: where something cannot be written.
+      ValueError: the folder holds another or a damaged data set, or no image is readable.
+      OSError: a file cannot be written.
     """
     plan = {"source": images.fingerprint(), "images": len(images), "images_per_shard": images_per_shard, "size": size}
     with shard_writer.writing(folder):
@@ -91,8 +93,8 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
         if differing := manifest.differences(index["plan"], plan):
             raise ValueError(f"{folder} holds another finished data set ({'; '.join(differing)}): use another --out")
         return index
-    for left_behind in folder.glob(f"*{shard_writer.UNFINISHED}"):
-        left_behind.unlink()
+    for leftover in folder.glob(f"*{shard_writer.UNFINISHED}"):
+        leftover.unlink()
     journal = Journal(folder, plan)
     count = -(-len(images) // images_per_shard)
     shards = {
@@ -106,7 +108,7 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
     for entry in in_parallel(shard_writer.write_shard, tasks, num_workers):
         journal.add(entry)
         for key, reason in entry["unreadable"]:
-            logging.warning("Unreadable image, left out: %s: %s", key, reason)
+            logging.warning("unreadable image, left out: %s: %s", key, reason)
         done += len(shards[entry["file"]])
         progress(done)
     entries = [journal.entries[name] for name in shards]
@@ -126,34 +128,30 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
 
 
 def read_index(folder: pathlib.Path) -> dict:
-    """The `dataset.json` of a finished data set.
+    """Reads the `dataset.json` of a finished data set.
 
     Raises:
-      FileNotFoundError: there is none; the message tells a preparation that is not finished from a wrong folder.
-      ValueError: it is damaged, or not one of ours.
+      FileNotFoundError: there is none; the message says whether the data set is unfinished or the folder a wrong one.
+      ValueError: the file is damaged, or is not one of this tool.
     """
     path = folder / INDEX
     if not path.is_file():
         if (folder / JOURNAL).is_file():
-            raise FileNotFoundError(
-                f"no {path}: the data set is not finished; the command that began it goes on with it"
-            )
-        raise FileNotFoundError(f"no {path}: expected a folder that prepare_dataset wrote to the end")
+            raise FileNotFoundError(f"no {path}: the data set is not finished; start the command that writes it again")
+        raise FileNotFoundError(f"no {path}: expected a folder that prepare_dataset wrote completely")
     try:
         index = json.loads(path.read_bytes())
     except ValueError as error:
         index, reason = None, f"is damaged ({error})"
     else:
-        reason = "is not one that prepare_dataset wrote"
+        reason = "was not written by prepare_dataset"
     if not isinstance(index, dict) or not {"plan", "class_names", "shards"} <= index.keys():
-        raise ValueError(
-            f"{path} {reason}: copy it again from where it is whole, or write the data set again elsewhere"
-        )
+        raise ValueError(f"{path} {reason}: copy it again, or write the data set again to another folder")
     return index
 
 
 def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
-    """Reads a finished data set completely and returns what is wrong with it, a line each; raises as `read_index`."""
+    """Reads a finished data set completely and returns its problems, one line each; raises the errors of `read_index`."""
     index = read_index(folder)
     tasks = [(str(folder), entry, len(index["class_names"])) for entry in index["shards"]]
     progress = Progress("Checking", len(tasks), unit="shards")
@@ -165,7 +163,7 @@ def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
 
 
 def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
-    """Results of `function(*task)`, as they come, from that many processes. Tasks are made when a process is free."""
+    """Yields results of `function(*task)` in order of completion; a task is made when one of the processes is free."""
     pool = WorkerPool(function, num_workers)
     threads = concurrent.futures.ThreadPoolExecutor(num_workers)
     try:
@@ -185,7 +183,7 @@ def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
         threads.shutdown()
 
 
-def _whole_lines(path):
+def _complete_lines(path):
     lines = []
     for line in path.read_text(errors="replace").splitlines():
         try:
@@ -196,16 +194,20 @@ def _whole_lines(path):
 
 
 def parse_flags(argv: list[str]):
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", choices=["folder", "tar", "tfds"], default="folder", help="what --path holds")
-    parser.add_argument("--path", help="the images: as config.data.path for this source")
+    parser.add_argument(
+        "--source", choices=["folder", "tar", "tfds"], default="folder", help="kind of the images in --path"
+    )
+    parser.add_argument("--path", help="location of the images, as config.data.path for this source")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the shards")
     parser.add_argument(
-        "--size", type=int, help="shrink images to this smaller side, as JPEG; default: keep their bytes"
+        "--size", type=int, help="smaller side in pixels to shrink images to, as JPEG; default: keep their bytes"
     )
-    parser.add_argument("--images_per_shard", type=int, default=5000)
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--images_per_shard", type=int, default=5000, help="default: 5000")
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count(), help="number of processes; default: number of cores"
+    )
     parser.add_argument("--verify", action="store_true", help="only check the finished data set in --out")
     args = parser.parse_args(argv[1:])
     if args.verify == bool(args.path):
@@ -225,7 +227,7 @@ def main(args) -> int:
 
 def _verify(args):
     problems = verify(args.out, args.num_workers)
-    print("\n".join(problems) or f"{args.out}: all shards are as they were written, every image decodes")
+    print("\n".join(problems) or f"{args.out}: no problems: all shards are as written, every image decodes")
     return 1 if problems else 0
 
 

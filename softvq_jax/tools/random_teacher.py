@@ -1,11 +1,11 @@
-"""Writes a DINOv2 of random weights: a teacher that has learnt nothing, for controls of the alignment.
+"""Writes a DINOv2 with random weights: an untrained teacher, for control runs of the alignment loss.
 
     python -m softvq_jax.tools.random_teacher --size=S --seed=0 --out=random_teacher.safetensors
     python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment_control \
         --config.base.weights.teacher=random_teacher.safetensors
 
-The file has the names and shapes of the published one of that size (patches of 14, positions for 518 px), and so fits
-wherever that fits; what it lacks is what pretraining gives. The same seed gives the same file.
+The file has the names and shapes of the published one of that size (patches of 14 px, positions for 518 px) and can be
+used in its place. The same seed gives the same file.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
-    """The tensors of a DINOv2 "S", "B" or "L" as it is initialised, in the original and timm's naming."""
+    """Freshly initialized tensors of a DINOv2 "S", "B" or "L", in the original and timm's naming."""
     width, depth, num_heads = VIT_SIZES[size]
     config = ViTConfig(width, depth, num_heads, patch_size=PATCH_SIZE)
     params, _ = functional(ViT, config, IMAGE_SIZE).init(jax.random.key(seed))
@@ -47,7 +47,7 @@ def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the file; 1 where it cannot be written."""
+    """Writes the file; returns 1 if that fails."""
     try:
         if args.out.suffix != ".safetensors":
             raise ValueError(f"--out={args.out}: expected a name ending in .safetensors")
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"random_teacher: {error}", file=sys.stderr)
         return 1
-    print(f"{args.out}: a DINOv2-{args.size} of random weights, seed {args.seed}")
+    print(f"{args.out}: a DINOv2-{args.size} with random weights, seed {args.seed}")
     return 0
 
 

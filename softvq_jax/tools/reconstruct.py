@@ -1,11 +1,11 @@
-"""Shows what a tokenizer makes of pictures: reconstructions beside their originals, PSNR and SSIM.
+"""Reconstructs images with a tokenizer: images side by side, PSNR and SSIM.
 
     python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=reconstructed
     python -m softvq_jax.tools.reconstruct --from=runs/tiny --images cat.png 'holidays/*.jpg' --out=reconstructed
 
-Pictures may have any size: the smaller side is resized to what the tokenizer takes and the centre cut out, as ADM does.
-The folder --out gets `originals` (the crops) and `reconstructions` as PNG files of the same names, `pairs.png` with the
-first of both, and `results.json`. The two folders are what `tools.evaluate` takes as --reference and --samples.
+Images may have any size: the smaller side is resized to the tokenizer's and the center is cropped, as in ADM.
+The folder --out receives `originals` (the crops) and `reconstructions` as PNG files of the same names, `pairs.png` with
+the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
 """
 
 import argparse
@@ -49,14 +49,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="weights", required=True, help="the tokenizer: a folder, a run's workdir or a Hugging Face id")
     add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
     add("--out", required=True, type=pathlib.Path, help="folder for the results, new or empty")
-    add("--batch_size", type=int, help="images at a time (default: what suits the devices)")
+    add("--batch_size", type=int, help="images at a time (default: chosen by device)")
     args = parser.parse_args(argv[1:])
     check_at_least_one(parser, args, "batch_size")
     return args
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; 1 where the input is at fault, with one line that says how."""
+    """Runs the command; returns 1 and prints one line if the input is at fault."""
     try:
         run(args)
     except (OSError, ValueError, ImportError) as error:
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Reconstructs, measures, writes and prints; returns what `results.json` says."""
+    """Reconstructs, measures, writes and prints; returns the content of `results.json`."""
     paths = find_images(args.images)
     check_new(args.out)
     tokenizer = Tokenizer.from_pretrained(args.weights)
@@ -80,19 +80,19 @@ def run(args: argparse.Namespace) -> dict:
             results.add(originals, lambda images: reconstruct(images)[0])
         progress(min(start + devices.batch_size, len(paths)))
     if not results.rows:
-        raise ValueError(f"none of the {len(paths):,} images is readable, the first being {results.unreadable[0]}")
-    crop = f"ADM centre crop to {size}"
+        raise ValueError(f"none of the {len(paths):,} images is readable; the first: {results.unreadable[0]}")
+    crop = f"ADM center crop to {size}"
     report = results.write({"tokenizer": args.weights, "weights": reconstruct.fingerprint, "crop": crop})
     print(as_text(report))
     return report
 
 
 class Results:
-    """What has come out so far, the pictures of it in a folder.
+    """The results so far; their images lie in a folder.
 
     Attributes:
-      rows: of each image its path, the name of its pictures, and its metrics.
-      unreadable: images that were skipped, each with the reason.
+      rows: path, file name and metrics of each image.
+      unreadable: skipped images, each with the reason.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -103,7 +103,7 @@ class Results:
         """Reconstructs and measures images, uint8 `[S, S, 3]` by path."""
         names = [f"{i:05d}_{pathlib.Path(path).stem}.png" for i, path in enumerate(originals, len(self.rows))]
         images = np.stack([*originals.values()])
-        self._save("originals", names, images)  # first: where it cannot be done, nothing need be compiled
+        self._save("originals", names, images)  # first, so that a full disk fails before compilation
         reconstructions = reconstruct(images)
         self._save("reconstructions", names, reconstructions)
         values = zip(*(metric(images, reconstructions) for metric in METRICS.values()), strict=True)
@@ -117,27 +117,27 @@ class Results:
         for name, image in zip(names, images, strict=True):
             image_grid.save_png(folder / name, image)
 
-    def write(self, about: Mapping) -> dict:
-        """Writes `pairs.png` and `results.json`, and returns what the latter says."""
+    def write(self, metadata: Mapping) -> dict:
+        """Writes `pairs.png` and `results.json`; returns the content of the latter."""
         first = [np.stack(images) for images in zip(*self._pairs, strict=True)]
         image_grid.save_png(self._folder / "pairs.png", image_grid.pairs_grid(*first))
         mean = {name: float(np.mean([row[name] for row in self.rows])) for name in METRICS}
-        report = dict(about) | {"mean": mean, "images": self.rows, "unreadable": self.unreadable}
+        report = dict(metadata) | {"mean": mean, "images": self.rows, "unreadable": self.unreadable}
         in_json = {"mean": _finite(mean), "images": [_finite(row) for row in self.rows]}
         files.write_json(self._folder / "results.json", report | in_json)
         return report
 
 
 def _finite(row):
-    # The PSNR of an image that equals its original is infinite, which JSON cannot say.
+    # The PSNR of an image that equals its original is infinite, which JSON cannot represent.
     return {name: None if value == math.inf else value for name, value in row.items()}
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """The files that are named or match a pattern, and all images below folders; each once.
+    """Finds the files that are named or match a pattern, and all images in folders and their subfolders; each once.
 
     Raises:
-      FileNotFoundError: for the first name where there is nothing.
+      FileNotFoundError: a name matches nothing.
     """
     found = []
     for name in names:
@@ -147,19 +147,21 @@ def find_images(names: Sequence[str]) -> list[str]:
         else:
             paths = [name] if os.path.exists(name) else sorted(filter(os.path.isfile, glob.glob(name)))
         if not paths:
-            raise FileNotFoundError(f"no image in or at {name!r}; image files end in {', '.join(EXTENSIONS)}")
+            raise FileNotFoundError(
+                f"no image found at {name!r}; expected a folder, a file or a pattern of {', '.join(EXTENSIONS)}"
+            )
         found += paths
     return list(dict.fromkeys(found))
 
 
 def check_new(folder: pathlib.Path) -> None:
-    """Raises FileExistsError where the folder is not empty: results of two runs would mix."""
+    """Raises FileExistsError if the folder is not empty: results of two runs would mix."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"--out={folder} is there and not an empty folder: take another, or remove it")
+        raise FileExistsError(f"--out={folder} exists and is not an empty folder: choose another, or remove it")
 
 
 def read(paths: Sequence[str], size: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Crops of the images that can be read, uint8 `[size, size, 3]` by path, and what is wrong with the others."""
+    """Crops of the readable images, uint8 `[size, size, 3]` by path, and an error message for each other image."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = dict(zip(paths, pool.map(partial(_crop, size=size), paths), strict=True))
     readable = {path: image for path, image in images.items() if isinstance(image, np.ndarray)}
@@ -174,7 +176,7 @@ def _crop(path, size):
 
 
 def as_text(report: Mapping) -> str:
-    """A line for each image, their mean, and the images that were skipped."""
+    """Formats a line for each image, their mean, and the skipped images."""
     rows = [*report["images"], {"name": f"mean of {len(report['images']):,}"} | report["mean"]]
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  PSNR {row['psnr']:.2f} dB  SSIM {row['ssim_gauss']:.4f}" for row in rows]

@@ -1,60 +1,51 @@
-"""The best step of a run, kept beside its newest ones."""
+"""Keeps the best step of a run, beside its newest steps."""
 
 import pathlib
 from collections.abc import Mapping
 
-from ml_collections import ConfigDict
-
 from softvq_jax.train.checkpoint import Checkpoints
-
-BETTER = {
-    "eval_psnr": 1,
-    "eval_ssim": 1,
-    "eval_codebook_usage": 1,
-    "eval_is_mean": 1,
-    "eval_loss": -1,
-    "eval_rfid": -1,
-    "eval_gfid": -1,
-}
-"""Held-out numbers that can choose, and whether more (1) or less (-1) is better."""
-
-OF_FID = ("eval_ssim", "eval_is_mean", "eval_rfid", "eval_gfid")
-"""Those that are measured together with FID, on its schedule."""
+from softvq_jax.train.evaluator import Evaluator
+from softvq_jax.train.evaluators import HeldOut
 
 
 class Best:
-    """Keeps the checkpoint of the step where one held-out number was best.
+    """Keeps the checkpoint of the step with the best value of one held-out metric.
 
     Args:
-      config: the run's, with `checkpoint.best_metric`, one of `BETTER`.
-      folder: where the checkpoint lies; a best step that is there already stays until it is beaten.
+      metric: `config.checkpoint.best_metric`.
+      evaluators: of the run; their `better` says whether a higher or a lower value is better.
+      folder: of the checkpoint; a best step in it stays until a later step is better.
 
     Raises:
-      ValueError: for a metric of which it is not known what is better, or that is never measured.
+      ValueError: no evaluator has this metric, or the one that has it is switched off.
     """
 
-    def __init__(self, config: ConfigDict, folder: pathlib.Path):
-        self.metric = config.checkpoint.best_metric
-        if self.metric not in BETTER:
-            raise ValueError(f"checkpoint.best_metric is {self.metric!r}; expected one of {', '.join(BETTER)}")
-        if self.metric in OF_FID and not config.fid.every_steps:
-            raise ValueError(f"checkpoint.best_metric is {self.metric!r}, which is not measured: set fid.every_steps")
+    def __init__(self, metric: str, evaluators: Mapping[str, Evaluator], folder: pathlib.Path):
+        known = {name: better for evaluator in evaluators.values() for name, better in evaluator.better.items()}
+        if metric not in known:
+            raise ValueError(f"checkpoint.best_metric is {metric!r}; expected one of {', '.join(known)}")
+        [name, *_] = [name for name, evaluator in evaluators.items() if metric in evaluator.better]
+        if not evaluators[name].section.every_steps and not isinstance(evaluators[name], HeldOut):
+            raise ValueError(
+                f"checkpoint.best_metric is {metric!r}, which is not measured: set evals.{name}.every_steps"
+            )
+        self.metric, self._sign = metric, 1 if known[metric] == "higher" else -1
         self.checkpoints = Checkpoints(folder, keep=1, keep_every_steps=0)
         record = self.checkpoints.record()
-        self.value = record["value"] if record and record["metric"] == self.metric else None
+        self.value = record["value"] if record and record["metric"] == metric else None
 
-    def beaten_by(self, results: Mapping[str, float]) -> bool:
-        """Whether an evaluation is better than every one before; not where it lacks the metric."""
-        if self.metric not in results:
+    def improved_by(self, metrics: Mapping[str, float]) -> bool:
+        """Whether these metrics are better than those of the best step; False if they lack the metric."""
+        if self.metric not in metrics:
             return False
-        return self.value is None or BETTER[self.metric] * (results[self.metric] - self.value) > 0
+        return self.value is None or self._sign * (metrics[self.metric] - self.value) > 0
 
-    def save(self, state, record: dict, results: Mapping[str, float]) -> None:
-        """Keeps this step in place of the one before."""
-        self.value = results[self.metric]
+    def save(self, state, record: dict, metrics: Mapping[str, float]) -> None:
+        """Keeps this step in place of the best one before."""
+        self.value = metrics[self.metric]
         self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:
-        """Waits for the save under way."""
+        """Waits for the save in progress."""
         self.checkpoints.close()

@@ -1,4 +1,4 @@
-"""The one place where a training step is jitted: shardings, donation, and what the compiler is told."""
+"""The one place where a training step is jitted: shardings, donation, compiler options."""
 
 import jax
 from jax.sharding import Mesh
@@ -6,20 +6,20 @@ from jax.sharding import Mesh
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 
-# Where all chips are one ring, the TPU compiler multiplies by a divided weight in pieces, one a hop, and reads the tokens
-# again for each: B-64 on v5e:4x4 then moves 77 GB of main memory a step, and 48 where weights are gathered whole.
+# If all chips form one ring, the TPU compiler multiplies by a sharded weight piece by piece, one per hop, and reads the
+# tokens again for each: B-64 on v5e:4x4 then moves 77 GB of main memory a step, and 48 GB with gathered weights.
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, int]:
-    """What the compiler for the devices of `mesh` is told besides its defaults."""
+    """Compiler options for the devices of `mesh`."""
     return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
     """`step(state, frozen, batch, key) -> (state, metrics)`, jitted for a mesh.
 
-    The state is donated: the one that goes in is gone afterwards. Call and lower it inside `jax.set_mesh(mesh)`.
+    The state is donated: the input state cannot be used afterwards. Call and lower it inside `jax.set_mesh(mesh)`.
 
     Args:
       step: the pure step.
@@ -37,7 +37,7 @@ def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
 
 
 def put(tree, mesh: Mesh):
-    """Host arrays to their shards; in a multi-process run every process gives the same arrays."""
+    """Shards host arrays over the mesh; in a multi-process run, every process passes the same arrays."""
 
     def place(leaf, sharding):
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])

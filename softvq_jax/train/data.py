@@ -1,4 +1,4 @@
-"""The samples of a run: what it trains on and what is held out, opened once."""
+"""The training samples and the held-out samples of a run."""
 
 import dataclasses
 import functools
@@ -15,12 +15,12 @@ from softvq_jax.parallel.mesh import process_rows
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A run's samples.
+    """The samples of a run.
 
     Attributes:
-      source, held_out: what is trained on and what is evaluated on.
-      image_size: side of the crops in pixels; None where the samples are latents.
-      encoder: fingerprint of the tokenizer that encodes them on the fly, if one does.
+      source, held_out: the training samples and the held-out samples.
+      image_size: side of the crops in pixels; None if the samples are latents.
+      encoder: fingerprint of the tokenizer that encodes them on the fly; "" if there is none.
     """
 
     config: ConfigDict
@@ -31,34 +31,34 @@ class Data:
 
     @classmethod
     def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "") -> "Data":
-        """Opens what `config.data` names."""
+        """Opens the samples that `config.data` names."""
         held_out = held_out_source(config.data, image_size)
         return cls(config, training_source(config.data), held_out, image_size, encoder)
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Number of samples per epoch."""
         return len(self.source)
 
     @functools.cached_property
     def version(self) -> dict:
-        """What tells the samples to train on from others, as JSON: `{"fingerprint": ..., "parts": {name: ...}}`.
+        """Identifies the training samples, as JSON: `{"fingerprint": ..., "parts": {name: ...}}`.
 
-        The fingerprint changes when the samples, their order or their labels do, as far as `Source.parts` tells. It is
-        taken once: a shard that is exchanged during a run does not become the one that the run began with.
+        The fingerprint changes when the samples, their order or their labels do, as far as `Source.parts` shows it. It is
+        computed once, so that a shard that is replaced during a run is noticed when the run resumes.
         """
         return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.parts}
 
     def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
-        """Endless batches from the global sample `start_sample` on; this process's rows of them."""
+        """Endless batches from the global sample `start_sample`; the rows of this process."""
         return self._train_batches(start_sample, process_rows(self.config.train.batch_size, mesh))
 
     def same_everywhere(self) -> Batches:
-        """The run's first batches, every one whole in every process."""
+        """The first batches of the run, with all rows in every process."""
         return self._train_batches(0, None)
 
     def eval_batches(self, mesh: Mesh) -> Batches:
-        """The first `eval.num_images` held-out samples, once; this process's rows of their batches."""
-        section = self.config.eval
+        """The first `evals.held_out.num_images` held-out samples, once; the rows of this process."""
+        section = self.config.evals.held_out
         size = section.batch_size or self.config.train.batch_size
         return eval_batches(
             self.config.data,

@@ -1,6 +1,6 @@
 """Training a latent generator, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
 
-import itertools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,17 @@ from softvq_jax.evaluate.predictions import Samples
 from softvq_jax.generator import TOKENIZER_FIELD, Generator
 from softvq_jax.generators import training
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.parallel.mesh import batch_sharding, global_batch, replicated
+from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.pixels import to_uint8
 from softvq_jax.train import optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
 from softvq_jax.train.latent_source import LatentSource, open_source
-from softvq_jax.train.nearest_class import nearest_labels
-from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import GeneratorState, Network
-from softvq_jax.train.task import Report
+from softvq_jax.train.task import Better, Summary
 
 EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
-REFERENCES = 512  # training samples that the samples' colors are compared with
 
 
 class GeneratorTask:
@@ -38,6 +35,11 @@ class GeneratorTask:
       network: the generator.
       latents: where its latents come from.
     """
+
+    better: Mapping[str, Better] = {"eval_loss": "lower"}
+    protocol = "adm"
+    metric_names: Mapping[str, str] = {"fid": "eval_gfid", "sfid": "eval_gsfid", "is_mean": "eval_is_mean"}
+    codebook_size = None
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class GeneratorTask:
     ):
         """Builds network and optimizer; raises ValueError if parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
-        self.network = training.build(config)
+        self.network, self.draws_images = training.build(config), latents.tokenizer is not None
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
         self.frozen, self.initial = latents.frozen, {}
         kind = config.optim.schedule
@@ -67,8 +69,10 @@ class GeneratorTask:
         """With the tokenizer and the latents or images that the config names."""
         training.build(config)  # reports errors of the config before anything is read
         latents, data = open_source(config)
-        if config.fid.every_steps and latents.tokenizer is None:
-            raise ValueError("FID needs images: set config.tokenizer, which decodes the samples, or fid.every_steps=0")
+        if config.evals.fid.every_steps and latents.tokenizer is None:
+            raise ValueError(
+                "FID needs images: set config.tokenizer, which decodes the samples, or evals.fid.every_steps=0"
+            )
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         return cls(config, latents, num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
@@ -107,16 +111,14 @@ class GeneratorTask:
         valid = batch["valid"].astype(jnp.float32)
         return {"samples": jnp.sum(valid)} | {name: jnp.sum(loss * valid) for name, loss in losses.items()}, ()
 
-    def report(self, ema, frozen, sums, shown) -> Report:
+    def summarize(self, ema, frozen, sums, shown) -> Summary:
         """Held-out losses; with a tokenizer, samples of classes evenly spread."""
-        count = float(sums.pop("samples"))
-        values = {f"eval_{name}": float(total) / count for name, total in sums.items()}
-        if self.latents.tokenizer is None or not self.config.eval.num_pictures:
-            return Report(values | {"eval_samples": int(count)}, {})
-        images, labels = self.samples(ema, frozen, self.config.eval.num_pictures)
-        if self.config.eval.nearest_class:
-            values |= self._right_class(frozen, images, labels)
-        return Report(values | {"eval_samples": int(count)}, {"samples": [images]})
+        count, num_pictures = float(sums.pop("samples")), self.config.evals.held_out.num_pictures
+        metrics = {f"eval_{name}": float(total) / count for name, total in sums.items()}
+        pictures = {}
+        if self.draws_images and num_pictures:
+            pictures["samples"] = [self.samples(ema, frozen, num_pictures)[0]]
+        return metrics | {"eval_samples": int(count)}, pictures
 
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
         """`count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, evenly spread."""
@@ -129,53 +131,26 @@ class GeneratorTask:
         levels = self._to_levels(frozen, self.latents.statistics.normalize(latents))
         return np.asarray(levels)[:count], labels[:count]
 
+    def decode_batch(self, frozen, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Reconstructions of a batch, uint8, its labels, and which samples are valid."""
+        return self._reconstruct(frozen, batch)
+
     def _draw(self, frozen, latents):
         return to_uint8(self.latents.to_images(frozen, latents))
 
     def _draw_batch(self, frozen, batch):
         return self._draw(frozen, self.latents.to_latents(frozen, batch)), batch["label"], batch["valid"]
 
-    def _right_class(self, frozen, images, labels) -> dict[str, float]:
-        """How often the training image of the nearest colours has the class that was asked for: of samples and, to
-        compare with, of held-out images."""
-
-        def decoded(batches, count):
-            parts = itertools.islice(batches, -(-count // self.config.train.batch_size))
-            inputs = ({name: part[name] for name in (*self.inputs, "valid")} for part in parts)
-            drawn = [self._reconstruct(frozen, global_batch(part, self._mesh)) for part in inputs]
-            levels, classes, valid = (
-                np.concatenate(list(map(np.asarray, arrays))) for arrays in zip(*drawn, strict=True)
-            )
-            return levels[valid], classes[valid]
-
-        with self.data.train_batches(0, self._mesh) as training, self.data.eval_batches(self._mesh) as held_out:
-            references = decoded(training, REFERENCES)
-            real = decoded(held_out, self.config.eval.num_images)
-
-        def share(images, labels):
-            return float(np.mean(nearest_labels(images, *references) == labels))
-
-        return {
-            "eval_right_class": share(images, labels),
-            "eval_right_class_of_real": share(*real),
-            "eval_right_class_by_chance": 1 / self.config.model.num_classes,
-        }
-
-    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
-        """gFID of samples of random classes (protocol `adm`), the same noise and classes every time."""
-        if quality.extractor is None:  # everything that is measured of samples is made of its features
-            return {}
-        config = self.config
-        options, classes = config.sampling.to_dict(), config.model.num_classes
-        settings = {"num": config.fid.num_images, "labels": "uniform", "seed": EVALUATION_SEED}
+    def predictions(self, params, *, images, count, extractor, devices) -> Samples:
+        """Samples of random classes, for gFID; every time with the same noise and classes."""
+        options, classes = self.config.sampling.to_dict(), self.config.model.num_classes
+        settings = {"num": count, "labels": "uniform", "seed": EVALUATION_SEED}
         if self._sampler is None:
-            labels = draw_labels("uniform", config.fid.num_images, classes, EVALUATION_SEED)
-            given = dict(seed=EVALUATION_SEED, options=options, devices=quality.devices)
+            labels = draw_labels("uniform", count, classes, EVALUATION_SEED)
+            given = dict(seed=EVALUATION_SEED, options=options, devices=devices)
             self._sampler = ImageSampler(self.export(params), self.latents.tokenizer, labels, **given)
         self._sampler.load(params | self.network.fixed)
-        found = quality(step, Samples(self._sampler, settings | options, quality.extractor), "adm")
-        names = {"fid": "eval_gfid", "sfid": "eval_gsfid", "is_mean": "eval_is_mean"}
-        return {names[name]: value for name, value in found.items()}
+        return Samples(self._sampler, settings | options, extractor)
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 

@@ -8,9 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
-from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.metrics.latent_moments import LatentMoments
-from softvq_jax.models.functional import Functional
+from softvq_jax.latent_statistics import LatentStatistics, add_latents, no_latents
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
@@ -62,7 +61,7 @@ class LatentSource:
 
     def _model(self, frozen):
         shape = self.tokenizer.config
-        return Functional(lambda rngs: TokenizerModel(shape, rngs=rngs))(frozen["tokenizer"])
+        return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 
 def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
@@ -131,10 +130,10 @@ def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
     """The tokenizer's own statistics, else those of the run's first images; the same in every process."""
     if tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
-    count, moments = 0, LatentMoments(tokenizer.config.latent_dim)
+    count, moments = 0, no_latents()
     with data.same_everywhere() as batches:
         while count < STATISTICS_IMAGES:
             images = from_uint8(next(batches)["image"])
-            moments.update(np.asarray(tokenizer.encode(images)))
+            add_latents(moments, np.asarray(tokenizer.encode(images)))
             count += len(images)
     return LatentStatistics.from_moments(moments)

@@ -1,4 +1,4 @@
-"""What a run writes down: JSON lines always, TensorBoard where asked, pictures."""
+"""Writes the metrics of a run as JSON lines and, optionally, for TensorBoard; and its pictures."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from softvq_jax.storage import files
 
 
 class NonFinite(FloatingPointError):
-    """A loss that is not a number any more; the message names the step and the first bad term."""
+    """A loss is not finite; the message names the step and the first such term."""
 
 
 class MetricsWriter:
@@ -20,8 +20,8 @@ class MetricsWriter:
     Args:
       workdir: the run's folder.
       tensorboard: needs the `tensorboard` extra.
-      step: the step that the run goes on from; lines of later steps, written by a run that was cut off, are dropped.
-      active: False in all processes but one, which then write nothing.
+      step: the step that the run resumes from; lines of later steps are removed.
+      active: False in all processes except one; they write nothing.
     """
 
     def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, active: bool):
@@ -39,7 +39,7 @@ class MetricsWriter:
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line: `{"step": step, ...}`."""
+        """Writes a line `{"step": step, ...}`."""
         if not self._active:
             return
         self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
@@ -49,7 +49,7 @@ class MetricsWriter:
                 self._tensorboard.add_scalar(name, value, step)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
-        """Rows of uint8 images `[n, H, W, 3]`, one above the other, as `images/NAME_STEP.png`."""
+        """Writes rows of uint8 images `[n, H, W, 3]`, one above the other, to `images/NAME_STEP.png`."""
         if not self._active:
             return
         picture = rows_grid(rows)
@@ -67,12 +67,12 @@ class MetricsWriter:
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:
-    """NonFinite naming the first term that is not a finite number."""
+    """Raises NonFinite, naming the first value that is not finite."""
     for name, value in values.items():
         if not np.isfinite(value):
             raise NonFinite(
-                f"{name} is {value} at step {step}. The run stops; the last checkpoint is from before. Resume with a "
-                "lower optim.learning_rate or another seed, or look at the data of that step"
+                f"{name} is {value} at step {step}. The run stops; the last checkpoint is older. Resume with a "
+                "lower optim.learning_rate or another seed, or check the data of that step"
             )
 
 
@@ -85,5 +85,5 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
-            continue  # a line that was cut off
+            continue  # an incomplete line
     files.write_text(path, "".join(line + "\n" for line in kept))

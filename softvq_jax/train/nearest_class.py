@@ -1,25 +1,80 @@
-"""Which class an image looks most like: its nearest neighbour, by colours, among images of known classes.
+"""Evaluates whether samples of a class-conditional generator resemble the images of their class, by color.
 
-Colours are compared because they do not depend on which part of a photograph a crop shows.
+Colors are compared because they do not depend on which part of a photograph a crop shows.
 """
 
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from ml_collections import ConfigDict
 
-BINS = 4  # per colour channel
+from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
+from softvq_jax.train.task import Better
+
+BINS = 4  # per color channel
+REFERENCES = 512  # training images that samples are compared with
 
 
-def colour_histograms(images: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of `4 x 4 x 4` colours, `[n, 64]`, of uint8 images `[n, H, W, 3]`.
+class NearestClass(Evaluator):
+    """How often the training image with the most similar colors has the class that a sample was drawn for.
 
-    Their Euclidean distance is Hellinger's of the histograms.
+    To compare with, the same for held-out images, and by chance.
+    """
+
+    better: Mapping[str, Better] = {"eval_right_class": "higher"}
+
+    def __init__(self, section: ConfigDict, run: EvaluatedRun):
+        super().__init__(section, run)
+        if section.every_steps and not run.task.draws_images:
+            raise ValueError(
+                "evals.nearest_class needs images of a class-conditional generator: set config.tokenizer, which decodes "
+                "its samples, or evals.nearest_class.every_steps=0"
+            )
+
+    def __call__(self, state: Any, step: int) -> Evaluation:
+        run = self.run
+        images, labels = run.task.samples(state.ema, run.frozen, self.section.num_samples)
+        with run.task.data.train_batches(0, run.mesh) as training, run.task.data.eval_batches(run.mesh) as held_out:
+            references = self._images(training, REFERENCES)
+            real = self._images(held_out, run.config.evals.held_out.num_images)
+
+        def share(images, labels):
+            return float(np.mean(nearest_labels(images, *references) == labels))
+
+        return Evaluation(
+            {
+                "eval_right_class": share(images, labels),
+                "eval_right_class_of_real": share(*real),
+                "eval_right_class_by_chance": 1 / run.config.model.num_classes,
+            }
+        )
+
+    def _images(self, batches, count):
+        """Images and labels of the first batches, at least `count` samples, as the tokenizer reconstructs them."""
+        run, decoded = self.run, []
+        for batch in itertools.islice(batches, -(-count // run.config.train.batch_size)):
+            run.check_preemption()
+            decoded.append(run.task.decode_batch(run.frozen, run.inputs(batch, "valid")))
+        levels, classes, valid = (
+            np.concatenate(list(map(np.asarray, arrays))) for arrays in zip(*decoded, strict=True)
+        )
+        return levels[valid], classes[valid]
+
+
+def color_histograms(images: np.ndarray) -> np.ndarray:
+    """Square roots of the shares of `4 x 4 x 4` colors, `[n, 64]`, of uint8 images `[n, H, W, 3]`.
+
+    Their Euclidean distance is the Hellinger distance of the histograms.
     """
     levels = images.astype(np.int64) * BINS // 256
-    colours = (levels[..., 0] * BINS + levels[..., 1]) * BINS + levels[..., 2]
-    counts = np.stack([np.bincount(image.ravel(), minlength=BINS**3) for image in colours])
-    return np.sqrt(counts / colours[0].size)
+    colors = (levels[..., 0] * BINS + levels[..., 1]) * BINS + levels[..., 2]
+    counts = np.stack([np.bincount(image.ravel(), minlength=BINS**3) for image in colors])
+    return np.sqrt(counts / colors[0].size)
 
 
 def nearest_labels(images: np.ndarray, references: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each image the label of the reference whose colours are nearest; both uint8 `[n, H, W, 3]`."""
-    ours, theirs = colour_histograms(images), colour_histograms(references)
-    return labels[np.argmax(ours @ theirs.T, axis=1)]  # of unit vectors, the nearest has the largest product
+    """For each image the label of the reference with the most similar colors; both uint8 `[n, H, W, 3]`."""
+    ours, theirs = color_histograms(images), color_histograms(references)
+    return labels[np.argmax(ours @ theirs.T, axis=1)]  # the nearest unit vector has the largest product

@@ -13,19 +13,22 @@ import optax
 
 from softvq_jax.train.state import Network
 
-# Leaves that PyTorch keeps as vectors, or calls a bias. Stacking over depth gives them a second axis here, so the
-# release's rule (decay what has two dimensions or more and is not called a bias) is stated by name.
+# Parameters that are vectors in PyTorch, or biases. Stacking over depth gives them a second axis here, so the released
+# rule (decay tensors of two or more dimensions that are not biases) is stated by name.
 UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
 
 
 def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
-    """The rate at each step, counted from 0: linear over `warmup_epochs` to `learning_rate * batch_size / 256`, then
+    """The learning rate at each step, counted from 0.
 
-    - "cosine": down to `final_factor` of that at the last step;
-    - "constant": that.
+    It grows linearly over `warmup_epochs` to the peak, `learning_rate * batch_size / 256`. Then "cosine" decays to
+    `final_factor` of the peak at the last step, and "constant" stays there.
+
+    Raises:
+      ValueError: unknown `kind`.
     """
     if kind not in ("cosine", "constant"):
-        raise ValueError(f"the learning rate's schedule is {kind!r}; expected 'cosine' or 'constant'")
+        raise ValueError(f"the schedule of the learning rate is {kind!r}; expected 'cosine' or 'constant'")
     peak = optim.learning_rate * batch_size / 256
     warmup = max(1, round(optim.warmup_epochs * steps_per_epoch))
 
@@ -43,32 +46,30 @@ def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str],
     """AdamW with a schedule for each group of parameters.
 
     Args:
-      optim: the config's section.
-      schedules: by group.
-      group: the group of a parameter, by its `/`-joined path. "frozen" is not updated and has no optimiser state.
+      optim: `config.optim`.
+      schedules: learning rates by group.
+      group: gives the group of a parameter from its `/`-joined path. Group "frozen" is not updated and has no state.
     """
 
-    def one(schedule):
+    def transform(schedule):
         return optax.adamw(
             schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
         )
 
-    transforms = {name: one(schedule) for name, schedule in schedules.items()} | {"frozen": optax.set_to_zero()}
+    transforms = {name: transform(schedule) for name, schedule in schedules.items()} | {"frozen": optax.set_to_zero()}
     return optax.partition(transforms, lambda params: map_with_path(lambda path, _: group(path), params))
 
 
 def decay_mask(params) -> dict:
-    """True where weight decay applies: everything but biases, norms' gains and LayerScale."""
+    """True for parameters with weight decay: all but biases, gains of norms, and LayerScale."""
     return map_with_path(lambda path, _: path.rsplit("/", 1)[-1] not in UNDECAYED, params)
 
 
 def map_with_path(function: Callable, tree):
-    """`function(path, leaf)` on every leaf, the path joined by `/`."""
-
-    def named(path, leaf):
-        return function("/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path), leaf)
-
-    return jax.tree_util.tree_map_with_path(named, tree)
+    """Maps `function(path, leaf)` over a tree; paths are joined by `/`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )
 
 
 def accumulate_gradients(
@@ -116,19 +117,21 @@ def accumulate_gradients(
 
 
 def clip_by_global_norm(grads, limit: float):
-    """Gradients times `min(1, limit / (norm + 1e-6))`, and their norm before: PyTorch's `clip_grad_norm_`."""
+    """Clips gradients as PyTorch's `clip_grad_norm_`: times `min(1, limit / (norm + 1e-6))`.
+
+    Our own for parity: optax has no 1e-6. Also returns the norm before clipping."""
     norm = optax.tree.norm(grads)
     factor = jnp.minimum(1.0, limit / (norm + 1e-6))
     return jax.tree.map(lambda grad: grad * factor, grads), norm
 
 
 def apply(optimizer: optax.GradientTransformation, network: Network, grads, limit: float) -> tuple[Network, jax.Array]:
-    """The network after a step with gradients clipped to norm `limit`, and their norm before."""
+    """Updates a network with gradients clipped to norm `limit`; also returns their norm before clipping."""
     grads, norm = clip_by_global_norm(grads, limit)
     updates, opt = optimizer.update(grads, network.opt, network.params)
     return Network(jax.tree.map(jnp.add, network.params, updates), opt), norm
 
 
 def ema_update(ema, params, decay: float):
-    """`ema + (1 - decay) * (params - ema)`: exact where a parameter does not move."""
+    """Updates a moving average, `ema + (1 - decay) * (params - ema)`: exact for parameters that do not change."""
     return jax.tree.map(lambda average, param: average + (1.0 - decay) * (param - average), ema, params)

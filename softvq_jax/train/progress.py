@@ -1,54 +1,51 @@
-"""What a person sees of a run while it goes on."""
+"""The lines of the log that show how a run is doing."""
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import clu.parameter_overview
 
+from softvq_jax.progress import duration
+
 SHOWN = ("generator_total", "reconstruction", "perceptual", "alignment", "gan_generator", "discriminator_total", "loss")
+"""Losses in the log, of those that the task has."""
 
 
-class Progress:
-    """Rate and time left, without the time that evaluations take."""
+class Rate:
+    """Images per second, without the time that evaluations take."""
 
-    def __init__(self, start: int, num_steps: int, batch_size: int):
-        self._num_steps, self._batch_size = num_steps, batch_size
-        self._last_step, self._last_time = start, time.monotonic()
-        self._rate = 0.0
+    def __init__(self, start: int, batch_size: int):
+        self._batch_size, self._last_step, self._last_time = batch_size, start, time.monotonic()
 
-    def rate(self, step: int) -> float:
-        """Images per second since the last call."""
+    def measure(self, step: int) -> float:
+        """Returns the images per second since the last call."""
         now = time.monotonic()
-        self._rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
+        rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = step, now
-        return self._rate
+        return rate
 
     @contextlib.contextmanager
-    def paused(self):
-        """Time spent inside does not count."""
+    def paused(self) -> Iterator[None]:
+        """Does not count the time spent in this context."""
         began = time.monotonic()
         yield
         self._last_time += time.monotonic() - began
 
-    def line(self, step: int, values: Mapping[str, float]) -> str:
-        """`step 200/1000  loss 0.12  ...  350 images/s  1:23 left`, in each loss's own units."""
-        left = (self._num_steps - step) * self._batch_size / max(self._rate, 1e-9)
-        losses = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
-        return f"step {step}/{self._num_steps}  {losses}  {self._rate:.1f} images/s  {duration(left)} left"
 
-
-def duration(seconds: float) -> str:
-    """`2 d 3:04:05`, `1:02:03` or `4:05`."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours or days else f"{minutes}:{seconds:02d}"
-    return f"{days} d {clock}" if days else clock
+def progress_line(step: int, num_steps: int, batch_size: int, values: Mapping[str, float]) -> str:
+    """Returns a line such as `step 200/1000  loss 0.12  350 images/s  01:23 left`, given the metrics of a step."""
+    rate = values["images_per_second"]
+    left = (num_steps - step) * batch_size / max(rate, 1e-9)
+    losses = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
+    return f"step {step}/{num_steps}  {losses}  {rate:.1f} images/s  {duration(left)} left"
 
 
 def parameter_table(params) -> str:
-    """Parameters by module, three levels deep, and their sum."""
+    """Returns the number of parameters by module, three levels deep, and their sum.
+
+    clu's own table has a line for each array: 866 for SoftVQ-L.
+    """
     count = clu.parameter_overview.count_parameters
 
     def lines(tree, path=""):

@@ -1,34 +1,41 @@
-"""What the loop needs of a task: a tokenizer run and a generator run both meet it, and the loop knows neither."""
+"""The interface of tasks: the loop trains a tokenizer or a generator through it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from softvq_jax.evaluate.devices import LocalDevices
+from softvq_jax.evaluate.extractors import FeatureExtractor
+from softvq_jax.evaluate.image_sets import Images
+from softvq_jax.evaluate.predictions import Predictions
 from softvq_jax.train.data import Data
-from softvq_jax.train.quality import Quality
 
+Better = Literal["higher", "lower"]
+"""Which values of a metric are better."""
 
-class Report(NamedTuple):
-    """An evaluation: numbers by name, and rows of uint8 images `[n, H, W, 3]` by the picture's name."""
-
-    values: dict[str, float]
-    pictures: dict[str, Sequence[np.ndarray]]
+Summary = tuple[dict[str, float], dict[str, Sequence[np.ndarray]]]
+"""Metrics by name, and rows of uint8 images `[n, H, W, 3]` by the name of the picture that they make."""
 
 
 class Task(Protocol):
-    """What is trained.
+    """A kind of model to train.
 
     Attributes:
       data: the samples; None in a task made of shapes.
-      num_steps: of the whole run.
-      inputs: fields of a batch that the step takes, each as the shape and type of one sample.
+      num_steps: steps of the whole run.
+      inputs: the fields of a batch that the step takes, with the shape and type of one sample.
       step: the pure training step, `(state, frozen, batch, key) -> (state, metrics)`.
-      frozen: host arrays of the networks that are not trained, given to every step.
-      initial: host arrays that a fresh state starts from, given to `init`.
+      frozen: parameters of the networks that are not trained, as host arrays; an argument of every step.
+      initial: host arrays that a new state starts from, an argument of `init`.
+      better: metrics of `summarize` that can choose the best step, and whether higher or lower values are better.
+      protocol: name of the evaluation protocol of its `predictions`.
+      metric_names: names in the run of the metrics of `evaluation.json`, by their keys there.
+      codebook_size: of the tokenizer that is trained; None if there is none.
+      draws_images: whether it has `samples(ema, frozen, count) -> (images, labels)` and `decode_batch(frozen, batch)`.
     """
 
     data: Data | None
@@ -37,32 +44,39 @@ class Task(Protocol):
     step: Callable
     frozen: Any
     initial: Any
+    better: Mapping[str, Better]
+    protocol: str
+    metric_names: Mapping[str, str]
+    codebook_size: int | None
+    draws_images: bool
 
     @classmethod
     def open(cls, config: ConfigDict) -> "Task":
-        """Finds the data and reads the weights that the config names; whatever is missing is told here."""
+        """Opens the data and reads the weights that the config names; raises if something is missing."""
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "Task":
-        """The task with shapes in place of weights, for `num_samples` samples an epoch: enough to compile its step."""
+        """A task with shapes in place of weights, for `num_samples` samples per epoch: enough to compile its step."""
 
     def init(self, key: jax.Array, initial) -> Any:
-        """A fresh state, pure; it has `step` and `ema`, the averaged parameters that are evaluated and exported."""
+        """A new state, by a pure function; its `ema` are the averaged parameters that are evaluated and exported."""
 
     def compile_evaluation(self, mesh: Mesh, state_shapes) -> Callable:
-        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted: sums over the batch's valid samples, replicated.
+        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted: sums over the valid samples of a batch, replicated.
 
-        The batch has the fields of `inputs`, `valid` and `index`. What is `shown` of the first batch goes to `report`.
+        The batch has the fields of `inputs`, `valid` and `index`. `shown` of the first batch is passed to `summarize`.
         """
 
-    def report(self, ema, frozen, sums, shown) -> Report:
-        """What is told of an evaluation, given the sums over all its batches; called by all processes."""
+    def summarize(self, ema, frozen, sums, shown) -> Summary:
+        """Metrics and pictures, given the sums over all batches; called by all processes."""
 
-    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
-        """Held-out numbers that `quality` finds for what the averaged parameters (host arrays) make, by name."""
+    def predictions(
+        self, params, *, images: Images | None, count: int, extractor: FeatureExtractor | None, devices: LocalDevices
+    ) -> Predictions:
+        """Reconstructions of held-out `images`, or `count` samples, by the averaged parameters (host arrays)."""
 
     def parameters(self, state) -> Any:
-        """The trained parameters of a state, for the table at the start."""
+        """The trained parameters of a state, for the table in the log."""
 
     def export(self, params) -> Any:
-        """What the averaged parameters `ema` (host arrays) make: an object with `save_pretrained(folder)`."""
+        """An object with `save_pretrained(folder)` from the averaged parameters (host arrays)."""

@@ -1,4 +1,4 @@
-"""The tasks that a config can name."""
+"""The tasks that `config.task` can name."""
 
 from softvq_jax.train.generator_task import GeneratorTask
 from softvq_jax.train.task import Task

@@ -106,7 +106,7 @@ class TokenizerStep:
     def latent_terms(self, params, frozen, images, bottlenecked, key):
         """The weighted sum of the bottleneck's own losses and alignment, and each of them before its weight."""
         weights = {name: self.loss_weight(name) for name in (*bottlenecked.losses, "alignment")}
-        # A term without weight is left out, and so never computed: the entropy of 65,536 codes is most of a step.
+        # Terms of weight 0 are left out and so never computed: the entropy of 65,536 codes is most of a step.
         terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
         if self.nets.teacher is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
@@ -150,7 +150,7 @@ class TokenizerStep:
         gan = self.config.gan
         keys = jax.random.split(key, 4)
         pair = jnp.stack([images, reconstructions])
-        # Loops rather than calls: what a call holds is compiled once for each.
+        # Loops rather than calls: the body of a loop is compiled once, that of a function once for each call.
         augmented = jax.lax.map(lambda each: self.augment(*each), (pair, keys[:2]))
         if gan.consistency_weight:
             strong = jax.lax.map(lambda each: self.augment(*each, strong=True), (pair, keys[2:]))
@@ -158,8 +158,8 @@ class TokenizerStep:
         inputs = self.discriminator_inputs(frozen, augmented)
 
         def loss(params):
-            # A loop gathers the heads' kernels in every turn; unrolled it takes the TPU's compiler minutes more. Not so
-            # PatchGAN's convolutions, which in loops are nine times as slow on CPUs.
+            # A loop gathers the heads' kernels in every iteration, but unrolled it takes the TPU compiler minutes more.
+            # PatchGAN is unrolled: convolutions in loops are nine times as slow on CPUs.
             unroll = self.nets.trunk is None
             buffers, logits = jax.lax.scan(partial(self.discriminate, params), running.buffers, inputs, unroll=unroll)
             real, fake = logits[:2]
@@ -197,7 +197,7 @@ class TokenizerStep:
         if self.nets.trunk is None:
             return augmented
         count, batch = augmented.shape[:2]
-        # One pass for all; the views of an image side by side, so that each stays on its device.
+        # One pass for all views; those of one image are adjacent, so that each image stays on its device.
         together = augmented.swapaxes(0, 1).reshape(batch * count, *augmented.shape[2:])
         features = self.nets.trunk(frozen["trunk"])(constrain_batch(together))
         return jnp.moveaxis(features.reshape(len(features), batch, count, *features.shape[2:]), 2, 0)

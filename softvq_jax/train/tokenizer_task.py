@@ -1,4 +1,6 @@
-"""Training a tokenizer, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
+"""Training a tokenizer: its data, state, step, evaluation and export, behind the interface of `train.task`."""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +19,29 @@ from softvq_jax.pixels import as_float, to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
-from softvq_jax.train.quality import Quality
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
-from softvq_jax.train.task import Report
+from softvq_jax.train.task import Better, Summary
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 from softvq_jax.weights import pretrained
 
 
 class TokenizerTask:
-    """What a tokenizer run does: a `task.Task`.
+    """The task of a tokenizer run, a `task.Task`.
 
     Attributes:
       config: the run's config.
       nets: its networks.
     """
+
+    better: Mapping[str, Better] = {"eval_psnr": "higher", "eval_codebook_usage": "higher"}
+    protocol = "softvq-rfid"
+    metric_names: Mapping[str, str] = {
+        "fid": "eval_rfid",
+        "sfid": "eval_rsfid",
+        "is_mean": "eval_is_mean",
+        "ssim_gauss": "eval_ssim",
+    }
+    draws_images = False
 
     def __init__(
         self,
@@ -41,7 +52,7 @@ class TokenizerTask:
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds the networks and optimisers; ValueError where parts of the config do not fit together."""
+        """Builds the networks and optimizers; ValueError if parts of the config do not fit together."""
         self.config, self.data, self.num_steps = config, data, num_steps
         size = config.model.image_size
         self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
@@ -55,12 +66,13 @@ class TokenizerTask:
         }
         self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
-        self.reconstruct = None  # compiled where FID is measured, once
+        self.codebook_size = config.model.codebook_size
+        self.reconstruct = None  # compiled once, for FID
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
 
     @classmethod
     def open(cls, config: ConfigDict) -> "TokenizerTask":
-        """With the photographs and the frozen networks' weights that the config names."""
+        """Opens the images and reads the pretrained weights that the config names."""
         data = Data.open(config, config.model.image_size)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
@@ -82,7 +94,7 @@ class TokenizerTask:
         return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
-        """A fresh state; `initial["encoder"]`, where it is there, are the parameters of the encoder's ViT."""
+        """A fresh state; `initial["encoder"]`, if present, are the pretrained parameters of the encoder's ViT."""
         keys = jax.random.split(key, 3)
         params = {"model": self.nets.model.init(keys[0])[0]}
         if "encoder" in initial:
@@ -99,7 +111,7 @@ class TokenizerTask:
         return TokenizerState(
             step=jnp.zeros((), jnp.int32),
             tokenizer=Network(params, self.generator_optimizer.init(params)),
-            # A copy: the state is donated, and a buffer can be given away only once.
+            # A copy: the state is donated, and each buffer can be donated only once.
             ema=jax.tree.map(jnp.copy, params),
             discriminator=discriminator,
             lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
@@ -129,26 +141,23 @@ class TokenizerTask:
         sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
         if out.bottlenecked.indices is not None:
             sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
-        shown = [x[: self.config.eval.num_pictures] for x in pair]
+        shown = [x[: self.config.evals.held_out.num_pictures] for x in pair]
         return sums, shown
 
-    def report(self, ema, frozen, sums, shown) -> Report:
-        """PSNR, codebook use, and the first originals above their reconstructions."""
+    def summarize(self, ema, frozen, sums, shown) -> Summary:
+        """PSNR, codebook usage, and the first originals above their reconstructions."""
         count = float(sums["images"])
-        results = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
+        metrics = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
-            results["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
-        return Report(results, {"reconstructions": shown})
+            metrics["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
+        return metrics, {"reconstructions": shown}
 
-    def measure_quality(self, quality: Quality, step: int, params) -> dict[str, float]:
-        """rFID and SSIM: reconstructions of the held-out images against these, or another reference (`softvq-rfid`)."""
+    def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
+        """Reconstructions of held-out images, for rFID and SSIM."""
         if self.reconstruct is None:
-            self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=quality.devices)
+            self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])
-        subject = Reconstructions(quality.held_out, self.reconstruct, quality.extractor, None)
-        found = quality(step, subject, "softvq-rfid", self.nets.config.codebook_size)
-        names = {"fid": "eval_rfid", "sfid": "eval_rsfid", "is_mean": "eval_is_mean", "ssim_gauss": "eval_ssim"}
-        return {names[name]: value for name, value in found.items()}
+        return Reconstructions(images, self.reconstruct, extractor, None)
 
     # --- what the run leaves -----------------------------------------------------------------------------------------
 

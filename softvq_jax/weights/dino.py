@@ -1,4 +1,4 @@
-"""The rules of the discriminator's DINO backbone, in the naming of DINO and timm."""
+"""Rules of the discriminator's DINO backbone, in the naming of DINO and timm."""
 
 import re
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ def dino_rules(config: ViTConfig = DINO_S) -> list[Rule]:
 
 
 def read_dino(tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: str, config: ViTConfig = DINO_S) -> dict:
-    """Parameters of `DinoTrunk` from DINO's weights, the k part of every qkv bias set to 0.
+    """Parameters of `DinoTrunk` from DINO's weights, with the k part of every qkv bias set to 0.
 
     Args:
-      tensors: the backbone in the naming of DINO and timm, bare or behind `module.`, `backbone.`, `model.`, `dino.`.
+      tensors: the backbone in the naming of DINO and timm; prefixes such as `module.` and `backbone.` are removed.
       expected: tree of shapes, as for `layout.read`.
       source: the file's name, for messages.
 
@@ -29,6 +29,6 @@ def read_dino(tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: s
     """
     bare = {re.sub(r"^(?:(?:module|model|backbone|dino)\.)+", "", key): tensor for key, tensor in tensors.items()}
     params = read(dino_rules(config), bare, expected, source=source)
-    # Softmax cannot see this bias; the discriminators of StyleGAN-T and VAR have none there.
+    # This bias does not change the softmax; the discriminators of StyleGAN-T and VAR omit it.
     params["vit"]["transformer"]["blocks"]["attn"]["qkv"]["bias"][:, config.width : 2 * config.width] = 0
     return params

@@ -1,4 +1,4 @@
-"""DINOv2 weights in their three namings: the original, timm's, and Hugging Face's (old and new)."""
+"""DINOv2 weights in the naming of the original repository, of timm, and of Hugging Face (old and new)."""
 
 import re
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ _RENAMES = [
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"\.mlp\.(w12|weights_in)\.", ".mlp.fc1."),
     (r"\.mlp\.(w3|weights_out)\.", ".mlp.fc2."),
-    # The original repository chunks the blocks of its largest models: blocks.CHUNK.INDEX.
+    # The original repository groups the blocks of its largest models in chunks: blocks.CHUNK.INDEX.
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
 ]
 
 
 def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """The tensors in the original naming, with q, k and v joined and a position for the class token.
+    """Renames tensors to the original naming, with q, k and v joined and a position for the class token.
 
     Raises:
-      WeightsError: these are not the weights of a DINOv2.
+      WeightsError: the tensors are not those of a DINOv2 or ViT.
     """
     renamed = {}
     for key, tensor in tensors.items():
@@ -56,10 +56,10 @@ def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.nd
 def resampled(
     tensors: Mapping[str, np.ndarray], *, patch_size: int, image_size: int, positions: str = "antialiased"
 ) -> dict[str, np.ndarray]:
-    """Canonical tensors for another patch and image size.
+    """Resamples canonical tensors to another patch and image size.
 
     Args:
-      positions: "antialiased" as timm and the released tokenizers do it, or "hf" as Hugging Face's own model does.
+      positions: "antialiased" as in timm and the released tokenizers, or "hf" as in Hugging Face's own model.
     """
     grid = image_size // patch_size
     resample = {"antialiased": dinov2.resample_positions, "hf": dinov2.interpolate_positions_hf}[positions]

@@ -1,4 +1,4 @@
-"""The rules of the discriminators, in the naming of the released training code."""
+"""Rules of the discriminators, in the naming of the released training code."""
 
 from softvq_jax.models.dino_trunk import NUM_FEATURES
 from softvq_jax.weights.layout import CONV1D, CONV2D, SAME, Layout, Rule, norm

@@ -1,4 +1,4 @@
-"""Weight files: where they are, and what is in them.
+"""Finds, reads and writes weight files.
 
 A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
 """
@@ -19,14 +19,14 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Path:
-    """The local file or folder that `name` stands for, fetched from the Hub when it is not here yet.
+    """Returns the local file or folder of a name, downloaded from the Hub if necessary.
 
     Args:
-      name: a local path, `hf://owner/name[/file]`, or a bare `owner/name` where no such path exists.
-      purpose: what the weights are for, for messages.
+      name: a local path, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
+      purpose: use of the weights, for messages.
 
     Raises:
-      FileNotFoundError: no such path, and no Hub id either, or the Hub does not have it or cannot be reached.
+      FileNotFoundError: neither a path nor a Hub id, or the Hub lacks it or cannot be reached.
     """
     name = os.fspath(name)
     if not name.startswith(HUB):
@@ -63,11 +63,11 @@ def _fetch(name: str, purpose: str) -> pathlib.Path:
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All tensors of a `.safetensors` file, or of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra).
+    """Reads all tensors of a `.safetensors` file, or of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra).
 
     Raises:
-      FileNotFoundError: no such file.
-      WeightsError: a file that is cut short or is not what its ending says.
+      FileNotFoundError: the file does not exist.
+      WeightsError: the file is truncated, or not of the format of its extension.
       ImportError: a PyTorch file, and torch is not installed.
     """
     path = pathlib.Path(path)

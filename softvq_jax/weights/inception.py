@@ -1,4 +1,4 @@
-"""The rules of the FID Inception-v3 in the naming of its PyTorch port.
+"""Rules of the FID Inception-v3, in the naming of its PyTorch port.
 
 The port circulates as `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) and, with the same names inside, as
 `weights-inception-2015-12-05-6726825d.pth` (torch-fidelity). torchvision's own Inception-v3 is another network:
@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from softvq_jax.weights.layout import CONV2D, SAME, Rule, linear
 
-# Leaves of our convolution -> names in theirs, with its batch norm.
+# Parameters of our convolution -> names in the port, with its batch norm.
 _LEAVES = {
     "kernel": ("conv.weight", CONV2D),
     "scale": ("bn.weight", SAME),

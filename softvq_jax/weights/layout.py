@@ -1,7 +1,7 @@
-"""PyTorch tensors <-> parameter trees, by rules that work in both directions.
+"""Rules that map PyTorch tensors to parameter trees, and back.
 
-A family of networks states its rules once; `read` builds our tree from a PyTorch state dict and `write` gives the state
-dict back, key for key and bit for bit.
+A family of networks states its rules once. `read` builds a parameter tree from a PyTorch state dict; `write` returns the
+state dict, key for key and bit for bit.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ from flax import traverse_util
 
 
 class WeightsError(ValueError):
-    """A weights file that does not fit the network; the message names the first mismatching key and both shapes."""
+    """A weights file does not fit the network; the message names the first mismatching key and both shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How one tensor is laid out in PyTorch and here: each function turns one into the other, without arithmetic."""
+    """Layouts of a tensor in PyTorch and here; each function converts one to the other, without arithmetic."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -33,17 +33,17 @@ LINEAR = Layout(lambda w: w.T, lambda w: w.T)  # [out, in] <-> [in, out]
 CONV1D = Layout(lambda w: w.transpose(2, 1, 0), lambda w: w.transpose(2, 1, 0))  # OIK <-> KIO
 CONV2D = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))  # OIHW <-> HWIO
 CONV1X1 = Layout(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])  # [out, in, 1, 1] <-> [in, out]
-# The patch embedding is a convolution there and a linear map on channel-last patches here.
+# The patch embedding is a convolution in PyTorch, and a linear map of channel-last patches here.
 PATCH = Layout(lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]), _unpatch)
 LEADING_ONE = Layout(lambda w: w[0], lambda w: w[None])  # [1, ...] <-> [...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One leaf of our tree, by its `/`-joined path, and where PyTorch keeps it.
+    """A leaf of our tree, by its `/`-joined path, and its key in the PyTorch state dict.
 
-    With a `count`, our leaf has a leading axis of that length and `key` holds `{i}`, the index along it. With `joined`
-    names, `key` holds `{part}`: the tensors of those names, joined along their first axis, are one tensor in `layout`.
+    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it. With `joined`
+    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`.
     """
 
     path: str
@@ -59,34 +59,34 @@ class Rule:
 
 
 def linear(path: str, key: str, count: int | None = None, *, bias: bool = True) -> list[Rule]:
-    """Rules of a linear map: `kernel` and `bias` here, `weight` and `bias` there."""
+    """Rules of a linear map: `kernel` and `bias` here, `weight` and `bias` in PyTorch."""
     rules = [Rule(f"{path}/kernel", f"{key}.weight", LINEAR, count)]
     return rules + ([Rule(f"{path}/bias", f"{key}.bias", SAME, count)] if bias else [])
 
 
 def norm(path: str, key: str, count: int | None = None) -> list[Rule]:
-    """Rules of an affine norm: `scale` and `bias` here, `weight` and `bias` there."""
+    """Rules of an affine norm: `scale` and `bias` here, `weight` and `bias` in PyTorch."""
     return [Rule(f"{path}/scale", f"{key}.weight", SAME, count), Rule(f"{path}/bias", f"{key}.bias", SAME, count)]
 
 
 def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: str) -> dict:
-    """The parameter tree that `rules` make of a PyTorch state dict.
+    """Builds a parameter tree from a PyTorch state dict.
 
     Args:
       rules: one per leaf of `expected`.
-      tensors: PyTorch names to arrays. Keys that no rule names are left alone.
-      expected: tree of arrays or `ShapeDtypeStruct`s: the shapes that the network has.
+      tensors: arrays by PyTorch key; keys without a rule are ignored.
+      expected: tree of arrays or `ShapeDtypeStruct`s with the network's shapes.
       source: the file's name, for messages.
 
     Raises:
-      WeightsError: for the first key that is missing or has another shape than the network.
+      WeightsError: a tensor is missing or has another shape; names the first.
     """
     shapes = {"/".join(path): leaf.shape for path, leaf in traverse_util.flatten_dict(dict(expected)).items()}
     flat = {}
     for rule in rules:
         keys, number = rule.keys, len(rule.joined)
         groups = [keys[i : i + number] for i in range(0, len(keys), number)]
-        parts = [_part(rule, group, tensors, shapes[rule.path], source) for group in groups]
+        parts = [_joined(rule, group, tensors, shapes[rule.path], source) for group in groups]
         flat[rule.path] = parts[0] if rule.count is None else np.stack(parts)
     missing = sorted(shapes.keys() - flat.keys())
     if missing:
@@ -94,17 +94,17 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     return traverse_util.unflatten_dict({tuple(path.split("/")): leaf for path, leaf in flat.items()})
 
 
-def _part(rule, keys, tensors, shape, source):
+def _joined(rule, keys, tensors, shape, source):
     shape = shape if rule.count is None else shape[1:]
     theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     if len(keys) > 1:
         theirs = (theirs[0] // len(keys), *theirs[1:])
-    arrays = [_checked(rule, key, tensors, shape, theirs, source) for key in keys]
+    arrays = [_tensor(rule, key, tensors, shape, theirs, source) for key in keys]
     array = np.concatenate(arrays) if len(keys) > 1 else arrays[0]
     return np.ascontiguousarray(rule.layout.to_ours(array))
 
 
-def _checked(rule, key, tensors, shape, theirs, source):
+def _tensor(rule, key, tensors, shape, theirs, source):
     if key not in tensors:
         raise WeightsError(
             f"{source} has no tensor {key!r}; this network needs it with our shape {tuple(shape)} ({rule.path})"
@@ -119,7 +119,7 @@ def _checked(rule, key, tensors, shape, theirs, source):
 
 
 def write(rules: Iterable[Rule], params: Mapping) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of a parameter tree: the inverse of `read`."""
+    """Returns the PyTorch state dict of a parameter tree, the inverse of `read`."""
     flat = {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(params)).items()}
     tensors = {}
     for rule in rules:

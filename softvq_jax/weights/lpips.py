@@ -1,4 +1,4 @@
-"""The rules of LPIPS: VGG16 in torchvision's naming, and the five linear heads in that of the `lpips` package."""
+"""Rules of LPIPS: VGG16 in torchvision's naming, and the five linear heads in that of the `lpips` package."""
 
 import re
 from collections.abc import Mapping

@@ -182,13 +182,13 @@ NETWORKS = {
     "inception": PretrainedNetwork(
         files=(
             WeightsFile(
-                "fid.weights",
+                "evals.fid.weights",
                 "the FID network (Inception-v3 of 2015-12-05)",
                 "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
             ),
         ),
-        needed=lambda config: config.fid.every_steps > 0,
-        without="fid.every_steps=0",
+        needed=lambda config: config.evals.fid.every_steps > 0,
+        without="evals.fid.every_steps=0",
         module=Inception,
         options=(),
         expected=lambda config: (),

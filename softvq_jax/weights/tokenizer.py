@@ -1,4 +1,4 @@
-"""Tokenizers in the published layout: `config.json` with flat fields, `model.safetensors` in PyTorch's naming."""
+"""Rules and configs of tokenizers in the published layout: a flat `config.json`, and PyTorch's naming of tensors."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
 from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
 
-# In every published file and read by nothing: the decoder's patch embedding, which sees no image.
+# Part of every published file, but unused: the patch embedding of the decoder, whose input is not an image.
 UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
 _TIMM_NAMES = {384: "vit_small", 768: "vit_base", 1024: "vit_large"}
 
@@ -44,17 +44,17 @@ def bottleneck_rules(config: TokenizerConfig, path: str = "", key: str = "") -> 
 
 
 def alignment_rules() -> list[Rule]:
-    """Rules of an `AlignmentHead`, which files of training runs carry."""
+    """Rules of an `AlignmentHead`, which the released training code saves with the tokenizer."""
     return [rule for i, n in enumerate((0, 2, 4), 1) for rule in linear(f"fc{i}", f"projection.{n}")]
 
 
 def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TokenizerConfig:
-    """The shape of a published tokenizer, read from its tensors; `config.json` gives only what shapes cannot.
+    """Infers the config of a published tokenizer from its tensors, and from `config.json` what shapes do not determine.
 
-    `compute` are the fields that no file says: `dtype` and `remat`.
+    `compute` are the fields that files do not store: `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not a tokenizer's.
+      WeightsError: the tensors are not those of a tokenizer.
     """
     try:
         return _config_of(tensors, published, **compute)
@@ -91,7 +91,7 @@ def _bottleneck_fields(tensors, published):
 
 
 def published_fields(config: TokenizerConfig) -> dict:
-    """The flat `config.json` of a tokenizer trained here, in the fields that the published ones have."""
+    """The flat `config.json` of a tokenizer trained here, with the fields of published ones."""
     name = lambda vit: f"{_TIMM_NAMES.get(vit.width, f'vit_{vit.width}')}_patch14_dinov2.lvd142m"  # noqa: E731
     return {
         "image_size": config.image_size,
@@ -113,7 +113,7 @@ def published_fields(config: TokenizerConfig) -> dict:
 
 
 def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
-    """The tensors that the published layout has and nothing reads, as zeros, for a tokenizer trained here."""
+    """The unused tensors of the published layout, as zeros, for a tokenizer trained here."""
     width, patch = config.decoder.width, config.decoder.patch_size
     return {
         f"{UNUSED_PATCH_EMBED}.weight": np.zeros((width, 3, patch, patch), np.float32),
@@ -129,10 +129,10 @@ def config_to_dict(config: TokenizerConfig) -> dict:
 
 
 def config_from_dict(fields: Mapping, *, source: str | os.PathLike, **compute) -> TokenizerConfig:
-    """The inverse of `config_to_dict`, with `compute` in place of its fields.
+    """Inverse of `config_to_dict`; `compute` replaces fields.
 
     Raises:
-      WeightsError: `source`, where the fields come from, lacks fields or has unknown ones.
+      WeightsError: fields are missing or unknown; names `source`, the file.
     """
     try:
         return TokenizerConfig.from_dict({**fields, **compute})

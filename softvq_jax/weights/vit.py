@@ -1,4 +1,4 @@
-"""The rules of a vision transformer in timm's and DINO's naming."""
+"""Rules of a vision transformer, in the naming of timm and DINO."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Rule, linear, no
 
 
 def transformer_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
-    """Rules of the blocks and the last norm: `path` is our prefix, `key` theirs, each with its trailing separator."""
+    """Rules of the blocks and the last norm; `path` and `key` are prefixes of ours and PyTorch's, with separators."""
     blocks, theirs, depth = f"{path}blocks", f"{key}blocks.{{i}}", config.depth
     rules = norm(f"{path}norm", f"{key}norm")
     for name in ("norm1", "norm2"):
@@ -42,7 +42,7 @@ def vit_rules(config: ViTConfig, path: str = "", key: str = "") -> list[Rule]:
 
 
 def vit_config_of(tensors: Mapping[str, np.ndarray], key: str = "", *, patch_size: int) -> ViTConfig:
-    """The shape of the transformer whose tensors begin with `key`; heads are 64 wide in every published size."""
+    """Infers the shape of a transformer from its tensors, prefixed by `key`; assumes heads of width 64, as published."""
     blocks = f"{key}blocks."
     fc1, fc2 = tensors[f"{blocks}0.mlp.fc1.weight"], tensors[f"{blocks}0.mlp.fc2.weight"]
     gated = fc1.shape[0] != fc2.shape[1]

@@ -1,4 +1,4 @@
-"""Reading collectives out of a program's text: sizes, groups and repetitions, on texts written by hand."""
+"""Parsing of collectives: sizes, groups and repetitions, on programs written by hand."""
 
 import re
 

@@ -76,7 +76,7 @@ def test_a_fusion_reads_what_it_takes_of_its_operand(taken, blocks):
 
 
 def test_bytes_sent_in_closed_form():
-    weights = Weights(divided=1000, copied=80, width=2)
+    weights = Weights(sharded=1000, replicated=80, width=2)
     # Data parallel alone: one sum of everything.
     assert sum(bytes_sent(weights, Mesh(1, 8, 1))) == pytest.approx(2 * 2 * 1080 * 7 / 8)
     sent = bytes_sent(weights, Mesh(1, 4, 2))

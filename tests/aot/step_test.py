@@ -32,7 +32,7 @@ IMAGES = 2048  # More tokens a chip than rows of a kernel: else the tokens trave
 
 @pytest.fixture(autouse=True)
 def uncached():
-    """A program for chips that are not here cannot be taken out of the compilation cache."""
+    """Disables the compilation cache, which cannot load programs for other devices."""
     jax.config.update("jax_enable_compilation_cache", False)
     yield
     jax.config.update("jax_enable_compilation_cache", True)

@@ -14,7 +14,7 @@ def test_rows_cover_every_mesh_and_replicated_parameters_send_only_gradients():
     assert [row[:2] for row in found][:3] == [(8, "data"), (8, "data x fsdp=16"), (8, "fsdp")]
     assert len(found) == 3 * len(scaling.CHIP_COUNTS)
     weights = scaling.weights_of(networks, 2)
-    trained = weights.divided + weights.copied
+    trained = weights.sharded + weights.replicated
     assert 170e6 < trained < 190e6  # two ViT-B and their heads
     assert found[0][2].inside_slice == pytest.approx(2 * 2 * trained * 7 / 8)
     assert found[0][2] == bytes_sent(weights, Mesh(1, 8, 1))

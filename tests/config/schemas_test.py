@@ -7,10 +7,13 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config import check_values, load_config, schema_of, tokenizer_config
 from softvq_jax.config.fields import flatten
-from softvq_jax.config.names import config_names
+from softvq_jax.config.names import config_names, find_config, takes_argument
+from softvq_jax.config.reference import REFERENCE_CONFIGS
 from softvq_jax.config.schemas import field_values
 
 NAN, INF = math.nan, math.inf
+SINGLE = [name for name in config_names() if not takes_argument(find_config(name).path)]
+FAMILIES = [name for name in REFERENCE_CONFIGS if ":" in name and name.partition(":")[0] in config_names()]
 WRONG = {
     "seed": (-1, 2**32),
     "model.encoder.width": (0,),
@@ -100,7 +103,7 @@ def test_lower_limit_is_allowed(name):
     check_values(config_with(name, 0))
 
 
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", [*SINGLE, *FAMILIES])
 def test_defaults_pass(name):
     check_values(load_config(name))
 

@@ -6,7 +6,7 @@ from softvq_jax.data import crops
 
 
 def gradient(width: int, height: int) -> Image.Image:
-    """Red grows with the column, green with the row."""
+    """Returns an image in which red grows with the column, green with the row."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 0 * x], -1).round().astype(np.uint8))
 
@@ -53,7 +53,7 @@ def test_center_crop_is_centered():
 
 
 def test_random_crop_keeps_at_least_the_share_and_reaches_every_edge():
-    """Scale and offset, read back from the colours of a gradient."""
+    """Returns scale and offset, computed from the colors of a gradient."""
     rng = np.random.default_rng(0)
     spans, lefts = [], []
     for _ in range(200):
@@ -79,7 +79,7 @@ def test_drawn_sizes_are_uniform_and_inclusive(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [16, 40, 64, 200])
-def test_random_region_of_any_picture(size):
+def test_random_region_of_any_image(size):
     rng = np.random.default_rng(0)
     for width, height in [(100, 64), (64, 300), (30, 30)]:
         assert crops.random_region(Image.new("RGB", (width, height)), size, rng).shape == (size, size, 3)

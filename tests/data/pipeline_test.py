@@ -17,7 +17,7 @@ def config(**fields):
 
 @pytest.fixture
 def folder(tmp_path):
-    """24 images in 3 classes, each of one colour of its own."""
+    """24 images in 3 classes, each in a color of its own."""
     for number in range(24):
         path = tmp_path / "images" / f"class{number % 3}" / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def test_every_pass_takes_every_image_once_in_another_order(folder):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_samples_depend_on_seed_and_index_alone(tmp_path, num_workers):
-    """The same from one process or three, threads or workers, from the start or from the middle."""
+    """Samples are the same with one process or three, threads or workers, from the start or from the middle."""
     fields = texture(tmp_path / "images")
     arguments = {"image_size": 16, "seed": 3, "global_batch": 6}
     whole = take(pipeline.train_batches(fields, **arguments), 6)

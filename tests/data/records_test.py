@@ -30,7 +30,7 @@ def test_round_trip():
 
 
 def test_layout_is_the_documented_one():
-    """Read back with the standard library alone."""
+    """The format is readable with the standard library only."""
     record = records.encode({"name": b"ab", "x": np.array([1.5, -2], np.float32)})
     version, checksum, length = struct.unpack_from("<BII", record)
     assert version == 1 and checksum == zlib.crc32(record[5:])

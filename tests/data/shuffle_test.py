@@ -21,7 +21,7 @@ def test_passes_and_seeds_differ():
 
 
 def test_far_into_a_large_set():
-    """A position costs no memory, however long the run and the set."""
+    """A position takes no memory, for any length of run and data set."""
     length = 10**10
     start = 10**15
     assert len({shuffled(start + i, length, 0) for i in range(1000)}) == 1000
@@ -29,7 +29,7 @@ def test_far_into_a_large_set():
 
 @pytest.mark.parametrize("length", [5, 16, 37])
 def test_items_are_uniform_at_every_place(length):
-    """Chi-squared over seeds, of which item comes at a place, and of which item follows which."""
+    """Chi-squared over seeds, of the item at a position, and of the item after each item."""
     seeds = 4000
     for place in (0, length // 2, length - 1):
         counts = np.bincount([shuffled(place, length, seed) for seed in range(seeds)], minlength=length)
@@ -39,7 +39,7 @@ def test_items_are_uniform_at_every_place(length):
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_neighbours_do_not_stay_together():
+def test_neighbors_do_not_stay_together():
     """Distances between successive items have the mean of a random order, a third of the length."""
     order = np.array([shuffled(i, 10_000, 0) for i in range(10_000)])
     assert np.abs(np.diff(order)).mean() == pytest.approx(10_000 / 3, rel=0.03)

@@ -20,7 +20,7 @@ def write_tar(path, files):
 
 
 def assert_images(shards, expected):
-    """`expected`: numbers of the pictures and labels, in order."""
+    """`expected`: numbers of the images and labels, in order."""
     assert len(shards) == len(expected)
     for i, (number, label) in enumerate(expected):
         image, ours = shards[i].read()
@@ -72,6 +72,17 @@ def test_index_is_made_once_and_again_when_the_shard_changes(tmp_path, monkeypat
     write_tar(path, {"b/2.png": png(2), "a/1.png": png(1)})
     assert_images(tar.TarShards(str(path)), [(2, 1), (1, 0)])
     assert len(made) == 2 and tar.TarShards(str(path)).fingerprint() != before
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: b"", lambda content: b"x" * 99])
+def test_a_damaged_cached_index_is_made_again(damage, tmp_path):
+    path = str(write_tar(tmp_path / "a.tar", {"x/1.png": png(1), "y/2.png": png(2)}))
+    tar.TarShards(path)
+    [index] = (tmp_path / "cache").rglob("*.npz")
+    content = index.read_bytes()
+    index.write_bytes(damage(content))
+    assert_images(tar.TarShards(path), [(1, 0), (2, 1)])
+    assert index.read_bytes()[:4] == content[:4] and len(index.read_bytes()) == len(content)
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Reads a small TFDS data set, prepared here; runs where the `tfds` extra is installed."""
+"""Reads a small TFDS data set that the test prepares; needs the `tfds` extra."""
 
 import io
 import os

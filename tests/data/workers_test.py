@@ -50,7 +50,7 @@ def pool_of(request):
 
 
 def test_workers_import_neither_jax_nor_grain(pool_of):
-    """Although this process has them, and `function` is the pipeline's own."""
+    """Also where this process has them, and `function` is that of the pipeline."""
     import softvq_jax.data.pipeline  # noqa: F401
 
     pool = pool_of(loaded)

@@ -60,7 +60,7 @@ def test_a_truncated_npz_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", _levels(20, 8, 8, 3))
     content = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"x.npz is no .npz file, or is cut short"):
+    with pytest.raises(ValueError, match=r"x.npz is not an .npz file, or is truncated"):
         open_images(str(tmp_path / "x.npz"))
 
 
@@ -85,7 +85,7 @@ def test_mixed_sizes_and_modes_are_named(tmp_path):
 def test_cropping_is_adms(tmp_path):
     originals = [_levels(40, 30, 3), _levels(20, 64)]
     images = open_images(_folder(tmp_path / "a", originals), size=12)
-    assert images.crop() == "ADM centre crop to 12"
+    assert images.crop() == "ADM center crop to 12"
     expected = [crops.center_crop(Image.fromarray(image), 12) for image in originals]
     np.testing.assert_array_equal(images.read(0, 2), expected)
 

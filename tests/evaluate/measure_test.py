@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.measure import _share, measure
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.measure import host_share, measure
+from softvq_jax.evaluate.row_cache import RowCache
 
 
 class Squares:
@@ -31,37 +31,37 @@ class Squares:
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (9, 3), (2, 5)])
 def test_every_image_is_measured_once_in_order(tmp_path, count, batch_size):
-    subject, records, seen = Squares(count), Records(tmp_path, {}), []
-    measure(subject, records, batch_size=batch_size, on_progress=seen.append)
-    assert subject.measured == list(range(count))
-    np.testing.assert_array_equal(records["square"][:], np.arange(count) ** 2)
+    predictions, cache, seen = Squares(count), RowCache(tmp_path, {}), []
+    measure(predictions, cache, batch_size=batch_size, on_batch=seen.append)
+    assert predictions.measured == list(range(count))
+    np.testing.assert_array_equal(cache["square"], np.arange(count) ** 2)
     assert seen == [*range(batch_size, count, batch_size), count]
-    assert threading.get_ident() not in subject.threads
+    assert threading.get_ident() not in predictions.threads
 
 
-def test_an_interrupted_measurement_goes_on(tmp_path):
+def test_an_interrupted_measurement_resumes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        measure(Squares(20, fails_at=11), Records(tmp_path, {}), batch_size=4)
-    subject, records = Squares(20), Records(tmp_path, {})
-    measure(subject, records, batch_size=3)  # another batch size, on another machine perhaps
-    assert subject.measured == list(range(8, 20))
-    np.testing.assert_array_equal(records["square"][:], np.arange(20) ** 2)
+        measure(Squares(20, fails_at=11), RowCache(tmp_path, {}), batch_size=4)
+    predictions, cache = Squares(20), RowCache(tmp_path, {})
+    measure(predictions, cache, batch_size=3)  # another batch size, on another machine perhaps
+    assert predictions.measured == list(range(8, 20))
+    np.testing.assert_array_equal(cache["square"], np.arange(20) ** 2)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 5, 16, 17])
-def test_the_hosts_shares_make_the_whole(count, hosts):
+def test_the_shares_of_the_hosts_cover_all_images(count, hosts):
     each = -(-count // hosts)
     rows = []
     for host in range(hosts):
-        start, stop = _share(100, 100 + count, host, hosts)
+        start, stop = host_share(100, 100 + count, host, hosts)
         assert 100 <= start < stop <= 100 + count
-        rows += [*range(start, stop)] + [None] * (each - (stop - start))  # as `_gather` fills up
+        rows += [*range(start, stop)] + [None] * (each - (stop - start))  # as `_gather` pads
     assert rows[:count] == [*range(100, 100 + count)]
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
-def test_batches_are_filled_up_and_cut_again(count):
+def test_short_batches_are_padded_and_the_padding_removed(count):
     devices, shapes = LocalDevices(batch_size=8), set()
 
     def function(a, b):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.row_cache import RowCache
 
-ABOUT = {"images": "a folder", "network": "0123"}
+METADATA = {"images": "a folder", "network": "0123"}
 
 
 def _rows(rng, count):
@@ -17,11 +17,11 @@ def _rows(rng, count):
 def test_rows_come_back(tmp_path):
     rng = np.random.default_rng(0)
     parts = [_rows(rng, count) for count in (3, 1, 4)]
-    records = Records(tmp_path, ABOUT)
+    cache = RowCache(tmp_path, METADATA)
     for part in parts:
-        records.append(part)
-    again = Records(tmp_path, ABOUT)
-    assert len(records) == len(again) == 8 and "psnr" in again and "lpips" not in again
+        cache.append(part)
+    again = RowCache(tmp_path, METADATA)
+    assert len(cache) == len(again) == 8 and "psnr" in again and "lpips" not in again
     for name in parts[0]:
         expected = np.concatenate([part[name] for part in parts])
         column = again[name]
@@ -31,27 +31,27 @@ def test_rows_come_back(tmp_path):
         np.testing.assert_array_equal(column[np.array([7, 0, 0])], expected[[7, 0, 0]])
 
 
-def test_half_written_rows_are_cut_off(tmp_path):
+def test_incomplete_rows_are_removed(tmp_path):
     rng = np.random.default_rng(0)
     rows = _rows(rng, 6)
-    Records(tmp_path, ABOUT).append({name: value[:4] for name, value in rows.items()})
+    RowCache(tmp_path, METADATA).append({name: value[:4] for name, value in rows.items()})
     with open(tmp_path / "feature.rows", "ab") as file:
         file.write(rows["feature"][4:].tobytes())  # the other columns were not reached
     with open(tmp_path / "psnr.rows", "ab") as file:
         file.write(b"abc")
-    again = Records(tmp_path, ABOUT)
+    again = RowCache(tmp_path, METADATA)
     assert len(again) == 4
     again.append({name: value[4:] for name, value in rows.items()})
     for name, value in rows.items():
-        np.testing.assert_array_equal(Records(tmp_path, ABOUT)[name][:], value)
+        np.testing.assert_array_equal(RowCache(tmp_path, METADATA)[name], value)
 
 
-def test_rows_of_something_else_are_not_mixed_in(tmp_path):
-    Records(tmp_path, ABOUT).append(_rows(np.random.default_rng(0), 2))
-    with pytest.raises(ValueError, match="its network is '0123', this one's '4567'"):
-        Records(tmp_path, ABOUT | {"network": "4567"})
+def test_rows_with_other_metadata_are_refused(tmp_path):
+    RowCache(tmp_path, METADATA).append(_rows(np.random.default_rng(0), 2))
+    with pytest.raises(ValueError, match="its network is '0123', not '4567'"):
+        RowCache(tmp_path, METADATA | {"network": "4567"})
 
 
-def test_columns_have_one_row_an_image(tmp_path):
+def test_columns_need_one_row_for_each_image(tmp_path):
     with pytest.raises(ValueError, match=r"columns of \[2, 3\] rows"):
-        Records(tmp_path, ABOUT).append({"a": np.zeros(2), "b": np.zeros(3)})
+        RowCache(tmp_path, METADATA).append({"a": np.zeros(2), "b": np.zeros(3)})

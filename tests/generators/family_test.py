@@ -1,7 +1,7 @@
 """Families of generators: sizes and config fields of the built-in ones, and a family that user code registers."""
 
 import dataclasses
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from softvq_jax.generator import Generator
 from softvq_jax.generators.config import config_from_argument, generator_config
 from softvq_jax.generators.family import FAMILIES, Family, Sampler, family_of, register_family
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.models.functional import Functional
+from softvq_jax.models.functional import functional
 from softvq_jax.weights.layout import Rule
 from tests import small_generators
 
@@ -109,7 +109,7 @@ TOY = Family(
     },
     make_config=lambda fields: ToyConfig(**fields),
     owns=lambda config: isinstance(config, ToyConfig),
-    network=functools.cache(lambda config: Functional(lambda rngs: ToyNetwork(config, rngs=rngs))),
+    network=partial(functional, ToyNetwork),
     losses=toy_losses,
     samplers={"direct": Sampler(toy_draw, frozenset({"temperature"}), steps=1)},
     weight_rules=lambda config: [Rule("table", "toy.table")],

@@ -13,16 +13,16 @@ def images(count=4, size=16):
     return RNG.uniform(-1, 1, (count, size, size, 3)).astype(np.float32)
 
 
-def test_colour():
+def test_color():
     x = images()
     brightness, saturation, contrast = RNG.uniform(0.2, 1.5, (3, 4, 1, 1, 1)).astype(np.float32)
     expected = []
     for image, b, s, c in zip(x, brightness, saturation, contrast, strict=True):
         image = image + b
-        grey = image.mean(axis=2, keepdims=True)
-        image = grey + (image - grey) * s
+        gray = image.mean(axis=2, keepdims=True)
+        image = gray + (image - gray) * s
         expected.append(image.mean() + (image - image.mean()) * c)
-    np.testing.assert_allclose(da.adjust_colour(x, brightness, saturation, contrast), expected, atol=1e-6)
+    np.testing.assert_allclose(da.adjust_color(x, brightness, saturation, contrast), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [16, 20, 12])
@@ -40,15 +40,15 @@ def test_translation_fills_with_zeros(size):
 
 @pytest.mark.parametrize("side", [3, 4])
 def test_cutout_is_cut_off_at_the_border(side):
-    centres = [(0, 0), (8, 5), (15, 2), (16 - side % 2, 16 - side % 2)]
+    centers = [(0, 0), (8, 5), (15, 2), (16 - side % 2, 16 - side % 2)]
     x = images()
     expected = x.copy()
-    for i, (row, column) in enumerate(centres):
+    for i, (row, column) in enumerate(centers):
         top, left = row - side // 2, column - side // 2
         expected[i, max(top, 0) : top + side, max(left, 0) : left + side] = 0
-    ours = da.cut_out(x, jnp.asarray(centres), (side, side))
+    ours = da.cut_out(x, jnp.asarray(centers), (side, side))
     np.testing.assert_array_equal(ours, expected)
-    assert (ours[0] == 0).any() and (ours[3] == 0).any()  # a centre on the border still cuts something
+    assert (ours[0] == 0).any() and (ours[3] == 0).any()  # a center on the border still cuts something
 
 
 def test_strengths_cover_their_ranges():
@@ -61,14 +61,14 @@ def test_strengths_cover_their_ranges():
     for axis in (2, 3):
         assert set(places[:, axis] - 16) == set(range(-4, 5))
 
-    # Brightness moves the mean, contrast and saturation do not; a grey image shows contrast alone.
+    # Brightness moves the mean, contrast and saturation do not; a gray image shows contrast alone.
     ramp = np.broadcast_to(np.linspace(-1, 1, 16, dtype=np.float32)[:, None, None], (4, 16, 16, 3))
-    out = np.asarray(jax.jit(jax.vmap(lambda key: da.random_colour(key, ramp)))(KEYS)).reshape(1200, -1)
+    out = np.asarray(jax.jit(jax.vmap(lambda key: da.random_color(key, ramp)))(KEYS)).reshape(1200, -1)
     assert_uniform(out.mean(1), -0.5, 0.5)
     assert_uniform(out.std(1) / ramp.std(), 0.5, 1.5)
-    coloured = np.broadcast_to(np.array([-1, 0, 1], np.float32), (4, 8, 8, 3))
-    out = np.asarray(jax.jit(jax.vmap(lambda key: da.random_colour(key, coloured)))(KEYS)).reshape(1200, -1)
-    spread = out.std(1) / coloured.std()  # saturation times contrast
+    colored = np.broadcast_to(np.array([-1, 0, 1], np.float32), (4, 8, 8, 3))
+    out = np.asarray(jax.jit(jax.vmap(lambda key: da.random_color(key, colored)))(KEYS)).reshape(1200, -1)
+    spread = out.std(1) / colored.std()  # saturation times contrast
     assert spread.max() < 3 and spread.mean() == pytest.approx(1, abs=0.05)
 
     white = np.ones((4, 20, 20, 1), np.float32)
@@ -86,15 +86,15 @@ def assert_uniform(draws, low, high):
 
 
 def test_each_group_on_half_of_the_batches_and_on_all_of_a_batch():
-    """A constant grey image shows which groups it met: another grey, zeros at an edge, zeros elsewhere."""
+    """A constant gray image shows which groups it met: another gray, zeros at an edge, zeros elsewhere."""
     ones = np.ones((4, 16, 16, 3), np.float32)
     outs = np.asarray(jax.jit(jax.vmap(lambda key: da.diff_augment(key, ones)))(KEYS))[..., 0]
-    coloured = ~np.isclose(outs.max(axis=(2, 3)), 1)
+    colored = ~np.isclose(outs.max(axis=(2, 3)), 1)
     moved_in = (outs == 0).all(3)[..., None] | (outs == 0).all(2)[..., None, :]
     cut = ((outs == 0) & ~moved_in).any((1, 2, 3))
     translated = moved_in.any((1, 2, 3))
-    assert (coloured.all(1) == coloured.any(1)).all()
-    met = np.stack([coloured.any(1), translated, cut])
+    assert (colored.all(1) == colored.any(1)).all()
+    met = np.stack([colored.any(1), translated, cut])
     assert (np.abs(met.mean(1) - 0.5) < 0.1).all()  # 300 coins: a deviation of 0.03
     assert (np.abs(np.corrcoef(met)[np.triu_indices(3, 1)]) < 0.2).all()
 
@@ -103,8 +103,8 @@ def test_probability_one_and_zero():
     x = images()
     np.testing.assert_array_equal(da.diff_augment(KEYS[0], x, probability=0.0), x)
     parts = [jax.random.split(key)[1] for key in jax.random.split(KEYS[1], 3)]
-    coloured = da.random_colour(parts[0], x)
-    expected = da.random_cutout(parts[2], da.random_translation(parts[1], coloured), share=0.5)
+    colored = da.random_color(parts[0], x)
+    expected = da.random_cutout(parts[2], da.random_translation(parts[1], colored), share=0.5)
     strong = jax.jit(lambda key, x: da.diff_augment(key, x, probability=1.0, cutout=0.5))
     np.testing.assert_allclose(strong(KEYS[1], x), expected, atol=1e-6)
     assert np.mean(np.asarray(expected) == 0) > 0.1

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.metrics.fid import frechet_distance
-from softvq_jax.metrics.moments import Moments
 
 
 def _features(rng, count, dimension, scale=1.0, shift=0.0):

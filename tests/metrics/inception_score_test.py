@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from softvq_jax.metrics.inception_score import inception_score, number_of_splits, splits_of_size
-from softvq_jax.metrics.sample_size import TooFewImages
+from softvq_jax.metrics.metric import TooFewImages
 
 
 def test_sure_and_even_classes_score_their_number():

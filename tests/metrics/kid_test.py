@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from softvq_jax.metrics.kid import kernel_distance, squared_mmd
-from softvq_jax.metrics.sample_size import TooFewImages
+from softvq_jax.metrics.metric import TooFewImages
 
 
 def test_the_definition():

@@ -3,23 +3,23 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from softvq_jax.metrics import precision_recall as pr
-from softvq_jax.metrics.sample_size import TooFewImages
+from softvq_jax.metrics.metric import TooFewImages
 
 
-def _inside(points, manifold, neighbours):
+def _inside(points, manifold, neighbors):
     """Share of points inside the manifold, by the definition and all distances at once."""
-    own = np.sort(cdist(manifold, manifold), axis=1)[:, neighbours]  # column 0 is the point itself
+    own = np.sort(cdist(manifold, manifold), axis=1)[:, neighbors]  # column 0 is the point itself
     return (cdist(points, manifold) <= own).any(axis=1).mean()
 
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
-@pytest.mark.parametrize("neighbours", [1, 3, 5])
-def test_the_definition_in_blocks_of_any_size(monkeypatch, block, neighbours):
+@pytest.mark.parametrize("neighbors", [1, 3, 5])
+def test_the_definition_in_blocks_of_any_size(monkeypatch, block, neighbors):
     monkeypatch.setattr(pr, "BLOCK", block)
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(150, 6)).astype(np.float32), 1.2 * rng.normal(size=(110, 6)).astype(np.float32) + 0.5
-    expected = _inside(fake, real, neighbours), _inside(real, fake, neighbours)
-    np.testing.assert_allclose(pr.precision_recall(real, fake, neighbours), expected)
+    expected = _inside(fake, real, neighbors), _inside(real, fake, neighbors)
+    np.testing.assert_allclose(pr.precision_recall(real, fake, neighbors), expected)
     assert min(expected) > 0.05 and max(expected) < 1
 
 
@@ -40,7 +40,7 @@ def test_near_features_far_from_the_origin_keep_their_distances():
 
 def test_bad_features_are_refused():
     real = np.random.default_rng(0).normal(size=(10, 4))
-    with pytest.raises(TooFewImages, match="3 neighbours needs at least 4 images, and there are 3"):
+    with pytest.raises(TooFewImages, match="3 neighbors needs at least 4 images, and there are 3"):
         pr.precision_recall(real, real[:3])
     with pytest.raises(ValueError, match="features of 4 and 3 numbers"):
         pr.precision_recall(real, real[:, :3])

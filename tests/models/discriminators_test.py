@@ -47,7 +47,7 @@ def judge(discriminator, trunk, x, *, train):
     return jax.jit(run)(state, trunk[1:])
 
 
-def test_batch_norm_normalises_by_biased_and_keeps_unbiased_variance():
+def test_batch_norm_normalizes_by_biased_and_keeps_unbiased_variance():
     norm = BatchNorm(4, epsilon=1e-6)
     norm.scale[...], norm.bias[...] = jnp.arange(1.0, 5.0), jnp.ones(4)
     x = RNG.normal(2, 3, (3, 5, 4)).astype(np.float32)

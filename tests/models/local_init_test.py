@@ -1,4 +1,4 @@
-"""The local initialisation does what it says: a latent is a code of its own patches before any training."""
+"""The local initialization does what it says: a latent is a code of its own patches before any training."""
 
 import jax
 import numpy as np
@@ -38,7 +38,7 @@ def test_one_patch_moves_its_own_latent_and_its_own_place_in_the_reconstruction(
     assert decoded.argmax() == 5 and decoded[5] > 5 * np.delete(decoded, 5).max()
 
 
-def test_the_usual_initialisation_moves_all_alike():
+def test_the_usual_initialization_moves_all_alike():
     latents, _ = changed_tokens(local_init=False)
     assert latents.max() < 5 * np.median(latents)
 

@@ -182,7 +182,7 @@ def test_straight_through(make):
 
 
 def test_vq_straight_through_on_unit_vectors():
-    """What arrives at the normalised z goes on through the normalisation: `(I - n n^T) / |z|`."""
+    """What arrives at the normalized z goes on through the normalization: `(I - n n^T) / |z|`."""
     net = vq(l2=True)
     (by_z,) = grad(lambda z: jnp.sum(net({"codebook": CODEBOOK})(z).latents * COTANGENT), Z)
     along = (unit(Z) * COTANGENT).sum(-1, keepdims=True) * unit(Z)
@@ -212,7 +212,7 @@ def test_simvq_codebook_is_frozen_unless_it_is_trained(train_codebook):
     assert np.any(grads["projection"]) and np.any(grads["projection_bias"])
 
 
-def test_simvq_initialisation():
+def test_simvq_initialization():
     module = SimVQ(16, 4096, 1, train_codebook=False, rngs=nnx.Rngs(0))
     assert np.std(module.codebook[...]) == pytest.approx(16**-0.5, rel=0.02)
     for leaf in (module.projection[...], module.projection_bias[...]):

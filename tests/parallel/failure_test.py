@@ -1,4 +1,4 @@
-"""What one process's error does to the others."""
+"""An error in one process ends the others, with its message."""
 
 import time
 
@@ -8,7 +8,7 @@ from tests import programs
 
 
 def ended(*args) -> tuple[list[int], list[str], float]:
-    """Exit codes and outputs of two processes, and the seconds from the first one's end to the last one's."""
+    """Returns exit codes and outputs of two processes, and the seconds between their ends."""
     running = programs.start("failing", *args, processes=2)
     try:
         ends = {}
@@ -25,7 +25,7 @@ def ended(*args) -> tuple[list[int], list[str], float]:
 
 
 @pytest.mark.parametrize(("what", "who", "says"), [("reported", 1, "shard 7 is unreadable"), ("uncaught", 0, "boom")])
-def test_the_others_end_with_its_message(what, who, says, tmp_path):
+def test_the_other_process_ends_with_the_message(what, who, says, tmp_path):
     codes, outputs, seconds = ended(what, who, tmp_path, tmp_path)
     assert codes == [1, 1] and seconds < 10, outputs
     assert f"ended by process {who} on " in outputs[1 - who] and says in outputs[1 - who]
@@ -33,8 +33,8 @@ def test_the_others_end_with_its_message(what, who, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_shared_is_noticed(tmp_path):
+def test_a_folder_that_is_not_shared_is_reported(tmp_path):
     mine, other = tmp_path / "mine", tmp_path / "other"
     codes, outputs, _ = ended("folder", 0, mine, other)
     assert codes == [1, 1], outputs
-    assert f"--workdir={other} of process 1" in outputs[0] and "one folder that they share" in outputs[1]
+    assert f"--workdir={other} of process 1" in outputs[0] and "need the same folder" in outputs[1]

@@ -1,4 +1,4 @@
-"""Whole training steps depend neither on the mesh nor on the processes, and gather one block's weights at a time."""
+"""Training steps do not depend on mesh or processes, and gather the weights of one block at a time."""
 
 import json
 
@@ -17,8 +17,8 @@ PER_TENSOR, FLOOR = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """`{mesh: (arrays, report)}` of `tests.programs.gan_steps` on one device and on eight; "copying" is a program that
-    first gathers its parameters."""
+    """Returns `{mesh: (arrays, summary)}` of `tests.programs.gan_steps` on one device and on eight; "copying" first gathers
+    all parameters."""
     folder = tmp_path_factory.mktemp("steps")
     programs.run("gan_steps", folder, "1,1", *MESHES, "copying", devices=8, timeout=900)
     return {
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
 
 
 def assert_same_steps(spread, alone) -> None:
-    """Two runs logged the same, and moved every tensor by the same."""
+    """Checks that two runs logged the same values, and changed every tensor by the same amount."""
     for name in (name for name in alone.files if name.startswith("log ")):
         tolerance = 1e-3 if name.endswith("_norm") else 1e-4
         np.testing.assert_allclose(spread[name], alone[name], rtol=tolerance, atol=1e-7, err_msg=name)
@@ -39,7 +39,7 @@ def assert_same_steps(spread, alone) -> None:
         whole = np.linalg.norm(lengths)
         assert whole > 1e-2
         assert np.linalg.norm(apart) < 1e-3 * whole, part
-        for name, length, difference in zip(names, lengths, apart, strict=True):  # those that hardly move are rounding
+        for name, length, difference in zip(names, lengths, apart, strict=True):  # small changes are rounding
             assert difference < PER_TENSOR * max(length, FLOOR * whole), (name, difference, length, whole)
     np.testing.assert_array_equal(spread["['code_age']"], alone["['code_age']"])
 
@@ -58,18 +58,18 @@ def test_two_processes_of_four_devices_are_one_of_eight(runs, tmp_path):
     assert_same_steps(np.load(tmp_path / "4,2.npz"), runs["4,2"][0])
 
 
-def gathers_whole_stacks(report) -> bool:
-    """Whether a step gathers a parameter of all blocks at once, rather than of one block at a time."""
-    return any(size in report["stacks"] for size, _ in report["gathered"])
+def gathers_stacks(summary) -> bool:
+    """Returns whether a step gathers a parameter of all blocks at once, instead of one block at a time."""
+    return any(size in summary["stacks"] for size, _ in summary["gathered"])
 
 
 @pytest.mark.slow
 def test_no_step_gathers_the_parameters_of_more_than_one_block(runs):
-    assert not runs["8,1"][1]["stacks"]  # Copied anyway.
+    assert not runs["8,1"][1]["stacks"]  # Parameters are replicated.
     for mesh in ("1,8", "4,2"):
-        report = runs[mesh][1]
-        in_loops = {size for size, in_loop in report["gathered"] if in_loop}
-        assert not gathers_whole_stacks(report)
-        # Loops over blocks gather a block's weights, the one over views the heads', and nothing else: no tokens.
-        assert set(report["tensors"]) <= in_loops <= set(report["in_loops"])
-    assert gathers_whole_stacks(runs["copying"][1])
+        summary = runs[mesh][1]
+        in_loops = {size for size, in_loop in summary["gathered"] if in_loop}
+        assert not gathers_stacks(summary)
+        # Loops over blocks gather the weights of a block, that over views those of the heads, and none gathers tokens.
+        assert set(summary["tensors"]) <= in_loops <= set(summary["in_loops"])
+    assert gathers_stacks(runs["copying"][1])

@@ -1,4 +1,4 @@
-"""Meshes: arithmetic of the axes, and training steps that do not depend on the mesh or on the number of processes."""
+"""Meshes: sizes of the axes, and training steps that do not depend on the mesh or on the number of processes."""
 
 import json
 
@@ -30,10 +30,10 @@ def test_axes_fill_the_devices(axes, devices, expected):
     [
         (
             (1, 3, 2),
-            "data=3, fsdp=2 does not multiply to the 8 devices there are; this would: slices=1, data=4, fsdp=2",
+            "data=3, fsdp=2 does not multiply to the 8 devices; this does: slices=1, data=4, fsdp=2",
         ),
-        ((1, -1, 16), "this would: slices=1, data=1, fsdp=8"),
-        ((3, -1, 1), "this would: slices=1, data=8, fsdp=1"),
+        ((1, -1, 16), "this does: slices=1, data=1, fsdp=8"),
+        ((3, -1, 1), "this does: slices=1, data=8, fsdp=1"),
         ((1, -1, -1), "only one of data and fsdp"),
         ((1, 0, 8), "positive number of devices, or -1"),
     ],
@@ -49,7 +49,7 @@ def test_suggested_mesh_fits():
             try:
                 mesh.resolve_axes(*axes, devices)
             except ValueError as error:
-                suggestion = str(error).split("this would: ")[1]
+                suggestion = str(error).split("this does: ")[1]
                 sizes = [int(part.split("=")[1]) for part in suggestion.split(", ")]
                 assert mesh.resolve_axes(*sizes, devices) == tuple(sizes)
 

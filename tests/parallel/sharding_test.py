@@ -1,4 +1,4 @@
-"""Path rules: which array lies where."""
+"""Rules from paths to shardings."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_largest_axis(shape, fsdp, first, expected):
 
 def test_first_matching_rule_wins():
     tree = {"a": {"b": jnp.ones((512, 512))}, "c": jnp.ones((512, 512))}
-    rules = ((r"^a/b$", sharding.copied), (r"a/", sharding.largest_axis()), (r"", sharding.largest_axis()))
+    rules = ((r"^a/b$", sharding.replicate), (r"a/", sharding.largest_axis()), (r"", sharding.largest_axis()))
     placed = sharding.shardings_for(tree, _mesh(4), rules)
     assert placed["a"]["b"].spec == PartitionSpec()
     assert placed["c"].spec == PartitionSpec("fsdp")
@@ -45,7 +45,7 @@ def test_first_matching_rule_wins():
         sharding.shardings_for(tree, _mesh(4), rules[:2])
 
 
-def test_every_large_tensor_of_a_vit_and_its_optimizer_is_divided():
+def test_every_large_tensor_of_a_vit_and_its_optimizer_is_sharded():
     config = ViTConfig(width=384, depth=12, num_heads=6)
 
     def init():

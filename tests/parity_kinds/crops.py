@@ -1,4 +1,4 @@
-"""Kind `crops`: ADM's centre crop, and its random crop at the largest size and the middle offset.
+"""Kind `crops`: ADM's center crop, and its random crop at the largest size and the middle offset.
 
 The picture and the crops are read from the sentences of the case's `what`.
 """

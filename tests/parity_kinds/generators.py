@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 
 def _open(case):
-    """The generator of a case and its network; statistics 0 and 1, as the reference samples normalised latents."""
+    """The generator of a case and its network; statistics 0 and 1, as the reference samples normalized latents."""
     statistics = LatentStatistics(0.0, 1.0)
     generator = Generator.from_tensors(recipe.state_dict(case), case["arguments"], statistics, source="case")
     return generator, generator.network

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from softvq_jax.metrics import fid, image_quality, inception_score, precision_recall
-from softvq_jax.metrics.moments import Moments
+from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.weights import pretrained
 from tests.parity import recipe
 
@@ -47,10 +47,10 @@ def run_inception(case, arrays):
 def run_fid_metrics(case, arrays):
     real, fake, logits = arrays["real"], arrays["fake"], arrays["logits"]
     splits = int(re.search(r"(\d+) consecutive splits", case["what"])[1])
-    neighbours = int(re.search(r"\bk ?= ?(\d+)", case["what"])[1])
+    neighbors = int(re.search(r"\bk ?= ?(\d+)", case["what"])[1])
     moments = [Moments.of(features) for features in (real, fake)]
     is_mean, is_std = inception_score.inception_score(logits, inception_score.number_of_splits(len(logits), splits))
-    precision, recall = precision_recall.precision_recall(real, fake, neighbours)
+    precision, recall = precision_recall.precision_recall(real, fake, neighbors)
     return {
         "fid": fid.frechet_distance(*(x for m in moments for x in (m.mean, m.covariance()))),
         "is_mean": is_mean,

@@ -1,4 +1,4 @@
-"""Two processes restore, one of which cannot read the newest checkpoint: `python -m tests.programs.disagreement FOLDER`."""
+"""Two processes restore; one of them cannot read the newest checkpoint: `python -m tests.programs.disagreement FOLDER`."""
 
 import pathlib
 import sys
@@ -15,6 +15,7 @@ from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for
 from softvq_jax.train import loop
 from softvq_jax.train.checkpoint import Checkpoints
+from softvq_jax.train.evaluator import gather_to_host
 
 RULES = (("", largest_axis(min_size=1)),)
 mesh, process = make_mesh(1, 1, 4), jax.process_index()
@@ -48,8 +49,8 @@ with jax.set_mesh(mesh):
     restored = checkpoints.restore(abstract(shapes, shardings_for(shapes, mesh, RULES)))
     assert restored.record["step"] == 1 and checkpoints.latest_step() == 1
 
-    # What else all processes do together around a checkpoint.
-    whole = loop._on_host(restored.state, mesh, keep=process == 0)
+    # Other operations of all processes around a checkpoint.
+    whole = gather_to_host(restored.state, mesh, keep=process == 0)
     assert whole == {"weights": None} if process else np.array_equal(whole["weights"], np.arange(16.0) + 1)
-    assert loop._sum(process + 1) == 3
+    assert loop._sum_over_processes(process + 1) == 3
     checkpoints.close()

@@ -1,9 +1,9 @@
-"""Processes of which the one numbered `<who>` does what ends a run, while the others wait for it in a collective.
+"""Processes of which number `<who>` fails, while the others wait for it in a collective.
 
     python -m tests.programs.failing <what> <who> <folder of process 0> <folder of the others>
 
-`<what>` is "reported", an error that the command line catches; "uncaught", one that nobody does; or "folder", nothing
-but two folders.
+`<what>` is "reported", an error that the command line catches; "uncaught", one that it does not catch; or "folder": only
+the two folders differ.
 """
 
 import pathlib
@@ -24,6 +24,6 @@ try:
     check_shared(pathlib.Path(folders[min(jax.process_index(), 1)]), "--workdir", timeout=2.0)
     if jax.process_index() == int(who):
         raise ArithmeticError("boom") if what == "uncaught" else ValueError("shard 7 is unreadable")
-    multihost_utils.sync_global_devices("what never comes")
+    multihost_utils.sync_global_devices("never reached")
 except ValueError as error:
-    sys.exit(errors.report(f"error: {error}"))
+    sys.exit(errors.fail(f"error: {error}"))

@@ -1,4 +1,4 @@
-"""`python -m softvq_jax.main` with a small network in the place of Inception.
+"""`python -m softvq_jax.main` with a small network in place of Inception.
 
 python -m tests.programs.fid_main --config=... --workdir=... [any flag of main]
 """
@@ -8,7 +8,7 @@ import os
 import sys
 
 from softvq_jax import main
-from softvq_jax.train import quality
+from softvq_jax.train import fid
 from tests.programs import CLUSTER, join_flags
 
 
@@ -24,5 +24,5 @@ def small(name):
 
 if CLUSTER in os.environ:
     sys.argv += join_flags(*json.loads(os.environ[CLUSTER]))
-quality.load_inception = small
+fid.load_inception = small
 main.run()

@@ -1,4 +1,4 @@
-"""Five whole training steps of a small tokenizer on each mesh given: LPIPS, alignment, entropy, DINO discriminator.
+"""Takes five training steps of a small tokenizer on each given mesh: LPIPS, alignment, entropy, DINO discriminator.
 
     python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
 
@@ -31,7 +31,7 @@ from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights.pretrained import Pretrained
 
 BATCH, SIZE, STEPS = 8, 48, 5
-# Wide enough that every kernel of a block is divided, and of depths that no two tensors share a size by accident.
+# Wide enough that every kernel of a block is sharded; depths such that no two tensors have the same size by accident.
 VIT = dict(width=256, depth=7, num_heads=4, patch_size=12, layer_scale=0.1)
 TEACHER = ViTConfig(**VIT)
 TRUNK = ViTConfig(width=256, depth=4, num_heads=4, patch_size=12, activation="gelu_tanh", layer_scale=None)
@@ -47,8 +47,8 @@ def make_config():
     config.loss.perceptual_warmup_steps = 2
     config.alignment.hidden = 64
     config.gan.update(discriminator="dino", start_step=2, lecam_decay=0.9)
-    # With a large eps Adam's step follows the gradient's size. With the usual one, entries whose gradient is nothing but
-    # rounding would make full steps in directions that differ from mesh to mesh.
+    # With a large eps Adam's step is proportional to the gradient. With the usual one, entries with a gradient of rounding
+    # errors alone would make full steps, in directions that differ between meshes.
     config.optim.update(learning_rate=1e-3 * 256 / BATCH, eps=1e-2, warmup_epochs=0.0, ema_decay=0.9)
     config.train.update(batch_size=BATCH, num_steps=STEPS)
     return config
@@ -87,7 +87,7 @@ def train(task, axes: str, folder: pathlib.Path) -> None:
 
 
 def watched(state) -> dict:
-    """What of a state is compared."""
+    """Returns the parts of a state that are compared."""
     discriminator = state.discriminator
     return {
         "generator": state.tokenizer.params,
@@ -104,7 +104,7 @@ def whole(tree, mesh):
 
 
 def compile_copying(task, folder: pathlib.Path) -> None:
-    """What a step that goes wrong would begin with: all parameters gathered at once."""
+    """Gathers all parameters at once, as a wrong step would."""
     mesh = mesh_of("1,8")
 
     def gather(params):
@@ -138,13 +138,13 @@ def batch(step: int, mesh) -> dict[str, jax.Array]:
 
 
 def images(step: int) -> np.ndarray:
-    """Smooth random pictures, uint8."""
+    """Returns smooth random images, uint8."""
     coarse = np.random.default_rng(step).integers(0, 256, (BATCH, 4, 4, 3), np.uint8)
     return np.asarray(jax.image.resize(coarse.astype(np.float32), (BATCH, SIZE, SIZE, 3), "linear")).astype(np.uint8)
 
 
 def gathered(program: str) -> list[tuple[float, bool]]:
-    """Bytes of every array that an all-gather of a compiled program makes, and whether it does so inside a loop."""
+    """Returns the bytes of every array that an all-gather of a program makes, and whether it is inside a loop."""
     return [
         (array.bytes, execution.times > 1)
         for execution in hlo.executions(hlo.parse(program))
@@ -154,8 +154,8 @@ def gathered(program: str) -> list[tuple[float, bool]]:
 
 
 def sizes(state, frozen) -> dict[str, list[int]]:
-    """Bytes of the tokenizer's block tensors that are divided, whole stacks and one block's part; and what loops may
-    gather: such a part of any network, and the discriminator's heads, all at once for each view."""
+    """Returns the bytes of the tokenizer's sharded block tensors, as stacks and of one block, and of what loops may gather:
+    tensors of one block of any network, and all heads of the discriminator for each view."""
 
     def divided(tree, part="blocks"):
         paths = jax.tree.leaves_with_path(tree)

@@ -1,4 +1,4 @@
-"""Prints the losses of a generator's first steps and the norms of its averaged parameters, on all devices."""
+"""Prints the losses of a generator's first steps on all devices, and the norms of its averaged parameters."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Puts batches on a mesh whose neighbours belong to different processes; each process checks what arrived."""
+"""Puts batches on a mesh with neighbors in different processes; each process checks the rows that it gets."""
 
 from tests.programs import join
 

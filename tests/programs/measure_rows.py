@@ -19,19 +19,19 @@ from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.image_sets import ArrayImages
 from softvq_jax.evaluate.measure import measure
 from softvq_jax.evaluate.predictions import ImageSet
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.row_cache import RowCache
 from softvq_jax.parallel import distributed
 from softvq_jax.parallel.mesh import make_mesh
 
 
 class RowMeans:
-    """A feature extractor whose results do not depend on the order of additions: sums of integers."""
+    """A feature extractor that sums integers, so that the order of the additions does not matter."""
 
     fingerprint = "sums"
 
     def __init__(self, batch_size):
         self.devices = LocalDevices(batch_size)
-        self._one = self.devices.copy(np.float32(1))
+        self._one = self.devices.replicate(np.float32(1))
 
     def __call__(self, images):
         sums = jax.jit(lambda one, x: {"f2048": one * x.astype(jnp.float32).sum(axis=(2, 3))})
@@ -42,10 +42,10 @@ class RowMeans:
 folder, count, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
 extractor = RowMeans(batch_size)
-records = Records(folder, {}) if distributed.is_main_process() else None
+cache = RowCache(folder, {}) if distributed.is_main_process() else None
 with jax.set_mesh(make_mesh()):  # as inside a training run
-    measure(ImageSet(ArrayImages(pixels), extractor), records, batch_size=extractor.devices.batch_size)
-if records is not None:
-    assert len(records) == count
-    content = b"".join(records[name][:].tobytes() for name in ("digest", "f2048", "double"))
+    measure(ImageSet(ArrayImages(pixels), extractor), cache, batch_size=extractor.devices.batch_size)
+if cache is not None:
+    assert len(cache) == count
+    content = b"".join(cache[name].tobytes() for name in ("digest", "f2048", "double"))
     print(hashlib.sha256(content).hexdigest())

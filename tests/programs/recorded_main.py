@@ -1,4 +1,4 @@
-"""`python -m softvq_jax.main`, whose process p also appends the sample indices of every batch it reads for training
+"""`python -m softvq_jax.main`, which in process p also appends the sample indices of every batch it reads for training
 to `<workdir>/read.p`. `main` reads one batch ahead.
 """
 

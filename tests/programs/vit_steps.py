@@ -1,4 +1,4 @@
-"""Five optimiser steps of a small ViT on each mesh given; process 0 prints losses and checksums as a line of JSON.
+"""Takes five optimizer steps of a small ViT on each given mesh; process 0 prints losses and checksums as JSON.
 
 python -m tests.programs.vit_steps <slices>,<data>,<fsdp> ...
 """

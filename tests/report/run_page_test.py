@@ -81,7 +81,7 @@ def test_the_page_has_all_parts_of_a_run(workdir):
     assert len(page.of("svg")) == 6 + 1  # logged values, `real` and `fake` together, and the codes
 
 
-def test_held_out_and_training_metrics_are_told_apart(workdir):
+def test_held_out_and_training_metrics_have_different_titles(workdir):
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 400, "eval_codebook_usage": 0.25}) + "\n")
     texts = [text.strip() for text in Page(build(read_run(workdir))).texts]

@@ -16,7 +16,7 @@ from softvq_jax.metrics import probes
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies import figure, measures, study, table
 from softvq_jax.studies.crops import Crops
-from softvq_jax.train import quality
+from softvq_jax.train import fid
 from softvq_jax.weights.pretrained import MissingWeights
 from tests.small_inception import SmallInception
 
@@ -56,7 +56,8 @@ def test_variants_are_trained_measured_and_tabulated(base, tmp_path, monkeypatch
     config = small_study(base, variants)
     caplog.set_level("INFO", "absl")
     printed = study.Study(config, tmp_path).run()
-    assert "rFID is not measured; to measure it: --config.base.fid.every_steps" in caplog.text and "rFID" not in printed
+    assert "rFID is not measured; to measure it: --config.base.evals.fid.every_steps" in caplog.text
+    assert "rFID" not in printed
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [(row["line"], row["x"]) for row in rows] == [("SoftVQ", 8), ("SoftVQ", 4), ("VQ", 8), ("VQ", 4)]
     by_name = {row["name"]: row for row in rows}
@@ -84,8 +85,8 @@ def test_variants_are_trained_measured_and_tabulated(base, tmp_path, monkeypatch
 @pytest.mark.slow
 def test_latents_are_probed_and_pictured_and_rfid_is_measured_with_weights(base, tmp_path, monkeypatch):
     inception = Functional(SmallInception)
-    monkeypatch.setattr(quality, "load_inception", lambda name: (inception, inception.init(jax.random.key(0))[0]))
-    base.fid.update(every_steps=1000, weights="small")
+    monkeypatch.setattr(fid, "load_inception", lambda name: (inception, inception.init(jax.random.key(0))[0]))
+    base.evals.fid.update(every_steps=1000, weights="small")
     variants = {"kl": variant("KL", 8, model=dict(bottleneck="kl"))}
     config = small_study(base, variants, measures=("reconstruction", "latents", "latent_pictures"))
     printed = study.Study(config, tmp_path).run()

@@ -1,6 +1,6 @@
-"""What the tool tries, and says, with a stand-in for the compiler: a memory that grows with images and activations kept.
+"""The tool with a fake compiler, in which memory grows with images and the activations that are kept.
 
-What the real compiler says is in tests/aot/step_test.py.
+The real compiler is tested in tests/aot/step_test.py.
 """
 
 import pathlib
@@ -18,8 +18,8 @@ from softvq_jax.parallel.mesh import resolve_axes
 from softvq_jax.tools import aot_compile
 
 ROOT = pathlib.Path(__file__).parents[2]
-KEPT = {"none": 1.0, "dots": 0.5, "full": 0.25}  # GiB an image on a v5e chip of 16
-STATE = 12.0  # GiB, divided over fsdp
+KEPT = {"none": 1.0, "dots": 0.5, "full": 0.25}  # GiB per image on a v5e chip of 16
+STATE = 12.0  # GiB, sharded over fsdp
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def config_of(images_per_chip: int, chips: int = 256, **mesh: int) -> ConfigDict
     return config
 
 
-def test_what_does_not_fit_is_shown_with_what_makes_it_fit(compiled, capsys):
-    aot_compile.answer(config_of(16), "v5e:16x16")
+def test_a_step_that_does_not_fit_is_printed_with_changes_that_fit(compiled, capsys):
+    aot_compile.print_cost(config_of(16), "v5e:16x16")
     assert compiled == [("none", 256, 1, 16), ("none", 16, 16, 16), ("dots", 256, 1, 16), ("dots", 16, 16, 16)]
     refused, tried, found = capsys.readouterr().out.split("\n\n")
     assert "total 28.00 GiB of 16.00 (175 %)" in refused and refused.endswith("does not fit")
@@ -64,17 +64,17 @@ def test_what_does_not_fit_is_shown_with_what_makes_it_fit(compiled, capsys):
     assert "total 8.75 GiB" in found and "throughput" in found
 
 
-def test_what_fits_is_compiled_once(compiled, capsys):
-    aot_compile.answer(config_of(15, fsdp=16), "v5e:16x16")
+def test_a_step_that_fits_is_compiled_once(compiled, capsys):
+    aot_compile.print_cost(config_of(15, fsdp=16), "v5e:16x16")
     assert len(compiled) == 1 and "not fit" not in capsys.readouterr().out
 
 
 def test_nothing_fits(compiled, capsys):
-    """All that is tried of a small slice whose mesh was given in full: its 8 chips are what there is to divide over."""
-    aot_compile.answer(config_of(80, chips=8, data=4, fsdp=2), "v5e:2x4")
+    """On a small slice with a given mesh, sharding is tried over all of its 8 chips."""
+    aot_compile.print_cost(config_of(80, chips=8, data=4, fsdp=2), "v5e:2x4")
     assert compiled == [(remat, 8 // fsdp, fsdp, 80) for remat in KEPT for fsdp in (2, 8)]
     out = capsys.readouterr().out
-    assert "--config.mesh.fsdp=8 --config.mesh.data=-1: needs" in out and "nothing fits: take fewer images" in out
+    assert "--config.mesh.fsdp=8 --config.mesh.data=-1: needs" in out and "nothing fits: use fewer images" in out
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_largest_batch_is_found_to_the_image_in_few_compilations(compiled, r
 
 
 def test_the_largest_batch_where_memory_jumps(compiled, monkeypatch):
-    """Its growth misleads: 20 images need little more than one, 21 far too much."""
+    """20 images need little more than one, 21 far too much, so that interpolation misleads."""
     measure = aot_compile.measure
 
     def jumps(config, *args, **kwargs):
@@ -105,7 +105,7 @@ def test_the_largest_batch_where_memory_jumps(compiled, monkeypatch):
 
 def test_one_image_a_chip_can_be_too_large(compiled, monkeypatch, capsys):
     monkeypatch.setitem(KEPT, "none", 5.0)
-    aot_compile.answer(config_of(16), "v5e:16x16", fit=True)
+    aot_compile.print_cost(config_of(16), "v5e:16x16", fit=True)
     assert compiled == [("none", 256, 1, 1), ("none", 16, 16, 1)]
     assert "--config.mesh.fsdp=16: fits" in capsys.readouterr().out
 
@@ -115,7 +115,7 @@ def test_one_image_a_chip_can_be_too_large(compiled, monkeypatch, capsys):
     ({"train.batch_size": 100}, 1, "a global batch of 100 does not divide among 256 devices .*: use 256"),
     ({"mesh.fsdp": 3}, 1, "fsdp=3 does not multiply to the 256 devices"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused_before_a_process_starts(change, slices, message, monkeypatch):
+def test_invalid_arguments_are_refused_before_a_process_starts(change, slices, message, monkeypatch):
     monkeypatch.setattr(aot_compile.multiprocessing, "get_context", None)
     config = config_of(16)
     config.update_from_flattened_dict(change)
@@ -134,5 +134,5 @@ def test_bad_command_lines(flags, message):
 
 
 def test_a_config_that_has_no_step():
-    with pytest.raises(ValueError, match="task is 'study', which has no one training step"):
+    with pytest.raises(ValueError, match="task is 'study', which has no single training step"):
         aot_compile.check_task(bottlenecks.get_config())

@@ -12,10 +12,10 @@ from flax import nnx
 from PIL import Image
 
 from softvq_jax import generator
+from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.image_sampler import draw_labels
 from softvq_jax.evaluate.image_sets import open_images
-from softvq_jax.evaluate.inception_features import FeatureExtractor
-from softvq_jax.evaluate.row_cache import Records
+from softvq_jax.evaluate.row_cache import RowCache
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.metrics import image_quality
 from softvq_jax.metrics.fid import frechet_distance
@@ -246,7 +246,7 @@ def test_sides_of_different_sizes_are_warned_about(tmp_path, images, capsys):
     a, b = _folder(tmp_path / "a", large), _folder(tmp_path / "b", images[1])
     assert _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o") == 0
     printed = capsys.readouterr()
-    assert "the reference's images are 48 x 48 pixels and the samples' 32 x 32" in printed.err
+    assert "the images of the reference have 48 x 48 pixels, those of the samples 32 x 32" in printed.err
     assert any("48 x 48" in line for line in _report(tmp_path / "o")["warnings"])
     assert "reference none, 48 x 48 pixels, samples none, 32 x 32 pixels" in printed.out
 
@@ -270,8 +270,17 @@ def test_a_tokenizer_on_a_folder_of_any_size(tmp_path, tokenizer):
     assert _run(*flags, "--out", out) == 0
     report = _report(out)
     metrics = report["metrics"]
-    assert {"fid", "sfid", "is_mean", "psnr", "code_use", "perplexity", "latent_mean", "latent_std"} <= metrics.keys()
-    assert report["crop"] == {"reference": "ADM centre crop to 32", "samples": "ADM centre crop to 32"}
+    assert {
+        "fid",
+        "sfid",
+        "is_mean",
+        "psnr",
+        "codebook_usage",
+        "perplexity",
+        "latent_mean",
+        "latent_std",
+    } <= metrics.keys()
+    assert report["crop"] == {"reference": "ADM center crop to 32", "samples": "ADM center crop to 32"}
 
     originals = np.stack([open_images(str(a), SIZE).read(i, i + 1)[0] for i in range(9)])
     x = originals.astype(np.float32) / 127.5 - 1
@@ -281,7 +290,7 @@ def test_a_tokenizer_on_a_folder_of_any_size(tmp_path, tokenizer):
     np.testing.assert_allclose(
         [metrics["latent_mean"], metrics["latent_std"]], [latents.mean(), latents.std()], rtol=1e-4
     )
-    assert 0 < metrics["code_use"] <= 1 and 1 <= metrics["perplexity"] <= 16
+    assert 0 < metrics["codebook_usage"] <= 1 and 1 <= metrics["perplexity"] <= 16
     assert report["compute"]["tokenizer"] == "float32"
 
 
@@ -401,7 +410,7 @@ def test_a_generator_is_sampled_on_the_fly(tmp_path, images, tokenizer, capsys):
         "tokenizer",
     }
     assert "labels balanced, seed 1" in capsys.readouterr().out
-    latents = Records(tmp_path / "10" / "samples", json.loads(records.read_text())["about"])["latents"][:]
+    latents = RowCache(tmp_path / "10" / "samples", json.loads(records.read_text())["about"])["latents"]
     np.testing.assert_allclose(second["metrics"]["latent_std"], np.float64(latents).std(), rtol=1e-6)
     assert latents.shape == (10, 4, 3) and len(np.unique(latents)) > 100
     # The same command goes on from what is there, which is everything.

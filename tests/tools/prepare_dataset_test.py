@@ -94,8 +94,8 @@ def test_another_data_set_in_the_folder_is_refused(folder, tmp_path):
     assert (tmp_path / "out" / "dataset.json").read_bytes() == before
 
 
-def test_killed_and_started_again_it_goes_on(folder, tmp_path):
-    """kill -9 in the middle; the finished shards stay, the others and the whole come out as without the kill."""
+def test_the_same_command_continues_after_a_kill(folder, tmp_path):
+    """After kill -9 finished shards are kept, and the result equals that of a run without a kill."""
     for number in range(10, 300):
         (folder / "class0" / f"{number}.png").write_bytes(png(number))
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -110,7 +110,7 @@ def test_killed_and_started_again_it_goes_on(folder, tmp_path):
     finished = {json.loads(line)["file"] for line in journal.read_text().splitlines()[1:4]}
     times = {name: (out / name).stat().st_mtime_ns for name in finished}
     with open(journal, "a") as file:
-        file.write('{"file": "images-000')  # killed while it wrote a line
+        file.write('{"file": "images-000')  # a line that was interrupted by the kill
     (out / "images-00049-of-00050.array_record.7.partial").write_bytes(b"half")
     with pytest.raises(FileNotFoundError, match=r"no .*dataset\.json"):
         ArrayRecordShards(str(out))
@@ -139,7 +139,7 @@ def test_verify_finds_every_damage(folder, tmp_path):
     assert f"{shards[2]} is not the file that was written" in problems
 
 
-def test_damaged_shards_are_noticed_where_they_are_read(folder, tmp_path):
+def test_damaged_shards_are_found_on_reading(folder, tmp_path):
     out = tmp_path / "out"
     prepare_dataset.prepare(ImageFolder(str(folder)), out, **SETTINGS)
     before = ArrayRecordShards(str(out)).fingerprint()
@@ -162,7 +162,7 @@ def test_damaged_shards_are_noticed_where_they_are_read(folder, tmp_path):
         ArrayRecordShards(str(out))
 
 
-def test_a_record_that_is_no_image_is_named(tmp_path):
+def test_a_record_that_is_not_an_image_is_reported(tmp_path):
     writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter
     path = str(tmp_path / "x.array_record")
     shard = writer(path, "group_size:1")
@@ -175,12 +175,12 @@ def test_a_record_that_is_no_image_is_named(tmp_path):
 
 
 def run_here(capsys, *flags) -> str:
-    """What the tool says, run in this process, when it cannot go on."""
+    """Runs the tool in this process; returns its message where it fails."""
     assert prepare_dataset.main(prepare_dataset.parse_flags(["prepare_dataset", "--num_workers=1", *flags])) == 2
     return capsys.readouterr().err
 
 
-def test_a_full_disk_is_named_and_the_same_command_goes_on(folder, tmp_path, capsys):
+def test_a_full_disk_is_reported_and_the_same_command_continues(folder, tmp_path, capsys):
     """No file may grow beyond 64 KiB; a shard takes 128."""
     out = tmp_path / "out"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -197,14 +197,14 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(folder, tmp_path, cap
     assert prepare_dataset.verify(out, 1) == []
 
 
-def test_folders_that_cannot_be_are_named(folder, tmp_path, capsys, monkeypatch):
+def test_invalid_folders_are_reported(folder, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
     index = out / "dataset.json"
     assert f"no {index}: expected a folder that prepare_dataset wrote" in run_here(capsys, f"--out={out}", "--verify")
     for content, reason in [
         ('{"plan": ', "is damaged (Expecting value"),
-        ("[]", "is not one that prepare_dataset wrote"),
+        ("[]", "was not written by prepare_dataset"),
     ]:
         index.write_text(content)
         for flags in (["--verify"], [f"--path={folder}"]):
@@ -221,7 +221,7 @@ def test_folders_that_cannot_be_are_named(folder, tmp_path, capsys, monkeypatch)
     ([], "give --path to write a data set, or --verify"),
     (["--path=x", "--num_workers=0"], "--num_workers=0: expected at least 1"),
 ])  # fmt: skip
-def test_flags_that_cannot_be(flags, message, tmp_path):
+def test_invalid_flags(flags, message, tmp_path):
     result = subprocess.run(command(f"--out={tmp_path / 'out'}", *flags), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and message in result.stderr
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ def _write(*flags):
 
 def test_the_file_is_a_dinov2_of_its_seed_that_training_takes(tmp_path, capsys):
     path = tmp_path / "teacher.safetensors"
-    assert _write("--seed=3", "--out", path) == 0 and "DINOv2-S of random weights, seed 3" in capsys.readouterr().out
+    assert _write("--seed=3", "--out", path) == 0 and "DINOv2-S with random weights, seed 3" in capsys.readouterr().out
     tensors = files.read_tensors(path)
     # Shapes and number of parameters of dinov2_vits14, but for its mask token, which nothing reads.
     assert tensors["pos_embed"].shape == (1, 1370, 384) and tensors["blocks.11.mlp.fc1.weight"].shape == (1536, 384)

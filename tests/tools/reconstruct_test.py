@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_empty_is_refused(weights, pictures, tmp_path, caps
     assert run(*flags) == 1
     assert (
         capsys.readouterr().err
-        == f"reconstruct: --out={out} is there and not an empty folder: take another, or remove it\n"
+        == f"reconstruct: --out={out} exists and is not an empty folder: choose another, or remove it\n"
     )
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
@@ -129,13 +129,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(weights, pictures, tmp_path, c
         assert printed.startswith("reconstruct: ") and message in printed
         assert not (tmp_path / "out").exists()
 
-    says("no image in or at", images=tmp_path / "empty")
-    says("no image in or at", images=tmp_path / "gone.png")
-    says("no image in or at", images=pictures / "*.gif")
+    says("no image found at", images=tmp_path / "empty")
+    says("no image found at", images=tmp_path / "gone.png")
+    says("no image found at", images=pictures / "*.gif")
     says("none of the 1 images is readable", images=pictures / "broken.jpg")
     says("there is no file or folder", weights=tmp_path / "gone")
     says("has no config.json", weights=tmp_path / "empty")
-    says("is there and not an empty folder", out=tmp_path / "file")
+    says("exists and is not an empty folder", out=tmp_path / "file")
     says("Not a directory", out=tmp_path / "file" / "out")
 
 

@@ -107,7 +107,7 @@ def test_other_samples_are_not_mixed_in(folders, whole, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--classes=3,7"], "labels reach from 3 to 7; this generator has classes 0 to 6"),
+        (["--classes=3,7"], "labels range from 3 to 7; this generator has classes 0 to 6"),
         (["--classes=cats"], "expected uniform, balanced, or numbers and ranges"),
         (["--guidance=2", "--guidance_low=0.8", "--guidance_high=0.3"], "guidance_interval is (0.8, 0.3); expected"),
         (["--sampler=ddim"], "sampler is 'ddim'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),

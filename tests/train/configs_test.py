@@ -31,7 +31,7 @@ def shrunk(config, weights, images):
     config.train.update(batch_size=4, num_steps=3)
     config.data.update(path=str(images), eval_path=str(images), num_workers=0)
     config.log.every_steps = 1
-    config.eval.update(num_images=4, num_pictures=2)
+    config.evals.held_out.update(num_images=4, num_pictures=2)
     return config
 
 

@@ -38,7 +38,7 @@ def tiny():
     config.data.update(source="embedded", augment="random_region", holdout=0.25)
     config.checkpoint.update(every_steps=2)
     config.log.every_steps = 1
-    config.eval.update(every_steps=0, num_images=8, num_pictures=4)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=4)
     return config
 
 
@@ -81,8 +81,8 @@ def full_config(tiny_config, frozen_weights):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """`with told(n):` tells a run to stop when it asks for the n-th time."""
+def preempt_at(monkeypatch):
+    """`with preempt_at(n):` preempts a run when it asks for the n-th time whether it is."""
 
     @contextlib.contextmanager
     def at(question):

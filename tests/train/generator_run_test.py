@@ -63,10 +63,10 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
-def test_a_run_on_latents_resumes_bit_for_bit_and_exports_a_generator(config, tmp_path, tokenizer, told):
+def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, preempt_at):
     results = run(config, tmp_path / "whole").train()
     assert results["eval_loss"] > 0 and results["eval_samples"] == 7
-    with told(3), pytest.raises(preemption.Preempted):
+    with preempt_at(3), pytest.raises(preemption.Preempted):
         run(config, tmp_path / "cut").train()
     config.tokenizer = str(shutil.copytree(tokenizer, tmp_path / "moved"))  # the same weights at another path
     moved = run(config, tmp_path / "cut")
@@ -101,7 +101,7 @@ def test_images_are_encoded_on_the_fly(config):
 @pytest.mark.slow
 def test_a_run_on_images_measures_how_many_samples_resemble_their_class(config, tmp_path):
     config.data.update(source="embedded", path="", augment="random_region", holdout=0.3)
-    config.eval.nearest_class = True
+    config.evals.nearest_class.every_steps = 100
     results = run(config, tmp_path / "run").train()
     assert results["eval_right_class_by_chance"] == 0.125
     assert results["eval_right_class_of_real"] > 0.3  # a tokenizer of random weights keeps some color

@@ -16,7 +16,7 @@ from softvq_jax.data.shuffle import shuffled
 from softvq_jax.metrics import image_quality
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
-from softvq_jax.train import checkpoint, compatibility, loop, preemption
+from softvq_jax.train import checkpoint, compatibility, evaluators, loop, preemption, preflight
 from softvq_jax.train.metrics import NonFinite
 from softvq_jax.train.tasks import TASKS
 from tests.train.conftest import tiny
@@ -105,11 +105,11 @@ def test_gan_factors_are_zero_before_the_start_step(finished):
     [(3, 0, 3), (4, 3, 3), (7, 0, 6)],
     ids=["after step 3, where no checkpoint is due", "in the evaluation of step 3", "in the last evaluation"],
 )
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, told, question, eval_every, saved):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(finished, tmp_path, preempt_at, question, eval_every, saved):
     config, workdir, _ = finished
     whole = final_state(config, workdir)
-    config.eval.every_steps, cut = eval_every, tmp_path / "cut"
-    with told(question), pytest.raises(preemption.Preempted) as stop:
+    config.evals.held_out.every_steps, cut = eval_every, tmp_path / "cut"
+    with preempt_at(question), pytest.raises(preemption.Preempted) as stop:
         run(config, cut).train()
     assert stop.value.code == preemption.EXIT_CODE
     assert max(int(path.name) for path in (cut / "checkpoints").iterdir() if path.name.isdigit()) == saved
@@ -138,7 +138,7 @@ def test_a_record_whose_position_is_not_that_of_its_step_is_refused(finished):
     record = json.loads(path.read_text())
     del record[checkpoint.RECORD_DIGEST]  # as in checkpoints of older versions; with it, an edited record is damaged
     path.write_text(json.dumps(record | {"next_sample": 40}))
-    with pytest.raises(ValueError, match=r"step 6 goes on with sample 40, .*train\.batch_size=8 samples lead to 48"):
+    with pytest.raises(ValueError, match=r"step 6 continues with sample 40, .*train\.batch_size=8 samples lead to 48"):
         run(config, workdir).train()
     del record["weights"]
     path.write_text(json.dumps(record))
@@ -195,12 +195,12 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_conf
 
 
 def test_unreadable_images_are_counted_over_a_resume_and_changed_data_are_refused(
-    tiny_config, photographs, tmp_path, told
+    tiny_config, photographs, tmp_path, preempt_at
 ):
     tiny_config.data.update(source="folder", path=str(photographs), augment="random_crop", max_unreadable_share=1.0)
     for i in range(0, 24, 4):
         (photographs / "class0" / f"{i}.png").write_bytes(b"not an image")
-    with told(2), pytest.raises(preemption.Preempted):
+    with preempt_at(2), pytest.raises(preemption.Preempted):
         run(tiny_config, tmp_path / "run").train()
     again = run(tiny_config, tmp_path / "run")
     again.train()
@@ -232,8 +232,14 @@ def test_a_batch_that_does_not_divide_is_refused(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"eval.batch_size": 3}, r"eval\.batch_size=3: .* 2 devices .* use 2 or 4, or 0 for that of training"),
-        ({"optim.accumulate": 3}, r"optim\.accumulate=3 .*8 images a device of train\.batch_size=16 .*: .* 1, 2, 4, 8"),
+        (
+            {"evals.held_out.batch_size": 3},
+            r"evals\.held_out\.batch_size=3: .* 2 devices .* use 2 or 4, or 0 for that of training",
+        ),
+        (
+            {"optim.accumulate": 3},
+            r"optim\.accumulate=3 .*8 images per device of train\.batch_size=16 .*: .* 1, 2, 4, 8",
+        ),
         ({"optim.accumulate": 0}, r"optim\.accumulate=0"),
     ],
 )
@@ -241,4 +247,5 @@ def test_other_batches_that_do_not_divide_are_refused_by_name(tiny_config, field
     two_devices = jax.sharding.AbstractMesh((1, 2, 1), ("slice", "data", "fsdp"))
     tiny_config.update_from_flattened_dict({"train.batch_size": 16} | fields)
     with pytest.raises(ValueError, match=says):
-        loop._check_batches(tiny_config, two_devices)
+        preflight.check_batches(tiny_config, two_devices)
+        evaluators.check_batch_size(tiny_config, two_devices)

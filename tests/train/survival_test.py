@@ -1,4 +1,4 @@
-"""Runs of `python -m softvq_jax.main` that are killed, told to stop, cut in two, and spread over processes."""
+"""Runs of `python -m softvq_jax.main` that are killed, preempted, resumed, and spread over processes."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ from softvq_jax.weights.files import read_tensors
 from tests.programs import ROOT, free_port, join_flags
 
 STEPS = 28
-SHORT = {  # of the runs on several devices, whose steps take a second each: they are to move the weights all the same
+SHORT = {  # for runs on several devices, whose steps take a second each; the weights must still change
     "train.num_steps": 8,
     "train.batch_size": 8,
     "optim.warmup_epochs": 0.0,
@@ -43,8 +43,8 @@ FLAGS = {
     "config.train.num_steps": STEPS,
     "config.checkpoint.every_steps": 4,
     "config.log.every_steps": 1,
-    "config.eval.every_steps": 0,
-    "config.eval.num_images": 8,
+    "config.evals.held_out.every_steps": 0,
+    "config.evals.held_out.num_images": 8,
 }
 
 
@@ -81,7 +81,7 @@ def finish(running, expected=0, timeout=600) -> None:
 
 
 def wait_for(condition, running, timeout=600.0):
-    """Polls until `condition()`; AssertionError where the run ends before."""
+    """Polls until `condition()` holds; AssertionError if the run ends before."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert running[0].poll() is None and time.monotonic() < deadline, running[0].log.read_text()[-4000:]
@@ -95,7 +95,7 @@ def last_step(workdir) -> int:
 
 
 def saving(workdir) -> bool:
-    """Whether a checkpoint is being written: it has another name until it is complete."""
+    """Returns whether a checkpoint is being written: it has a temporary name until it is complete."""
     folder = workdir / "checkpoints"
     return folder.exists() and any("tmp" in path.name for path in folder.iterdir())
 
@@ -115,7 +115,7 @@ def parameters(workdir) -> dict[str, np.ndarray]:
 
 
 def initial(workdir) -> dict[str, np.ndarray]:
-    """The parameters that a run began with."""
+    """Returns the initial parameters of a run."""
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
     task = TokenizerTask.open(config)
     state = jax.jit(task.init)(jax.random.key(config.seed), task.initial)
@@ -124,7 +124,7 @@ def initial(workdir) -> dict[str, np.ndarray]:
 
 
 def digest(workdir) -> list[int]:
-    """The checksum of every array of the last checkpoint: parameters, moments, averages, buffers."""
+    """Returns the checksum of every array of the last checkpoint: parameters, moments, averages, buffers."""
     record = json.loads((workdir / "checkpoints" / str(STEPS) / "record" / "metadata").read_text())
     assert record["next_sample"] == STEPS * FLAGS["config.train.batch_size"]
     return record["digest"]
@@ -158,15 +158,15 @@ def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_
     wait_for(lambda: saving(workdir), running)
     running[0].kill()
     finish(running, -signal.SIGKILL)
-    assert saving(workdir)  # What it was writing lies there unfinished.
+    assert saving(workdir)  # The unfinished checkpoint is still there.
 
     finish(start(workdir, cache))
-    assert not saving(workdir)  # What was unfinished is gone.
+    assert not saving(workdir)  # The unfinished checkpoint is removed.
     assert_same(workdir, uninterrupted)
 
 
 @pytest.mark.slow
-def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache, tmp_path):
+def test_preemption_while_compiling_evaluating_and_saving(uninterrupted, cache, tmp_path):
     workdir = tmp_path / "run"
     log = lambda: (workdir / "log.0").read_text()  # noqa: E731
 
@@ -180,8 +180,8 @@ def test_told_to_stop_while_it_compiles_evaluates_and_saves(uninterrupted, cache
     assert "compiling" not in log()
     stop_when(lambda: "compiling the training step" in log(), cache=None)
     assert not complete(workdir)
-    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"eval.every_steps": 6, "eval.num_images": 64})
-    assert "step 6, held out" not in log()  # it does not wait for the end of the evaluation
+    stop_when(lambda: f"step 6/{STEPS}" in log(), **{"evals.held_out.every_steps": 6, "evals.held_out.num_images": 64})
+    assert "step 6, held out" not in log()  # it exits before the end of the evaluation
     [saved] = complete(workdir)[-1:]
     assert saved == 6
     stop_when(lambda: last_step(workdir) > saved and saving(workdir))
@@ -197,7 +197,7 @@ def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
     finish(start(whole, cache, devices=8, **short))
     running = start(cut, cache, processes=2, devices=4, **short)
     wait_for(lambda: last_step(cut) >= 3, running)
-    running[1].send_signal(signal.SIGTERM)  # One process is told; both save and leave.
+    running[1].send_signal(signal.SIGTERM)  # One process gets the signal; both save and exit.
     finish(running, EXIT_CODE)
     stopped = complete(cut)[-1]
     finish(start(cut, cache, devices=4, **(short | {"mesh.fsdp": 4})))

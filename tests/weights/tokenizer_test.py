@@ -48,7 +48,7 @@ def test_published_files_come_back(bottleneck, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_published_in_half_precision(dtype, tmp_path):
-    """The parameters are float32 all the same: a float16 codebook would underflow when it is normalised."""
+    """The parameters are float32 all the same: a float16 codebook would underflow when it is normalized."""
     tensors, fields = small.published("softvq")
     tensors["quantize.embedding"] *= 1e-4
     half = {key: tensor.astype(dtype) for key, tensor in tensors.items()}
@@ -74,12 +74,12 @@ def test_shapes_say_more_than_the_config(tmp_path):
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
 
 
-def test_tensors_that_are_not_read_are_told_once(tmp_path, caplog):
+def test_unused_tensors_are_logged_once(tmp_path, caplog):
     tensors, fields = small.published("softvq")
     folder = small.save_published(tmp_path / "theirs", tensors, fields)
     with caplog.at_level(logging.INFO, logger="absl"):
         Tokenizer.from_pretrained(folder)
-    (line,) = [record.getMessage() for record in caplog.records if "does not read" in record.getMessage()]
+    (line,) = [record.getMessage() for record in caplog.records if "not used by the tokenizer" in record.getMessage()]
     assert "repa_model.cls_token" in line and "decoder.model.patch_embed.proj.bias" in line
     assert "quantize.codebook_used" in line and "quantize.embedding" not in line
 

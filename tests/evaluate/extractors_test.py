@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.perceptual import PerceptualDistance
+from softvq_jax.evaluate.extractors import PerceptualDistance
 from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
 

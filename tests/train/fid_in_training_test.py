@@ -14,7 +14,7 @@ from softvq_jax.metrics import image_quality
 from softvq_jax.metrics.fid import frechet_distance
 from softvq_jax.models.functional import Functional
 from softvq_jax.studies.crops import held_out
-from softvq_jax.train import quality
+from softvq_jax.train import fid
 from softvq_jax.train.loop import Run
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.tasks import TASKS
@@ -27,7 +27,7 @@ from tests.small_inception import SmallInception
 def config(tiny_config):
     tiny_config.gan.discriminator = "none"
     tiny_config.train.num_steps = 5
-    tiny_config.eval.num_images = 64
+    tiny_config.evals.held_out.num_images = 64
     tiny_config.optim.learning_rate = 1e-2
     return tiny_config
 
@@ -36,7 +36,7 @@ def config(tiny_config):
 def small_inception(monkeypatch):
     net = Functional(SmallInception)
     params, _ = net.init(jax.random.key(0))
-    monkeypatch.setattr(quality, "load_inception", lambda name: (net, params))
+    monkeypatch.setattr(fid, "load_inception", lambda name: (net, params))
     return lambda images: np.float64(nnx.merge(*nnx.split(net(params)))(images)["f2048"])
 
 
@@ -61,9 +61,9 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
     config, small_inception, tmp_path, monkeypatch, caplog
 ):
     plain = [line for line in run(config, tmp_path / "plain") if "generator_total" in line]
-    config.fid.update(every_steps=2, num_images=50)
+    config.evals.fid.update(every_steps=2, num_images=50)
     (tmp_path / "run" / "measuring_killed" / "samples").mkdir(parents=True)  # as a killed run leaves it
-    monkeypatch.setattr(quality, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(fid, "LOG_SECONDS", 0.0)
     caplog.set_level("INFO", "absl")
     lines = run(config, tmp_path / "run")
     measured = {line["step"]: line["eval_rfid"] for line in lines if "eval_rfid" in line}
@@ -84,11 +84,11 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
 
     again = Run(config, tmp_path / "run", TASKS["tokenizer"])
 
-    def told_to_stop(preemption):
-        assert list((tmp_path / "run").glob("measuring_*"))
-        raise Preempted
+    def preempted_while_measuring(preemption):
+        if list((tmp_path / "run").glob("measuring_*")):
+            raise Preempted
 
-    monkeypatch.setattr(Preemption, "check", told_to_stop)
+    monkeypatch.setattr(Preemption, "check", preempted_while_measuring)
     with pytest.raises(Preempted):
         again.train()
     assert not list((tmp_path / "run").glob("measuring_*"))
@@ -104,10 +104,10 @@ def test_two_processes_measure_the_whole_set_and_agree_on_the_best_step(small_in
         "config.model.codebook_size": 32,
         "config.train.batch_size": 8,
         "config.train.num_steps": 2,
-        "config.eval.num_images": 32,
-        "config.fid.every_steps": 1,
-        "config.fid.num_images": 30,
-        "config.fid.weights": "small",
+        "config.evals.held_out.num_images": 32,
+        "config.evals.fid.every_steps": 1,
+        "config.evals.fid.num_images": 30,
+        "config.evals.fid.weights": "small",
         "config.checkpoint.best_metric": "eval_rfid",
     }
     programs.run("fid_main", *(f"--{name}={value}" for name, value in flags.items()), processes=2, timeout=600)
@@ -127,7 +127,7 @@ def test_two_processes_measure_the_whole_set_and_agree_on_the_best_step(small_in
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["eval_psnr", "eval_rfid"])
 def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_path, metric):
-    config.eval.every_steps = config.fid.every_steps = 1
+    config.evals.held_out.every_steps = config.evals.fid.every_steps = 1
     config.checkpoint.best_metric = metric
     config.checkpoint.every_steps = 100
     lines = run(config, tmp_path / "run")
@@ -144,14 +144,14 @@ def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_
     again = Run(config, tmp_path / "run", TASKS["tokenizer"])
     assert again.best.value == values[best]
     worse = values[best] - 1 if metric == "eval_psnr" else values[best] + 1
-    assert not again.best.beaten_by({metric: worse}) and not again.best.beaten_by({"other": 0.0})
+    assert not again.best.improved_by({metric: worse}) and not again.best.improved_by({"other": 0.0})
     again.best.close()
 
 
 def test_missing_weights_of_the_fid_network_are_told_before_the_run(config, tmp_path):
-    config.fid.update(every_steps=2, weights="/nowhere/inception.pth")
+    config.evals.fid.update(every_steps=2, weights="/nowhere/inception.pth")
     with pytest.raises(
-        MissingWeights, match=r"missing: the FID network[^$]*mseitzer/pytorch-fid[^$]*fid.every_steps=0"
+        MissingWeights, match=r"missing: the FID network[^$]*mseitzer/pytorch-fid[^$]*evals.fid.every_steps=0"
     ):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
@@ -159,13 +159,15 @@ def test_missing_weights_of_the_fid_network_are_told_before_the_run(config, tmp_
 
 @pytest.mark.usefixtures("small_inception")
 def test_fid_of_one_image_is_refused_before_the_run(config, tmp_path):
-    config.fid.update(every_steps=2, num_images=1)
-    with pytest.raises(ValueError, match=r"FID \(config.fid.num_images\) needs at least 2 images, and there are 1"):
+    config.evals.fid.update(every_steps=2, num_images=1)
+    with pytest.raises(
+        ValueError, match=r"FID \(config.evals.fid.num_images\) needs at least 2 images, and there are 1"
+    ):
         run(config, tmp_path / "run")
 
 
 def test_a_reference_that_rfid_cannot_use_and_a_best_that_is_not_measured_are_refused(config, tmp_path):
-    for metric, says in (("beauty", "expected one of eval_psnr"), ("eval_ssim", "set fid.every_steps")):
+    for metric, says in (("beauty", "expected one of eval_psnr"), ("eval_ssim", "set evals.fid.every_steps")):
         config.checkpoint.best_metric = metric
         with pytest.raises(ValueError, match=says):
             Run(config, tmp_path / "run", TASKS["tokenizer"])
@@ -181,8 +183,8 @@ def test_gfid_of_a_generator(small_inception, tmp_path):
     config.optim.update(learning_rate=3.0, warmup_epochs=0.0, ema_decay=0.0)  # from zero far enough to be seen
     config.train.update(batch_size=8, num_steps=2)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
-    config.eval.update(every_steps=0, num_images=8, num_pictures=0)
-    config.fid.update(every_steps=1, num_images=20)
+    config.evals.held_out.update(every_steps=0, num_images=8, num_pictures=0)
+    config.evals.fid.update(every_steps=1, num_images=20)
     config.checkpoint.best_metric = "eval_gfid"
     Run(config, tmp_path / "run", TASKS["generator"]).train()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,70 @@
+"""The fields of `config.evals`: the evaluators of a run, one section for each. Nothing here imports jax.
+
+A section named after a built-in evaluator configures that one. A section of any other name needs the field `evaluator`,
+"package.module:Class", a subclass of `train.evaluators.Evaluator`, and `every_steps`; `add_evaluator` adds one to a config.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from softvq_jax.config.fields import Field, Schema, integer, text
+from softvq_jax.config.run import EVERY_STEPS
+
+HELD_OUT: Schema = {
+    "every_steps": Field(
+        5000, "Steps between evaluations on held-out samples; the last step is always evaluated.", EVERY_STEPS, "steps"
+    ),
+    "num_images": Field(5000, "Number of held-out samples.", integer(1), "images"),
+    "batch_size": Field(0, "Global batch size; 0 uses that of training.", integer(0), "images"),
+    "num_pictures": Field(16, "Number of images in the pictures that are written.", integer(0), "images"),
+}
+"""Losses or reconstruction quality on held-out samples, and pictures."""
+
+FID: Schema = {
+    "every_steps": Field(
+        0, "Steps between FID measurements, also after the last step; 0 does not measure FID.", EVERY_STEPS, "steps"
+    ),
+    "weights": Field(
+        "weights/pt_inception-2015-12-05-6726825d.pth",
+        "Weights of the Inception network: a path, or hf://owner/name/file.",
+        text(),
+    ),
+    "num_images": Field(
+        5000, "Number of reconstructions or samples that are compared with the reference.", integer(1), "images"
+    ),
+    "reference": Field(
+        "", "Images (a folder, a pattern, an .npz) or statistics (an .npz); empty for the held-out images.", text()
+    ),
+}
+"""FID of the averaged weights, as `tools.evaluate` measures it."""
+
+NEAREST_CLASS: Schema = {
+    "every_steps": Field(
+        0, "Steps between evaluations, also after the last step; 0 does not evaluate this.", EVERY_STEPS, "steps"
+    ),
+    "num_samples": Field(64, "Number of samples to draw, their classes evenly spread.", integer(1), "images"),
+}
+"""How often a sample resembles training images of its class, by color; for class-conditional generators."""
+
+EVALS: dict[str, Schema] = {"held_out": HELD_OUT, "fid": FID, "nearest_class": NEAREST_CLASS}
+"""The fields of the built-in evaluators."""
+
+
+def evals_schema(*names: str) -> Schema:
+    """The fields of `config.evals` with the built-in evaluators `names`."""
+    return {name: EVALS[name] for name in names}
+
+
+def add_evaluator(config: ConfigDict, name: str, evaluator: str, *, every_steps: int, **fields: Any) -> None:
+    """Adds an evaluator to a config, locked or not.
+
+    Args:
+      config: a training config.
+      name: its section's name in `config.evals`.
+      evaluator: "package.module:Class", a subclass of `train.evaluators.Evaluator`.
+      every_steps: steps between evaluations; the last step is evaluated too.
+      **fields: further fields of its section.
+    """
+    with config.unlocked():
+        config.evals[name] = dict(evaluator=evaluator, every_steps=every_steps, **fields)

@@ -1,0 +1,87 @@
+"""The evaluators of a run: the held-out samples, and all others that `config.evals` names."""
+
+import importlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from softvq_jax.parallel.mesh import check_global_batch
+from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
+from softvq_jax.train.fid import Fid
+from softvq_jax.train.nearest_class import NearestClass
+
+
+class HeldOut(Evaluator):
+    """Means over the held-out samples, and pictures; after the last step in any case."""
+
+    def __init__(self, section: ConfigDict, run: EvaluatedRun):
+        super().__init__(section, run)
+        self.better = run.task.better
+        check_batch_size(run.config, run.mesh)
+
+    def due(self, step: int) -> bool:
+        every = self.section.every_steps
+        return step == self.run.num_steps or (every > 0 and step % every == 0)
+
+    def __call__(self, state: Any, step: int) -> Evaluation:
+        run, total, first = self.run, None, None
+        with run.task.data.eval_batches(run.mesh) as batches:
+            for batch in batches:
+                run.check_preemption()
+                inputs = run.inputs(batch, "valid", "index")
+                sums, shown = jax.device_get(run.held_out_sums(state.ema, run.frozen, inputs))
+                total = sums if total is None else jax.tree.map(np.add, total, sums)
+                first = shown if first is None else first
+        run.check_preemption()
+        return Evaluation(*run.task.summarize(state.ema, run.frozen, total, first))
+
+
+def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises ValueError if the batches of held-out samples cannot be sharded over the mesh."""
+    size = config.evals.held_out.batch_size
+    try:
+        check_global_batch(size or config.train.batch_size, mesh)
+    except ValueError as error:
+        raise ValueError(f"evals.held_out.batch_size={size}: {error}, or 0 for that of training") from None
+
+
+EVALUATORS: dict[str, type[Evaluator]] = {"held_out": HeldOut, "fid": Fid, "nearest_class": NearestClass}
+"""The built-in evaluators."""
+
+
+def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
+    """Constructs the evaluators of a run, by name.
+
+    Raises:
+      ValueError: an entry of `config.evals` names no evaluator.
+      FileNotFoundError, ImportError: something that an evaluator needs is missing.
+    """
+    evaluators = {}
+    for name in sorted(run.config.evals, key=lambda name: (name != "held_out", name)):  # metrics of held_out come first
+        section = run.config.evals[name]
+        if path := section.get("evaluator"):
+            kind = load_class(path, f"evals.{name}.evaluator")
+        elif name in EVALUATORS:
+            kind = EVALUATORS[name]
+        else:
+            raise ValueError(
+                f"evals.{name} is not one of {', '.join(EVALUATORS)}: set evals.{name}.evaluator='package.module:Class'"
+            )
+        evaluators[name] = kind(section, run)
+    return evaluators
+
+
+def load_class(path: str, field: str) -> type:
+    """Imports the class at "package.module:Class", which `field` of the config names.
+
+    Raises:
+      ValueError: the path has another form, or there is no such class.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+        raise ValueError(f"{field}={path!r}: {error}; expected 'package.module:Class'") from error

@@ -1,0 +1,67 @@
+"""The record of a run in its checkpoints, which is compared when the run resumes."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from softvq_jax.config.schemas import field_values
+from softvq_jax.train.compatibility import check_config, check_data, check_weights
+from softvq_jax.train.task import Task
+from softvq_jax.weights import fingerprints
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """Identifies a run.
+
+    Attributes:
+      config: its config by dotted field names, as JSON values.
+      weights: fingerprints of the pretrained networks by name.
+      data: the version of the training samples (`train.data.Data.version`).
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, str]
+    data: dict
+
+    @classmethod
+    def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
+        """The record of a run that has been opened."""
+        networks = task.frozen | task.initial
+        weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
+        values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
+        return cls(values, weights, task.data.version)
+
+    def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
+        """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
+        return {
+            "step": step,
+            "config": self.config,
+            "weights": self.weights,
+            "data": self.data,
+            "next_sample": step * self.config["train.batch_size"],
+            "unreadable_images": unreadable_images,
+        }
+
+    def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
+        """Raises ValueError, naming the differences, if a checkpoint with the record `saved` is of another run."""
+        if missing := self.at(0).keys() - saved.keys():
+            raise ValueError(
+                f"the checkpoints in {workdir} are of an older version: their record lacks "
+                f"{', '.join(sorted(missing))}. Use another workdir"
+            )
+        check_config(saved["config"], self.config)
+        check_weights(saved["weights"], self.weights, saved["config"], self.config)
+        check_data(saved["data"], self.data, self.config["data.path"])
+
+    def check_position(self, saved: dict[str, Any]) -> None:
+        """Raises ValueError if the position in the data of a checkpoint is not that of its step."""
+        expected = self.at(saved["step"])["next_sample"]
+        if saved["next_sample"] != expected:
+            raise ValueError(
+                f"the checkpoint of step {saved['step']} continues with sample {saved['next_sample']}, but steps of "
+                f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
+                "use another workdir"
+            )

@@ -1,0 +1,41 @@
+import io
+
+from softvq_jax import progress
+from softvq_jax.progress import Progress, StagedProgress, duration
+
+
+def test_a_log_gets_a_line_now_and_then_and_always_the_last(monkeypatch):
+    now, lines = iter([0.0, 1.0, 5.0, 5.0, 6.0, 10.0]), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    show = Progress("measuring samples", 4000, 1000, log=lines.append)
+    for done in (1500, 2000, 2500, 4000):  # at 1, 5, 6 and 10 seconds
+        show(done)
+    assert lines == [
+        "measuring samples: 2,000 of 4,000 images, 200.00 images/s, 00:10 left",
+        "measuring samples: 4,000 of 4,000 images, 300.00 images/s, 00:00 left",
+    ]
+
+
+def test_a_terminal_gets_one_line_rewritten(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", screen)
+    show = Progress("encoding", 3, unit="crops")
+    for done in (1, 2, 3):
+        show(done)
+    assert screen.getvalue().count("\n") == 1 and "100%|" in screen.getvalue() and "3 of 3 crops" in screen.getvalue()
+
+
+def test_stages_have_totals_of_their_own():
+    lines = []
+    show = StagedProgress(log=lines.append, seconds=0.0)
+    for stage, done, total in (("computing FID", 0, 1), ("computing KID", 1, 2), ("computing KID", 2, 2)):
+        show(stage, done, total)
+    assert lines[0] == "computing FID" and lines[1].startswith("computing KID: 2 of 2 parts") and len(lines) == 2
+
+
+def test_durations():
+    assert (duration(65), duration(3723)) == ("01:05", "1:02:03")
