@@ -12,10 +12,10 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from softvq_jax.generators.family import Family, GeneratorConfig, Settings, family_of, read_config
+from softvq_jax.generators.family import Family, GeneratorConfig, Settings, family_of, find_family, read_config
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.weights import files, layout
+from softvq_jax.weights import checkpoints, files, layout
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
 
@@ -85,8 +85,10 @@ class Generator:
     ) -> "Generator":
         """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
 
+        Of a run that has not exported its generator yet, opens the newest checkpoint, as `from_checkpoint` does.
+
         Args:
-          name: a local folder, `hf://owner/name` or `owner/name`.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`.
           statistics: of the training latents. Generators trained here carry them; the published ones do not: name
             their tokenizer (folder or id), whose config has them.
           dtype: type of the matrix products.
@@ -98,6 +100,8 @@ class Generator:
           ValueError: the statistics are neither in the folder nor given.
         """
         folder = find_folder(name)
+        if checkpoints.find_checkpoint(folder) is not None:
+            return cls.from_checkpoint(folder, statistics=statistics, dtype=dtype, remat=remat)
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} has no {file}: not a generator folder")
@@ -106,6 +110,40 @@ class Generator:
         source = folder / "model.safetensors"
         config_fields = {"dtype": dtype, "remat": remat}
         return cls.from_tensors(files.read_tensors(source), published, statistics, source=str(source), **config_fields)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        step: int | None = None,
+        raw: bool = False,
+        statistics: LatentStatistics | str | os.PathLike | None = None,
+        dtype: str = "float32",
+        remat: str = "none",
+    ) -> "Generator":
+        """Opens a checkpoint of a generator run, also of one that is not finished.
+
+        Args:
+          folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
+          step: of the checkpoint; by default the newest.
+          raw: the parameters of that step, in place of their moving average.
+          statistics: needed for checkpoints of older versions only, which do not carry them.
+          dtype, remat: see `from_pretrained`.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint, or none of that step.
+          WeightsError: the checkpoint is damaged, or that of another kind of model.
+          ValueError: the statistics are neither in the checkpoint nor given.
+        """
+        found = checkpoints.open_checkpoint(folder, "generator", step=step, raw=raw)
+        fields = found.config("model") | {"dtype": dtype, "remat": remat}
+        family = find_family(fields.pop("family"))
+        config, published = family.make_config(fields), found.record.get("published", {})
+        statistics = _find_statistics(statistics, published, source=found.folder)
+        process = found.record["config"]["objective.process"]
+        params = found.params | family.fixed(config)
+        return cls(config, params, statistics, process=process, published=published or None)
 
     @classmethod
     def from_tensors(
@@ -276,6 +314,14 @@ def find_folder(name: str | os.PathLike) -> pathlib.Path:
     folder = files.resolve(name, purpose="generator")
     inner = folder / "generator"
     return inner if (inner / "config.json").is_file() else folder
+
+
+def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
+    """The latent statistics in the files of a generator, named as in `from_pretrained`; None where it carries none."""
+    folder = find_folder(name)
+    if (found := checkpoints.find_checkpoint(folder)) is not None:
+        return LatentStatistics.from_fields(checkpoints.read_record(found).get("published", {}))
+    return LatentStatistics.from_fields(files.read_json(folder / "config.json"))
 
 
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:

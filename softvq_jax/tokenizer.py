@@ -11,7 +11,7 @@ from absl import logging
 
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
-from softvq_jax.weights import files, layout
+from softvq_jax.weights import checkpoints, files, layout
 from softvq_jax.weights import tokenizer as weights
 
 # Beside `config.json`, if its flat fields do not determine the config of a tokenizer trained here.
@@ -68,8 +68,10 @@ class Tokenizer:
     def from_pretrained(cls, name: str | os.PathLike, *, dtype: str = "float32", remat: str = "none") -> "Tokenizer":
         """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
+        Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as `from_checkpoint` does.
+
         Args:
-          name: a local folder, `hf://owner/name` or `owner/name`.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
 
@@ -80,6 +82,8 @@ class Tokenizer:
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
             folder = folder / "tokenizer"  # a run's workdir
+        elif checkpoints.find_checkpoint(folder) is not None:
+            return cls.from_checkpoint(folder, dtype=dtype, remat=remat)
         for file in ("config.json", "model.safetensors"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} has no {file}: not a tokenizer folder")
@@ -91,6 +95,32 @@ class Tokenizer:
         else:
             config = weights.config_of(tensors, published, dtype=dtype, remat=remat)
         return cls.from_tensors(config, tensors, published=published, source=str(folder / "model.safetensors"))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        step: int | None = None,
+        raw: bool = False,
+        dtype: str = "float32",
+        remat: str = "none",
+    ) -> "Tokenizer":
+        """Opens a checkpoint of a tokenizer run, also of one that is not finished.
+
+        Args:
+          folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
+          step: of the checkpoint; by default the newest.
+          raw: the parameters of that step, in place of their moving average.
+          dtype, remat: see `from_pretrained`.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint, or none of that step.
+          WeightsError: the checkpoint is damaged, or that of another kind of model.
+        """
+        found = checkpoints.open_checkpoint(folder, "tokenizer", step=step, raw=raw)
+        config = weights.config_from_dict(found.config("model"), source=found.folder, dtype=dtype, remat=remat)
+        return cls(config, found.params["model"])
 
     @classmethod
     def from_tensors(

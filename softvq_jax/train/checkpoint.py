@@ -1,7 +1,7 @@
 """Checkpoints: the state of a run, and a record of what it was made with.
 
-The only file that imports Orbax. The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on
-our classes, and restored straight to its shards.
+The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on our classes, and restored straight to
+its shards. Only this file and `weights/checkpoints.py`, which reads parameters alone, import Orbax.
 
 The record holds a digest of every array's bits and one of itself. Orbax has none: Zarr reads a chunk whose file is lost
 as zeros, without an error, and values that changed on disk as they are. The digest is computed on the devices, each from
@@ -9,8 +9,6 @@ its own shard, and does not depend on the sharding, so that a restore on another
 """
 
 import contextlib
-import hashlib
-import json
 import pathlib
 import shutil
 import time
@@ -23,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-RECORD_DIGEST = "record_sha256"  # field of the record, computed from all others
+from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem
 
 
 class NoReadableCheckpoint(RuntimeError):
@@ -79,7 +77,7 @@ class Checkpoints:
         """
         self.check()
         record = record | {"digest": _digest(state)}
-        record[RECORD_DIGEST] = _record_digest(record)
+        record[RECORD_DIGEST] = record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._save_errors():
             saved = self._manager.save(record["step"], args=arguments)
@@ -100,6 +98,12 @@ class Checkpoints:
         """Deletes the checkpoints of `step` and later ones, which a run that resumed before them saves again."""
         for later in [saved for saved in self._manager.all_steps() if saved >= step]:
             self._manager.delete(later)
+
+    def complete_steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, after the save in progress."""
+        with self._save_errors():
+            self._manager.wait_until_finished()
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint."""
@@ -177,7 +181,7 @@ class Checkpoints:
         except Exception as error:  # the storage layers raise many types for damaged files
             reason = f"{type(error).__name__}: {_first_line(error)}"
         else:
-            if reason := _record_problem(found["record"], step):
+            if reason := record_problem(found["record"], step):
                 found = None
         if not _in_all_processes(found is not None):
             return None, reason or "another process cannot read it"
@@ -193,23 +197,6 @@ class Checkpoints:
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
-
-
-def _record_problem(record, step: int) -> str | None:
-    """Returns why a record cannot be that of the checkpoint of `step`; None where nothing is wrong."""
-    if not isinstance(record, dict):
-        return "its record is damaged: not a JSON object"
-    if record.get(RECORD_DIGEST, digest := _record_digest(record)) != digest:  # older checkpoints have none
-        return "its record is damaged: its SHA-256 differs"
-    if record.get("step") != step:
-        return f"its record is that of step {record.get('step')!r}"
-    return None
-
-
-def _record_digest(record: dict) -> str:
-    """Returns the SHA-256 of a record as JSON with sorted keys, without this digest itself."""
-    content = json.loads(json.dumps({name: value for name, value in record.items() if name != RECORD_DIGEST}))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _in_all_processes(condition: bool) -> bool:

@@ -5,17 +5,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.parallel.mesh import check_global_batch
+from softvq_jax.train import notes
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.fid import Fid
 from softvq_jax.train.nearest_class import NearestClass
 
+LATENT_SPREAD = "eval_latent_spread"  # of tokenizers
+
 
 class HeldOut(Evaluator):
-    """Means over the held-out samples, and pictures; after the last step in any case."""
+    """Means over the held-out samples, and pictures; after the last step in any case.
+
+    Metrics that end in `_raw` are those of the weights of the step; the others, and the pictures, of their average.
+    """
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
         super().__init__(section, run)
@@ -27,16 +34,25 @@ class HeldOut(Evaluator):
         return step == self.run.num_steps or (every > 0 and step % every == 0)
 
     def __call__(self, state: Any, step: int) -> Evaluation:
-        run, total, first = self.run, None, None
+        run, measured, totals, first = self.run, [state.ema], [], None
+        if self.section.raw_weights:
+            measured.append(state.params)
         with run.task.data.eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")
-                sums, shown = jax.device_get(run.held_out_sums(state.ema, run.frozen, inputs))
-                total = sums if total is None else jax.tree.map(np.add, total, sums)
-                first = shown if first is None else first
+                found = [jax.device_get(run.held_out_sums(params, run.frozen, inputs)) for params in measured]
+                sums = [sums for sums, _ in found]
+                totals = jax.tree.map(np.add, totals, sums) if totals else sums
+                first = found[0][1] if first is None else first
         run.check_preemption()
-        return Evaluation(*run.task.summarize(state.ema, run.frozen, total, first))
+        metrics, images = run.task.summarize(state.ema, run.frozen, totals[0], first)
+        if jax.process_index() == 0 and (warning := notes.collapse(metrics.get(LATENT_SPREAD, 1.0))):
+            logging.warning("step %d: %s", step, warning)
+        for params, sums in zip(measured[1:], totals[1:], strict=True):
+            raw, _ = run.task.summarize(params, run.frozen, sums, None)
+            metrics |= {f"{name}_raw": value for name, value in raw.items() if name in run.task.better}
+        return Evaluation(metrics, images)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:

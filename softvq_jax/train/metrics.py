@@ -11,7 +11,15 @@ from softvq_jax.storage import files
 
 
 class NonFinite(FloatingPointError):
-    """A loss is not finite; the message names the step and the first such term."""
+    """A loss is not finite; the message names the step and the first such term.
+
+    Attributes:
+      step: of the loss.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class MetricsWriter:
@@ -70,10 +78,7 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
     """Raises NonFinite, naming the first value that is not finite."""
     for name, value in values.items():
         if not np.isfinite(value):
-            raise NonFinite(
-                f"{name} is {value} at step {step}. The run stops; the last checkpoint is older. Resume with a "
-                "lower optim.learning_rate or another seed, or check the data of that step"
-            )
+            raise NonFinite(f"{name} is {value} at step {step}; the run stops", step)
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:

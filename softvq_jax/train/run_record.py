@@ -7,9 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from softvq_jax.config.schemas import field_values
-from softvq_jax.train.compatibility import check_config, check_data, check_weights
+from softvq_jax.train.compatibility import check_config, check_data, check_weights, differences
 from softvq_jax.train.task import Task
 from softvq_jax.weights import fingerprints
+
+OPTIONAL = {"published", "changes"}  # keys that records of older versions lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +22,16 @@ class RunRecord:
       config: its config by dotted field names, as JSON values.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
+      published: `task.published`, with which a checkpoint can be exported without the task.
+      changes: of the config during the run: `{"step", "next_sample", "fields": {field: [before, now]}}` for each time
+        that it went on with other fields.
     """
 
     config: dict[str, Any]
     weights: dict[str, str]
     data: dict
+    published: dict
+    changes: tuple[dict, ...] = ()
 
     @classmethod
     def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
@@ -32,7 +39,7 @@ class RunRecord:
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
-        return cls(values, weights, task.data.version)
+        return cls(values, weights, task.data.version, dict(task.published))
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
@@ -41,27 +48,51 @@ class RunRecord:
             "config": self.config,
             "weights": self.weights,
             "data": self.data,
-            "next_sample": step * self.config["train.batch_size"],
+            "next_sample": _position(step, self.config, self.changes),
             "unreadable_images": unreadable_images,
+            "published": self.published,
+            "changes": list(self.changes),
         }
 
-    def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
-        """Raises ValueError, naming the differences, if a checkpoint with the record `saved` is of another run."""
-        if missing := self.at(0).keys() - saved.keys():
+    def check(self, saved: dict[str, Any], workdir: pathlib.Path, *, allow_changes: bool = False) -> None:
+        """Checks that a checkpoint is of this run.
+
+        Args:
+          saved: its record.
+          workdir: of the run.
+          allow_changes: accepts other values of fields that a run may change when it goes on.
+
+        Raises:
+          ValueError: it is of another run; names the differences.
+        """
+        if missing := self.at(0).keys() - saved.keys() - OPTIONAL:
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
-        check_config(saved["config"], self.config)
+        check_config(saved["config"], self.config, allow_changes=allow_changes)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
+    def after(self, saved: dict[str, Any]) -> "RunRecord":
+        """The record of this run when it goes on from a checkpoint: with the changes before it, and those of now."""
+        changes = list(saved.get("changes", ()))
+        if fields := differences(saved["config"], self.config):
+            changes.append({"step": saved["step"], "next_sample": saved["next_sample"], "fields": fields})
+        return dataclasses.replace(self, changes=tuple(changes))
+
     def check_position(self, saved: dict[str, Any]) -> None:
         """Raises ValueError if the position in the data of a checkpoint is not that of its step."""
-        expected = self.at(saved["step"])["next_sample"]
+        expected = _position(saved["step"], saved["config"], saved.get("changes", ()))
         if saved["next_sample"] != expected:
             raise ValueError(
                 f"the checkpoint of step {saved['step']} continues with sample {saved['next_sample']}, but steps of "
-                f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
-                "use another workdir"
+                f"train.batch_size={saved['config']['train.batch_size']} samples lead to {expected}: its record was "
+                "changed; use another workdir"
             )
+
+
+def _position(step, config, changes):
+    """The global sample index after `step` steps: counted from the last change, since which the batch is the same."""
+    start = changes[-1] if changes else {"step": 0, "next_sample": 0}
+    return start["next_sample"] + (step - start["step"]) * config["train.batch_size"]

@@ -35,6 +35,9 @@ class Task(Protocol):
       protocol: name of the evaluation protocol of its `predictions`.
       metric_names: names in the run of the metrics of `evaluation.json`, by their keys there.
       codebook_size: of the tokenizer that is trained; None if there is none.
+      learning_rate: of the optimizer at a step, counted from 0.
+      published: fields of `config.json` of what is exported that neither config nor parameters determine; JSON values,
+        which checkpoints carry.
       draws_images: whether it has `samples(ema, frozen, count) -> (images, labels)` and `decode_batch(frozen, batch)`.
     """
 
@@ -48,7 +51,11 @@ class Task(Protocol):
     protocol: str
     metric_names: Mapping[str, str]
     codebook_size: int | None
+    learning_rate: Callable[[jax.Array], jax.Array]
     draws_images: bool
+
+    @property
+    def published(self) -> Mapping[str, Any]: ...
 
     @classmethod
     def open(cls, config: ConfigDict) -> "Task":
@@ -59,7 +66,10 @@ class Task(Protocol):
         """A task with shapes in place of weights, for `num_samples` samples per epoch: enough to compile its step."""
 
     def init(self, key: jax.Array, initial) -> Any:
-        """A new state, by a pure function; its `ema` are the averaged parameters that are evaluated and exported."""
+        """A new state, by a pure function; `params` are trained, `ema` their average, evaluated and exported."""
+
+    def start(self) -> Any:
+        """The parameters that `config.init_from` gives a new run: `initial["init_from"]` of `init`, as host arrays."""
 
     def compile_evaluation(self, mesh: Mesh, state_shapes) -> Callable:
         """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted: sums over the valid samples of a batch, replicated.
@@ -68,7 +78,7 @@ class Task(Protocol):
         """
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """Metrics and pictures, given the sums over all batches; called by all processes."""
+        """Metrics and pictures, given the sums over all batches; called by all processes. `shown=None`: no pictures."""
 
     def predictions(
         self, params, *, images: Images | None, count: int, extractor: FeatureExtractor | None, devices: LocalDevices
