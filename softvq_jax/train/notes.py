@@ -65,7 +65,9 @@ def collapse(spread: float) -> str | None:
     )
 
 
-def changes(fields: Mapping[str, Sequence[Any]], saved: Mapping[str, Any], config: ConfigDict, step: int, num: int):
+def changes(
+    fields: Mapping[str, Sequence[Any]], saved: Mapping[str, Any], config: ConfigDict, step: int, num_samples: int
+) -> list[str]:
     """Returns what follows from changed fields of a run that goes on, in lines.
 
     Args:
@@ -73,7 +75,7 @@ def changes(fields: Mapping[str, Sequence[Any]], saved: Mapping[str, Any], confi
       saved: the config of the checkpoint, by dotted fields.
       config: of the run now.
       step: of the checkpoint.
-      num: number of samples per epoch.
+      num_samples: per epoch.
     """
     before = ConfigDict({"train": {}, "optim": {}})
     for name, value in saved.items():
@@ -81,7 +83,7 @@ def changes(fields: Mapping[str, Sequence[Any]], saved: Mapping[str, Any], confi
         if section in ("train", "optim"):
             before[section][field] = value
     lines = [f"{field}: {old!r}, now {new!r}" for field, (old, new) in fields.items()]
-    (old, old_end, _), (new, end, _) = _schedule(before, num), _schedule(config, num)
+    (old, old_end, _), (new, end, _) = _schedule(before, num_samples), _schedule(config, num_samples)
     if end != old_end:
         lines.append(f"the run ends at step {end}, before at {old_end}")
     if (now := float(new(step))) != (then := float(old(step))):
