@@ -44,9 +44,11 @@ class MeasuredSet(Protocol):
 
     def rows(self, column: str) -> Any:
         """A column of features `[n, d]`; raises NotMeasured or NoFeatures if there is none."""
+        ...
 
     def require_statistics(self) -> Any:
         """`feature_statistics.FeatureStatistics` of its images; raises NoFeatures if there are none."""
+        ...
 
 
 Measured = tuple[dict[str, float], Counts]

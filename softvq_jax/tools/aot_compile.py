@@ -150,7 +150,7 @@ def changes_using_less(config: ConfigDict, name: str, slices: int = 1) -> Iterat
     """Yields fields and values with which a refused step needs less memory, the fastest first."""
     _, data, fsdp = _axes(config, name, slices)
     for options in options_using_less(MemoryOptions(config.model.remat, fsdp), data * fsdp):
-        change = {"model.remat": options.remat} if options.remat != config.model.remat else {}
+        change: dict[str, str | int] = {"model.remat": options.remat} if options.remat != config.model.remat else {}
         if options.fsdp != fsdp:
             change["mesh.fsdp"] = options.fsdp
             if config.mesh.data != -1:
@@ -218,12 +218,13 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
 def main(_):
     if _FIT.value and _BATCH.value is not None:
         raise app.UsageError("--fit finds the batch: leave out --batch")
-    config = _CONFIG.value
+    config, name = _CONFIG.value, _TOPOLOGY.value
+    assert name is not None, "`run` requires the flag"
     check_task(config)
     check_values(config)
     if _BATCH.value is not None:
         config.train.batch_size = _BATCH.value
-    print_cost(config, _TOPOLOGY.value, _SLICES.value, fit=_FIT.value, machine_code=_MACHINE_CODE.value)
+    print_cost(config, name, _SLICES.value, fit=_FIT.value, machine_code=_MACHINE_CODE.value)
 
 
 def run() -> None:

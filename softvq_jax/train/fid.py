@@ -22,6 +22,7 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
+from softvq_jax.train.task import data_of
 from softvq_jax.weights.pretrained import load_inception, missing
 
 RETURNED = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
@@ -57,7 +58,7 @@ class Fid(Evaluator):
                 shutil.rmtree(folder)
         if section.every_steps:
             self.extractor = FeatureExtractor(*_load_inception(section.weights), devices=self.devices)
-        data = run.task.data
+        data = data_of(run.task)
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
@@ -75,7 +76,7 @@ class Fid(Evaluator):
         )
         values = np.full(len(RETURNED), np.nan)
         with tempfile.TemporaryDirectory(dir=run.workdir, prefix=UNFINISHED) as folder:
-            options = dict(
+            options: dict[str, Any] = dict(
                 folder=pathlib.Path(folder),
                 batch_size=self.devices.batch_size,
                 on_progress=StagedProgress(log=logging.info, seconds=LOG_SECONDS),
@@ -95,7 +96,7 @@ class Fid(Evaluator):
                 values = np.array([record.metrics.get(name, np.nan) for name in RETURNED], np.float64)
                 out = run.workdir / "evaluations" / f"step_{step:07d}"
                 out.mkdir(parents=True, exist_ok=True)
-                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.rows_by_column))
+                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)))
         found = zip(RETURNED, values.tolist(), strict=True)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.schemas import field_values
 from softvq_jax.train.compatibility import check_config, check_data, check_weights
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 from softvq_jax.weights import fingerprints
 
 
@@ -32,7 +32,7 @@ class RunRecord:
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
-        return cls(values, weights, task.data.version)
+        return cls(values, weights, data_of(task).version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
