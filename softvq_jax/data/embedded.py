@@ -43,7 +43,7 @@ class Region:
         return _pixels(self), self.label
 
 
-class EmbeddedPhotographs:
+class EmbeddedPhotographs(source.Source):
     """The regions to train on, left and right of the held-out band of each photograph. The class is the photograph.
 
     Args:

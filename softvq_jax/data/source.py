@@ -67,8 +67,7 @@ class Source(Protocol):
       parts: the shards, folders or photographs by name, in order, each with a short fingerprint; computed at first use.
     """
 
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
+    class_names: tuple[str, ...]
 
     @property
     def parts(self) -> dict[str, str]: ...

@@ -22,7 +22,7 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; call
 }
 
 
-class Part:
+class Part(source.Source):
     """A subset of the items of a source, in its order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):

@@ -60,7 +60,7 @@ class Index:
     numbered: np.ndarray  # bool []
 
 
-class TarShards:
+class TarShards(source.Source):
     """All images of a tar file, or of the tar files of a folder sorted by name.
 
     Raises:

@@ -28,7 +28,7 @@ class TfdsImage(source.EncodedImage):
         return example["image"], int(example["label"])
 
 
-class TfdsSplit:
+class TfdsSplit(source.Source):
     """A split of a data set with the features `image` and `label`.
 
     Args:

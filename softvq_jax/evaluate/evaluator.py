@@ -364,16 +364,21 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
 
 def _sources(samples: EvaluatedSet, reference: EvaluatedSet) -> dict:
     """What the numbers depend on in addition to the protocol and the images."""
+    assert samples.predictions is not None, "samples are always measured"
     sides = {"reference": reference.predictions, "samples": samples.predictions}
-    found = {name: side and side.metadata() for name, side in sides.items()}
-    precision = jax.config.jax_default_matmul_precision or "the device's default"
+    of_reference = None if reference.predictions is None else reference.predictions.metadata()
+    of_samples = samples.predictions.metadata()
+    weights, sampling = of_samples.pop("weights"), of_samples.pop("sampling", None)
+    # JAX adds its options to the class at run time.
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    precision = precision or "the device's default"
     machine = {"device": jax.devices()[0].device_kind, "matmul precision outside Inception": precision}
     return {
-        "weights": found["samples"].pop("weights"),
+        "weights": weights,
         "crop": {name: side.crop() if side else "unknown" for name, side in sides.items()},
         "sizes": {name: list(side.size) for name, side in sides.items() if side},
-        "sampling": found["samples"].pop("sampling", None),
-        "sources": found,
+        "sampling": sampling,
+        "sources": {"reference": of_reference, "samples": of_samples},
         "compute": samples.predictions.compute() | machine,
         "versions": {package: metadata.version(package) for package in ("jax", "numpy")},
     }

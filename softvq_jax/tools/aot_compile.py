@@ -131,14 +131,13 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
         return fits
     while (refused := cost_of(4 * fits.batch // chips)).memory.fits:
         fits = refused
-    for tries in itertools.count():
-        least, most = fits.batch // chips, refused.batch // chips
-        if most == least + 1:
-            return fits
+    tries = itertools.count()
+    while (between := (refused.batch - fits.batch) // chips) > 1:
         # Memory grows nearly linearly, so interpolation finds the batch; every third try halves, which always ends.
-        more = (most - least) // 2 if tries % 3 == 2 else _room(fits.memory, refused.memory, most - least)
-        cost = cost_of(min(max(least + more, least + 1), most - 1))
+        more = between // 2 if next(tries) % 3 == 2 else _room(fits.memory, refused.memory, between)
+        cost = cost_of(fits.batch // chips + min(max(more, 1), between - 1))
         fits, refused = (cost, refused) if cost.memory.fits else (fits, cost)
+    return fits
 
 
 def _room(fits: Memory, refused: Memory, images: int) -> int:

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,10 +23,10 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
-from softvq_jax.train.task import data_of
+from softvq_jax.train.task import Better, data_of
 from softvq_jax.weights.pretrained import load_inception, missing
 
-RETURNED = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
+RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
 """Keys of `evaluation.json` that become metrics of the run, and whether higher or lower values are better."""
 
 UNFINISHED = "measuring_"  # prefix of the folders of row caches, which are removed after the evaluation
@@ -82,7 +83,7 @@ class Fid(Evaluator):
                 on_progress=StagedProgress(log=logging.info, seconds=LOG_SECONDS),
                 on_batch=run.check_preemption,
             )
-            if not isinstance(self._reference, EvaluatedSet):
+            if isinstance(self._reference, ImageSet):
                 self._reference = measure_set("reference", self._reference, **options).without_rows()
             record = evaluate(
                 predictions,

@@ -6,7 +6,6 @@ state dict, key for key and bit for bit.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -78,8 +77,9 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     Raises:
       WeightsError: a tensor is missing or has another shape; names the first.
     """
-    leaves: Mapping[Any, Any] = traverse_util.flatten_dict(dict(expected))
-    shapes = {"/".join(path): leaf.shape for path, leaf in leaves.items()}
+    leaves = traverse_util.flatten_dict(dict(expected))
+    # flax declares no types, and pyright infers dicts for leaves.
+    shapes = {"/".join(path): leaf.shape for path, leaf in leaves.items()}  # pyright: ignore[reportAttributeAccessIssue]
     flat = {}
     for rule in rules:
         parts = [_tensor(rule, key, tensors, shapes[rule.path], source) for key in rule.keys]
