@@ -14,7 +14,8 @@ class ViTConfig:
     """Shape of a pre-norm vision transformer.
 
     `activation` is "gelu" (exact), "gelu_tanh" or "swiglu"; `layer_scale` is LayerScale's initial value, None for no
-    LayerScale; `drop_path` is the stochastic depth rate of the last block, growing linearly from 0.
+    LayerScale; `drop_path` is the stochastic depth rate of the last block, growing linearly from 0; `norm_eps` is
+    every LayerNorm's epsilon.
     """
 
     width: int
@@ -26,6 +27,7 @@ class ViTConfig:
     layer_scale: float | None = 1e-5
     drop_path: float = 0.0
     num_registers: int = 0
+    norm_eps: float = layers.LAYER_NORM_EPS
 
     def grid(self, image_size: int) -> int:
         """Number of patches along a side of a square image; ValueError if `patch_size` does not divide `image_size`."""
@@ -52,9 +54,9 @@ class Block(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, dtype=None, rngs: nnx.Rngs):
         width = config.width
-        self.norm1 = layers.layer_norm(width, rngs=rngs)
+        self.norm1 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         self.attn = layers.Attention(width, config.num_heads, dtype=dtype, rngs=rngs)
-        self.norm2 = layers.layer_norm(width, rngs=rngs)
+        self.norm2 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
@@ -82,7 +84,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: ViTConfig, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
         self.config, self.remat = config, remat
         self.blocks = layers.stack(lambda r: Block(config, dtype=dtype, rngs=r), config.depth, rngs)
-        self.norm = layers.layer_norm(config.width, rngs=rngs)
+        self.norm = layers.layer_norm(config.width, eps=config.norm_eps, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Tokens after the last norm, float32. A `key` turns on stochastic depth, for training."""
