@@ -1,5 +1,9 @@
 """Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 # Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
 # files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
@@ -17,8 +21,6 @@ FREE_FIELDS = (
 CHANGEABLE_SECTIONS = ("train", "optim")
 CHANGEABLE_FIELDS = ("seed", "gan.start_step")
 UNCHANGEABLE_FIELDS = ("optim.schedule", "optim.codebook_schedule")
-# Fields that older versions do not have, with the values that do what those versions did.
-ADDED_FIELDS = {"init_from": "", "freeze": "", "optim.ema_warmup": False}
 MAX_SHOWN = 5  # shards named in a message
 
 
@@ -34,9 +36,13 @@ class DataMismatch(ValueError):
     """The checkpoints were trained on other samples; the message names the shards that differ."""
 
 
-def differences(saved: dict, config: dict) -> dict[str, list]:
-    """The fields in which two flat configs (`{"a.b": value}`) compute different steps: `{field: [before, now]}`."""
-    saved = {field: value for field, value in ADDED_FIELDS.items() if field in config} | saved
+def differences(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, list]:
+    """The fields in which two flat configs (`{"a.b": value}`) compute different steps: `{field: [before, now]}`.
+
+    Args:
+      defaults: default values of fields; a field that a checkpoint is too old to have counts as its default.
+    """
+    saved = {field: value for field, value in defaults.items() if field in config} | saved
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
@@ -45,12 +51,15 @@ def differences(saved: dict, config: dict) -> dict[str, list]:
     return {field: [saved.get(field), config.get(field)] for field in fields if saved.get(field) != config.get(field)}
 
 
-def check_config(saved: dict, config: dict, *, allow_changes: bool = False) -> None:
+def check_config(
+    saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({}), *, allow_changes: bool = False
+) -> None:
     """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes.
 
     Args:
       saved: of the checkpoint.
       config: of the run.
+      defaults: see `differences`.
       allow_changes: accepts differences in fields that a run may change when it goes on.
     """
 
@@ -58,7 +67,7 @@ def check_config(saved: dict, config: dict, *, allow_changes: bool = False) -> N
         listed = field.split(".")[0] in CHANGEABLE_SECTIONS or field in CHANGEABLE_FIELDS
         return listed and field not in UNCHANGEABLE_FIELDS
 
-    differing = differences(saved, config)
+    differing = differences(saved, config, defaults)
     refused = [field for field in differing if not (allow_changes and changeable(field))]
     if not refused:
         return

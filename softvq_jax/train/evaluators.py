@@ -14,6 +14,7 @@ from softvq_jax.train import notes
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.fid import Fid
 from softvq_jax.train.nearest_class import NearestClass
+from softvq_jax.train.task import data_of
 
 LATENT_SPREAD = "eval_latent_spread"  # of tokenizers
 
@@ -35,9 +36,10 @@ class HeldOut(Evaluator):
 
     def __call__(self, state: Any, step: int) -> Evaluation:
         run, measured, totals, first = self.run, [state.ema], [], None
+        assert run.held_out_sums is not None, "set when training starts"
         if self.section.raw_weights:
             measured.append(state.params)
-        with run.task.data.eval_batches(run.mesh) as batches:
+        with data_of(run.task).eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")

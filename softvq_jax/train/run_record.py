@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.schemas import field_values
+from softvq_jax.config.fields import flatten
+from softvq_jax.config.schemas import field_values, schema_of
 from softvq_jax.train.compatibility import check_config, check_data, check_weights, differences
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 from softvq_jax.weights import fingerprints
 
 OPTIONAL = {"published", "changes"}  # keys that records of older versions lack
@@ -20,6 +21,7 @@ class RunRecord:
 
     Attributes:
       config: its config by dotted field names, as JSON values.
+      defaults: default values of the declared fields, likewise.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
       published: `task.published`, with which a checkpoint can be exported without the task.
@@ -28,6 +30,7 @@ class RunRecord:
     """
 
     config: dict[str, Any]
+    defaults: dict[str, Any]
     weights: dict[str, str]
     data: dict
     published: dict
@@ -38,8 +41,9 @@ class RunRecord:
         """The record of a run that has been opened."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
-        values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
-        return cls(values, weights, task.data.version, dict(task.published))
+        declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
+        values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
+        return cls(values, defaults, weights, data_of(task).version, dict(task.published))
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
@@ -70,14 +74,14 @@ class RunRecord:
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
-        check_config(saved["config"], self.config, allow_changes=allow_changes)
+        check_config(saved["config"], self.config, self.defaults, allow_changes=allow_changes)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
     def after(self, saved: dict[str, Any]) -> "RunRecord":
         """The record of this run when it goes on from a checkpoint: with the changes before it, and those of now."""
         changes = list(saved.get("changes", ()))
-        if fields := differences(saved["config"], self.config):
+        if fields := differences(saved["config"], self.config, self.defaults):
             changes.append({"step": saved["step"], "next_sample": saved["next_sample"], "fields": fields})
         return dataclasses.replace(self, changes=tuple(changes))
 
@@ -96,3 +100,7 @@ def _position(step, config, changes):
     """The global sample index after `step` steps: counted from the last change, since which the batch is the same."""
     start = changes[-1] if changes else {"step": 0, "next_sample": 0}
     return start["next_sample"] + (step - start["step"]) * config["train.batch_size"]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
