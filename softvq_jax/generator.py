@@ -15,6 +15,7 @@ from flax import nnx
 from softvq_jax.generators.family import Family, GeneratorConfig, Settings, family_of, read_config
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import files, layout
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
@@ -144,7 +145,7 @@ class Generator:
         The statistics of the latents are added to `config.json`, so that the folder is complete.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = layout.write(self._family.weight_rules(self.config), self.params) | self._extra
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", self._published | self.statistics.to_fields())

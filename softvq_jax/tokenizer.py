@@ -11,6 +11,7 @@ from absl import logging
 
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import files, layout
 from softvq_jax.weights import tokenizer as weights
 
@@ -115,7 +116,7 @@ class Tokenizer:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the published layout; a tokenizer from `from_pretrained` is written back key for key, bit for bit."""
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = layout.write(weights.tokenizer_rules(self.config), self.params)
         tensors = {
             key: tensor.astype(self._dtypes.get(key, np.float32)) for key, tensor in tensors.items()
