@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc keeps freed memory for the next image; returning megabytes to the system and mapping them again takes 3 % longer.
+    # glibc keeps freed memory for the next image; returning it to the system and mapping it again takes 3 % longer.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }

@@ -1,7 +1,7 @@
-"""Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
+"""Checks that a run can resume from its checkpoints: config, frozen networks and data must be the same."""
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
-# files is compared instead.
+# Sections and fields of the config that do not change what a step computes. They include paths, because the content of
+# the files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
@@ -12,7 +12,7 @@ FREE_FIELDS = (
     "model.remat",
     "tokenizer",
 )
-MAX_SHOWN = 5  # shards named in a message
+MAX_SHOWN = 5  # largest number of shards named in a message
 
 
 class ConfigMismatch(ValueError):
@@ -28,7 +28,7 @@ class DataMismatch(ValueError):
 
 
 def check_config(saved: dict, config: dict) -> None:
-    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes."""
+    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes."""
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
@@ -43,11 +43,11 @@ def check_config(saved: dict, config: dict) -> None:
 
 
 def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """Raises WeightsMismatch where networks of the same name have other weights.
+    """Raises WeightsMismatch if networks of the same name have different weights.
 
     Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs; the message shows the paths in them.
+      saved, now: fingerprints of the checkpoint and of this run, by the network's name.
+      saved_config, config: flat configs, for the paths in the message.
     """
     if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
         networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
@@ -63,9 +63,10 @@ def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> N
 
 
 def check_data(saved: dict, now: dict, path: str) -> None:
-    """Raises DataMismatch where the samples (`train.data.Data.version`) are not those of the checkpoint.
+    """Raises DataMismatch if the samples differ from those of the checkpoint.
 
     Args:
+      saved, now: `train.data.Data.version` of the checkpoint and of this run.
       path: `data.path`, for the message.
     """
     if saved["fingerprint"] == now["fingerprint"]:
