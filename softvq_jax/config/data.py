@@ -35,5 +35,5 @@ DATA: Schema = {
 
 
 def default_data_config() -> dict[str, Any]:
-    """The default values of `config.data`."""
+    """Returns the default values of `config.data`."""
     return defaults(DATA)

@@ -1,7 +1,8 @@
 """The fields of `config.evals`: the evaluators of a run, one section for each. Nothing here imports jax.
 
-A section named after a built-in evaluator configures that one. A section of any other name needs the field `evaluator`,
-"package.module:Class", a subclass of `train.evaluators.Evaluator`, and `every_steps`; `add_evaluator` adds one to a config.
+A section named after a built-in evaluator configures that evaluator. A section with another name needs the fields
+`evaluator`, the "package.module:Class" of a subclass of `train.evaluator.Evaluator`, and `every_steps`; `add_evaluator`
+adds such a section to a config.
 """
 
 from typing import Any
@@ -45,14 +46,14 @@ NEAREST_CLASS: Schema = {
     ),
     "num_samples": Field(64, "Number of samples to draw, their classes evenly spread.", integer(1), "images"),
 }
-"""How often a sample resembles training images of its class, by color; for class-conditional generators."""
+"""Share of samples whose colors resemble training images of their class; for class-conditional generators."""
 
 EVALS: dict[str, Schema] = {"held_out": HELD_OUT, "fid": FID, "nearest_class": NEAREST_CLASS}
 """The fields of the built-in evaluators."""
 
 
 def evals_schema(*names: str) -> Schema:
-    """The fields of `config.evals` with the built-in evaluators `names`."""
+    """Returns the fields of `config.evals` for the built-in evaluators `names`."""
     return {name: EVALS[name] for name in names}
 
 
@@ -61,10 +62,10 @@ def add_evaluator(config: ConfigDict, name: str, evaluator: str, *, every_steps:
 
     Args:
       config: a training config.
-      name: its section's name in `config.evals`.
-      evaluator: "package.module:Class", a subclass of `train.evaluators.Evaluator`.
+      name: name of the evaluator's section in `config.evals`.
+      evaluator: "package.module:Class", a subclass of `train.evaluator.Evaluator`.
       every_steps: steps between evaluations; the last step is evaluated too.
-      **fields: further fields of its section.
+      **fields: further fields of the section.
     """
     with config.unlocked():
         config.evals[name] = dict(evaluator=evaluator, every_steps=every_steps, **fields)

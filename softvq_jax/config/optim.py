@@ -1,4 +1,4 @@
-"""The fields of `config.optim`, which all tasks share."""
+"""The fields of `config.optim`, shared by all tasks."""
 
 from softvq_jax.config.fields import Field, Schema, integer, number, one_of
 

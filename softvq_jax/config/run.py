@@ -1,4 +1,4 @@
-"""The fields that all tasks share: how long a run is, on which data and devices, and what it writes."""
+"""The fields shared by all tasks: length of the run, devices, checkpoints and logs."""
 
 from softvq_jax.config.data import DATA
 from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, number, text

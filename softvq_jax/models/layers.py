@@ -55,10 +55,10 @@ class Linear(nnx.Linear):
         return constrain_batch(y.reshape(*x.shape[:-1], self.out_features))
 
 
-def linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(in_features: int, out_features: int, *, use_bias: bool = True, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
     """Returns a linear map with the ViT initialization: truncated normal kernel, zero bias."""
     init = nnx.initializers.truncated_normal(stddev=INIT_STD)
-    return Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
+    return Linear(in_features, out_features, use_bias=use_bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -68,19 +68,21 @@ class LayerNorm(nnx.LayerNorm):
         return jax.checkpoint(super().__call__)(x)
 
 
-def layer_norm(width: int, *, affine: bool = True, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Returns a LayerNorm in float32 with epsilon 1e-6, as in DINOv2 and DiT."""
-    return LayerNorm(width, epsilon=LAYER_NORM_EPS, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
+def layer_norm(width: int, *, affine: bool = True, eps: float = LAYER_NORM_EPS, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Returns a LayerNorm in float32; epsilon is 1e-6 by default, as in DINOv2 and DiT."""
+    return LayerNorm(width, epsilon=eps, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalizes queries and keys."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = False, dtype=None, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, num_heads: int, *, qk_norm: bool = False, qkv_bias: bool = True, dtype=None, rngs: nnx.Rngs
+    ):
         if width % num_heads:
             raise ValueError(f"width is {width}; expected a multiple of num_heads, {num_heads}")
         self.num_heads = num_heads
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.qkv = linear(width, 3 * width, use_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None

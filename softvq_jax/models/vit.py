@@ -21,6 +21,7 @@ class ViTConfig:
       layer_scale: initial value of LayerScale; None for no LayerScale.
       drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
       num_registers: number of register tokens.
+      norm_eps: epsilon of every LayerNorm.
     """
 
     width: int
@@ -32,6 +33,7 @@ class ViTConfig:
     layer_scale: float | None = 1e-5
     drop_path: float = 0.0
     num_registers: int = 0
+    norm_eps: float = layers.LAYER_NORM_EPS
 
     def grid(self, image_size: int) -> int:
         """Returns the number of patches along a side of a square image.
@@ -62,9 +64,9 @@ class Block(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, dtype=None, rngs: nnx.Rngs):
         width, options = config.width, dict(dtype=dtype, rngs=rngs)
-        self.norm1 = layers.layer_norm(width, rngs=rngs)
+        self.norm1 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         self.attn = layers.Attention(width, config.num_heads, **options)
-        self.norm2 = layers.layer_norm(width, rngs=rngs)
+        self.norm2 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
@@ -92,7 +94,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: ViTConfig, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
         self.config, self.remat = config, remat
         self.blocks = layers.stack(lambda r: Block(config, dtype=dtype, rngs=r), config.depth, rngs)
-        self.norm = layers.layer_norm(config.width, rngs=rngs)
+        self.norm = layers.layer_norm(config.width, eps=config.norm_eps, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Returns tokens after the last norm, float32. A `key` turns on stochastic depth, for training."""

@@ -1,5 +1,9 @@
 """Checks that a run can resume from its checkpoints: config, frozen networks and data must be the same."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 # Sections and fields of the config that do not change what a step computes. They include paths, because the content of
 # the files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
@@ -27,12 +31,18 @@ class DataMismatch(ValueError):
     """The checkpoints were trained on other samples; the message names the shards that differ."""
 
 
-def check_config(saved: dict, config: dict) -> None:
-    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes."""
+def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes.
+
+    Args:
+      saved, config: configs of the checkpoint and of this run.
+      defaults: default values of fields, which replace fields missing in the config of an older checkpoint.
+    """
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
 
+    saved = {field: value for field, value in defaults.items() if field in config} | saved
     differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
     if differing:
         lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)

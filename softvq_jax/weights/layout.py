@@ -32,6 +32,7 @@ SAME = Layout(lambda w: w, lambda w: w)
 LINEAR = Layout(lambda w: w.T, lambda w: w.T)  # [out, in] <-> [in, out]
 CONV1D = Layout(lambda w: w.transpose(2, 1, 0), lambda w: w.transpose(2, 1, 0))  # OIK <-> KIO
 CONV2D = Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))  # OIHW <-> HWIO
+CONV1X1 = Layout(lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None])  # [out, in, 1, 1] <-> [in, out]
 # The patch embedding is a convolution in PyTorch, and a linear map of channel-last patches here.
 PATCH = Layout(lambda w: w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]), _unpatch)
 LEADING_ONE = Layout(lambda w: w[0], lambda w: w[None])  # [1, ...] <-> [...]
@@ -41,17 +42,20 @@ LEADING_ONE = Layout(lambda w: w[0], lambda w: w[None])  # [1, ...] <-> [...]
 class Rule:
     """A leaf of our tree, by its `/`-joined path, and its key in the PyTorch state dict.
 
-    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it.
+    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it. With `joined`
+    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`.
     """
 
     path: str
     key: str
     layout: Layout = SAME
     count: int | None = None
+    joined: tuple[str, ...] = ("",)
 
     @property
     def keys(self) -> list[str]:
-        return [self.key] if self.count is None else [self.key.format(i=i) for i in range(self.count)]
+        indices = range(1 if self.count is None else self.count)
+        return [self.key.format(i=i, part=part) for i in indices for part in self.joined]
 
 
 def linear(path: str, key: str, count: int | None = None, *, bias: bool = True) -> list[Rule]:
@@ -80,7 +84,9 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     shapes = {"/".join(path): leaf.shape for path, leaf in traverse_util.flatten_dict(dict(expected)).items()}
     flat = {}
     for rule in rules:
-        parts = [_tensor(rule, key, tensors, shapes[rule.path], source) for key in rule.keys]
+        keys, number = rule.keys, len(rule.joined)
+        groups = [keys[i : i + number] for i in range(0, len(keys), number)]
+        parts = [_joined(rule, group, tensors, shapes[rule.path], source) for group in groups]
         flat[rule.path] = parts[0] if rule.count is None else np.stack(parts)
     missing = sorted(shapes.keys() - flat.keys())
     if missing:
@@ -88,20 +94,28 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     return traverse_util.unflatten_dict({tuple(path.split("/")): leaf for path, leaf in flat.items()})
 
 
-def _tensor(rule, key, tensors, shape, source):
+def _joined(rule, keys, tensors, shape, source):
     shape = shape if rule.count is None else shape[1:]
+    theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    if len(keys) > 1:
+        theirs = (theirs[0] // len(keys), *theirs[1:])
+    arrays = [_tensor(rule, key, tensors, shape, theirs, source) for key in keys]
+    array = np.concatenate(arrays) if len(keys) > 1 else arrays[0]
+    return np.ascontiguousarray(rule.layout.to_ours(array))
+
+
+def _tensor(rule, key, tensors, shape, theirs, source):
     if key not in tensors:
         raise WeightsError(
             f"{source} has no tensor {key!r}; this network needs it with our shape {tuple(shape)} ({rule.path})"
         )
     array = np.asarray(tensors[key])
-    theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     if array.shape != theirs:
         raise WeightsError(
             f"{source}: {key!r} has shape {array.shape}, but this network's is {theirs} ({rule.path}): "
             "the file belongs to a network of another size"
         )
-    return np.ascontiguousarray(rule.layout.to_ours(array))
+    return array
 
 
 def write(rules: Iterable[Rule], params: Mapping) -> dict[str, np.ndarray]:
@@ -109,7 +123,8 @@ def write(rules: Iterable[Rule], params: Mapping) -> dict[str, np.ndarray]:
     flat = {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(params)).items()}
     tensors = {}
     for rule in rules:
-        leaf = flat[rule.path]
-        for key, part in zip(rule.keys, [leaf] if rule.count is None else leaf, strict=True):
-            tensors[key] = np.ascontiguousarray(rule.layout.to_torch(part))
+        leaf, number = flat[rule.path], len(rule.joined)
+        wholes = [rule.layout.to_torch(part) for part in ([leaf] if rule.count is None else leaf)]
+        parts = [part for whole in wholes for part in (np.split(whole, number) if number > 1 else [whole])]
+        tensors |= zip(rule.keys, map(np.ascontiguousarray, parts), strict=True)
     return tensors

@@ -23,6 +23,8 @@ MODULES = {
     "sit": "generators",
     "dit": "generators",
     "mar": "generators",
+    "titok": "titok",
+    "maskgit": "maskgit",
     "inception": "metrics",
     "fid_metrics": "metrics",
     "pixel_metrics": "metrics",

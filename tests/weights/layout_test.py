@@ -30,6 +30,7 @@ LAYOUTS = {
     "linear": (layout.LINEAR, (3, 4)),
     "conv1d": (layout.CONV1D, (4, 3, 5)),
     "conv2d": (layout.CONV2D, (4, 3, 5, 2)),
+    "conv1x1": (layout.CONV1X1, (4, 3, 1, 1)),
     "patch": (layout.PATCH, (4, 3, 2, 2)),
     "leading one": (layout.LEADING_ONE, (1, 4, 3)),
 }
@@ -119,3 +120,22 @@ def test_tensor_of_another_shape():
 def test_rules_that_forget_a_parameter():
     with pytest.raises(AssertionError, match=r"no rule fills \['token'\]"):
         layout.read(RULES[:-1], layout.write(RULES, PARAMS), PARAMS, source="test")
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_joined_tensors(count):
+    """Queries and keys are one leaf here and two tensors there, for instance."""
+    index, parts = ("" if count is None else "{i}."), ("q", "k")
+    rules = [Rule("qk", f"{index}{{part}}.weight", layout.LINEAR, count, joined=parts)]
+    params = {"qk": normal(*([] if count is None else [count]), 4, 6)}
+    tensors = layout.write(rules, params)
+    if count is None:
+        assert list(tensors) == ["q.weight", "k.weight"]
+        np.testing.assert_array_equal(tensors["k.weight"], params["qk"][:, 3:].T)
+    else:
+        assert list(tensors) == ["0.q.weight", "0.k.weight", "1.q.weight", "1.k.weight"]
+        np.testing.assert_array_equal(tensors["1.q.weight"], params["qk"][1, :, :3].T)
+    np.testing.assert_array_equal(layout.read(rules, tensors, params, source="test")["qk"], params["qk"])
+    tensors[next(iter(tensors))] = normal(2, 4)
+    with pytest.raises(WeightsError, match=r"has shape \(2, 4\), but this network's is \(3, 4\)"):
+        layout.read(rules, tensors, params, source="test")
