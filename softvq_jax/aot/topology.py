@@ -51,9 +51,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
     """
     chip, shape = parse_name(name)
     _prepare_libtpu()
-    options = (
-        {"chip_config_name": "megacore"} if chip.name == "v4" else {}
-    )  # the two cores of a v4 chip are one device
+    options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}  # the two cores of a v4 chip are one device
     if max(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if slices > 1:

@@ -18,13 +18,13 @@ HELD_OUT: Schema = {
     ),
     "num_images": Field(5000, "Number of held-out samples.", integer(1), "images"),
     "batch_size": Field(0, "Global batch size; 0 uses that of training.", integer(0), "images"),
-    "num_pictures": Field(16, "Number of images in the pictures that are written.", integer(0), "images"),
+    "num_pictures": Field(16, "Number of images in each picture.", integer(0), "images"),
 }
 """Losses or reconstruction quality on held-out samples, and pictures."""
 
 FID: Schema = {
     "every_steps": Field(
-        0, "Steps between FID measurements, also after the last step; 0 does not measure FID.", EVERY_STEPS, "steps"
+        0, "Steps between FID measurements, which also run after the last step; 0 turns FID off.", EVERY_STEPS, "steps"
     ),
     "weights": Field(
         "weights/pt_inception-2015-12-05-6726825d.pth",
@@ -32,7 +32,7 @@ FID: Schema = {
         text(),
     ),
     "num_images": Field(
-        5000, "Number of reconstructions or samples that are compared with the reference.", integer(1), "images"
+        5000, "Number of reconstructions or samples to compare with the reference.", integer(1), "images"
     ),
     "reference": Field(
         "", "Images (a folder, a pattern, an .npz) or statistics (an .npz); empty for the held-out images.", text()
@@ -42,9 +42,9 @@ FID: Schema = {
 
 NEAREST_CLASS: Schema = {
     "every_steps": Field(
-        0, "Steps between evaluations, also after the last step; 0 does not evaluate this.", EVERY_STEPS, "steps"
+        0, "Steps between evaluations, which also run after the last step; 0 turns them off.", EVERY_STEPS, "steps"
     ),
-    "num_samples": Field(64, "Number of samples to draw, their classes evenly spread.", integer(1), "images"),
+    "num_samples": Field(64, "Number of samples to draw, with evenly spaced classes.", integer(1), "images"),
 }
 """Share of samples whose colors resemble training images of their class; for class-conditional generators."""
 

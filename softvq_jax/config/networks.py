@@ -12,13 +12,13 @@ VIT_SIZES = {  # width, depth, heads
 TIMM_SIZES = {"S": "small", "B": "base", "L": "large"}
 DTYPE = Field(
     "bfloat16",
-    "Type of the matrix products. Parameters, norms, softmaxes and losses are float32.",
+    "Type of the matmuls. Parameters, norms, softmaxes and losses are float32.",
     one_of("bfloat16", "float32"),
 )
 REMAT = Field(
     "none",
-    'What is recomputed in the backward pass: "dots" keeps matrix products only, "full" keeps only the input of each '
-    "block. Both trade speed for memory.",
+    'Recomputation in the backward pass: "dots" keeps only results of matmuls, "full" only the input of each block. '
+    "Both trade speed for memory.",
     one_of("none", "dots", "full"),
 )
 
@@ -62,7 +62,7 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         ),
         "codebook_size": Field(8192, "Codes of each codebook, K in the paper.", integer(1), "codes"),
         "num_codebooks": Field(
-            4, "Codebooks; each serves the same number of consecutive tokens.", integer(1), "codebooks"
+            4, "Codebooks; each is used by the same number of consecutive tokens.", integer(1), "codebooks"
         ),
         "temperature": Field(0.07, "Temperature of SoftVQ's softmax over codes, tau in the paper.", number(above=0)),
         "l2_normalize": Field(True, "Whether SoftVQ and VQ compare and return unit vectors.", BOOLEAN),
