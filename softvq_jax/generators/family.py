@@ -80,7 +80,7 @@ class Family:
       presets: fields of `config.model` for each named size.
       fields: the family's own fields of `config.model`, `config.objective` and `config.sampling`, by section.
         `objective.process` is required; it names the path or noise schedule that the network is trained on.
-      make_config: `(**fields of config.model except family) -> config of the network`.
+      make_config: `(fields of config.model, without the family) -> config of the network`.
       owns: `(config of a network) -> bool`, whether it belongs to this family.
       network: `(config) -> Functional`, the network as a pure function, cached.
       losses: `(config.objective) -> loss function`.
