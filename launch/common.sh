@@ -2,8 +2,8 @@
 #
 #   launch/<where>.sh [options] -- --config=configs/l64.py --workdir=DIR [any flag of softvq_jax.main]
 #
-# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. The exit code is
-# 2 for a wrong command line, else the program's. After a preemption, the program saves, exits with 75 and is restarted.
+# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. The exit code
+# is 2 for a wrong command line, else the program's. After a preemption, the program saves, exits with 75 and is restarted.
 # shellcheck shell=bash
 
 readonly PREEMPTED=75

@@ -10,7 +10,7 @@
 #   --sbatch OPTION     another option of sbatch, such as --sbatch --partition=gpu; can be repeated
 #   --dry-run           print the command
 #
-# JAX finds the other processes through SLURM. Before the time limit, and on preemption, SLURM sends a signal to the program,
+# JAX finds the other processes through SLURM. Before the time limit, and on preemption, SLURM signals the program,
 # which saves and exits with 75. The job then requeues itself and resumes.
 set -euo pipefail
 # shellcheck source=launch/common.sh
