@@ -34,7 +34,7 @@ from softvq_jax.models.vit import ViTConfig
 # %% [markdown]
 # ## Data
 #
-# Crops of four photographs, 32 px; the class is the photograph.
+# Crops of four photographs, 32 px; the classes are the photographs.
 
 # %%
 photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
@@ -54,7 +54,7 @@ def batch(rng, size):
 # ## The network as a pure function
 #
 # `network(params)` is the model with these parameters. Its methods are pure functions of the parameters and the input:
-# `encode` takes images `[B, H, W, 3]` to latents `[B, L, D]`, and `decode` takes them back (not clipped to [-1, 1]).
+# `encode` maps images `[B, H, W, 3]` to latents `[B, L, D]`, and `decode` maps them back (not clipped to [-1, 1]).
 
 # %%
 vit = ViTConfig(width=64, depth=2, num_heads=1, patch_size=8, layer_scale=1.0)
@@ -65,8 +65,8 @@ params, _ = network.init(jax.random.key(0))
 # %% [markdown]
 # ## Train it in your own loop
 #
-# A pixel loss and Adam. A bottleneck with a random part (KL) or with losses of its own has more to say during training:
-# then call the model itself, `network(params)(images, key=key)`, which returns the decoder's features and the
+# The loss is a pixel loss, the optimizer Adam. If the bottleneck is random in training (KL) or has its own losses,
+# call the model itself instead, `network(params)(images, key=key)`, which returns the decoder's features and the
 # bottleneck's output with its losses. `softvq_jax/train/tokenizer_step.py` is the complete training step of the paper.
 
 # %%
@@ -104,8 +104,8 @@ tokenizer = Tokenizer(config, params)
 # %% [markdown]
 # ## Train a classifier on the frozen latents
 #
-# The tokenizer's parameters are an argument of the step, not a constant that it closes over: so they are not compiled
-# into the program, and can be sharded. Gradients are taken with respect to the classifier alone.
+# The tokenizer's parameters are an argument of the step, not a constant in its closure. So they are not compiled
+# into the program, and can be sharded. Gradients are taken only with respect to the classifier.
 
 # %%
 classifier = {"kernel": jnp.zeros((16 * 16, 4)), "bias": jnp.zeros(4)}

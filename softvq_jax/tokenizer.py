@@ -1,4 +1,4 @@
-"""The tokenizer for users: opens, encodes, decodes, saves."""
+"""The user interface of tokenizers: open, encode, decode, save."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.weights import files, layout
 from softvq_jax.weights import tokenizer as weights
 
-# Beside `config.json`, if its flat fields do not determine the config of a tokenizer trained here.
+# Written in addition to `config.json` if its flat fields do not determine the config of a tokenizer trained here.
 OWN_CONFIG = "softvq_jax.json"
 
 
@@ -22,9 +22,9 @@ class Tokenizer:
     """A trained tokenizer. Images are `[B, H, W, 3]` float32 in [-1, 1], latents `[B, L, D]` float32.
 
     Attributes:
-      config: its shape.
-      params: the parameters of its `TokenizerModel`, a tree of arrays.
-      latent_mean, latent_std: mean and standard deviation of its latents, for generators; None if not published.
+      config: shape of the tokenizer.
+      params: parameters of the `TokenizerModel`, a tree of arrays.
+      latent_mean, latent_std: mean and standard deviation of the latents, for generators; None if unknown.
     """
 
     def __init__(
@@ -36,12 +36,14 @@ class Tokenizer:
         extra: Mapping[str, np.ndarray] | None = None,
         dtypes: Mapping[str, np.dtype] | None = None,
     ):
-        """Wraps parameters in memory; `from_pretrained` opens files.
+        """Creates a tokenizer from parameters in memory; `from_pretrained` opens files.
 
         Args:
-          published: the content of a published `config.json`, which `save_pretrained` writes back.
-          extra: tensors of the published layout that the model does not read, written back as well.
-          dtypes: dtypes of published tensors other than float32; the parameters are always float32.
+          config: shape of the tokenizer.
+          params: parameters of the `TokenizerModel`.
+          published: content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the model does not use; `save_pretrained` writes them back.
+          dtypes: dtypes of published tensors that are not float32; the parameters are always float32.
         """
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
@@ -74,8 +76,8 @@ class Tokenizer:
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
 
         Raises:
-          FileNotFoundError: no such folder, or a file is missing in it.
-          WeightsError: the files are damaged or not those of a tokenizer.
+          FileNotFoundError: the folder or a file in it does not exist.
+          WeightsError: the files are damaged, or are not those of a tokenizer.
         """
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
@@ -101,7 +103,17 @@ class Tokenizer:
         published: Mapping | None = None,
         source: str,
     ) -> "Tokenizer":
-        """Opens a state dict in the published naming; `source` names it in messages."""
+        """Creates a tokenizer from a state dict in the published naming.
+
+        Args:
+          tensors: the state dict.
+          published: the content of its `config.json`.
+          dtype, remat: see `from_pretrained`.
+          source: name of the tensors' file, for messages.
+
+        Raises:
+          WeightsError: the tensors are not those of a tokenizer.
+        """
         rules = weights.tokenizer_rules(config)
         params = layout.read(rules, tensors, abstract_params(config), source=source)
         used = {key for rule in rules for key in rule.keys}
@@ -113,7 +125,10 @@ class Tokenizer:
         return cls(config, params, published=published, extra=extra, dtypes=dtypes)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout; a tokenizer from `from_pretrained` is written back key for key, bit for bit."""
+        """Writes a folder in the published layout.
+
+        A tokenizer from `from_pretrained` is written back key for key and bit for bit.
+        """
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = layout.write(weights.tokenizer_rules(self.config), self.params)
@@ -129,15 +144,19 @@ class Tokenizer:
             (folder / OWN_CONFIG).unlink(missing_ok=True)  # left by a tokenizer saved here before
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images as latents `[B, L, D]`.
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
 
         Raises:
-          ValueError: images of another shape, dtype or range.
+          ValueError: the images have another shape, dtype or range.
         """
         return self._encode(self.params, self._checked(images))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Decodes latents to images, clipped to [-1, 1]."""
+        """Decodes latents `[B, L, D]` to images `[B, H, W, 3]`, clipped to [-1, 1].
+
+        Raises:
+          ValueError: the latents have another shape.
+        """
         latents = jnp.asarray(latents, jnp.float32)
         self._check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
         return jnp.clip(self._decode(self.params, latents), -1.0, 1.0)
@@ -188,5 +207,5 @@ class Tokenizer:
 
 
 def abstract_params(config: TokenizerConfig) -> dict:
-    """Parameter tree of a tokenizer, as `ShapeDtypeStruct`s."""
+    """Returns the parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
     return functional(TokenizerModel, config).shapes

@@ -7,13 +7,13 @@ from softvq_jax.config.fields import Field, Schema, defaults, integer, number, o
 DATA: Schema = {
     "source": Field(
         "folder",
-        '"embedded": photographs inside scikit-image. "folder": images, one subfolder for each class. "array_record": '
+        '"embedded": photographs in scikit-image. "folder": images, one subfolder for each class. "array_record": '
         'shards by tools.prepare_dataset. "tar": WebDataset shards or ImageNet\'s archive. "tfds": TensorFlow Datasets. '
         '"latents", for generators: shards by tools.encode_latents.',
         one_of("embedded", "folder", "array_record", "tar", "tfds", "latents"),
     ),
-    "path": Field("", 'Training images; for "tfds" a name such as imagenet2012@train, for "embedded" nothing.', text()),
-    "eval_path": Field("", "Held-out images, of the same source; empty: a share of `path` is held out.", text()),
+    "path": Field("", 'Training images; for "tfds" a name such as imagenet2012@train, for "embedded" empty.', text()),
+    "eval_path": Field("", "Held-out images, of the same source; if empty, a share of `path` is held out.", text()),
     "holdout": Field(
         0.02,
         'Share of the images held out without `eval_path`; for "embedded" a share of the width of each photograph.',
@@ -22,8 +22,8 @@ DATA: Schema = {
     ),
     "augment": Field(
         "random_crop",
-        '"random_crop" is that of ADM; "random_region" a square of any place and scale of a large photograph. Both then '
-        "flip at random.",
+        '"random_crop" is ADM\'s; "random_region" is a square of random position and scale in a large photograph. Both '
+        "also flip at random.",
         one_of("random_crop", "random_region"),
     ),
     "num_workers": Field(0, "Processes that read images; 0: threads of this process.", integer(0, 4096), "processes"),
@@ -35,5 +35,5 @@ DATA: Schema = {
 
 
 def default_data_config() -> dict[str, Any]:
-    """The default values of `config.data`."""
+    """Returns the default values of `config.data`."""
     return defaults(DATA)

@@ -1,8 +1,8 @@
 """Square crops of images, as in ADM ("Diffusion Models Beat GANs", Dhariwal and Nichol 2021).
 
 Images are converted to 8-bit RGB as in ADM's code, by Pillow's `convert`: gray is repeated, CMYK and palettes are
-converted, an alpha channel is dropped, and the EXIF rotation is ignored. Only 16-bit gray differs: Pillow would clip it
-to white, here its high byte is kept.
+converted, an alpha channel is dropped, and the EXIF rotation is ignored. The exception is 16-bit gray, of which the high
+byte is kept; Pillow would clip it to white.
 """
 
 import math
@@ -10,19 +10,19 @@ import math
 import numpy as np
 from PIL import Image
 
-MIN_CROP_SHARE = 0.8  # of the smaller side that a random crop keeps
-MAX_REGION_SCALE = 4  # largest side of `random_region`, in sides of the crop
+MIN_CROP_SHARE = 0.8  # smallest share of the smaller side that a random crop keeps
+MAX_REGION_SCALE = 4  # largest side of `random_region`, as a multiple of the crop's side
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns the image in mode RGB; the module's docstring says how the other modes are converted."""
+    """Returns the image in mode RGB; see the module's docstring for other modes."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_smaller_side(image: Image.Image, target: int) -> Image.Image:
-    """Resizes so that the smaller side has `target` pixels: BOX halvings while twice too large, then BICUBIC."""
+    """Resizes the smaller side to `target` pixels: halves by BOX while it is at least twice as large, then BICUBIC."""
     while min(image.size) >= 2 * target:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = target / min(image.size)
@@ -30,7 +30,7 @@ def resize_smaller_side(image: Image.Image, target: int) -> Image.Image:
 
 
 def largest_random_side(size: int) -> int:
-    """Returns the largest smaller side that `random_crop` resizes to before it cuts out `size` pixels."""
+    """Returns the upper bound of the smaller side to which `random_crop` resizes before it cuts out `size` pixels."""
     return math.ceil(size / MIN_CROP_SHARE)
 
 
@@ -46,7 +46,7 @@ def cut(image: Image.Image, size: int, top: int, left: int) -> np.ndarray:
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Returns ADM's evaluation crop: smaller side resized to `size`, then the center; uint8 `[size, size, 3]`."""
+    """Returns ADM's evaluation crop, uint8 `[size, size, 3]`: resizes the smaller side to `size` and cuts the center."""
     image = resize_smaller_side(to_rgb(image), size)
     rows, columns = number_of_offsets(image, size)
     return cut(image, size, (rows - 1) // 2, (columns - 1) // 2)

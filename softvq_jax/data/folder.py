@@ -31,11 +31,11 @@ class ImageFile(source.EncodedImage):
 class ImageFolder(source.Source):
     """All images below a folder, sorted by path.
 
-    The class is the index of the first-level subfolder among all of them, sorted by name. In a folder without
-    subfolders all images have class 0.
+    The class is the index of the first-level subfolder, sorted by name. In a folder without subfolders, all images have
+    class 0.
 
     Raises:
-      FileNotFoundError: the folder does not exist or holds no image.
+      FileNotFoundError: the folder does not exist or contains no image.
     """
 
     def __init__(self, folder: str):
@@ -65,7 +65,7 @@ class ImageFolder(source.Source):
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
-        """The number of images of each class, and a digest of their names and sizes in bytes; no image is read."""
+        """The number of images per class with a digest of their names and file sizes; no image is read."""
         chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
         with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
             sizes = itertools.chain.from_iterable(threads.map(self._sizes, chunks))
@@ -86,18 +86,18 @@ def _size(path):
     try:
         return os.stat(path).st_size
     except OSError:
-        return -1  # reading it raises UnreadableImage
+        return -1  # reading the file raises UnreadableImage later
 
 
 def list_images(name: str) -> list[str]:
-    """Returns the image files that `name` stands for, sorted by path, each once.
+    """Returns the image files that `name` refers to, sorted by path, without duplicates.
 
     Args:
       name: a file, a folder, or a glob pattern for files and folders. In folders, files with one of `EXTENSIONS` at any
         depth are listed; hidden files and folders are skipped.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are no image files.
     """
     if os.path.isfile(name):
         return [name]
@@ -110,7 +110,7 @@ def list_images(name: str) -> list[str]:
 
 
 def _images(folder, subfolder=""):
-    """Returns the images below a subfolder, sorted, as paths relative to the folder."""
+    """Returns the sorted paths, relative to the folder, of all images below a subfolder."""
     found = []
     for parent, folders, names in os.walk(os.path.join(folder, subfolder)):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Reads references and crops their images, in the reading threads and processes."""
+"""Reads references and crops their images; runs in the reading threads and processes."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,8 @@ Read = Callable[[Sequence[Reference], Sequence[int]], Iterable[Sample | Unreadab
 def training(size: int, augment: str, seed: int) -> Read:
     """Returns a function that reads random crops of `size` pixels.
 
-    It takes references and global sample indexes. A crop depends only on the image, `seed` and the sample index. Where an
-    image cannot be read, its result is the error.
+    The function takes references and global sample indexes. A crop depends only on the image, `seed` and the sample
+    index. The result for an unreadable image is the error.
     """
     if augment not in AUGMENTS:
         raise ValueError(f"data.augment={augment!r}: expected one of {', '.join(AUGMENTS)}")
@@ -31,7 +31,7 @@ def evaluation(size: int) -> Read:
 
 
 def read_each(references, indexes, *, make: Callable):
-    """Yields `(make(content, index), label)` for every reference, or the error where it cannot be read."""
+    """Yields `(make(content, index), label)` for every reference, or the error if it cannot be read."""
     for reference, index in zip(references, indexes, strict=True):
         try:
             content, label = reference.read()

@@ -13,7 +13,7 @@ from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.tar import TarShards
 from softvq_jax.data.tfds import TfdsSplit
 
-SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; called with `data.path` or `data.eval_path`
+SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; takes `data.path` or `data.eval_path`
     "array_record": ArrayRecordShards,
     "folder": ImageFolder,
     "latents": LatentShards,
@@ -23,7 +23,7 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; call
 
 
 class Part(source.Source):
-    """A subset of the items of a source, in its order."""
+    """A subset of the items of a source, in the source's order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):
         self._whole, self._items = whole, items
@@ -57,7 +57,7 @@ def training_source(config: Mapping) -> source.Source:
 
 
 def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
-    """Returns the held-out images, none of which is in `training_source`.
+    """Returns the held-out images; `training_source` contains none of them.
 
     Args:
       config: a `data` section.
@@ -74,7 +74,7 @@ def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
 
 
 def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
-    """Returns the held-out `share` of the images, or the others: a random choice that depends on their keys only."""
+    """Returns the held-out `share` of the images, or all others; the random choice depends only on their keys."""
     count = max(1, round(share * len(whole)))
     if count >= len(whole):
         raise ValueError(

@@ -1,10 +1,10 @@
 """Tar shards of labeled images, read in random order through an index that is made once and cached.
 
-The index is our own: `tarfile` needs to scan a shard before it can seek, in every process, and does not look into tars
-in tars. Three layouts are recognized by the content:
+The index is our own, because `tarfile` scans a whole shard in every process before it can seek, and does not read tars
+inside tars. Three layouts are recognized by their content:
 
-- WebDataset: `key.jpg` beside `key.cls`, which holds the number of the class;
-- ImageNet's: a tar of tars, one for each class, named by the class;
+- WebDataset: `key.jpg` and `key.cls`, which contains the number of the class;
+- ImageNet's: a tar of tars, one for each class and named after it;
 - folders: `class/name.jpg`; images without a folder have class 0.
 """
 
@@ -43,7 +43,7 @@ class TarMember(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
-            file = _open(self.shard)  # a reference, since the cache may drop the file meanwhile
+            file = _open(self.shard)  # keep a reference: the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
@@ -51,7 +51,7 @@ class TarMember(source.EncodedImage):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of one shard. Classes are names, or numbers as text where the shard has `.cls` files."""
+    """The images of one shard. Classes are names, or numbers as text if the shard has `.cls` files."""
 
     names: np.ndarray  # bytes [n]
     offsets: np.ndarray  # int64 [n]
@@ -64,8 +64,8 @@ class TarShards(source.Source):
     """All images of a tar file, or of the tar files of a folder sorted by name.
 
     Raises:
-      FileNotFoundError: there is no tar file, or no image in them.
-      ValueError: a shard is compressed or truncated, or has another layout than the others.
+      FileNotFoundError: there is no tar file, or the tar files contain no image.
+      ValueError: a shard is compressed or truncated, or its layout differs from the other shards.
     """
 
     def __init__(self, path: str):
@@ -123,12 +123,12 @@ def _indexes(shards):
         indexes.append(_cached_index(shard))
         if time.monotonic() - start > 10:
             start = time.monotonic()
-            logging.info("Indexed %d of %d tar files.", number, len(shards))
+            logging.info("indexed %d of %d tar files", number, len(shards))
     return indexes
 
 
 def _cached_index(shard):
-    """Returns the index of a shard from the cache folder, or makes and caches it; the key changes with the shard."""
+    """Returns the index of a shard from the cache, or makes and caches it; the cache key changes with the shard."""
     stat = os.stat(shard)
     key = hashlib.sha256(f"{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:32]
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
@@ -175,7 +175,7 @@ def _index(shard: str) -> Index:
 
 
 def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
-    """Yields name, class, offset and size of every regular file, including those in inner tars."""
+    """Yields name, class, offset and size of every regular file, including files in inner tars."""
     for member in _files(file, shard):
         if not member.name.endswith(".tar"):
             folder = os.path.basename(os.path.dirname(member.name))
@@ -188,7 +188,7 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _files(file, where):
-    """Yields the regular files of the tar at the position of `file`, which may be moved between them."""
+    """Yields the regular files of the tar that starts at the position of `file`; the caller may move the position."""
     try:
         tar = tarfile.TarFile(fileobj=file)
         while (member := tar.next()) is not None:
@@ -198,7 +198,7 @@ def _files(file, where):
         file.seek(tar.offset)
         if (
             file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE
-        ):  # tarfile takes a truncated header for the end
+        ):  # tarfile treats a truncated header as the end
             raise tarfile.ReadError("no end mark")
     except tarfile.ReadError as error:
         raise ValueError(

@@ -23,25 +23,25 @@ class Images(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
+        """Height, width and channels shape of an image."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Images `start ... stop - 1`: uint8 `[stop - start, H, W, 3]`."""
+        """Returns images `start` to `stop - 1`, uint8 `[stop - start, H, W, 3]`."""
         ...
 
     def version(self) -> str:
-        """A value that changes when the images do, found without reading them; resuming compares it."""
+        """Returns a value that changes with the images, without reading them; it is compared on resuming."""
         ...
 
     def crop(self) -> str:
-        """How the images were cropped."""
+        """Returns how the images were cropped."""
         ...
 
     def describe(self, i: int) -> str:
-        """A description of image `i` for messages."""
+        """Returns a description of image `i` for messages."""
         ...
 
 
@@ -71,7 +71,7 @@ class ArrayImages:
 
 
 class NpzImages:
-    """The images of an `.npz` file (`arr_0`, or its only array), read a few at a time.
+    """The images of an `.npz` file (`arr_0`, or its only array), read on demand.
 
     Raises:
       ValueError: there is no such array, or it is not uint8 `[N, H, W, 3]`.
@@ -106,10 +106,9 @@ class NpzImages:
 
 
 class FileImages:
-    """Image files, decoded by threads; with a `size`, center-cropped to it as ADM does.
+    """Image files, decoded by threads. With a `size`, they are center-cropped to it as ADM does.
 
-    Raises:
-      ValueError: without a `size`, on reading an image that is not RGB or has another size than the first one.
+    Without a `size`, reading an image that is not RGB or differs in size from the first one raises ValueError.
     """
 
     def __init__(self, paths: Sequence[str], name: str, size: int | None = None):
@@ -122,7 +121,7 @@ class FileImages:
 
     @property
     def stems(self) -> list[str]:
-        """File names without suffix, which pairs of sets must agree on."""
+        """File names without suffix, which must be the same in paired sets."""
         return [pathlib.Path(path).stem for path in self._paths]
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -156,7 +155,7 @@ class FileImages:
 class SourceImages:
     """The first `count` images of a training source (all of them by default), center-cropped.
 
-    An image that cannot be read is black; with `complete`, reading it raises `UnreadableImage`.
+    An unreadable image is replaced by a black one; with `complete`, reading it raises `UnreadableImage`.
     """
 
     def __init__(
@@ -198,11 +197,11 @@ class SourceImages:
 
 
 def open_images(name: str, size: int | None = None) -> Images:
-    """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png` or
-    `val/n0*` (all images below the folders that match).
+    """Opens a set of images.
 
     Args:
-      name: a path or pattern.
+      name: an `.npz` file, a folder (all images below it), an image file, or a pattern such as `out/*.png` or `val/n0*`
+        (all images below matching folders).
       size: center-crop image files to this size; None leaves them as they are.
 
     Raises:

@@ -40,6 +40,5 @@ def _head_by_head(q, k, v):
 
 @jax.checkpoint
 def _attention(q, k, v):
-    # Chosen by the platform that the program is lowered for. In ahead-of-time compilation that is not the platform of
-    # the tracing process.
+    # The platform that the program is compiled for decides. Ahead of time, that is not the platform of this process.
     return jax.lax.platform_dependent(q, k, v, cpu=_head_by_head, default=_all_heads)

@@ -1,7 +1,8 @@
 """The training loop, for all tasks.
 
-A start finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
-The parameters come from the checkpoint in the workdir, else from the weights that the config names, else they are new.
+A run finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
+Parameters come from the newest checkpoint in the workdir if there is one, else from the weights in the config if any are
+set; else they are newly initialized.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from softvq_jax.train.progress import Rate, parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
 from softvq_jax.train.task import Task, data_of
 
-AHEAD = 2  # steps that may be queued on the device before the host waits for one
+AHEAD = 2  # steps that may be queued on the device before the host waits
 
 
 class Run:
@@ -38,11 +39,12 @@ class Run:
 
     Args:
       config: the locked config.
-      workdir: a new folder, or one whose run resumes.
+      workdir: a new folder, or the folder of a run to resume.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
 
     Raises:
-      PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
+      PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
+        what to change.
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
@@ -72,10 +74,10 @@ class Run:
 
         Raises:
           NonFinite: a loss is not finite.
-          Preempted: the run was asked to stop, and has saved.
+          Preempted: the run was preempted, and has saved a checkpoint.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption:
-            # The start.
+            # Start.
             state, record = self._restore_or_init()
             if self.main:
                 content = json.loads(self.config.to_json_best_effort())
@@ -93,9 +95,9 @@ class Run:
                 tensorboard = self.config.log.tensorboard
                 writer = MetricsWriter(self.workdir, tensorboard=tensorboard, step=record["step"], active=self.main)
                 closing.callback(writer.close)
-                # The steps.
+                # Train.
                 state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
-                # The end.
+                # Evaluate and export.
                 metrics = self._evaluate(state, record, writer)
                 if metrics is None:
                     raise Preempted
@@ -103,7 +105,7 @@ class Run:
         return metrics
 
     def _restore_or_init(self):
-        """The state to continue from, and its record; see `RunRecord.at`."""
+        """Returns the state to continue from, and its record; see `RunRecord.at`."""
         saved = self.checkpoints.record()
         if saved is not None:
             self.record.check(saved, self.workdir)
@@ -133,9 +135,9 @@ class Run:
         for done in range(start + 1, self.num_steps + 1):
             state, metrics = step(state, frozen, batch, key)
             pending.append((done, metrics))
-            unreadable = batches.unreadable  # among the samples trained on so far
+            unreadable = batches.unreadable  # number among the samples trained on so far
             if done < self.num_steps:
-                batch = self.evaluated.inputs(next(batches))  # read while the device works
+                batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
@@ -165,7 +167,7 @@ class Run:
             self.checkpoints.save(state, record)
 
     def _evaluate(self, state, record, writer) -> dict[str, float] | None:
-        """Runs the evaluators that are due, and keeps the step if it is the best; None if the run was asked to stop."""
+        """Runs the evaluators that are due, and keeps the step if it is the best; returns None if preempted."""
         step, metrics, images = record["step"], {}, {}
         try:
             for evaluator in self.evaluators.values():
@@ -198,7 +200,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _fetch(pending) -> dict[str, float]:
-    """The metrics of the newest step, after checking those of all steps since the last call; empties `pending`."""
+    """Returns the newest step's metrics, after checking those of all steps since the last call; empties `pending`."""
     values = {}
     for step, metrics in pending:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}

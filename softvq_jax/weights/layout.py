@@ -1,7 +1,7 @@
 """Rules that map PyTorch tensors to parameter trees, and back.
 
-A family of networks states its rules once. `read` builds a parameter tree from a PyTorch state dict; `write` returns the
-state dict, key for key and bit for bit.
+Each family of networks has one list of rules. `read` builds a parameter tree from a PyTorch state dict; `write` returns
+the state dict, equal key for key and bit for bit.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ class WeightsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Layouts of a tensor in PyTorch and here; each function converts one to the other, without arithmetic."""
+    """Conversion of a tensor between its layouts in PyTorch and here, without arithmetic, one function each way."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -40,10 +40,11 @@ LEADING_ONE = Layout(lambda w: w[0], lambda w: w[None])  # [1, ...] <-> [...]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A leaf of our tree, by its `/`-joined path, and its key in the PyTorch state dict.
+    """A leaf of our parameter tree, by its `/`-joined path, and its key in the PyTorch state dict.
 
-    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it. With `joined`
-    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`.
+    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}` for the index along it. With
+    `joined`, `key` contains `{part}` for each of these names, and the tensors are concatenated along their first axis
+    before `layout` applies.
     """
 
     path: str
@@ -59,13 +60,13 @@ class Rule:
 
 
 def linear(path: str, key: str, count: int | None = None, *, bias: bool = True) -> list[Rule]:
-    """Rules of a linear map: `kernel` and `bias` here, `weight` and `bias` in PyTorch."""
+    """Returns the rules of a linear map: `kernel` and `bias` here, `weight` and `bias` in PyTorch."""
     rules = [Rule(f"{path}/kernel", f"{key}.weight", LINEAR, count)]
     return rules + ([Rule(f"{path}/bias", f"{key}.bias", SAME, count)] if bias else [])
 
 
 def norm(path: str, key: str, count: int | None = None) -> list[Rule]:
-    """Rules of an affine norm: `scale` and `bias` here, `weight` and `bias` in PyTorch."""
+    """Returns the rules of an affine norm: `scale` and `bias` here, `weight` and `bias` in PyTorch."""
     return [Rule(f"{path}/scale", f"{key}.weight", SAME, count), Rule(f"{path}/bias", f"{key}.bias", SAME, count)]
 
 
@@ -73,13 +74,13 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     """Builds a parameter tree from a PyTorch state dict.
 
     Args:
-      rules: one per leaf of `expected`.
+      rules: one rule for each leaf of `expected`.
       tensors: arrays by PyTorch key; keys without a rule are ignored.
       expected: tree of arrays or `ShapeDtypeStruct`s with the network's shapes.
       source: the file's name, for messages.
 
     Raises:
-      WeightsError: a tensor is missing or has another shape; names the first.
+      WeightsError: a tensor is missing or has another shape; the message names the first.
     """
     leaves = traverse_util.flatten_dict(dict(expected))
     # flax declares no types, and pyright infers dicts for leaves.
