@@ -22,6 +22,7 @@ from absl import logging
 
 from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.buffers import Buffers
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.data.sources import held_out_source, training_source
@@ -109,7 +110,10 @@ def train_batches(
     share = Share.of(global_batch, rows)
     source = training_source(config) if source is None else source
     field = _field(config)
-    training = latents.training(seed) if field == "latents" else samples.training(image_size, config["augment"], seed)
+    if field == "latents":
+        training = latents.training(seed)
+    else:
+        training = samples.training(image_size, config["augment"], seed, Decoding.of(config))
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
@@ -146,7 +150,7 @@ def eval_batches(
     share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else source
     field = _field(config)
-    evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size)
+    evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size, Decoding.of(config))
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
     shape, dtype = ((image_size, image_size, 3), np.uint8) if field == "image" else _latents_form(source)

@@ -65,10 +65,10 @@ class GeneratorTask:
         self._sampler = None  # of FID's samples, made when first measured
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "GeneratorTask":
-        """With the tokenizer and the latents or images that the config names."""
+    def open(cls, config: ConfigDict, source: Any = None) -> "GeneratorTask":
+        """With the tokenizer and the latents or images that the config names, or the images of `source`."""
         training.build(config)  # reports errors of the config before anything is read
-        latents, data = open_source(config)
+        latents, data = open_source(config, source)
         if config.evals.fid.every_steps and latents.tokenizer is None:
             raise ValueError(
                 "FID needs images: set config.tokenizer, which decodes the samples, or evals.fid.every_steps=0"

@@ -8,6 +8,7 @@ import contextlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,19 +41,24 @@ class Run:
       config: the locked config.
       workdir: a new folder, or one whose run resumes.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
+      source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
+        a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
 
     Raises:
       PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, source: Any = None):
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = "python"
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
         for folder in (workdir, workdir / "checkpoints"):
             check_writable(folder)
-        self.task = kind.open(config)
+        self.task = kind.open(config) if source is None else kind.open(config, source)
         self.data, self.num_steps = self.task.data, self.task.num_steps
         self.record = RunRecord.of(config, self.task)
         section = config.checkpoint

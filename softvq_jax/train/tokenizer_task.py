@@ -1,6 +1,7 @@
 """Training a tokenizer: its data, state, step, evaluation and export, behind the interface of `train.task`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +72,9 @@ class TokenizerTask:
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "TokenizerTask":
-        """Opens the images and reads the pretrained weights that the config names."""
-        data = Data.open(config, config.model.image_size)
+    def open(cls, config: ConfigDict, source: Any = None) -> "TokenizerTask":
+        """Opens the images, or takes those of `source`, and reads the pretrained weights that the config names."""
+        data = Data.open(config, config.model.image_size, source=source)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
         return cls(config, pretrained.load(config), **run)
