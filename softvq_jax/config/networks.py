@@ -38,6 +38,7 @@ def vit_schema(size: str, patch_size: int = 16) -> Schema:
             0.0, "Stochastic depth rate of the last block; grows linearly from 0.", number(0, below=1), "probability"
         ),
         "num_registers": Field(0, "Register tokens of DINOv2 with registers.", integer(0), "tokens"),
+        "norm_eps": Field(1e-6, "Epsilon of LayerNorm.", number(above=0)),
     }
 
 

@@ -1,5 +1,9 @@
 """Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 # Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
 # files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
@@ -15,11 +19,7 @@ FREE_FIELDS = (
     "model.remat",
     "tokenizer",
 )
-OLDER = {
-    "data.exif": "ignore",
-    "data.background": "ignore",
-    "data.classes": "auto",
-}  # in checkpoints without these fields
+OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
 MAX_SHOWN = 5  # shards named in a message
 
 
@@ -35,13 +35,18 @@ class DataMismatch(ValueError):
     """The checkpoints were trained on other samples; the message names the shards that differ."""
 
 
-def check_config(saved: dict, config: dict) -> None:
-    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes."""
+def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes.
+
+    Args:
+      defaults: default values of fields; a field that a checkpoint is too old to have counts as its default.
+    """
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
 
-    saved = {field: value for field, value in OLDER.items() if field in config} | saved
+    before = {**defaults, **OLDER}
+    saved = {field: value for field, value in before.items() if field in config} | saved
     differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
     if differing:
         lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)

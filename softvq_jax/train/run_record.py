@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.schemas import field_values
+from softvq_jax.config.fields import flatten
+from softvq_jax.config.schemas import field_values, schema_of
 from softvq_jax.train.compatibility import check_config, check_data, check_weights
 from softvq_jax.train.task import Task
 from softvq_jax.weights import fingerprints
@@ -18,11 +19,13 @@ class RunRecord:
 
     Attributes:
       config: its config by dotted field names, as JSON values.
+      defaults: default values of the declared fields, likewise.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
     """
 
     config: dict[str, Any]
+    defaults: dict[str, Any]
     weights: dict[str, str]
     data: dict
 
@@ -31,8 +34,9 @@ class RunRecord:
         """The record of a run that has been opened."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
-        values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
-        return cls(values, weights, task.data.version)
+        declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
+        values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
+        return cls(values, defaults, weights, task.data.version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
@@ -52,7 +56,7 @@ class RunRecord:
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
-        check_config(saved["config"], self.config)
+        check_config(saved["config"], self.config, self.defaults)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
@@ -65,3 +69,7 @@ class RunRecord:
                 f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
                 "use another workdir"
             )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
