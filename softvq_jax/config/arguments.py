@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.names import find_config, load_config
 from softvq_jax.config.schemas import fields
+from softvq_jax.storage.paths import expand_arguments
 
 RENAMED = {"fid.": "evals.fid.", "eval.": "evals.held_out."}  # sections of older versions
 
 
 def resolve_arguments(argv: Sequence[str]) -> list[str]:
-    """The command line with the path of its config, and with today's names of fields.
+    """The command line with the path of its config, with today's names of fields, and with `~` and `$NAME` expanded.
 
     Args:
       argv: the program and its arguments; those without `--config` are returned as they are.
@@ -22,7 +23,7 @@ def resolve_arguments(argv: Sequence[str]) -> list[str]:
     Raises:
       ValueError: there is no such config, or it has no such field; names the nearest.
     """
-    argv = list(argv)
+    argv = [*argv[:1], *expand_arguments(argv[1:])]
     position = next((i for i, word in enumerate(argv) if re.fullmatch(r"--?config(=.*)?", word)), None)
     if position is None:
         return argv

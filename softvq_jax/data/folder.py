@@ -1,4 +1,4 @@
-"""Image files below a folder. `list_images` and `ImageFolder` are the only listings: training and every command use them."""
+"""Image files below a folder: the only listing of them, for training and for every command."""
 
 import collections
 import concurrent.futures

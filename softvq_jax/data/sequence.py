@@ -25,7 +25,7 @@ MAX_SCANNED = 10_000  # items whose labels are read to find the classes, as each
 CHECKED_ITEMS = 32  # spread over the sequence, which its fingerprint covers
 
 Items = Any
-"""A sequence with `len` and `[i]`, or a function that returns one; items are `(image, label)`, `{"image", "label"}` or images.
+"""A sequence with `len` and `[i]`, or a function that returns one; items are `(image, label)`, or `{"image", "label"}`.
 
 An image is a PIL image, encoded bytes, or an array: uint8, or floats in [0, 1]; `[H, W]`, `[H, W, 1 | 3 | 4]`, or a torch
 tensor `[1 | 3, H, W]`.
@@ -88,8 +88,8 @@ class SequenceSource:
         if not hasattr(sequence, "__len__") or not hasattr(sequence, "__getitem__"):
             if not (function and isinstance(sequence, Iterable)):
                 raise TypeError(
-                    f"source {sequence!r:.100}: expected a sequence with len() and [i] of (image, label), or a function that "
-                    "returns one; from an iterator, make a list"
+                    f"source {sequence!r:.100}: expected a sequence with len() and [i] of (image, label), or a function "
+                    "that returns one; from an iterator, make a list"
                 )
             sequence = list(sequence)
         self._name = name or getattr(items, "__qualname__", type(sequence).__name__)
@@ -251,8 +251,8 @@ class _Held:
 
     def __reduce__(self):
         raise ValueError(
-            "data.num_workers > 0 needs a source that other processes can open: give a function of a module that returns the "
-            "sequence, or set data.num_workers=0, which reads in threads"
+            "data.num_workers > 0 needs a source that other processes can open: give a function of a module that returns "
+            "the sequence, or set data.num_workers=0, which reads in threads"
         )
 
 

@@ -360,8 +360,8 @@ def _braces(pattern: str) -> list[str]:
 
 def _compressed(path: str, archiver: str) -> str:
     return (
-        f"{path} is compressed, so that its images cannot be read in random order: unpack it to a .tar ({archiver}); images "
-        "hardly shrink by it"
+        f"{path} is compressed, so that its images cannot be read in random order: unpack it to a .tar ({archiver}); "
+        "images hardly shrink by it"
     )
 
 

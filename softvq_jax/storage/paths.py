@@ -8,24 +8,14 @@ _FLAG_AND_VALUE = re.compile(r"(--?[\w.\[\]]+=)(.*)", re.DOTALL)
 
 
 def expand(path: str) -> str:
-    """A path with a leading `~` or `~user` and environment variables expanded; URLs such as `hf://` stay as they are.
-
-    Raises:
-      ValueError: an environment variable is not set.
-    """
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if "$" in path and (missing := re.search(r"\$\{?(\w+)\}?", expanded)) and missing[1] not in os.environ:
-        raise ValueError(f"path {path!r}: the environment variable {missing[1]} is not set")
-    return expanded
+    """A path with a leading `~` or `~user` and environment variables expanded; variables that are not set stay."""
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 def expand_arguments(words: Sequence[str]) -> list[str]:
     """A command line whose words and flag values are expanded where they begin with `~` or `$`, or hold `/$`.
 
     A shell expands `--out ~/runs`, but not `--out=~/runs`, which all commands take as well.
-
-    Raises:
-      ValueError: an environment variable is not set.
     """
     return [_expanded(word) for word in words]
 

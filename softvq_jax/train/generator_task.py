@@ -1,6 +1,7 @@
 """Training a latent generator, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp

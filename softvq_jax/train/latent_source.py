@@ -104,8 +104,8 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
         )
     if data.source.class_names == ("",) and config.model.num_classes > 1:
         raise ValueError(
-            f"the data have no classes, and the generator is for model.num_classes={config.model.num_classes}: put the images "
-            "in one subfolder per class, or set data.classes='names' or data.label_file; or set model.num_classes=1"
+            f"the data have no classes, and the generator is for model.num_classes={config.model.num_classes}: put the "
+            "images in one subfolder per class, or set data.classes='names' or data.label_file; or set model.num_classes=1"
         )
     if len(data.source.class_names) == 1 and config.model.num_classes > 1:
         logging.warning(

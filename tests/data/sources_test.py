@@ -147,7 +147,7 @@ def test_a_separate_folder_is_held_out(tmp_path):
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"source": "zip", "path": "x"}, "data.source='zip': expected one of embedded, array_record, folder, latents, tar"),
+    ({"source": "zip", "path": "x"}, "data.source='zip': expected one of embedded, array_record, folder, latents, parquet"),
     ({"source": "folder"}, "needs data.path"),
     ({"source": "embedded", "path": "x"}, "takes no data.path"),
     ({"source": "embedded", "holdout": 1.0}, "data.holdout=1.0"),
