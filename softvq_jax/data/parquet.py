@@ -140,7 +140,7 @@ def _numbered(labels: np.ndarray, names: tuple[str, ...], path: str) -> tuple[np
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= (len(names) or MAX_CLASSES):
         wrong = [value for value in labels[:100_000].tolist() if not isinstance(value, int) or value < 0]
         raise ValueError(
-            f"labels in {path} such as {(wrong or [labels.max()])[0]!r}: expected class numbers from 0 to "
+            f"labels in {path} such as {(wrong or [labels.max().item()])[0]!r}: expected class numbers from 0 to "
             f"{(len(names) or MAX_CLASSES) - 1:,}"
         )
     return labels, names or tuple(map(str, range(int(labels.max()) + 1)))

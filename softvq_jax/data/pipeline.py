@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -24,8 +25,8 @@ from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.buffers import Buffers
 from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.shuffle import shuffled
-from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.data.sources import held_out_source, training_source
+from softvq_jax.data.source import UnreadableImage
+from softvq_jax.data.sources import as_source, held_out_source, training_source
 
 ENDLESS = 2**62
 MAX_REPLACEMENTS = 20  # images drawn in place of an unreadable one
@@ -90,7 +91,7 @@ def train_batches(
     global_batch: int,
     start_sample: int = 0,
     rows: Sequence[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
     """Returns endless batches of random crops, randomly flipped, from `start_sample` on.
 
@@ -101,14 +102,15 @@ def train_batches(
       global_batch: samples in a step, over all processes.
       start_sample: global index of the first sample: from a checkpoint, 0 for a new run.
       rows: the rows of every global batch that this process reads, see `parallel.mesh.process_rows`; default: all.
-      source: the opened data source; default: the one in `config`.
+      source: an opened data source, or a Python sequence of `(image, label)` (`data.sequence`); default: the one in
+        `config`.
 
     Raises:
       ValueError: the config is invalid, or rows are not in the global batch.
       FileNotFoundError: a path holds no images.
     """
     share = Share.of(global_batch, rows)
-    source = training_source(config) if source is None else source
+    source = training_source(config) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         training = latents.training(seed)
@@ -140,7 +142,7 @@ def eval_batches(
     image_size: int | None,
     global_batch: int,
     rows: Sequence[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
     """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
 
@@ -148,7 +150,7 @@ def eval_batches(
     counted, its pixels are zeros, and `valid` is False. Arguments and errors are those of `train_batches`.
     """
     share = Share.of(global_batch, rows)
-    source = held_out_source(config, image_size) if source is None else source
+    source = held_out_source(config, image_size) if source is None else as_source(source)
     field = _field(config)
     evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size, Decoding.of(config))
     read, pool = _reader(evaluation, config["num_workers"])

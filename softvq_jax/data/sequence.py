@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -118,6 +119,13 @@ class SequenceSource:
 
     def key(self, i: int) -> str:
         return str(i)
+
+    def check_workers(self) -> None:
+        """Raises ValueError if reading processes cannot open the sequence."""
+        try:
+            pickle.dumps(self._opener)
+        except (ValueError, TypeError, AttributeError, pickle.PicklingError) as error:
+            raise ValueError(f"source {self._name}: {error}") from None
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:

@@ -81,6 +81,8 @@ def training_source(config: Mapping, given: Any = None) -> source.Source:
     """
     if given is not None:
         whole = as_source(given)
+        if config["num_workers"] and isinstance(whole, SequenceSource):
+            whole.check_workers()
     else:
         _check(config)
         if config["source"] == "embedded":

@@ -36,6 +36,7 @@ from softvq_jax.storage.paths import expand
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # which no reader here takes
+MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
 INDEX_VERSION = 2  # of what the index holds; older ones in the cache are made again
 
 
@@ -292,6 +293,8 @@ def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:
             ) from None
         following = _next_content(file, end)
         if following is None:
+            if (zeros := end - tar.offset) > MANY_ZEROS:
+                logging_once(f"{where} ends in {zeros:,} bytes of zeros: if it was copied, compare it with its source")
             return
         file.seek(following)
 

@@ -16,6 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
@@ -52,6 +53,7 @@ class Run:
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = "python"
+        config = with_expanded_paths(config)
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
