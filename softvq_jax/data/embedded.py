@@ -44,7 +44,7 @@ class Region:
         return _pixels(self), self.label
 
 
-class EmbeddedPhotographs:
+class EmbeddedPhotographs(source.Source):
     """The regions to train on, left and right of the held-out band of each photograph. The class is the photograph.
 
     Args:
@@ -64,6 +64,9 @@ class EmbeddedPhotographs:
 
     def __getitem__(self, i: int) -> Region:
         return self._regions[i]
+
+    def key(self, i: int) -> str:
+        return self._regions[i].where
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
@@ -107,7 +110,7 @@ def _path(file: str) -> pathlib.Path:
     package = importlib.util.find_spec(
         "skimage"
     )  # found, not imported: the import is slow, and the data does not need it
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("data.source='embedded' reads photographs of scikit-image: pip install scikit-image")
     path = pathlib.Path(package.submodule_search_locations[0], "data", file)
     if not path.exists():

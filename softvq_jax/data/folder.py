@@ -39,7 +39,7 @@ class ImageFile(source.EncodedImage):
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {reason}") from None
 
 
-class ImageFolder:
+class ImageFolder(source.Source):
     """All images below a folder, sorted by class and path. Links are followed; hidden files and other junk are not data.
 
     Args:

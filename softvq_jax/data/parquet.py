@@ -49,7 +49,7 @@ class ParquetImage(source.EncodedImage):
         return encoded, self.label
 
 
-class ParquetShards:
+class ParquetShards(source.Source):
     """All images of Parquet files, in order.
 
     Args:

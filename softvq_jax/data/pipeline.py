@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -26,7 +26,7 @@ from softvq_jax.data.buffers import Buffers
 from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import UnreadableImage
-from softvq_jax.data.sources import as_source, held_out_source, training_source
+from softvq_jax.data.sources import as_source, held_out_source, side_of_crops, training_source
 
 ENDLESS = 2**62
 MAX_REPLACEMENTS = 20  # images drawn in place of an unreadable one
@@ -90,7 +90,7 @@ def train_batches(
     seed: int,
     global_batch: int,
     start_sample: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: Iterable[int] | None = None,
     source: Any = None,
 ) -> Batches:
     """Returns endless batches of random crops, randomly flipped, from `start_sample` on.
@@ -115,14 +115,16 @@ def train_batches(
     if field == "latents":
         training = latents.training(seed)
     else:
-        training = samples.training(image_size, config["augment"], seed, Decoding.of(config))
+        side = side_of_crops(image_size)
+        training = samples.training(side, config["augment"], seed, Decoding.of(config))
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
     def replaced(result: samples.Sample | UnreadableImage, index: int) -> dict:
         for attempt in range(MAX_REPLACEMENTS):
             if not isinstance(result, UnreadableImage):
-                return _example(field, *result, index, unreadable=attempt > 0, valid=True)
+                sample, label = result
+                return _example(field, sample, label, index, unreadable=attempt > 0, valid=True)
             warn(result)
             item = int(np.random.default_rng((seed, index, attempt)).integers(len(source)))
             (result,) = read([source[item]], [index])
@@ -141,7 +143,7 @@ def eval_batches(
     *,
     image_size: int | None,
     global_batch: int,
-    rows: Sequence[int] | None = None,
+    rows: Iterable[int] | None = None,
     source: Any = None,
 ) -> Batches:
     """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
@@ -152,17 +154,21 @@ def eval_batches(
     share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else as_source(source)
     field = _field(config)
-    evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size, Decoding.of(config))
+    if field == "latents":
+        evaluation, (shape, dtype) = latents.evaluation(), _latents_form(source)
+    else:
+        side = side_of_crops(image_size)
+        evaluation, shape, dtype = samples.evaluation(side, Decoding.of(config)), (side, side, 3), np.uint8
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
-    shape, dtype = ((image_size, image_size, 3), np.uint8) if field == "image" else _latents_form(source)
     black = np.zeros(shape, dtype)
 
     def example(result: samples.Sample | UnreadableImage, index: int) -> dict:
         if isinstance(result, UnreadableImage):
             warn(result)
             return _example(field, black, 0, index, unreadable=True, valid=False)
-        return _example(field, *result, index, unreadable=False, valid=True)
+        sample, label = result
+        return _example(field, sample, label, index, unreadable=False, valid=True)
 
     def examples(indexes: list[int]) -> list[dict]:
         existing = [index for index in indexes if index < len(source)]
@@ -184,7 +190,7 @@ class Share:
     rows: tuple[int, ...]
 
     @classmethod
-    def of(cls, global_batch: int, rows: Sequence[int] | None) -> "Share":
+    def of(cls, global_batch: int, rows: Iterable[int] | None) -> "Share":
         """Returns the share of these rows, all for None; ValueError for rows outside the batch."""
         if global_batch < 1:
             raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
@@ -217,7 +223,7 @@ def _in_parallel(examples, share, length, config):
     def chunk_of_examples(number: int) -> list[dict]:
         return examples([share.global_index(i) for i in range(number * chunk, (number + 1) * chunk)])
 
-    threads = config["num_workers"] or min(16, os.cpu_count())
+    threads = config["num_workers"] or min(16, os.cpu_count() or 1)
     ahead = config["prefetch"] * share.local_batch // chunk
     return (
         grain.MapDataset.range(length // chunk)

@@ -69,7 +69,7 @@ class SequenceItem:
             raise UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
 
-class SequenceSource:
+class SequenceSource(source.Source):
     """A source of the items of a Python sequence.
 
     Args:

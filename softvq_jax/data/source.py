@@ -32,10 +32,12 @@ class Reference(Protocol):
       where: the file, record or example, for messages.
     """
 
-    where: str
+    @property
+    def where(self) -> str: ...
 
     def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image | np.ndarray, int]:
         """Returns the decoded image, upright RGB, or latents, and the class; raises `UnreadableImage`."""
+        ...
 
 
 class EncodedImage(abc.ABC):
@@ -61,7 +63,9 @@ class Source(Protocol):
     """
 
     class_names: tuple[str, ...]
-    parts: dict[str, str]
+
+    @property
+    def parts(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -69,9 +73,11 @@ class Source(Protocol):
 
     def key(self, i: int) -> str:
         """Returns a name of item `i` that does not change when the source is moved."""
+        ...
 
     def fingerprint(self) -> str:
         """Returns a digest that changes with the images, their order and labels, as far as `parts` covers them."""
+        ...
 
 
 def digest(parts: Iterable[str], length: int = 32) -> str:

@@ -73,7 +73,7 @@ class Index:
     numbered: np.ndarray  # bool []
 
 
-class TarShards:
+class TarShards(source.Source):
     """All images of tar files, sorted by the files' names.
 
     Args:
@@ -281,7 +281,7 @@ def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:
         try:
             tar = tarfile.TarFile(fileobj=file)
             while (member := tar.next()) is not None:
-                tar.members = []  # drops the list that `tarfile` would keep
+                tar.members = []  # drops the list that `tarfile` would keep  # pyright: ignore[reportAttributeAccessIssue]
                 if member.isfile():
                     yield member
             file.seek(tar.offset)

@@ -7,24 +7,27 @@ of a loss.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = np.ndarray | jax.Array
 TIME_DISTRIBUTIONS = ("uniform", "lognormal")
+
+Coefficient: TypeAlias = Callable[[Any], Any]
+"""A function of times, NumPy or JAX arrays, with a result of their shape and library."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Path:
     """A path: its two coefficients, their time derivatives, and the time at which `sigma / alpha` has a given value."""
 
-    alpha: Callable[[Array], Array]
-    sigma: Callable[[Array], Array]
-    alpha_rate: Callable[[Array], Array]
-    sigma_rate: Callable[[Array], Array]
-    time_of_ratio: Callable[[Array], Array]
+    alpha: Coefficient
+    sigma: Coefficient
+    alpha_rate: Coefficient
+    sigma_rate: Coefficient
+    time_of_ratio: Coefficient
 
     def interpolate(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
         """The point `x_t` of the path; `t` broadcasts against `x`."""

@@ -3,7 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,23 +26,34 @@ class Images(Protocol):
         count them.
     """
 
-    name: str
-    shape: tuple[int, int, int]
-    unreadable: Mapping[int, str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        ...
+
+    @property
+    def unreadable(self) -> Mapping[int, str]: ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Images `start ... stop - 1`: uint8 `[stop - start, H, W, 3]`."""
+        ...
 
     def version(self) -> str:
         """A value that changes when the images do, found without reading them; resuming compares it."""
+        ...
 
     def crop(self) -> str:
         """How the images were cropped."""
+        ...
 
     def describe(self, i: int) -> str:
         """A description of image `i` for messages."""
+        ...
 
 
 class ArrayImages:
@@ -50,7 +61,10 @@ class ArrayImages:
 
     def __init__(self, images: np.ndarray, name: str = "array"):
         check_images(images.dtype, images.shape, name)
-        self.name, self.shape, self._images, self.unreadable = name, images.shape[1:], images, {}
+        self.name, self._images = name, images
+        self.unreadable: dict[int, str] = {}
+        _, height, width, channels = images.shape
+        self.shape = height, width, channels
 
     def __len__(self) -> int:
         return len(self._images)
@@ -85,7 +99,8 @@ class NpzImages:
             )
         self._rows = ArrayRows(path, key)
         check_images(self._rows.dtype, self._rows.shape, f"{path}: {key}")
-        self.shape = tuple(self._rows.shape[1:])
+        _, height, width, channels = self._rows.shape
+        self.shape = height, width, channels
 
     def __len__(self) -> int:
         return self._rows.shape[0]
@@ -247,7 +262,7 @@ def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT
     return FileImages(list_images(name), name, size, decoding)
 
 
-def take(images: Images, rows: Sequence[int]) -> np.ndarray:
+def take(images: Images, rows: Iterable[int]) -> np.ndarray:
     """Reads the images `rows`, in that order: uint8 `[len(rows), H, W, 3]`."""
     return np.concatenate([images.read(int(row), int(row) + 1) for row in rows])
 

@@ -32,21 +32,27 @@ class Predictions(Protocol):
 
     def metadata(self) -> dict:
         """JSON values that change when the rows would, which resuming compares; `weights` are fingerprints by network."""
+        ...
 
     def crop(self) -> str:
         """How the images were cropped."""
+        ...
 
     def describe(self, i: int) -> str:
         """A description of image `i` for messages."""
+        ...
 
     def compute(self) -> dict[str, str]:
         """Types of the matmuls that make the images, by network."""
+        ...
 
     def read(self, start: int, stop: int) -> Any:
         """Reads what images `start ... stop - 1` are made of; called in a thread, ahead of `rows`."""
+        ...
 
     def rows(self, batch: Any) -> Rows:
         """Measures what `read` returned: one row for each image in every column."""
+        ...
 
 
 class ImageSet:

@@ -38,15 +38,22 @@ class MeasuredSet(Protocol):
       statistics_counts: the number of images that its feature statistics are computed from, by name.
     """
 
-    name: str
-    image_counts: Counts
-    statistics_counts: Counts
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def image_counts(self) -> Counts: ...
+
+    @property
+    def statistics_counts(self) -> Counts: ...
 
     def rows(self, column: str) -> Any:
         """A column of features `[n, d]`; raises NotMeasured or NoFeatures if there is none."""
+        ...
 
     def require_statistics(self) -> Any:
         """`feature_statistics.FeatureStatistics` of its images; raises NoFeatures if there are none."""
+        ...
 
 
 Measured = tuple[dict[str, float], Counts]

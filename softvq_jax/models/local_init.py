@@ -8,15 +8,20 @@ other kind at their own position; values and the output map carry content. From 
 to patch, the network thus starts as a linear map.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+if TYPE_CHECKING:
+    from softvq_jax.models.tokenizer import TokenizerModel
 
 QUERY_GAIN = 1.5  # of queries and of keys: a token's own position then outweighs a few hundred others
 EMBED_GAIN = 2.0  # of a patch's content, relative to its position
 
 
-def start_local(model: nnx.Module, rngs: nnx.Rngs) -> None:
+def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     """Sets the parameters of a fresh `models.tokenizer.TokenizerModel` as the module's docstring describes."""
     encoder, decoder = model.encoder, model.decoder
     _start_copying(encoder.vit.transformer, encoder.vit.pos_embed, encoder.latent_pos_embed, rngs)

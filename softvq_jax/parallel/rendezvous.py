@@ -59,7 +59,7 @@ def bind_host(host: str) -> str:
     to a loopback address, at which no other host reaches it.
     """
     try:
-        address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
         is_name = host != "localhost" and not _is_ip(host)
         with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
             return "::" if is_name and ipaddress.ip_address(address).is_loopback else address
@@ -103,6 +103,7 @@ class _Listener:
 
     async def _serve(self, reader, writer):
         task = asyncio.current_task()
+        assert task is not None
         try:
             line = await asyncio.wait_for(reader.readline(), MESSAGE_SECONDS)
             message = _parse(line)

@@ -22,6 +22,7 @@ from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.tools.command_line import first_line
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -31,7 +32,7 @@ PATCH_SIZE, IMAGE_SIZE = 14, 518
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """The command line's flags."""
     parser = argparse_flags.ArgumentParser(
-        prog="python -m softvq_jax.tools.random_teacher", description=__doc__.splitlines()[0]
+        prog="python -m softvq_jax.tools.random_teacher", description=first_line(__doc__)
     )
     parser.add_argument("--size", choices=VIT_SIZES, default="S", help="of the DINOv2 (default: S)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")

@@ -21,13 +21,13 @@ from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
-from softvq_jax.train.task import Better, Summary
+from softvq_jax.train.task import Better, Summary, Task
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 from softvq_jax.weights import pretrained
 
 
-class TokenizerTask:
-    """The task of a tokenizer run, a `task.Task`.
+class TokenizerTask(Task):
+    """The task of a tokenizer run.
 
     Attributes:
       config: the run's config.
@@ -76,8 +76,7 @@ class TokenizerTask:
         """Opens the images, or takes those of `source`, and reads the pretrained weights that the config names."""
         data = Data.open(config, config.model.image_size, source=source)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
-        run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
-        return cls(config, pretrained.load(config), **run)
+        return cls(config, pretrained.load(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
@@ -155,6 +154,7 @@ class TokenizerTask:
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
         """Reconstructions of held-out images, for rFID and SSIM."""
+        assert images is not None, "the samples of a tokenizer's run are images"
         if self.reconstruct is None:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])
