@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand
 from softvq_jax.weights.layout import WeightsError
 
 HUB = "hf://"
@@ -30,7 +31,7 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
     """
     name = os.fspath(name)
     if not name.startswith(HUB):
-        path = pathlib.Path(name).expanduser()
+        path = pathlib.Path(expand(name))
         if path.exists():
             return path
         if not _HUB_ID.fullmatch(name):
