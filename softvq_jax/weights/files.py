@@ -103,6 +103,24 @@ def find_weights(folder: pathlib.Path, *, purpose: str = "weights") -> pathlib.P
     raise FileNotFoundError(f"{folder} has no {WEIGHTS[0]}: not a {purpose} folder")
 
 
+def find_published(path: pathlib.Path, *, purpose: str) -> tuple[dict, pathlib.Path]:
+    """Returns the content of `config.json` and the file of weights.
+
+    Args:
+      path: a folder with both, or a file of weights; a file without a `config.json` beside it has an empty one.
+      purpose: use of the weights, for messages.
+
+    Raises:
+      FileNotFoundError: one of the two is missing in the folder.
+      WeightsError: `config.json` is not a JSON object.
+    """
+    config = (path.parent if path.is_file() else path) / "config.json"
+    if path.is_dir() and not config.is_file():
+        raise FileNotFoundError(f"{path} has no config.json: not a {purpose} folder")
+    found = find_weights(path, purpose=purpose)
+    return read_json(config) if config.is_file() else {}, found
+
+
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads all tensors of a `.safetensors` file, of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra), or of the
     files that a `.safetensors.index.json` or `.bin.index.json` lists.
@@ -217,7 +235,9 @@ def _to_numpy(torch, tensor, key, path):
     tensor = tensor.detach()
     unusual = "quantized" if tensor.is_quantized else "sparse" if tensor.layout != torch.strided else None
     if unusual:
-        raise WeightsError(f"{path}: {key!r} is {unusual}; expected a dense tensor of floats: save it dequantized and dense")
+        raise WeightsError(
+            f"{path}: {key!r} is {unusual}; expected a dense tensor of floats: save it dequantized and dense"
+        )
     try:
         return tensor.numpy()
     except TypeError:  # bfloat16 and float8, which NumPy does not know; float32 holds them all
