@@ -27,7 +27,7 @@ from softvq_jax.generators.family import (
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import call_with_auto_axes
-from softvq_jax.weights import entries, files, layout
+from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
@@ -209,6 +209,39 @@ class Generator:
         tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", dict(self._files.config) | self.statistics.to_fields())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push generator with softvq-jax.",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Uploads the generator to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Args:
+          repo_id: "owner/name"; made if it does not exist.
+          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
+
+        Returns:
+          The URL of the commit.
+        """
+        card = hub.model_card(
+            repo_id.split("/")[-1],
+            f"A generator of image latents: `{self!r}`.\n\n```python\nimport jax\nfrom softvq_jax import Generator\n\n"
+            f'generator = Generator.from_pretrained("{repo_id}")\n'
+            "latents = generator.sample([0, 1], key=jax.random.key(0))\n```",
+            **{"pipeline_tag": "unconditional-image-generation", **(model_card_kwargs or {})},
+        )
+        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
+        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
 
     def sample(
         self,

@@ -17,7 +17,7 @@ from softvq_jax import user_arrays
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.parallel.mesh import call_with_auto_axes
-from softvq_jax.weights import entries, files, layout
+from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights import tokenizer as weights
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -191,6 +191,38 @@ class Tokenizer:
             files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
         else:
             (folder / OWN_CONFIG).unlink(missing_ok=True)  # left by a tokenizer saved here before
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push tokenizer with softvq-jax.",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Uploads the tokenizer to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Args:
+          repo_id: "owner/name"; made if it does not exist.
+          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
+
+        Returns:
+          The URL of the commit.
+        """
+        card = hub.model_card(
+            repo_id.split("/")[-1],
+            f"An image tokenizer: `{self!r}`.\n\n```python\nfrom softvq_jax import Tokenizer\n\n"
+            f'tokenizer = Tokenizer.from_pretrained("{repo_id}")\nlatents = tokenizer.encode(images)\n```',
+            **{"pipeline_tag": "image-feature-extraction", **(model_card_kwargs or {})},
+        )
+        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
+        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
 
     def _inferred_config(self, tensors):
         """The config that `from_pretrained` infers from the published layout alone; None where it cannot."""

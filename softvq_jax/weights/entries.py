@@ -15,7 +15,6 @@ from softvq_jax.weights.layout import WeightsError
 
 _COMPILED = re.compile(r"\b_orig_mod\.")
 _AVERAGED = re.compile(r"ema|averag|teacher")  # DINO's teacher is an average of its student
-_WRAPPERS = re.compile(r"\.?(?:module|model|net|state_dict)\.?$")
 
 
 def select(
@@ -40,7 +39,10 @@ def select(
     names = {_COMPILED.sub("", key): key for key in tensors}
     prefixes = sorted({prefix for name in names if (prefix := _prefix(name, anchors)) is not None})
     if entry is not None:
-        matching = [prefix for prefix in prefixes if f".{prefix}".find(f".{entry}.") >= 0]
+        wanted = f"{entry}." if entry else ""
+        matching = [prefix for prefix in prefixes if prefix == wanted]
+        matching = matching or [prefix for prefix in prefixes if entry and prefix.startswith(wanted)]
+        matching = matching or [prefix for prefix in prefixes if entry and f".{wanted}" in prefix]
         if not matching:
             raise WeightsError(f"{source} has no entry {entry!r} with this network; it has {_listed(prefixes)}")
         prefixes = matching
@@ -67,4 +69,4 @@ def _prefix(name: str, anchors: Sequence[str]) -> str | None:
 
 
 def _listed(prefixes: Sequence[str]) -> str:
-    return ", ".join(repr(_WRAPPERS.sub("", prefix) or prefix.rstrip(".") or "(top)") for prefix in prefixes) or "none"
+    return ", ".join(repr(prefix.rstrip(".")) for prefix in prefixes) or "none"
