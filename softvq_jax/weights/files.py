@@ -182,7 +182,7 @@ def _read_safetensors(path):
 
 def _only_ours(dtypes):
     """The keys of the tensors that safetensors cannot give to NumPy: float8 and smaller."""
-    return {key for key, dtype in dtypes.items() if dtype.startswith(("F8", "F6", "F4"))}
+    return {key for key, dtype in dtypes.items() if dtype.startswith(("F8_", "F6_", "F4"))}
 
 
 def _read_float8(path, dtypes):

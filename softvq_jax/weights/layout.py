@@ -102,7 +102,8 @@ class Rule:
     """A leaf of our tree, by its `/`-joined path, and its key in the PyTorch state dict.
 
     With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it. With `joined`
-    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`.
+    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`. If
+    `first_half`, the tensor may have twice as many rows, and our leaf is the first half of them.
     """
 
     path: str
@@ -110,6 +111,7 @@ class Rule:
     layout: Layout = SAME
     count: int | None = None
     joined: tuple[str, ...] = ("",)
+    first_half: bool = False
 
     @property
     def keys(self) -> list[str]:
@@ -128,9 +130,7 @@ def norm(path: str, key: str, count: int | None = None) -> list[Rule]:
     return [Rule(f"{path}/scale", f"{key}.weight", SAME, count), Rule(f"{path}/bias", f"{key}.bias", SAME, count)]
 
 
-def read(
-    rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: str, finite: bool = True
-) -> dict:
+def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: str) -> dict:
     """Builds a parameter tree from a PyTorch state dict.
 
     Args:
@@ -138,7 +138,6 @@ def read(
       tensors: arrays by PyTorch key; keys without a rule are ignored.
       expected: tree of arrays or `ShapeDtypeStruct`s with the network's shapes.
       source: the file's name, for messages.
-      finite: refuse NaN and infinite values.
 
     Returns:
       The tree, float32.
@@ -149,7 +148,9 @@ def read(
     shapes = {"/".join(path): leaf.shape for path, leaf in traverse_util.flatten_dict(dict(expected)).items()}
     flat = {}
     for rule in rules:
-        parts = [_tensor(rule, key, tensors, shapes[rule.path], source, finite) for key in rule.keys]
+        keys, number = rule.keys, len(rule.joined)
+        groups = [keys[i : i + number] for i in range(0, len(keys), number)]
+        parts = [_joined(rule, group, tensors, shapes[rule.path], source) for group in groups]
         flat[rule.path] = parts[0] if rule.count is None else np.stack(parts)
     missing = sorted(shapes.keys() - flat.keys())
     if missing:
@@ -157,14 +158,22 @@ def read(
     return traverse_util.unflatten_dict({tuple(path.split("/")): leaf for path, leaf in flat.items()})
 
 
-def _tensor(rule, key, tensors, shape, source, finite):
+def _joined(rule, keys, tensors, shape, source):
     shape = shape if rule.count is None else shape[1:]
+    theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
+    if len(keys) > 1:
+        theirs = (theirs[0] // len(keys), *theirs[1:])
+    arrays = [_tensor(rule, key, tensors, shape, theirs, source) for key in keys]
+    array = np.concatenate(arrays) if len(keys) > 1 else arrays[0]
+    return np.ascontiguousarray(rule.layout.to_ours(array))
+
+
+def _tensor(rule, key, tensors, shape, theirs, source):
     if key not in tensors:
         raise WeightsError(
             f"{source} has no tensor {key!r}; this network needs it with our shape {tuple(shape)} ({rule.path})"
         )
     array = np.asarray(tensors[key])
-    theirs = rule.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     if rule.first_half and array.shape == (2 * theirs[0], *theirs[1:]):
         array = array[: theirs[0]]
     if array.shape != theirs:
@@ -177,12 +186,12 @@ def _tensor(rule, key, tensors, shape, source, finite):
             f"{source}: {key!r} is {array.dtype}, quantized; expected float32, float16, bfloat16 or float8 without scales"
         )
     array = array.astype(np.float32, copy=False)
-    if finite and not np.isfinite(array).all():
+    if not np.isfinite(array).all():
         count = array.size - np.count_nonzero(np.isfinite(array))
         raise WeightsError(
             f"{source}: {count:,} of the {array.size:,} values of {key!r} are NaN or infinite; expected finite numbers"
         )
-    return np.ascontiguousarray(rule.layout.to_ours(array))
+    return array
 
 
 def is_floating(dtype: np.dtype) -> bool:
