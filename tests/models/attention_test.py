@@ -10,8 +10,8 @@ import pytest
 from softvq_jax.models import attention, attention_tpu
 from softvq_jax.parallel.mesh import make_mesh
 
-# 65 tokens are a small image, 321 and 1,089 the tokenizers' at 256 and 512 pixels, 785 a DINO's with patches of 8.
-LENGTHS = (65, 321, 785, 1088)
+# 65 tokens are SiT's and a class, 321 the tokenizers' at 256 pixels, 785 DINO's with patches of 8, 1,088 some at 512.
+LENGTHS = (65, *(pytest.param(length, marks=pytest.mark.slow) for length in (321, 785, 1088)))
 TOLERANCES = [(jnp.float32, 5e-6), (jnp.bfloat16, 1.5e-2)]
 
 
@@ -92,6 +92,7 @@ def test_the_interpreted_kernel_gives_the_reference(length, dtype, tolerance):
     assert_close(gradient, expected_gradient, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_heads", "head"), [(4, 32), (4, 64), (2, 128), (2, 256)])
 def test_the_interpreted_kernel_takes_heads_of_many_widths(num_heads, head):
     assert attention_tpu.supports(num_heads * head, num_heads)
