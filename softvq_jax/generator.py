@@ -27,6 +27,7 @@ from softvq_jax.generators.family import (
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -207,7 +208,7 @@ class Generator:
         added to `config.json`, so that the folder is complete.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", dict(self._files.config) | self.statistics.to_fields())

@@ -17,6 +17,7 @@ from softvq_jax import user_arrays
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights import tokenizer as weights
 from softvq_jax.weights.published_files import PublishedFiles
@@ -188,7 +189,7 @@ class Tokenizer:
         A tokenizer from `from_pretrained` is written back key for key and bit for bit.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = self._files.tensors(layout.write(weights.tokenizer_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", self._files.config)

@@ -31,6 +31,11 @@ RUN: Schema = {
         "best_metric": Field(
             "", 'Held-out metric, such as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.', text()
         ),
+        "fallback": Field(
+            "",
+            "A folder on another disk, for the last state of a run whose workdir cannot be written; empty: none.",
+            text(),
+        ),
     },
     "log": {
         "every_steps": Field(50, "Steps between lines of metrics; 0: only at evaluations.", EVERY_STEPS, "steps"),

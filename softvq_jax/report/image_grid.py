@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from softvq_jax.storage import files
+
 GAP = 2  # white pixels between images
 
 
@@ -37,5 +39,6 @@ def pairs_grid(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes an image `[H, W, 3]` uint8 as PNG."""
-    Image.fromarray(image).save(path)
+    """Writes an image `[H, W, 3]` uint8 as PNG, atomically."""
+    with files.replacing(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")

@@ -39,6 +39,10 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         sync(partial)
         os.replace(partial, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # errors of `write` do not name their file
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):  # on a full or lost disk, the first error is the one to report
             partial.unlink(missing_ok=True)
@@ -74,6 +78,42 @@ def read_json(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object of fields")
     return content
+
+
+def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
+    """Makes a folder and those above it; returns those that are new, outermost first. Their names are on disk then.
+
+    Raises:
+      OSError: a folder cannot be made.
+    """
+    path, new = pathlib.Path(path), []
+    while not path.exists():
+        new.insert(0, path)
+        path = path.parent
+    for folder in new:
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return new
+
+
+def remove_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Removes those of `folders` that are empty, last ones first; the others stay, without an error."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def sync_tree(folder: str | os.PathLike) -> None:
+    """Returns once all files below a folder, and all names in it, are on disk.
+
+    Files of other hosts in a shared folder are on disk when these hosts have closed them (NFS, buckets).
+    """
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(os.path.join(path, name))
+        sync_folder(path)
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Mapping
 
+from softvq_jax.config.fields import is_number
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.evaluator import Evaluator
 from softvq_jax.train.evaluators import HeldOut
@@ -32,19 +33,27 @@ class Best:
         self.metric, self._sign = metric, 1 if known[metric] == "higher" else -1
         self.checkpoints = Checkpoints(folder, keep=1, keep_every_steps=0)
         record = self.checkpoints.record()
-        self.value = record["value"] if record and record["metric"] == metric else None
+        self.value = self.step = None
+        if record and record.get("metric") == metric and is_number(record.get("value")):
+            self.value, self.step = record["value"], record["step"]
 
-    def improved_by(self, metrics: Mapping[str, float]) -> bool:
-        """Returns whether these metrics are better than the best step's; False if the metric is not among them."""
+    def improved_by(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether the metrics of `step` are better than those of the best step, or it is the best step.
+
+        False if they lack the metric.
+        """
         if self.metric not in metrics:
             return False
+        if step == self.step:  # of a run that resumed before it, or that ended before its export
+            return True
         return self.value is None or self._sign * (metrics[self.metric] - self.value) > 0
 
     def save(self, state, record: dict, metrics: Mapping[str, float]) -> None:
-        """Saves this step in place of the previous best one."""
-        self.value = metrics[self.metric]
-        self.checkpoints.delete_from(record["step"])  # exists if the run resumed from before its best step
+        """Keeps this step in place of the best one before; returns when it is on disk."""
+        self.value, self.step = metrics[self.metric], record["step"]
+        self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
+        self.checkpoints.wait()
 
     def close(self) -> None:
         """Waits for the save in progress."""

@@ -6,11 +6,16 @@ our classes, and each device restores its own shards.
 The record holds a digest of every array's bits and a digest of itself, because Orbax has none: without an error, Zarr
 reads a lost chunk as zeros, and values that changed on disk as they are. Each device computes the digest of its own
 shards. The result does not depend on the sharding, so a restore on another mesh checks it too.
+
+A checkpoint gets its name when its files are on disk, and older ones are deleted when the name is. So a power cut loses at
+most the checkpoint that was being written; Orbax alone syncs neither.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import json
+import logging as stdlib_logging
 import pathlib
 import shutil
 import time
@@ -22,6 +27,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint.path import atomicity
+
+from softvq_jax.storage import files
 
 RECORD_DIGEST = "record_sha256"  # field of the record, computed from all other fields
 
@@ -41,6 +49,23 @@ class Restored(NamedTuple):
     record: dict
 
 
+class _DurablePath(atomicity.AtomicRenameTemporaryPath):
+    """The folder of a checkpoint under its temporary name, of which Orbax calls `finalize` before it deletes older ones."""
+
+    async def finalize(self) -> None:
+        await asyncio.to_thread(files.sync_tree, self.get())
+        await super().finalize()  # adds two small files, and renames
+        await asyncio.to_thread(_sync_renamed, pathlib.Path(self.get_final()))
+
+
+def _sync_renamed(folder: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            files.sync(path)
+    files.sync_folder(folder)
+    files.sync_folder(folder.parent)
+
+
 class Checkpoints:
     """Saves and restores the checkpoints of one workdir, and deletes old ones.
 
@@ -51,13 +76,15 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
-        self.folder = folder
+        self.folder, self._closed = folder, False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every_steps or None,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,  # process 0 removes what interrupted saves left
+            temporary_path_class=_DurablePath,
         )
+        _drop_tracebacks()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         # After a read, Orbax waits for all processes, so a process that fails would leave the others waiting. Instead,
         # each process reads independently, and the results are compared here.
@@ -78,6 +105,8 @@ class Checkpoints:
           SaveFailed: this save or the previous one failed, or a checkpoint of a later step exists.
         """
         self.check()
+        if not self.folder.is_dir():  # Orbax would make it again
+            raise SaveFailed(f"the folder {self.folder} has been removed while the run was writing to it")
         record = record | {"digest": _digest(state)}
         record[RECORD_DIGEST] = _record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
@@ -139,12 +168,17 @@ class Checkpoints:
             logging.error("checkpoint %d has no readable record (%s)", step, reason)
         return None
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for the save in progress; raises `SaveFailed` if it failed."""
         with self._save_errors():
             self._manager.wait_until_finished()
-        self.check()
-        self._manager.close()
+
+    def close(self) -> None:
+        """Waits for the save in progress, and ends; raises `SaveFailed` where it failed. Does nothing when called again."""
+        if not self._closed:
+            self._closed = True
+            with self._save_errors():
+                self._manager.close()  # waits first
 
     @contextlib.contextmanager
     def _save_errors(self):
@@ -187,12 +221,30 @@ class Checkpoints:
         """Moves damaged checkpoints to another folder, so that their steps can be saved again. Deletes nothing."""
         for step in damaged if jax.process_index() == 0 else ():
             target = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
-            target.parent.mkdir(exist_ok=True)
+            files.make_folder(target.parent)
             shutil.move(self.folder / str(step), target)
+            files.sync_folder(target.parent)
+            files.sync_folder(self.folder)
             logging.error("moved the damaged checkpoint %d to %s", step, target)
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
+
+
+def _drop_tracebacks() -> None:
+    """Leaves the tracebacks of failed saves out of the log: one error of a disk is in hundreds of them.
+
+    The error itself is raised as `SaveFailed`.
+    """
+    for name in ("absl", "asyncio"):
+        logger = stdlib_logging.getLogger(name)
+        if _is_not_a_traceback not in logger.filters:
+            logger.addFilter(_is_not_a_traceback)
+
+
+def _is_not_a_traceback(entry: stdlib_logging.LogRecord) -> bool:
+    library = entry.name == "asyncio" or "/orbax/" in entry.pathname
+    return not (library and entry.exc_info and entry.levelno >= stdlib_logging.ERROR)
 
 
 def _record_problem(record, step: int) -> str | None:

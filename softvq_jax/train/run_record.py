@@ -50,12 +50,21 @@ class RunRecord:
         }
 
     def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
-        """Raises ValueError, naming the differences, if the record `saved` is not of this run."""
+        """Raises ValueError, naming the differences, if the record `saved` is not of this run.
+
+        Also if the record lacks fields or has values of other types, as older versions or an editor leave it.
+        """
         if missing := self.at(0).keys() - saved.keys():
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
+        for name, value in self.at(0).items():
+            if type(saved[name]) is not type(value):
+                raise ValueError(
+                    f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
+                    f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
+                )
         check_config(saved["config"], self.config, self.defaults)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
