@@ -58,7 +58,7 @@ def test_imports_only_lower_packages(path):
             assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
 
 
-def test_every_package_has_its_level():
+def test_every_package_is_in_the_list_of_levels():
     packages = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
     assert packages <= LEVEL.keys()
 

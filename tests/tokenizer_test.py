@@ -34,7 +34,7 @@ def test_encode_decode_reconstruct(bottleneck):
 
 
 @pytest.mark.parametrize("bottleneck", ["vq", "simvq"])
-def test_indices_say_everything(bottleneck):
+def test_indices_determine_the_latents(bottleneck):
     tokenizer = small.tokenizer(small.config(bottleneck))
     indices, latents = tokenizer.encode_indices(IMAGES), tokenizer.encode(IMAGES)
     assert indices.shape == (3, 2, 4) and indices.dtype == jnp.int32 and len(np.unique(indices)) > 2

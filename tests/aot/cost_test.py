@@ -70,7 +70,7 @@ ENTRY %main (blocks: bf16[7,64,64], index: s32[], none: s32[], bottom: bf16[]) -
         ("%taken = bf16[7,64,64]{2,1,0} reverse(%blocks.2), dimensions={0}", 7),  # not followed: all of it
     ],
 )
-def test_a_fusion_reads_what_it_takes_of_its_operand(taken, blocks):
+def test_a_fusion_reads_only_the_used_part_of_its_operand(taken, blocks):
     read, written = blocks * 64 * 64 * 2, 64 * 64 * 4
     assert hbm_traffic(hlo.parse(FUSIONS.replace("TAKEN", taken))) == read + written
 
@@ -87,7 +87,7 @@ def test_bytes_sent_in_closed_form():
     assert bytes_sent(weights, Mesh(2, 2, 2)).between_slices == pytest.approx(2 * 2 * (500 + 20) / 2)
 
 
-def test_network_and_arithmetic_meet_where_they_should():
+def test_network_and_arithmetic_take_equal_time_at_the_least_batch():
     chip, weights, mesh = CHIPS["v5e"], Weights(3e8), Mesh(1, 16, 16)
     images = least_images_per_chip(weights, mesh, chip, flops_per_image=1e12)
     assert images * 1e12 / chip.matmul_flops == pytest.approx(network_seconds(weights, mesh, chip))

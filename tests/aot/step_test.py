@@ -52,7 +52,7 @@ def test_the_step_of_l64_compiles_and_fits(name, fsdp, images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (4, 4), (1, 16)])
-def test_a_compiled_step_sends_what_the_closed_form_says(data, fsdp):
+def test_a_compiled_step_sends_the_bytes_of_the_closed_form(data, fsdp):
     slice_of_16 = get_topology("v5e:4x4")
     m = mesh.make_mesh(1, data, fsdp, devices=slice_of_16.devices)
     state = jax.eval_shape(partial(vit_steps.init, config=WIDE), jax.eval_shape(lambda: jax.random.key(0)))
@@ -87,7 +87,7 @@ def small_step(images: int):
     return step, (kernels, rows), m
 
 
-def test_the_plan_is_the_whole_program_but_for_its_machine_code():
+def test_the_plan_equals_the_program_except_for_machine_code():
     plan, whole = (compiler(*small_step(2**16)) for compiler in (plan_for, compile_for))
     assert (plan.arguments, plan.flops) == (whole.arguments, whole.flops)
     assert plan.temporaries > 2**28

@@ -58,7 +58,7 @@ def test_hybrid_loss(name, index, skill):
     np.testing.assert_allclose(ours.total, (mse + bound).mean((1, 2)), rtol=1e-4)
 
 
-def test_variance_alone_learns_from_the_bound():
+def test_the_bound_trains_only_the_variance():
     s, x = make_schedule("linear"), jnp.ones((1, 2, 3))
     for index in (0, 400):
         vb = lambda output, index=index: gaussian.hybrid_loss(s, output, x, 0.1 * x, jnp.array([index])).vb.sum()  # noqa: E731

@@ -36,14 +36,14 @@ def test_non_saturating_generator_is_minus_log_probability():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_side_pulls_its_own_way(kind):
+def test_generator_and_discriminator_have_opposite_gradients(kind):
     real, fake = jax.grad(lambda r, f: discriminator_loss(kind, r, f), argnums=(0, 1))(jnp.zeros(3), jnp.zeros(3))
     assert (real < 0).all() and (fake > 0).all()
     assert (jax.grad(lambda f: generator_loss(kind, f))(jnp.zeros(3)) < 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_low_precision_logits_are_judged_in_float32(kind):
+def test_losses_of_low_precision_logits_are_float32(kind):
     low = jnp.asarray(FAKE, jnp.bfloat16)
     assert discriminator_loss(kind, low, low).dtype == generator_loss(kind, low).dtype == jnp.float32
 

@@ -110,7 +110,7 @@ def test_probability_one_and_zero():
     assert np.mean(np.asarray(expected) == 0) > 0.1
 
 
-def test_one_key_is_one_distortion():
+def test_a_key_determines_the_augmentation():
     """Affine in the image for a given key: what happens to real happens to fake."""
     a, b = images(), images()
     distort = jax.jit(lambda x: da.diff_augment(KEYS[2], x, probability=1.0))

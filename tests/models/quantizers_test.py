@@ -189,7 +189,7 @@ def test_vq_straight_through_on_unit_vectors():
     np.testing.assert_allclose(by_z, (COTANGENT - along) / np.linalg.norm(Z, axis=-1, keepdims=True), atol=1e-5)
 
 
-def test_each_loss_moves_its_own_side():
+def test_each_loss_has_gradients_only_for_its_own_side():
     net = vq()
     by_codes, by_z = grad(lambda codes, z: net({"codebook": codes})(z).losses["codebook"], CODEBOOK, Z)
     nearest = distances(Z, np.float64(CODEBOOK)).argmin(-1)
@@ -221,7 +221,7 @@ def test_simvq_initialization():
 
 
 @pytest.mark.parametrize("net", [softvq(), vq(), vq(l2=True), simvq()])
-def test_inference_gives_what_training_sees(net):
+def test_inference_and_training_give_the_same_latents(net):
     params = {"codebook": CODEBOOK} | (PROJECTION if "projection" in net.shapes else {})
     apply = lambda method, x: jax.jit(lambda params, x: getattr(net(params), method)(x))(params, x)  # noqa: E731
     out, latents = apply("__call__", Z), apply("encode", Z)
@@ -284,6 +284,6 @@ def test_kl_samples():
     np.testing.assert_array_equal(KL(2).moments(np.float32([[0, 0, 99, -99]]))[1], [[20, -30]])
 
 
-def test_ae_does_nothing():
+def test_ae_is_the_identity():
     out = AE(D)(Z)
     assert out.latents is Z and AE(D).encode(Z) is Z and not out.losses and out.indices is None

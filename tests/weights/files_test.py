@@ -80,7 +80,7 @@ def test_no_network(name, monkeypatch):
     assert message.endswith("(ConnectionError: Name or service not known)")
 
 
-def test_safetensors_there_and_back(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     path = tmp_path / "model.safetensors"
     files.write_safetensors(path, TENSORS | {"strided": TENSORS["a"].T})
     read = files.read_tensors(path)
@@ -180,7 +180,7 @@ def test_malformed_json(content, tmp_path):
         files.read_json(tmp_path / "config.json")
 
 
-def test_json_that_is_no_object(tmp_path):
+def test_json_without_an_object(tmp_path):
     (tmp_path / "config.json").write_text("3")
     with pytest.raises(WeightsError, match=r"config\.json holds a JSON int; expected an object of fields"):
         files.read_json(tmp_path / "config.json")
