@@ -9,7 +9,7 @@ import pytest
 import softvq_jax
 
 ROOT = pathlib.Path(softvq_jax.__file__).parent
-# A package may import the packages in the lines above its own, and no other.
+# A package may import only packages in the lines above its own.
 ORDER = (
     {"storage", "pixels"},
     {"config", "parallel", "aot", "metrics", "progress", "unit_vectors"},

@@ -45,6 +45,6 @@ class DinoTrunk(nnx.Module):
           `[5, B, N, width]` float32; N is the number of patches.
         """
         tokens = self.vit.embed(imagenet_normalize(images))
-        quarters = self.vit.transformer.parts(tokens, NUM_FEATURES - 1)
+        quarters = self.vit.transformer.outputs_by_group(tokens, NUM_FEATURES - 1)
         depths = jnp.concatenate([tokens[None], quarters])
         return depths[:, :, 1:] + depths[:, :, :1]

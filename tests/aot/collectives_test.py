@@ -1,4 +1,4 @@
-"""Parsing of collectives: sizes, groups and repetitions, on programs written by hand."""
+"""Parsing of collectives: sizes, groups and number of calls, on hand-written programs."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Arithmetic, closed forms and roofline, against numbers worked out by hand."""
+"""Arithmetic, closed forms and roofline, against numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_flops_of_a_convolution():
     assert _flops(same, (2, 8, 8, 3), (3, 3, 3, 5)) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
 
 
-# Seven blocks, of which a turn of the loop takes one: as it lies, by way of a copy in another layout, or of its padding.
+# Seven blocks. An iteration of the loop reads one: directly, through a copy in another layout, or through padding.
 FUSIONS = """HloModule step
 
 %copied (blocks.1: bf16[7,64,64]) -> bf16[7,64,64] {
@@ -77,7 +77,7 @@ def test_a_fusion_reads_only_the_used_part_of_its_operand(taken, blocks):
 
 def test_bytes_sent_in_closed_form():
     weights = Weights(sharded=1000, replicated=80, width=2)
-    # Data parallel alone: one sum of everything.
+    # Data parallel only: one all-reduce of all gradients.
     assert sum(bytes_sent(weights, Mesh(1, 8, 1))) == pytest.approx(2 * 2 * 1080 * 7 / 8)
     sent = bytes_sent(weights, Mesh(1, 4, 2))
     assert sent.gather == pytest.approx(2 * 2 * 1000 / 2)
@@ -98,7 +98,7 @@ def test_links_of_a_group():
     column = [(0, y, 0) for y in range(16)]
     assert group_bandwidth(chip, (16, 16), column) == 2 * one
     assert group_bandwidth(chip, (16, 16), column[:8]) == one
-    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to close into a ring.
+    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to be a ring.
     assert group_bandwidth(chip, (16, 16), [(x, y, 0) for x in range(16) for y in range(16)]) == 4 * one
 
 

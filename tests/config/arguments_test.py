@@ -1,4 +1,4 @@
-"""A command line before its flags are parsed: its config by name, today's names of fields, and unknown fields."""
+"""A command line before its flags are parsed: config names, current names of fields, and unknown fields."""
 
 import pytest
 

@@ -81,7 +81,7 @@ def test_samples_depend_only_on_seed_and_index(tmp_path, num_workers):
     other_batch = take(pipeline.train_batches(fields, image_size=16, seed=3, global_batch=4, start_sample=8), 3)
     assert_same(other_batch, {name: array[8:20] for name, array in whole.items()})
 
-    for rows in ([0, 1], [4, 5], [1, 4, 2]):  # what the devices of a process hold need not lie together
+    for rows in ([0, 1], [4, 5], [1, 4, 2]):  # the rows of a process need not be adjacent
         share = take(pipeline.train_batches(fields, rows=rows, **arguments), 6)
         mine = (np.arange(6)[:, None] * 6 + rows).reshape(-1)
         assert_same(share, {name: array[mine] for name, array in whole.items()})

@@ -50,7 +50,7 @@ def pool_of(request):
 
 
 def test_workers_import_neither_jax_nor_grain(pool_of):
-    """Also where this process has them, and `function` is that of the pipeline."""
+    """Not even if this process has imported them, and with the pipeline's function."""
     import softvq_jax.data.pipeline  # noqa: F401
 
     pool = pool_of(loaded)
@@ -120,7 +120,7 @@ def test_close_ends_the_processes_and_wakes_later_calls(pool_of):
 
 
 def test_workers_outlive_signals_to_the_job_and_end_with_the_parent(tmp_path):
-    """SIGTERM goes to all processes of a job: the parent still reads while it saves. Then the parent is killed."""
+    """SIGTERM goes to all processes of a job, but the parent still reads images to save. Then the parent is killed."""
     script = "\n".join([
         "import os, sys, time",
         "from softvq_jax.data import workers",

@@ -1,4 +1,4 @@
-"""Losses at predictions whose loss is known."""
+"""Losses of predictions for which the loss is known."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from softvq_jax.diffusion.schedules import make_schedule
 
 @pytest.mark.parametrize("name", PATHS)
 def test_sit_loss_of_the_true_velocity_is_zero(name):
-    """Of constant data the network could know the noise, and so the velocity."""
+    """For constant data, the noise and so the velocity can be computed from `x_t`."""
     path, x = PATHS[name], jnp.full((64, 3, 2), 0.5)
 
     def velocity(x_t, t):

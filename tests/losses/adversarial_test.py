@@ -29,7 +29,7 @@ def test_logistic_discriminator_is_the_binary_cross_entropy(kind):
 def test_non_saturating_generator_is_minus_log_probability():
     assert generator_loss("non_saturating", FAKE) == pytest.approx(-np.log(probability(FAKE)).mean(), rel=1e-6)
     grad = jax.grad(lambda x: generator_loss("non_saturating", x))
-    # The surer the discriminator that an image is generated, the stronger the pull: it does not saturate.
+    # The gradient grows with the discriminator's certainty that an image is generated: the loss does not saturate.
     lost, fooled = grad(jnp.float32(-10)), grad(jnp.float32(10))
     assert lost == pytest.approx(-1, rel=1e-3)
     assert -1e-3 < fooled < 0

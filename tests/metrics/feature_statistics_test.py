@@ -56,7 +56,7 @@ def test_incomplete_files_are_refused(tmp_path, arrays, says):
 @pytest.fixture
 def features():
     rng = np.random.default_rng(0)
-    # A mean far from 0: what a sum of squares would lose.
+    # A mean far from 0, where a sum of squares would lose precision.
     return (1e3 + rng.normal(size=(5000, 12)) @ rng.normal(size=(12, 12))).astype(np.float32)
 
 
@@ -74,7 +74,7 @@ def test_batches_order_and_devices_do_not_matter(features):
     order = np.random.default_rng(1).permutation(len(features))
     parts = [Moments(12) for _ in range(3)]
     for i, batch in enumerate(np.array_split(features[order], 41)):
-        parts[i % 2].update(batch)  # the third sees nothing
+        parts[i % 2].update(batch)  # the third one gets no rows
     together = Moments(12)
     for part in parts:
         together.merge(part)

@@ -1,4 +1,4 @@
-"""The local initialization does what it says: a latent is a code of its own patches before any training."""
+"""The local initialization: before any training, a latent is a code of its own patches."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ VIT = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8, layer_scale=1.0)
 
 
 def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5):
-    """How far every latent, and every patch of the reconstruction, moves when one patch of the image changes."""
+    """Returns the change of every latent, and of every patch of the reconstruction, when one patch of the image changes."""
     config = TokenizerConfig(
         VIT,
         VIT,

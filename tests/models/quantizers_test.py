@@ -182,7 +182,7 @@ def test_straight_through(make):
 
 
 def test_vq_straight_through_on_unit_vectors():
-    """What arrives at the normalized z goes on through the normalization: `(I - n n^T) / |z|`."""
+    """The gradient of the normalized z passes through the normalization, `(I - n n^T) / |z|`."""
     net = vq(l2=True)
     (by_z,) = grad(lambda z: jnp.sum(net({"codebook": CODEBOOK})(z).latents * COTANGENT), Z)
     along = (unit(Z) * COTANGENT).sum(-1, keepdims=True) * unit(Z)
@@ -232,7 +232,7 @@ def test_inference_and_training_give_the_same_latents(net):
 
 
 def test_indices_of_a_batch_are_in_order():
-    """Tokens that are codes give their numbers back: `[B, C, L/C]`, not the release's `(C, B, L/C)` read as that."""
+    """Tokens equal to codes give the codes' indices as `[B, C, L/C]`, unlike the release, which reshapes `(C, B, L/C)`."""
     indices = RNG.integers(0, K, (B, C, L // C))
     z = np.stack([[CODEBOOK[codebook_of(t), indices[b].reshape(-1)[t]] for t in range(L)] for b in range(B)])
     out = run(vq(), z)

@@ -147,7 +147,9 @@ def test_images_and_statistics_in_one_file_are_distinguished(tmp_path, images, c
         ("Inception score", "24 samples"),
     ):
         assert re.search(rf"^{name} +\S+  \(adm, {used}\)$", printed, re.MULTILINE)
-    assert not any(line.startswith("reference") for line in report["warnings"])  # nobody knows of how many images
+    assert not any(
+        line.startswith("reference") for line in report["warnings"]
+    )  # computed from an unknown number of images
     assert not (out / "reference.npz").exists()  # those statistics were not measured
     prints = report["fingerprints"]
     assert prints["reference"].startswith("10-") and prints["reference statistics"] != prints["reference"]

@@ -1,4 +1,4 @@
-"""The loop: what a run leaves behind, how it goes on, and how it stops."""
+"""The loop: files that a run writes, resuming, and stopping."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Optimisation against closed forms and the release's rule read off published tensor names."""
+"""Optimization against closed forms, and against the release's rule applied to published tensor names."""
 
 import jax
 import jax.numpy as jnp

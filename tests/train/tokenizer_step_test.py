@@ -1,4 +1,4 @@
-"""The step's parts, each against something computed another way."""
+"""The parts of the step, each compared with an independent computation."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Where weights are found, what files are refused, and that nothing is half-written."""
+"""Finding, reading and writing weight files."""
 
 import json
 import pathlib
@@ -120,7 +120,7 @@ def test_pytorch_files_name_the_extra(ending, tmp_path, monkeypatch):
 
 
 class Tensor:
-    """As much of `torch.Tensor` as reading needs; NumPy has no bfloat16 to give."""
+    """The part of `torch.Tensor` that reading uses; NumPy has no bfloat16."""
 
     def __init__(self, array, dtype):
         self.array, self.dtype = array, dtype
@@ -138,7 +138,7 @@ class Tensor:
 
 @pytest.fixture
 def torch(monkeypatch):
-    """A stand-in whose `load` gives `torch.content`."""
+    """A substitute for torch; its `load` returns `torch.content`."""
     stand_in = types.SimpleNamespace(Tensor=Tensor, bfloat16="bfloat16", content=None)
 
     def load(path, map_location, weights_only):

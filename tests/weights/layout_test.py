@@ -1,4 +1,4 @@
-"""Layouts against what PyTorch computes with them, and reading and writing by rules."""
+"""Layouts against PyTorch's computations, and reading and writing by rules."""
 
 import jax
 import numpy as np

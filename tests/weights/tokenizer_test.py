@@ -1,4 +1,4 @@
-"""Tokenizers in files: the published ones come back bit for bit, ours lose nothing, and broken ones are refused."""
+"""Tokenizer files: published and own tokenizers are restored bit for bit, and damaged files are refused."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def test_published_files_round_trip(bottleneck, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_published_in_half_precision(dtype, tmp_path):
-    """The parameters are float32 all the same: a float16 codebook would underflow when it is normalized."""
+    """The parameters are float32 nevertheless, because a float16 codebook would underflow when it is normalized."""
     tensors, fields = small.published("softvq")
     tensors["quantize.embedding"] *= 1e-4
     half = {key: tensor.astype(dtype) for key, tensor in tensors.items()}
@@ -62,7 +62,7 @@ def test_published_in_half_precision(dtype, tmp_path):
 
 
 def test_shapes_take_precedence_over_the_config(tmp_path):
-    """The published softvq-l-32 declares a B encoder and holds an L one; image and token counts are told as well."""
+    """The published softvq-l-32 declares a B encoder but has an L one; image size and token counts are also inferred."""
     tensors, fields = small.published("softvq", encoder_width=128, grid=6)
     fields |= {"encoder_model": "vit_small_patch14_dinov2.lvd142m", "image_size": 32, "num_latent_tokens": 2}
     tokenizer = Tokenizer.from_pretrained(small.save_published(tmp_path / "theirs", tensors, fields))
@@ -119,7 +119,7 @@ def test_compute_options_are_chosen_when_opening(tmp_path):
 
 
 def test_saving_over_another_tokenizer(tmp_path):
-    """No field of the one that was there stays behind."""
+    """No field of the previous tokenizer is kept."""
     small.tokenizer(small.config("ae")).save_pretrained(tmp_path / "ours")
     theirs = small.save_published(tmp_path / "theirs", *small.published("ae"))
     Tokenizer.from_pretrained(theirs).save_pretrained(tmp_path / "ours")
