@@ -1,6 +1,11 @@
 """SoftVQ-VAE image tokenizers and generators on their latents, in JAX (arXiv 2412.10958)."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from softvq_jax.generator import Generator
+    from softvq_jax.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 

@@ -216,7 +216,8 @@ class Generator:
         given_interval = None if (low, high) == (0, 1) else interval
         self._refuse(sampler, guidance_interval=given_interval, head_steps=head_steps)
         if steps is None:
-            steps = self.config.num_tokens if known[sampler].steps is None else known[sampler].steps
+            default = known[sampler].steps
+            steps = self.config.num_tokens if default is None else default
         further = {} if head_steps is None else {"head_steps": head_steps}
         return Settings(sampler, steps, guidance != 1, (low, high), **further)
 
@@ -236,19 +237,18 @@ class Generator:
             if value is not None and name not in self._family.samplers[sampler].takes:
                 raise ValueError(f"{name} was given, but sampler {sampler} of a {self.family} does not take it")
 
-    def check_labels(self, labels: jax.Array | Sequence[int]) -> jax.Array:
+    def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
         """Returns the labels as int32 `[B]`; raises ValueError if they are not classes of this generator."""
-        if not isinstance(labels, jax.Array):
-            labels = np.asarray(labels)
-        if labels.ndim != 1 or not len(labels) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+        if array.ndim != 1 or not len(array) or not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(
-                f"labels have shape {labels.shape} and type {labels.dtype}; expected integers [B], B at least 1"
+                f"labels have shape {array.shape} and type {array.dtype}; expected integers [B], B at least 1"
             )
-        low, high = int(labels.min()), int(labels.max())
+        low, high = int(array.min()), int(array.max())
         if low < 0 or high >= self.config.num_classes:
             last = self.config.num_classes - 1
             raise ValueError(f"labels range from {low} to {high}; this generator has classes 0 to {last}")
-        return jnp.asarray(labels, jnp.int32)
+        return jnp.asarray(array, jnp.int32)
 
     def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
         """Checks that a tokenizer can decode this generator's latents.

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,12 +34,14 @@ class Progress:
         log: Callable[[str], None] | None = None,
         seconds: float = SECONDS,
     ):
-        self._format = dict(total=total, prefix=description, unit=f" {unit}", initial=done, bar_format=LINE)
+        self._format: dict[str, Any] = dict(
+            total=total, prefix=description, unit=f" {unit}", initial=done, bar_format=LINE
+        )
         self._total, self._seconds, self._log, self._bar = total, seconds, log or _print, None
         self._began = self._last = time.monotonic()
         if log is None and sys.stderr.isatty():
             bar_format = LINE.replace("{desc}: ", "{desc}: {percentage:3.0f}%|{bar:20}| ")
-            options = dict(total=total, desc=description, unit=f" {unit}", initial=done, smoothing=0)
+            options: dict[str, Any] = dict(total=total, desc=description, unit=f" {unit}", initial=done, smoothing=0)
             self._bar = tqdm(**options, bar_format=bar_format, dynamic_ncols=True)
 
     def __call__(self, done: int) -> None:
@@ -70,7 +73,7 @@ class StagedProgress:
             if total <= 1:
                 (self._log or _print)(stage)
             self._progress = Progress(stage, total, done, unit, log=self._log, seconds=self._seconds)
-        elif total > 1:
+        elif total > 1 and self._progress is not None:
             self._progress(done)
 
 

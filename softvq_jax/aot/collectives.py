@@ -105,7 +105,7 @@ def _between_slices(instruction: hlo.Instruction, times: int) -> Collective | No
     kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if kind is None:
         return None
-    slices = instruction.attribute(r'_xla_megascale_target="\{([^}]*)\}').count(",") + 1
+    slices = instruction.required(r'_xla_megascale_target="\{([^}]*)\}').count(",") + 1
     size = instruction.arrays[0].bytes
     return Collective(kind.lower().replace("_", "-"), size, tuple(range(slices)), times, in_loop=times > 1, dcn=True)
 
@@ -145,7 +145,10 @@ def _mesh_group(axes: str, device_ids: str | None, used: str) -> tuple[int, ...]
 
 def _iota(text: str) -> np.ndarray:
     """Parses `[2,4]<=[4,2]T(1,0)` into an array of groups."""
-    shape, source, order = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    match = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if match is None:
+        raise ValueError(f"cannot read the replica groups {text!r}")
+    shape, source, order = match.groups()
     ids = np.arange(math.prod(_ints(source))).reshape(_ints(source))
     return (ids.transpose(_ints(order)) if order else ids).reshape(_ints(shape))
 

@@ -90,10 +90,11 @@ def _finished(compilation: Callable[[], jax.stages.Compiled], flops: float) -> C
         raise OutOfMemory(
             int(float(needed) * _UNITS[unit]), int(float(available) * _UNITS[available_unit]), flops
         ) from error
-    sizes = program.memory_analysis()
-    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    temporaries = sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes + results
-    return Compiled(program.as_text(), sizes.argument_size_in_bytes, temporaries, flops)
+    memory, text = program.memory_analysis(), program.as_text()
+    assert memory is not None and text is not None, "XLA's compilers for CPU, GPU and TPU give both"
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporaries = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes + results
+    return Compiled(text, memory.argument_size_in_bytes, temporaries, flops)
 
 
 def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:

@@ -52,6 +52,13 @@ class Instruction(NamedTuple):
         found = re.search(pattern, self.attributes)
         return found.group(1) if found else None
 
+    def required(self, pattern: str) -> str:
+        """`attribute`, but ValueError where `pattern` does not match."""
+        found = self.attribute(pattern)
+        if found is None:
+            raise ValueError(f"{self.name} has no attribute {pattern}: {self.attributes[:200]}")
+        return found
+
 
 class Computation(NamedTuple):
     name: str
@@ -125,7 +132,7 @@ def executions(program: Program) -> Iterator[Execution]:
             yield Execution(instruction, where, times)
             if instruction.opcode == "while":
                 yield from visit(
-                    instruction.attribute(r"body=%?([\w.\-]+)"), times * trip_count(instruction, where, program)
+                    instruction.required(r"body=%?([\w.\-]+)"), times * trip_count(instruction, where, program)
                 )
             elif instruction.opcode in ("conditional", "call", "async-start"):
                 for called in instruction.called:
@@ -146,18 +153,18 @@ def trip_count(loop: Instruction, where: Computation, program: Program) -> int:
     noted = loop.attribute(r'known_trip_count"?:\{"n":"(\d+)"')
     if noted:
         return int(noted)
-    condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
-    body = program.computations[loop.attribute(r"body=%?([\w.\-]+)")]
+    condition = program.computations[loop.required(r"condition=%?([\w.\-]+)")]
+    body = program.computations[loop.required(r"body=%?([\w.\-]+)")]
     test = condition.instructions[condition.root]
     counter, limit = (condition.instructions[name] for name in test.operands)
-    index = counter.attribute(r"index=(\d+)")
-    if test.opcode != "compare" or test.attribute(r"direction=(\w+)") != "LT" or index is None:
+    index, last = counter.attribute(r"index=(\d+)"), _constant(condition, limit.name)
+    if test.opcode != "compare" or test.attribute(r"direction=(\w+)") != "LT" or index is None or last is None:
         raise ValueError(f"cannot tell how often the loop {loop.name} runs")
     start = _constant(where, where.instructions[loop.operands[0]].operands[int(index)])
     after = body.instructions[body.instructions[body.root].operands[int(index)]]
     steps = [_constant(body, name) for name in after.operands if after.opcode == "add"]
     [step] = [value for value in steps if value is not None] or [1]
-    return math.ceil((_constant(condition, limit.name) - (start or 0)) / step)
+    return math.ceil((last - (start or 0)) / step)
 
 
 def _constant(where: Computation, name: str) -> int | None:
@@ -171,6 +178,8 @@ def _instruction(name: str, rest: str) -> Instruction:
     """Parses an instruction, `type opcode(operands), attributes`."""
     end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
     opcode = _OPCODE.match(rest, end + 1)
+    if opcode is None:
+        raise ValueError(f"instruction {name} has no opcode: {rest[:80]!r}")
     close = _closing(rest, opcode.end() - 1)
     arguments = rest[opcode.end() : close]
     operands = tuple(re.findall(r"%([\w.\-]+(?:#\d+)?)", arguments))

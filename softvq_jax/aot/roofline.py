@@ -38,7 +38,7 @@ class Roofline(NamedTuple):
 def roofline(
     chip: Chip,
     shape: tuple[int, ...],
-    devices: list[jax.Device],
+    devices: list[jax.Device],  # pyright: ignore[reportInvalidTypeForm] (jaxlib has no stubs)
     flops_per_chip: float,
     hbm_bytes: float,
     collectives: Iterable[Collective],

@@ -49,6 +49,8 @@ class StepCost(NamedTuple):
     @property
     def images_per_second(self) -> float:
         """Upper bound of images per second, if all resources of the roofline work at the same time."""
+        if self.roofline is None:
+            raise ValueError("the step does not fit, so that it has no rate")
         return self.batch / self.roofline.overlapped
 
     @property

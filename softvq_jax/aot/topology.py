@@ -2,7 +2,7 @@
 
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -35,7 +35,7 @@ class Topology(NamedTuple):
     chip: Chip
     shape: tuple[int, ...]
     slices: int
-    devices: list[jax.Device]
+    devices: list[jax.Device]  # pyright: ignore[reportInvalidTypeForm] (jaxlib has no stubs)
 
     @property
     def chips_per_slice(self) -> int:
@@ -51,7 +51,8 @@ def get_topology(name: str, slices: int = 1) -> Topology:
     """
     chip, shape = parse_name(name)
     _prepare_libtpu()
-    options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}  # the two cores of a v4 chip are one device
+    # The two cores of a v4 chip are one device.
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
     if max(shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     if slices > 1:
@@ -72,8 +73,12 @@ def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
     family, _, sizes = name.partition(":")
     chip = CHIPS.get(family)
     shape = tuple(int(size) for size in sizes.split("x") if size.isdigit())
-    well_formed = chip is not None and "x".join(map(str, shape)) == sizes and len(shape) == len(chip.pod)
-    if not well_formed or any(size > most for size, most in zip(sorted(shape), chip.pod, strict=True)):
+    if (
+        chip is None
+        or "x".join(map(str, shape)) != sizes
+        or len(shape) != len(chip.pod)
+        or any(size > most for size, most in zip(sorted(shape), chip.pod, strict=True))
+    ):
         raise ValueError(f"unknown topology {name!r}. {known_names()}")
     return chip, shape
 

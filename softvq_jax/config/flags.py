@@ -40,6 +40,8 @@ def parse_flags(argv: Sequence[str], required: Sequence[str] = ()) -> list[str]:
         if flags.FLAGS[name].value is None:
             sys.exit(f"error: --{name} is required")
     if help_config:
-        print(text_reference(flags.FLAGS["config"].value))
+        config = flags.FLAGS["config"].value
+        assert config is not None, "checked above"
+        print(text_reference(config))
         sys.exit(0)
     return rest

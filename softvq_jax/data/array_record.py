@@ -33,7 +33,7 @@ class RecordedImage(source.EncodedImage):
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
 
-class ArrayRecordShards:
+class ArrayRecordShards(source.Source):
     """The records of all shards of a folder, in order.
 
     Raises:

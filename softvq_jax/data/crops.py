@@ -24,9 +24,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def resize_smaller_side(image: Image.Image, target: int) -> Image.Image:
     """Resizes the smaller side to `target` pixels: halves by BOX while it is at least twice as large, then BICUBIC."""
     while min(image.size) >= 2 * target:
-        image = image.resize(tuple(side // 2 for side in image.size), Image.Resampling.BOX)
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = target / min(image.size)
-    return image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.BICUBIC)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
 def largest_random_side(size: int) -> int:

@@ -43,7 +43,7 @@ class Region:
         return _pixels(self), self.label
 
 
-class EmbeddedPhotographs:
+class EmbeddedPhotographs(source.Source):
     """The training regions, left and right of each photograph's held-out band. The class is the photograph's index.
 
     Args:
@@ -63,6 +63,9 @@ class EmbeddedPhotographs:
 
     def __getitem__(self, i: int) -> Region:
         return self._regions[i]
+
+    def key(self, i: int) -> str:
+        return self._regions[i].where
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
@@ -106,7 +109,7 @@ def _path(file: str) -> pathlib.Path:
     package = importlib.util.find_spec(
         "skimage"
     )  # does not import scikit-image, which is slow and not needed to read files
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("data.source='embedded' reads photographs of scikit-image: pip install scikit-image")
     path = pathlib.Path(package.submodule_search_locations[0], "data", file)
     if not path.exists():

@@ -28,7 +28,7 @@ class ImageFile(source.EncodedImage):
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
 
 
-class ImageFolder:
+class ImageFolder(source.Source):
     """All images below a folder, sorted by path.
 
     The class is the index of the first-level subfolder, sorted by name. In a folder without subfolders, all images have

@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import grain
 import numpy as np
@@ -24,7 +24,7 @@ from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.buffers import Buffers
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.data.sources import held_out_source, training_source
+from softvq_jax.data.sources import held_out_source, side_of_crops, training_source
 
 ENDLESS = 2**62
 MAX_REPLACEMENTS = 20  # replacements tried for an unreadable image
@@ -88,7 +88,7 @@ def train_batches(
     seed: int,
     global_batch: int,
     start_sample: int = 0,
-    rows: Sequence[int] | None = None,
+    rows: Iterable[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
     """Returns an endless iterator over batches of random crops, randomly flipped, from `start_sample` on.
@@ -109,14 +109,18 @@ def train_batches(
     share = Share.of(global_batch, rows)
     source = training_source(config) if source is None else source
     field = _field(config)
-    training = latents.training(seed) if field == "latents" else samples.training(image_size, config["augment"], seed)
+    if field == "latents":
+        training = latents.training(seed)
+    else:
+        training = samples.training(side_of_crops(image_size), config["augment"], seed)
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
     def replaced(result: samples.Sample | UnreadableImage, index: int) -> dict:
         for attempt in range(MAX_REPLACEMENTS):
             if not isinstance(result, UnreadableImage):
-                return _example(field, *result, index, unreadable=attempt > 0, valid=True)
+                sample, label = result
+                return _example(field, sample, label, index, unreadable=attempt > 0, valid=True)
             warn(result)
             item = int(np.random.default_rng((seed, index, attempt)).integers(len(source)))
             (result,) = read([source[item]], [index])
@@ -135,7 +139,7 @@ def eval_batches(
     *,
     image_size: int | None,
     global_batch: int,
-    rows: Sequence[int] | None = None,
+    rows: Iterable[int] | None = None,
     source: Source | None = None,
 ) -> Batches:
     """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
@@ -146,17 +150,21 @@ def eval_batches(
     share = Share.of(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else source
     field = _field(config)
-    evaluation = latents.evaluation() if field == "latents" else samples.evaluation(image_size)
+    if field == "latents":
+        evaluation, (shape, dtype) = latents.evaluation(), _latents_form(source)
+    else:
+        side = side_of_crops(image_size)
+        evaluation, shape, dtype = samples.evaluation(side), (side, side, 3), np.uint8
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
-    shape, dtype = ((image_size, image_size, 3), np.uint8) if field == "image" else _latents_form(source)
     black = np.zeros(shape, dtype)
 
     def example(result: samples.Sample | UnreadableImage, index: int) -> dict:
         if isinstance(result, UnreadableImage):
             warn(result)
             return _example(field, black, 0, index, unreadable=True, valid=False)
-        return _example(field, *result, index, unreadable=False, valid=True)
+        sample, label = result
+        return _example(field, sample, label, index, unreadable=False, valid=True)
 
     def examples(indexes: list[int]) -> list[dict]:
         existing = [index for index in indexes if index < len(source)]
@@ -178,7 +186,7 @@ class Share:
     rows: tuple[int, ...]
 
     @classmethod
-    def of(cls, global_batch: int, rows: Sequence[int] | None) -> "Share":
+    def of(cls, global_batch: int, rows: Iterable[int] | None) -> "Share":
         """Returns the share with these rows (None for all); raises ValueError for rows outside the batch."""
         if global_batch < 1:
             raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
@@ -211,7 +219,7 @@ def _in_parallel(examples, share, length, config):
     def chunk_of_examples(number: int) -> list[dict]:
         return examples([share.global_index(i) for i in range(number * chunk, (number + 1) * chunk)])
 
-    threads = config["num_workers"] or min(16, os.cpu_count())
+    threads = config["num_workers"] or min(16, os.cpu_count() or 1)
     ahead = config["prefetch"] * share.local_batch // chunk
     return (
         grain.MapDataset.range(length // chunk)

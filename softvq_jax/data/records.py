@@ -18,6 +18,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
     return struct.pack("<BI", VERSION, zlib.crc32(checked)) + checked
 
 
-def decode(record: bytes) -> dict[str, np.ndarray | bytes]:
+def decode(record: bytes) -> dict[str, Any]:
     """Returns the example in a record, with read-only arrays; raises CorruptRecord if the record is damaged."""
     if len(record) < PREFIX.size or record[0] != VERSION:
         raise CorruptRecord(f"not a record of version {VERSION}: it starts with {bytes(record[:1])!r}")

@@ -37,10 +37,12 @@ class Reference(Protocol):
       where: the file, record or example, for messages.
     """
 
-    where: str
+    @property
+    def where(self) -> str: ...
 
     def read(self) -> tuple[Image.Image | np.ndarray, int]:
         """Returns the decoded image in its original mode, or latents, and the class; raises `UnreadableImage`."""
+        ...
 
 
 class EncodedImage(abc.ABC):
@@ -66,7 +68,9 @@ class Source(Protocol):
     """
 
     class_names: tuple[str, ...]
-    parts: dict[str, str]
+
+    @property
+    def parts(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -74,9 +78,11 @@ class Source(Protocol):
 
     def key(self, i: int) -> str:
         """Returns a name of item `i` that stays the same if the source is moved."""
+        ...
 
     def fingerprint(self) -> str:
         """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
+        ...
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:

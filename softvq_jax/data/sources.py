@@ -22,7 +22,7 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; take
 }
 
 
-class Part:
+class Part(source.Source):
     """A subset of the items of a source, in the source's order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):
@@ -67,7 +67,7 @@ def held_out_source(config: Mapping, image_size: int | None) -> source.Source:
     if not config["eval_path"] and not config["holdout"]:
         raise ValueError("nothing is held out: set data.eval_path, or data.holdout to a share above 0")
     if config["source"] == "embedded":
-        return HeldOutPhotographs(config["holdout"], image_size)
+        return HeldOutPhotographs(config["holdout"], side_of_crops(image_size))
     if config["eval_path"]:
         return SOURCES[config["source"]](config["eval_path"])
     return part(SOURCES[config["source"]](config["path"]), config["holdout"], held_out=True)
@@ -82,6 +82,13 @@ def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
         )
     order = np.argsort([_hash(whole.key(i)) for i in range(len(whole))], kind="stable")
     return Part(whole, np.sort(order[:count] if held_out else order[count:]))
+
+
+def side_of_crops(image_size: int | None) -> int:
+    """`image_size`; ValueError for None, which is for latents only."""
+    if image_size is None:
+        raise ValueError("image_size is None, but the data are images: give the side of their crops in pixels")
+    return image_size
 
 
 def _hash(key: str) -> int:

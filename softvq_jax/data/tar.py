@@ -60,7 +60,7 @@ class Index:
     numbered: np.ndarray  # bool []
 
 
-class TarShards:
+class TarShards(source.Source):
     """All images of a tar file, or of the tar files of a folder sorted by name.
 
     Raises:
@@ -192,7 +192,7 @@ def _files(file, where):
     try:
         tar = tarfile.TarFile(fileobj=file)
         while (member := tar.next()) is not None:
-            tar.members = []  # drops the list that `tarfile` would keep
+            tar.members = []  # drops the list that `tarfile` would keep  # pyright: ignore[reportAttributeAccessIssue]
             if member.isfile():
                 yield member
         file.seek(tar.offset)

@@ -50,7 +50,7 @@ class WorkerPool:
     """
 
     def __init__(self, function: Callable, count: int):
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
         self._workers = [_Worker(function) for _ in range(count)]
         for worker in self._workers:
             self._idle.put(worker)
@@ -154,7 +154,7 @@ class SharedMemory:
         copy = self._buffers.take(ends[-1])
         if ends[-1]:
             copy[:] = np.frombuffer(self._mapped(ends[-1]), np.uint8, ends[-1])
-        whole = memoryview(copy).toreadonly()
+        whole = copy.data.toreadonly()
         arrays = (whole[start:end] for start, end in itertools.pairwise(ends))
         return [pickle.loads(pickled, buffers=itertools.islice(arrays, len(sizes))) for pickled, sizes in parts]
 

@@ -6,13 +6,16 @@ Coefficients have the type of `t`: float64 NumPy arrays in samplers, traced JAX 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = np.ndarray | jax.Array
 TIME_DISTRIBUTIONS = ("uniform", "lognormal")
+
+Coefficient: TypeAlias = Callable[[Any], Any]
+"""A function of times, NumPy or JAX arrays, with a result of their shape and library."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +28,11 @@ class Path:
       time_of_ratio: the time at which `sigma / alpha` has a given value.
     """
 
-    alpha: Callable[[Array], Array]
-    sigma: Callable[[Array], Array]
-    alpha_rate: Callable[[Array], Array]
-    sigma_rate: Callable[[Array], Array]
-    time_of_ratio: Callable[[Array], Array]
+    alpha: Coefficient
+    sigma: Coefficient
+    alpha_rate: Coefficient
+    sigma_rate: Coefficient
+    time_of_ratio: Coefficient
 
     def interpolate(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
         """Returns the point `x_t` of the path; `t` broadcasts against `x`."""

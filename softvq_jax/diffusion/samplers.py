@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from softvq_jax.diffusion.gaussian import ancestral_step
 from softvq_jax.diffusion.guidance import ModelFn
 from softvq_jax.diffusion.paths import Path
 from softvq_jax.diffusion.schedules import Schedule
 
-NoiseFn = Callable[[jax.Array], jax.Array]  # step index -> standard normal noise of the sample's shape
+NoiseFn = Callable[[ArrayLike], jax.Array]  # step index -> standard normal noise of the sample's shape
 SDE_LAST_TIME = 0.04
 # Tolerance for rounding: a grid time equal to an end of the interval is inside.
 _INTERVAL_SLACK = 1e-9
@@ -172,7 +173,7 @@ def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) 
     """Applies `x = step_fn(fn, x, step)` along the grid; consecutive steps with equal guidance form one compiled loop."""
     batch = x.shape[:1]
     for start, stop, is_guided in _runs(grid["guided"]):
-        network = model.guided if is_guided else model.plain
+        network = model.guided if is_guided and model.guided is not None else model.plain
         fn = lambda x, t, network=network: network(x, jnp.broadcast_to(t, batch))  # noqa: E731
         steps = {name: _to_32_bits(values[start:stop]) for name, values in grid.items() if name != "guided"}
         x, _ = jax.lax.scan(lambda x, step, fn=fn: (step_fn(fn, x, step), None), x, steps)

@@ -28,7 +28,7 @@ class LocalDevices:
       batch_size: number of images in a batch.
     """
 
-    def __init__(self, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, batch_size: int | None = None, devices: Sequence[jax.Device] | None = None):  # pyright: ignore[reportInvalidTypeForm] (jaxlib has no stubs)
         self._mesh = mesh = meshes.make_mesh(slices=1, devices=devices or jax.local_devices())
         per_device = CPU_BATCH if jax.default_backend() == "cpu" else ACCELERATOR_BATCH
         self.batch_size = mesh.size * math.ceil((batch_size or per_device * mesh.size) / mesh.size)

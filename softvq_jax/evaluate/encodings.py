@@ -23,8 +23,8 @@ class Encodings:
             z = model.pre_bottleneck(from_uint8(images))
             # KL's other channels are log-variances.
             rows = {"before": z[..., : config.latent_dim], "after": model.bottleneck.encode(z)}
-            if config.has_codebook:
-                rows["codes"] = model.bottleneck(z).indices
+            if config.has_codebook and (codes := model.bottleneck(z).indices) is not None:
+                rows["codes"] = codes
             log_p = model.bottleneck.log_posterior(z)
             return rows if log_p is None else rows | posterior_rows(log_p)
 

@@ -99,7 +99,7 @@ class EvaluatedSet:
         """The number of images that the feature statistics were computed from, by name."""
         if self.statistics_fingerprint is None:
             return self.image_counts
-        return {f"{self.name} statistics": self.statistics.count}
+        return {f"{self.name} statistics": self.require_statistics().count}
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -109,11 +109,16 @@ class EvaluatedSet:
 
     def rows(self, column: str) -> np.ndarray:
         """Returns a column of features; raises NotMeasured if only statistics are given, NoFeatures without the network."""
+        rows = self.require_rows()
+        if column not in rows:
+            raise NoFeatures
+        return rows[column]
+
+    def require_rows(self) -> RowCache:
+        """What was measured; raises NotMeasured if only statistics are given or kept."""
         if self.rows_by_column is None:
             raise NotMeasured(f"needs the images of the {self.name}, and there are only statistics")
-        if column not in self.rows_by_column:
-            raise NoFeatures
-        return self.rows_by_column[column]
+        return self.rows_by_column
 
     def require_statistics(self) -> FeatureStatistics:
         """Returns the feature statistics; raises NoFeatures if there are none."""
@@ -198,6 +203,8 @@ def evaluate(
         measure_set, folder=folder, batch_size=batch_size, on_progress=on_progress, on_batch=on_batch
     )
     if reference is None:
+        if statistics is None:
+            raise ValueError("there is no reference: give its images or its statistics")
         reference = EvaluatedSet.of_statistics("reference", statistics)
     elif not isinstance(reference, EvaluatedSet):
         reference = measure_named("reference", reference, statistics=statistics)
@@ -326,7 +333,7 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
     """Returns the content of `evaluation.json`; raises ValueError for a non-finite number except equal images' PSNR."""
     values, counts, absent = distribution_metrics(protocol, samples, reference, needs=needs, on_progress=on_progress)
     absent |= _absent_in(protocol)
-    rows, usage = samples.rows_by_column, None
+    rows, usage = samples.require_rows(), None
     of_samples = pair_metrics(rows)
     if "codes" in rows:
         usage = codebook_usage(rows, codebook_size)
@@ -358,16 +365,21 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
 
 def _sources(samples: EvaluatedSet, reference: EvaluatedSet) -> dict:
     """Returns what the numbers depend on in addition to the protocol and the images."""
+    assert samples.predictions is not None, "samples are always measured"
     sides = {"reference": reference.predictions, "samples": samples.predictions}
-    found = {name: side and side.metadata() for name, side in sides.items()}
-    precision = jax.config.jax_default_matmul_precision or "the device's default"
+    of_reference = None if reference.predictions is None else reference.predictions.metadata()
+    of_samples = samples.predictions.metadata()
+    weights, sampling = of_samples.pop("weights"), of_samples.pop("sampling", None)
+    # JAX adds its options to the class at run time.
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    precision = precision or "the device's default"
     machine = {"device": jax.devices()[0].device_kind, "matmul precision outside Inception": precision}
     return {
-        "weights": found["samples"].pop("weights"),
+        "weights": weights,
         "crop": {name: side.crop() if side else "unknown" for name, side in sides.items()},
         "sizes": {name: list(side.size) for name, side in sides.items() if side},
-        "sampling": found["samples"].pop("sampling", None),
-        "sources": found,
+        "sampling": sampling,
+        "sources": {"reference": of_reference, "samples": of_samples},
         "compute": samples.predictions.compute() | machine,
         "versions": {package: metadata.version(package) for package in ("jax", "numpy")},
     }

@@ -4,7 +4,7 @@ import concurrent.futures
 import glob
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,22 +18,31 @@ from softvq_jax.metrics.npz import ArrayRows, array_names
 class Images(Protocol):
     """A set of 8-bit RGB images of one size, in a fixed order."""
 
-    name: str
-    shape: tuple[int, int, int]  # shape of one image
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels shape of an image."""
+        ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns images `start` to `stop - 1`, uint8 `[stop - start, H, W, 3]`."""
+        ...
 
     def version(self) -> str:
         """Returns a value that changes with the images, without reading them; it is compared on resuming."""
+        ...
 
     def crop(self) -> str:
         """Returns how the images were cropped."""
+        ...
 
     def describe(self, i: int) -> str:
         """Returns a description of image `i` for messages."""
+        ...
 
 
 class ArrayImages:
@@ -41,7 +50,9 @@ class ArrayImages:
 
     def __init__(self, images: np.ndarray, name: str = "array"):
         check_images(images.dtype, images.shape, name)
-        self.name, self.shape, self._images = name, images.shape[1:], images
+        self.name, self._images = name, images
+        _, height, width, channels = images.shape
+        self.shape = height, width, channels
 
     def __len__(self) -> int:
         return len(self._images)
@@ -75,7 +86,8 @@ class NpzImages:
             )
         self._rows = ArrayRows(path, key)
         check_images(self._rows.dtype, self._rows.shape, f"{path}: {key}")
-        self.shape = tuple(self._rows.shape[1:])
+        _, height, width, channels = self._rows.shape
+        self.shape = height, width, channels
 
     def __len__(self) -> int:
         return self._rows.shape[0]
@@ -223,7 +235,7 @@ def image_files(name: str) -> list[str]:
     return paths
 
 
-def take(images: Images, rows: Sequence[int]) -> np.ndarray:
+def take(images: Images, rows: Iterable[int]) -> np.ndarray:
     """Reads the images `rows`, in that order: uint8 `[len(rows), H, W, 3]`."""
     return np.concatenate([images.read(int(row), int(row) + 1) for row in rows])
 

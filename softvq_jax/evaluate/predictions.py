@@ -27,21 +27,27 @@ class Predictions(Protocol):
 
     def metadata(self) -> dict:
         """Returns JSON values that identify the rows, compared on resuming; `weights` are fingerprints by network."""
+        ...
 
     def crop(self) -> str:
         """Returns how the images were cropped."""
+        ...
 
     def describe(self, i: int) -> str:
         """Returns a description of image `i` for messages."""
+        ...
 
     def compute(self) -> dict[str, str]:
         """Returns the types of the matmuls of the networks that make the images, by network."""
+        ...
 
     def read(self, start: int, stop: int) -> Any:
         """Reads the inputs of images `start` to `stop - 1`; called in a thread, ahead of `rows`."""
+        ...
 
     def rows(self, batch: Any) -> Rows:
         """Measures a batch that `read` returned; returns one row for each image in every column."""
+        ...
 
 
 class ImageSet:

@@ -56,6 +56,8 @@ class Protocol:
         """Returns the splits of the Inception score for `count` shuffled rows."""
         if self.split_size is not None:
             return inception_score.splits_of_size(count, self.split_size)
+        if self.num_splits is None:
+            raise ValueError(f"protocol {self.name} has neither split_size nor num_splits")
         return inception_score.number_of_splits(count, self.num_splits)
 
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from softvq_jax.config.fields import Field, Schema
@@ -31,8 +30,10 @@ class GeneratorConfig(Protocol):
     def dtype(self) -> str: ...
 
 
-# (network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name; "loss" is minimized
-Losses = Callable[[nnx.Module, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
+Losses = Callable[[Any, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
+"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized.
+
+The network is the family's own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,9 +74,9 @@ def make_losses(objective) -> Losses:
 
 
 def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, training):
-    keys = jax.random.split(key, 3)
-    mask = masking.draw_mask(*x.shape[:2], keys[0])
-    visible = masking.max_visible(x.shape[1])
+    keys, (batch, length, _) = jax.random.split(key, 3), x.shape
+    mask = masking.draw_mask(batch, length, keys[0])
+    visible = masking.max_visible(length)
     z = network(x, labels, mask, num_visible=visible, key=keys[1] if training else None)
     return {"loss": objectives.mar_loss(network.head, x, z, mask, keys[2], schedule=schedule, repeats=repeats)}
 

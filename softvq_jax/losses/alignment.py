@@ -42,6 +42,8 @@ def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.
     if mode == "global":
         return jnp.mean(patches, axis=1, keepdims=True)
     if mode == "avg_1d_shuffle":
+        if key is None:
+            raise ValueError("mode 'avg_1d_shuffle' draws a random order: give a key")
         patches = patches[:, jax.random.permutation(key, patches.shape[1])]
     batch, _, width = patches.shape
     return jnp.mean(patches.reshape(batch, num_latents, -1, width), axis=2)

@@ -1,5 +1,6 @@
 """DiffAugment (Zhao et al., 2020, arXiv 2006.10738): differentiable augmentations of a discriminator's inputs."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -70,7 +71,7 @@ def random_cutout(key: jax.Array, images: jax.Array, *, share: float) -> jax.Arr
     return cut_out(images, jax.random.randint(key, (images.shape[0], 2), 0, positions), sides)
 
 
-def cut_out(images: jax.Array, centers: jax.Array, sides: tuple[int, int]) -> jax.Array:
+def cut_out(images: jax.Array, centers: jax.Array, sides: Sequence[int]) -> jax.Array:
     """Sets the square of `sides` around each center to 0; it starts at `center - side//2` and may leave the image."""
 
     def inside(length, center, side):

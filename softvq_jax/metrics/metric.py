@@ -38,15 +38,22 @@ class MeasuredSet(Protocol):
       statistics_counts: number of images that the feature statistics were computed from, by name.
     """
 
-    name: str
-    image_counts: Counts
-    statistics_counts: Counts
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def image_counts(self) -> Counts: ...
+
+    @property
+    def statistics_counts(self) -> Counts: ...
 
     def rows(self, column: str) -> Any:
         """Returns a column of features `[n, d]`; raises NotMeasured or NoFeatures if there is none."""
+        ...
 
     def require_statistics(self) -> Any:
         """Returns the images' `feature_statistics.FeatureStatistics`; raises NoFeatures if there are none."""
+        ...
 
 
 Measured = tuple[dict[str, float], Counts]

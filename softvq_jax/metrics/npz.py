@@ -6,7 +6,7 @@
 import os
 import struct
 import zipfile
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class ArrayRows:
         return np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
 
 
-def _open_member(path: str, name: str) -> BinaryIO:
+def _open_member(path: str, name: str) -> IO[bytes]:
     """Opens a member of a zip archive; an uncompressed member is opened in place, so that seeking is fast."""
     archive = zipfile.ZipFile(path)
     member = archive.getinfo(name)

@@ -32,8 +32,8 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
       ImportError: scikit-learn is not installed.
     """
     check_installed()
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.linear_model import RidgeClassifierCV  # pyright: ignore[reportMissingImports] (extra)
+    from sklearn.preprocessing import StandardScaler  # pyright: ignore[reportMissingImports] (extra)
 
     scaler = StandardScaler().fit(np.asarray(train, np.float64))
     x, x_test = (np.asarray(scaler.transform(np.asarray(features, np.float64))) for features in (train, test))

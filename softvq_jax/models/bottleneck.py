@@ -80,6 +80,11 @@ class Bottleneck(nnx.Module):
     discrete: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = {}
 
+    if TYPE_CHECKING:
+
+        def __init__(self, dim: int, *, rngs: nnx.Rngs, **arguments: Any):
+            """Every bottleneck's own; `dim` are the channels of the latents."""
+
     @classmethod
     def from_config(cls, config: "TokenizerConfig", *, rngs: nnx.Rngs) -> "Bottleneck":
         """Returns a new bottleneck; by default `cls(latent_dim, **bottleneck_args, rngs=rngs)`."""

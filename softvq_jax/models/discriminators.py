@@ -206,8 +206,9 @@ class PatchGAN(nnx.Module):
 
         def conv(inputs, outputs, stride, use_bias):
             init = nnx.initializers.normal(0.02)
-            options = dict(strides=stride, padding=1, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
-            return nnx.Conv(inputs, outputs, (4, 4), **options)
+            return nnx.Conv(
+                inputs, outputs, (4, 4), stride, padding=1, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
+            )
 
         self.conv0 = conv(3, width, 2, True)
         for i in range(1, num_layers + 1):

@@ -2,20 +2,22 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 from flax import nnx
 
+Network = TypeVar("Network", bound=nnx.Module)
 
-class Functional:
-    """A network without its parameters.
+
+class Functional(Generic[Network]):
+    """A network of class `Network` without its parameters.
 
     Attributes:
       shapes: shapes and types of the parameters, a tree of `ShapeDtypeStruct`s.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
+    def __init__(self, make: Callable[[nnx.Rngs], Network]):
         """Traces `make(rngs)` without computing anything."""
         self._make = make
         abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
@@ -27,19 +29,23 @@ class Functional:
         _, params, buffers = nnx.split(self._make(nnx.Rngs(key)), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
-    def __call__(self, params, buffers=None) -> nnx.Module:
+    def __call__(self, params, buffers=None) -> Network:
         """Returns the module with these parameters and buffers; call it in the same traced function."""
         return nnx.merge(self._graphdef, params, buffers or {})
 
 
-@functools.cache  # tracing SoftVQ-L takes half a second
-def functional(module: Callable[..., nnx.Module], *args: Any, **options: Any) -> Functional:
+def functional(module: Callable[..., Network], *args: Any, **options: Any) -> Functional[Network]:
     """Returns the network `module(*args, **options, rngs=rngs)`, traced once for equal arguments.
 
     Arguments must be hashable.
 
     For example `functional(TokenizerModel, config)`.
     """
+    return _traced(module, *args, **options)
+
+
+@functools.cache  # tracing SoftVQ-L takes half a second
+def _traced(module, *args, **options):
     return Functional(lambda rngs: module(*args, **options, rngs=rngs))
 
 

@@ -72,10 +72,11 @@ def _sum_of_row_products(x, kernel, *, stride, padding):
     shifted = [x[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(width)]
     wide = jnp.concatenate(shifted, axis=-1)
     kernel = kernel.reshape(size, -1, kernel.shape[-1])
-    return sum(
+    products = (
         jnp.matmul(wide[:, i : i + stride * (rows - 1) + 1 : stride], kernel[i], precision=jax.lax.Precision.HIGHEST)
         for i in range(size)
     )
+    return functools.reduce(jnp.add, products)
 
 
 def _image_by_image(function, images):
@@ -107,7 +108,7 @@ def _average_pool(x):
     def sums(x):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         for axis in (1, 2):
-            x = sum(_shifted(x, axis, x.shape[axis] - 2, 1))
+            x = functools.reduce(jnp.add, _shifted(x, axis, x.shape[axis] - 2, 1))
         return x
 
     return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1)))
@@ -285,7 +286,7 @@ class Inception(nnx.Module):
         x = f768 = self.mixed_6e(x)
         x = _chain(x, self.mixed_7a, self.mixed_7b, self.mixed_7c)
         pooled = {name: y.mean(axis=(1, 2)) for name, y in (("f192", f192), ("f768", f768), ("f2048", x))}
-        logits = self.fc(pooled["f2048"]) - self.fc.bias[...]
+        logits = self.fc(pooled["f2048"]) - self.fc.bias[...]  # pyright: ignore[reportOptionalSubscript] (it has a bias)
         return {"f64": f64, **pooled, "logits_unbiased": logits, "sfid": spatial.reshape(len(images), -1)}
 
     def _stem(self, images):

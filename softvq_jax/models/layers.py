@@ -7,6 +7,7 @@ the matmuls.
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 from softvq_jax.models.attention import attention
 from softvq_jax.parallel.mesh import constrain_batch
 
+Module = TypeVar("Module", bound=nnx.Module)
 LAYER_NORM_EPS = 1e-6
 REMAT_POLICIES = {
     "none": None,
@@ -90,7 +92,7 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, length, width = x.shape
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(batch, length, 3, self.num_heads, -1), 2, 0)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
         return self.proj(attention(q, k, v).reshape(batch, length, width))
 
@@ -131,7 +133,7 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sa
     return jnp.where(jax.random.bernoulli(key, keep, shape), x / keep, 0).astype(x.dtype)
 
 
-def stack(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Module:
     """Makes `count` independently initialized modules and stacks them into one with parameters `[count, ...]`."""
 
     @nnx.split_rngs(splits=count)

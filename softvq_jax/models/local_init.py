@@ -8,15 +8,20 @@ the patches at its position, the query of a patch selects its latent; values and
 network thus starts as a linear map from patches to the bottleneck and from the bottleneck to patches.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+if TYPE_CHECKING:
+    from softvq_jax.models.tokenizer import TokenizerModel
 
 QUERY_GAIN = 1.5  # gain of queries and keys: large enough that the matching position outweighs a few hundred others
 EMBED_GAIN = 2.0  # gain of a patch's content relative to its position
 
 
-def start_local(model: nnx.Module, rngs: nnx.Rngs) -> None:
+def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     """Sets the parameters of a new `models.tokenizer.TokenizerModel` as described in the module's docstring."""
     encoder, decoder = model.encoder, model.decoder
     _start_copying(encoder.vit.transformer, encoder.vit.pos_embed, encoder.latent_pos_embed, rngs)

@@ -63,19 +63,19 @@ class Block(nnx.Module):
     """`x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`."""
 
     def __init__(self, config: ViTConfig, *, dtype=None, rngs: nnx.Rngs):
-        width, options = config.width, dict(dtype=dtype, rngs=rngs)
+        width = config.width
         self.norm1 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
-        self.attn = layers.Attention(width, config.num_heads, **options)
+        self.attn = layers.Attention(width, config.num_heads, dtype=dtype, rngs=rngs)
         self.norm2 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
-            self.mlp = layers.SwiGLU(width, hidden, **options)
+            self.mlp = layers.SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
         else:
-            self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, **options)
-        scaled = config.layer_scale is not None
-        self.ls1 = LayerScale(width, config.layer_scale) if scaled else None
-        self.ls2 = LayerScale(width, config.layer_scale) if scaled else None
+            hidden = int(config.mlp_ratio * width)
+            self.mlp = layers.MLP(width, hidden, config.activation, dtype=dtype, rngs=rngs)
+        self.ls1 = None if config.layer_scale is None else LayerScale(width, config.layer_scale)
+        self.ls2 = None if config.layer_scale is None else LayerScale(width, config.layer_scale)
 
     def __call__(self, x: jax.Array, drop_path=0.0, key: jax.Array | None = None) -> jax.Array:
         keys = (None, None) if key is None else jax.random.split(key)

@@ -82,6 +82,7 @@ def _config_problems(config: dict, timeout: float) -> str:
     The key-value store of JAX's service holds digests; values are stored only if configs differ, and then deleted.
     """
     client, me = global_state.client, global_state.process_id
+    assert client is not None, "jax.distributed is initialized"
     milliseconds = int(1000 * timeout)
     config = json.loads(json.dumps(config))  # converts tuples to lists, as in the config from process 0
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
@@ -124,10 +125,10 @@ def resolve_cluster(
       ValueError: only some of the three are given, or `process_id` is not below `num_processes`.
     """
     flags = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    absent = [name for name, value in flags.items() if value is None]
-    if len(absent) == 3:
+    if all(value is None for value in flags.values()):
         return _detect_cluster(timeout)
-    if absent:
+    if coordinator is None or num_processes is None or process_id is None:
+        absent = [name for name, value in flags.items() if value is None]
         given = ", ".join(f"{name}={value}" for name, value in flags.items() if value is not None)
         raise ValueError(f"{given} without {' and '.join(absent)}: give all three, or none to have them detected")
     if not 0 <= process_id < num_processes:
@@ -138,8 +139,12 @@ def resolve_cluster(
 def _detect_cluster(timeout: float) -> Cluster | None:
     # JAX's own detection without its start-up, because the rendezvous needs the address before JAX starts. The name is
     # private; a test covers it.
-    found = Cluster(*ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout)))
-    return None if found.coordinator is None else found
+    coordinator, num_processes, process_id, devices = ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, int(timeout)
+    )
+    if coordinator is None or num_processes is None or process_id is None:
+        return None
+    return Cluster(coordinator, num_processes, process_id, devices)
 
 
 def is_main_process() -> bool:

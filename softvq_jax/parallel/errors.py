@@ -49,7 +49,7 @@ def _end_all(message: str) -> NoReturn:
     _exiting.acquire(timeout=_poll_seconds())  # from here on, ignore messages of other processes
     try:
         sender = f"process {global_state.process_id} on {socket.gethostname()}"
-        global_state.client.key_value_set(_KEY, f"{sender}: {message}", allow_overwrite=True)
+        _store().key_value_set(_KEY, f"{sender}: {message}", allow_overwrite=True)
     except jax.errors.JaxRuntimeError:
         pass  # the service has ended, and so have the other processes
     _exit()
@@ -58,13 +58,20 @@ def _end_all(message: str) -> NoReturn:
 def _listen(stop: threading.Event) -> None:
     while not stop.wait(_poll_seconds()):
         try:
-            message = global_state.client.key_value_try_get(_KEY)
+            message = _store().key_value_try_get(_KEY)
         except jax.errors.JaxRuntimeError:
             continue  # there is no message yet, or the service has ended, which JAX handles
         if _exiting.acquire(blocking=False):
             print(f"ended by {message}", file=sys.stderr, flush=True)
             _exit()
         return
+
+
+def _store():
+    """Returns JAX's client; there is one if there are several processes."""
+    client = global_state.client
+    assert client is not None
+    return client
 
 
 def _poll_seconds() -> float:

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("slice", "data", "fsdp")
 BATCH_SPEC = PartitionSpec(AXES)
 
 
-def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm] (jaxlib has no stubs)
     """Arranges `devices` (by default all devices of all processes) as a mesh `[slices, data, fsdp]`.
 
     Args:
@@ -85,7 +85,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_global_batch(batch: int, mesh: Mesh) -> None:
+def check_global_batch(batch: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises ValueError if `batch` images cannot be divided equally among the devices of the mesh."""
     if batch < 1 or batch % mesh.size:
         below = batch // mesh.size * mesh.size
@@ -100,7 +100,7 @@ def process_rows(batch: int, mesh: Mesh) -> np.ndarray:
     """Returns the rows of a global batch that this process supplies, in the order that `global_batch` expects."""
     check_global_batch(batch, mesh)
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
-    starts = sorted(index[0].indices(batch)[:2] for index in indices)
+    starts = sorted(index[0].indices(batch)[:2] for index in indices if index is not None)
     return np.concatenate([np.arange(*bounds) for bounds in starts])
 
 
@@ -110,7 +110,7 @@ def global_batch(local, mesh: Mesh):
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), local)
 
 
-def constrain_batch(tree, mesh: Mesh | None = None):
+def constrain_batch(tree, mesh: Mesh | AbstractMesh | None = None):
     """Keeps the first axis of every array in `tree` sharded over all devices, inside `jit`.
 
     Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`.

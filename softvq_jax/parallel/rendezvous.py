@@ -62,7 +62,7 @@ def bind_host(host: str) -> str:
     where `/etc/hosts` resolves the host's own name to a loopback address, which other hosts cannot reach.
     """
     try:
-        address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
         is_name = host != "localhost" and not _is_ip(host)
         with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
             return "::" if is_name and ipaddress.ip_address(address).is_loopback else address
@@ -106,6 +106,7 @@ class _Listener:
 
     async def _serve(self, reader, writer):
         task = asyncio.current_task()
+        assert task is not None
         try:
             line = await asyncio.wait_for(reader.readline(), MESSAGE_SECONDS)
             message = _parse(line)

@@ -34,7 +34,7 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 def umap_plane(points: np.ndarray) -> np.ndarray:
     """Embeds points `[n, d]` in the plane by UMAP (McInnes et al., 2018); returns `[n, 2]`."""
-    import umap
+    import umap  # pyright: ignore[reportMissingImports] (extra)
 
     return umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0).fit_transform(points)
 

@@ -131,14 +131,13 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
         return fits
     while (refused := cost_of(4 * fits.batch // chips)).memory.fits:
         fits = refused
-    for tries in itertools.count():
-        least, most = fits.batch // chips, refused.batch // chips
-        if most == least + 1:
-            return fits
+    tries = itertools.count()
+    while (between := (refused.batch - fits.batch) // chips) > 1:
         # Memory grows nearly linearly, so interpolation is fast; every third try bisects, so that the search ends.
-        more = (most - least) // 2 if tries % 3 == 2 else _room(fits.memory, refused.memory, most - least)
-        cost = cost_of(min(max(least + more, least + 1), most - 1))
+        more = between // 2 if next(tries) % 3 == 2 else _room(fits.memory, refused.memory, between)
+        cost = cost_of(fits.batch // chips + min(max(more, 1), between - 1))
         fits, refused = (cost, refused) if cost.memory.fits else (fits, cost)
+    return fits
 
 
 def _room(fits: Memory, refused: Memory, images: int) -> int:
@@ -150,7 +149,7 @@ def changes_using_less(config: ConfigDict, name: str, slices: int = 1) -> Iterat
     """Yields fields and values that reduce the memory of a refused step, the fastest first."""
     _, data, fsdp = _axes(config, name, slices)
     for options in options_using_less(MemoryOptions(config.model.remat, fsdp), data * fsdp):
-        change = {"model.remat": options.remat} if options.remat != config.model.remat else {}
+        change: dict[str, str | int] = {"model.remat": options.remat} if options.remat != config.model.remat else {}
         if options.fsdp != fsdp:
             change["mesh.fsdp"] = options.fsdp
             if config.mesh.data != -1:
@@ -218,12 +217,13 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
 def main(_):
     if _FIT.value and _BATCH.value is not None:
         raise app.UsageError("--fit finds the batch: leave out --batch")
-    config = _CONFIG.value
+    config, name = _CONFIG.value, _TOPOLOGY.value
+    assert name is not None, "`run` requires the flag"
     check_task(config)
     check_values(config)
     if _BATCH.value is not None:
         config.train.batch_size = _BATCH.value
-    print_cost(config, _TOPOLOGY.value, _SLICES.value, fit=_FIT.value, machine_code=_MACHINE_CODE.value)
+    print_cost(config, name, _SLICES.value, fit=_FIT.value, machine_code=_MACHINE_CODE.value)
 
 
 def run() -> None:

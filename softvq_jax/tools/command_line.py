@@ -42,6 +42,11 @@ def tool_name(main: Callable) -> str:
     return (spec.name if spec is not None else main.__module__).rpartition(".")[2]
 
 
+def first_line(doc: str | None) -> str:
+    """The first line of a module's docstring; empty under `python -OO`, which removes docstrings."""
+    return (doc or "").partition("\n")[0]
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds --coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
     add = parser.add_argument_group("several processes, if they are not detected").add_argument

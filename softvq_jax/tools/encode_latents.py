@@ -83,7 +83,7 @@ class Crops:
     def __len__(self) -> int:
         return self._count
 
-    def batches(self, items: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, items: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields images and classes of the readable crops among `items`, at most `size` at a time, one batch ahead."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
 

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> EvaluationRecord | None:
         raise ValueError(f"{error}: check --{error.network}={inputs.weights[error.network]}") from error
     if found is not None:
         found.write(
-            args.out, evaluation_pictures.draw(args.out, inputs.samples, found.samples.rows_by_column), statistics=True
+            args.out, evaluation_pictures.draw(args.out, inputs.samples, found.samples.require_rows()), statistics=True
         )
         print(as_text(found.content))
     return found

@@ -56,7 +56,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     Raises:
       FileNotFoundError, ValueError, ImportError: a file is missing, or the flags do not fit together.
     """
-    if args.samples is not None:
+    if args.samples:
         check_different("--reference", args.reference, args.samples)
         check_different("--originals", args.originals, args.samples)
     devices, missing = LocalDevices(args.batch_size), {}
@@ -72,6 +72,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     reference = open_photographs(args.reference, size, args.data_source) if has_images(args.reference) else None
     statistics = read_statistics(args.reference) if has_statistics(args.reference) else None
     if args.generator:
+        assert tokenizer is not None, "the parser requires it"
         samples = open_generator(args, tokenizer, extractor, devices)
     elif tokenizer or paired:
         originals = open_photographs(args.originals, size, args.data_source) if args.originals else reference

@@ -28,7 +28,7 @@ from softvq_jax.data.sources import SOURCES
 from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.progress import Progress
 from softvq_jax.storage import files, manifest
-from softvq_jax.tools.command_line import check_at_least_one
+from softvq_jax.tools.command_line import check_at_least_one, first_line
 
 JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
 
@@ -195,7 +195,7 @@ def _complete_lines(path):
 
 def parse_flags(argv: list[str]):
     """Parses the command line."""
-    parser = argparse_flags.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse_flags.ArgumentParser(description=first_line(__doc__))
     parser.add_argument(
         "--source", choices=["folder", "tar", "tfds"], default="folder", help="kind of the images in --path"
     )

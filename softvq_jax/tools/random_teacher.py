@@ -21,6 +21,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.tools.command_line import first_line
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -30,7 +31,7 @@ PATCH_SIZE, IMAGE_SIZE = 14, 518
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
-        prog="python -m softvq_jax.tools.random_teacher", description=__doc__.splitlines()[0]
+        prog="python -m softvq_jax.tools.random_teacher", description=first_line(__doc__)
     )
     parser.add_argument("--size", choices=VIT_SIZES, default="S", help="size of the DINOv2 (default: S)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")

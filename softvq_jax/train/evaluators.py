@@ -12,6 +12,7 @@ from softvq_jax.parallel.mesh import check_global_batch
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.fid import Fid
 from softvq_jax.train.nearest_class import NearestClass
+from softvq_jax.train.task import data_of
 
 
 class HeldOut(Evaluator):
@@ -28,7 +29,8 @@ class HeldOut(Evaluator):
 
     def __call__(self, state: Any, step: int) -> Evaluation:
         run, total, first = self.run, None, None
-        with run.task.data.eval_batches(run.mesh) as batches:
+        assert run.held_out_sums is not None, "set when training starts"
+        with data_of(run.task).eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,9 +23,10 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
+from softvq_jax.train.task import Better, data_of
 from softvq_jax.weights.pretrained import load_inception, missing
 
-RETURNED = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
+RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
 """Keys of `evaluation.json` that become metrics of the run, and whether higher or lower values are better."""
 
 UNFINISHED = "measuring_"  # prefix of the folders of row caches, which are removed after the evaluation
@@ -57,7 +59,7 @@ class Fid(Evaluator):
                 shutil.rmtree(folder)
         if section.every_steps:
             self.extractor = FeatureExtractor(*_load_inception(section.weights), devices=self.devices)
-        data = run.task.data
+        data = data_of(run.task)
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
@@ -75,13 +77,13 @@ class Fid(Evaluator):
         )
         values = np.full(len(RETURNED), np.nan)
         with tempfile.TemporaryDirectory(dir=run.workdir, prefix=UNFINISHED) as folder:
-            options = dict(
+            options: dict[str, Any] = dict(
                 folder=pathlib.Path(folder),
                 batch_size=self.devices.batch_size,
                 on_progress=StagedProgress(log=logging.info, seconds=LOG_SECONDS),
                 on_batch=run.check_preemption,
             )
-            if not isinstance(self._reference, EvaluatedSet):
+            if isinstance(self._reference, ImageSet):
                 self._reference = measure_set("reference", self._reference, **options).without_rows()
             record = evaluate(
                 predictions,
@@ -95,7 +97,7 @@ class Fid(Evaluator):
                 values = np.array([record.metrics.get(name, np.nan) for name in RETURNED], np.float64)
                 out = run.workdir / "evaluations" / f"step_{step:07d}"
                 out.mkdir(parents=True, exist_ok=True)
-                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.rows_by_column))
+                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)))
         found = zip(RETURNED, values.tolist(), strict=True)

@@ -50,7 +50,8 @@ class GeneratorStep:
         """Returns gradients and losses, averaged over `optim.accumulate` microbatches."""
 
         def gradients(carry, microbatch, key):
-            grads, metrics = self.gradients(params, *microbatch, key)
+            latents, labels = microbatch
+            grads, metrics = self.gradients(params, latents, labels, key)
             return grads, carry, metrics
 
         parts = self.config.optim.accumulate

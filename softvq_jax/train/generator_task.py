@@ -22,13 +22,13 @@ from softvq_jax.train.data import Data
 from softvq_jax.train.generator_step import GeneratorStep
 from softvq_jax.train.latent_source import LatentSource, open_source
 from softvq_jax.train.state import GeneratorState, Network
-from softvq_jax.train.task import Better, Summary
+from softvq_jax.train.task import Better, Summary, Task
 
 EVALUATION_SEED = 0  # seed of noise and times, which are the same in every evaluation
 
 
-class GeneratorTask:
-    """The task of a generator run, a `task.Task`.
+class GeneratorTask(Task):
+    """The task of a generator run.
 
     Attributes:
       config: the run's config.
@@ -123,7 +123,7 @@ class GeneratorTask:
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns `count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, which are evenly spaced."""
         padded, classes = -(-count // self._mesh.size) * self._mesh.size, self.config.model.num_classes
-        labels = np.int32(np.arange(padded) * classes // count % classes)
+        labels = (np.arange(padded) * classes // count % classes).astype(np.int32)
         self._generator.params = ema | self.network.fixed
         rows = jax.make_array_from_callback(labels.shape, batch_sharding(self._mesh), lambda index: labels[index])
         options = self.config.sampling.to_dict()
@@ -147,8 +147,8 @@ class GeneratorTask:
         settings = {"num": count, "labels": "uniform", "seed": EVALUATION_SEED}
         if self._sampler is None:
             labels = draw_labels("uniform", count, classes, EVALUATION_SEED)
-            given = dict(seed=EVALUATION_SEED, options=options, devices=devices)
-            self._sampler = ImageSampler(self.export(params), self.latents.tokenizer, labels, **given)
+            nets = self.export(params), self.latents.require_tokenizer()
+            self._sampler = ImageSampler(*nets, labels, seed=EVALUATION_SEED, options=options, devices=devices)
         self._sampler.load(params | self.network.fixed)
         return Samples(self._sampler, settings | options, extractor)
 

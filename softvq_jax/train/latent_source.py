@@ -40,12 +40,18 @@ class LatentSource:
         """The tokenizer's parameters as host arrays, by name."""
         return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.params}
 
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokenizer; ValueError if there is none."""
+        if self.tokenizer is None:
+            raise ValueError("stored latents without a tokenizer: set config.tokenizer, which decodes them")
+        return self.tokenizer
+
     def inputs(self, num_tokens: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and types of the fields of a batch; see `task.Task`."""
         label = jax.ShapeDtypeStruct((), jnp.int32)
         if not self.from_images:
             return {"latents": jax.ShapeDtypeStruct((num_tokens, channels), jnp.float32), "label": label}
-        size = self.tokenizer.config.image_size
+        size = self.require_tokenizer().config.image_size
         return {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), "label": label}
 
     def to_latents(self, frozen, batch) -> jax.Array:
@@ -60,7 +66,7 @@ class LatentSource:
         return jnp.clip(self._model(frozen).decode(self.statistics.denormalize(latents)), -1.0, 1.0)
 
     def _model(self, frozen):
-        shape = self.tokenizer.config
+        shape = self.require_tokenizer().config
         return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 

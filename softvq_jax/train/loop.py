@@ -29,7 +29,7 @@ from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches, check_writable
 from softvq_jax.train.progress import Rate, parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 
 AHEAD = 2  # steps that may be queued on the device before the host waits
 
@@ -55,7 +55,7 @@ class Run:
         for folder in (workdir, workdir / "checkpoints"):
             check_writable(folder)
         self.task = kind.open(config)
-        self.data, self.num_steps = self.task.data, self.task.num_steps
+        self.data, self.num_steps = data_of(self.task), self.task.num_steps
         self.record = RunRecord.of(config, self.task)
         section = config.checkpoint
         self.checkpoints = Checkpoints(

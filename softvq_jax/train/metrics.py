@@ -33,7 +33,7 @@ class MetricsWriter:
         self._file = path.open("a")
         if tensorboard:
             try:
-                import tensorboardX
+                import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
             except ImportError as error:
                 raise ImportError("log.tensorboard needs: pip install 'softvq-jax[tensorboard]'") from error
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
-from softvq_jax.train.task import Better
+from softvq_jax.train.task import Better, data_of, draws_images
 
 BINS = 4  # per color channel
 REFERENCES = 512  # number of training images to compare with
@@ -27,7 +27,9 @@ class NearestClass(Evaluator):
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
         super().__init__(section, run)
-        if section.every_steps and not run.task.draws_images:
+        if draws_images(run.task):
+            self.task = run.task
+        elif section.every_steps:
             raise ValueError(
                 "evals.nearest_class needs images of a class-conditional generator: set config.tokenizer, which decodes "
                 "its samples, or evals.nearest_class.every_steps=0"
@@ -35,8 +37,9 @@ class NearestClass(Evaluator):
 
     def __call__(self, state: Any, step: int) -> Evaluation:
         run = self.run
-        images, labels = run.task.samples(state.ema, run.frozen, self.section.num_samples)
-        with run.task.data.train_batches(0, run.mesh) as training, run.task.data.eval_batches(run.mesh) as held_out:
+        images, labels = self.task.samples(state.ema, run.frozen, self.section.num_samples)
+        data = data_of(self.task)
+        with data.train_batches(0, run.mesh) as training, data.eval_batches(run.mesh) as held_out:
             references = self._images(training, REFERENCES)
             real = self._images(held_out, run.config.evals.held_out.num_images)
 
@@ -56,7 +59,7 @@ class NearestClass(Evaluator):
         run, decoded = self.run, []
         for batch in itertools.islice(batches, -(-count // run.config.train.batch_size)):
             run.check_preemption()
-            decoded.append(run.task.decode_batch(run.frozen, run.inputs(batch, "valid")))
+            decoded.append(self.task.decode_batch(run.frozen, run.inputs(batch, "valid")))
         levels, classes, valid = (
             np.concatenate(list(map(np.asarray, arrays))) for arrays in zip(*decoded, strict=True)
         )

@@ -4,14 +4,14 @@ Also gradient accumulation, for the steps of all tasks.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from softvq_jax.train.state import Network
+from softvq_jax.train.state import Discriminator, Network
 
 # Parameters without weight decay. The released code decays tensors with two or more axes that are not biases. Stacking
 # over depth adds an axis here, so the rule is stated by name.
@@ -63,7 +63,8 @@ def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str],
             schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
         )
 
-    transforms = {name: transform(schedule) for name, schedule in schedules.items()} | {"frozen": optax.set_to_zero()}
+    transforms: dict[Hashable, optax.GradientTransformation] = {"frozen": optax.set_to_zero()}
+    transforms |= {name: transform(schedule) for name, schedule in schedules.items()}
     return optax.partition(transforms, lambda params: map_with_path(lambda path, _: group(path), params))
 
 
@@ -133,7 +134,9 @@ def clip_by_global_norm(grads, limit: float):
     return jax.tree.map(lambda grad: grad * factor, grads), norm
 
 
-def apply(optimizer: optax.GradientTransformation, network: Network, grads, limit: float) -> tuple[Network, jax.Array]:
+def apply(
+    optimizer: optax.GradientTransformation, network: Network | Discriminator, grads, limit: float
+) -> tuple[Network, jax.Array]:
     """Updates a network with gradients clipped to norm `limit`; also returns their norm before clipping."""
     grads, norm = clip_by_global_norm(grads, limit)
     updates, opt = optimizer.update(grads, network.opt, network.params)

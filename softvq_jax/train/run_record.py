@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from softvq_jax.config.fields import flatten
 from softvq_jax.config.schemas import field_values, schema_of
 from softvq_jax.train.compatibility import check_config, check_data, check_weights
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 from softvq_jax.weights import fingerprints
 
 
@@ -36,7 +36,7 @@ class RunRecord:
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
         values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
-        return cls(values, defaults, weights, task.data.version)
+        return cls(values, defaults, weights, data_of(task).version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""

@@ -1,7 +1,7 @@
 """The interface between the training loop and the kinds of models that it trains, tokenizers and generators."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ class Task(Protocol):
       protocol: name of the evaluation protocol for `predictions`.
       metric_names: maps metrics of `evaluation.json` to their names in the run.
       codebook_size: codebook size of the trained tokenizer; None without a codebook.
-      draws_images: whether it has `samples(ema, frozen, count) -> (images, labels)` and `decode_batch(frozen, batch)`.
+      draws_images: whether it is a `DrawingTask`.
     """
 
     data: Data | None
@@ -53,13 +53,16 @@ class Task(Protocol):
     @classmethod
     def open(cls, config: ConfigDict) -> "Task":
         """Opens the data and reads the weights in the config; raises if something is missing."""
+        ...
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "Task":
         """Makes a task with shapes instead of weights, for `num_samples` samples per epoch, to compile its step."""
+        ...
 
     def init(self, key: jax.Array, initial) -> Any:
         """Returns a new state, as a pure function; its `ema` are the averaged parameters, evaluated and exported."""
+        ...
 
     def compile_evaluation(self, mesh: Mesh, state_shapes) -> Callable:
         """Returns the jitted `evaluate(ema, frozen, batch) -> (sums, shown)`.
@@ -67,17 +70,46 @@ class Task(Protocol):
         `sums` are replicated sums over the valid samples of a batch. The batch has the fields of `inputs`, `valid` and
         `index`. `shown` of the first batch is passed to `summarize`.
         """
+        ...
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
         """Returns metrics and pictures, given the sums over all batches; called by all processes."""
+        ...
 
     def predictions(
         self, params, *, images: Images | None, count: int, extractor: FeatureExtractor | None, devices: LocalDevices
     ) -> Predictions:
         """Returns reconstructions of held-out `images`, or `count` samples, by the averaged parameters (host arrays)."""
+        ...
 
     def parameters(self, state) -> Any:
         """Returns the trained parameters of a state, for the table in the log."""
+        ...
 
     def export(self, params) -> Any:
         """Returns an object with `save_pretrained(folder)`, given the averaged parameters (host arrays)."""
+        ...
+
+
+class DrawingTask(Task, Protocol):
+    """A task with `draws_images`."""
+
+    def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """`count` samples, uint8 `[n, H, W, 3]`, and their classes `[n]`, in every process."""
+        ...
+
+    def decode_batch(self, frozen, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Reconstructions of a batch, uint8, its labels, and which samples are valid."""
+        ...
+
+
+def draws_images(task: Task) -> TypeGuard[DrawingTask]:
+    """`task.draws_images`."""
+    return task.draws_images
+
+
+def data_of(task: Task) -> Data:
+    """The samples of a task; ValueError for one made of shapes, which has none."""
+    if task.data is None:
+        raise ValueError("a task made of shapes has no samples: use one from `open`")
+    return task.data

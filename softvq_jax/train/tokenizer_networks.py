@@ -22,7 +22,7 @@ class TokenizerNetworks:
     """
 
     config: TokenizerConfig
-    model: Functional
+    model: Functional[TokenizerModel]
     alignment: Functional | None = None
     discriminator: Functional | None = None
     teacher: Functional | None = None
@@ -48,14 +48,15 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     compute = dict(dtype=model.dtype, remat=model.remat)
     frozen = ("teacher", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
+    trunk_size = None
     if "teacher" in arguments:
         teacher, image_size = arguments["teacher"]
         check_alignment(config.alignment.mode, model.num_latent_tokens, teacher.grid(image_size) ** 2)
         widths = (model.latent_dim, config.alignment.hidden, teacher.width)
         nets["alignment"] = functional(AlignmentHead, *widths, dtype=model.dtype)
     if kind == "dino":
-        trunk, nets["trunk_size"] = arguments["trunk"]
+        trunk, trunk_size = arguments["trunk"]
         nets["discriminator"] = functional(DinoDiscriminator, trunk.width, dtype=model.dtype)
     elif kind == "patchgan":
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
-    return TokenizerNetworks(model, functional(TokenizerModel, model), **nets)
+    return TokenizerNetworks(model, functional(TokenizerModel, model), **nets, trunk_size=trunk_size)

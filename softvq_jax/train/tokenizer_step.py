@@ -5,6 +5,7 @@ discriminator each give a cotangent of the reconstruction, and one pullback thro
 sum. The adaptive weight is computed from the separate cotangents and so needs no second backward pass.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -91,7 +92,7 @@ class TokenizerStep:
             (gan, buffers), gan_grad = jax.value_and_grad(self.adversarial_term, has_aux=True)(
                 reconstructions, state.discriminator.params, running.buffers, frozen, augmentation_key
             )
-            running = running.replace(buffers=buffers)
+            running = dataclasses.replace(running, buffers=buffers)
             weight = self.gate(state.step) * self.config.gan.weight
             if self.config.gan.adaptive:
                 adaptive = adaptive_weight(out.decoded, image_grad, gan_grad, self.nets.config.decoder.patch_size)
@@ -99,8 +100,9 @@ class TokenizerStep:
             total, cotangent = total + weight * gan, cotangent + weight * gan_grad
             metrics["gan_generator"] = gan
         (grads,) = pullback((cotangent, jnp.ones_like(latent_loss)))
-        if out.bottlenecked.indices is not None:
-            running = running.replace(code_age=age_codes(running.code_age, out.bottlenecked.indices))
+        if out.bottlenecked.indices is not None and running.code_age is not None:
+            code_age = age_codes(running.code_age, out.bottlenecked.indices)
+            running = dataclasses.replace(running, code_age=code_age)
         return grads, running, metrics | {"generator_total": total}, jax.lax.stop_gradient(reconstructions)
 
     def latent_terms(self, params, frozen, images, bottlenecked, key):
@@ -108,7 +110,7 @@ class TokenizerStep:
         weights = {name: self.loss_weight(name) for name in (*bottlenecked.losses, "alignment")}
         # Terms with weight 0 are not computed: the entropy of 65,536 codes takes most of a step.
         terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
-        if self.nets.teacher is not None:
+        if self.nets.teacher is not None and self.nets.alignment is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
             teacher = self.nets.teacher(frozen["teacher"])
             patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
@@ -175,7 +177,7 @@ class TokenizerStep:
             total *= self.gate(state.step)
             means = {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
             metrics = terms | means | {"discriminator_total": total}
-            return total, (running.replace(buffers=buffers, lecam=lecam), metrics)
+            return total, (dataclasses.replace(running, buffers=buffers, lecam=lecam), metrics)
 
         grads, (running, metrics) = jax.grad(loss, has_aux=True)(state.discriminator.params)
         return grads, running, metrics
@@ -188,7 +190,7 @@ class TokenizerStep:
             images = diff_augment(augment_key, images, probability=1.0, cutout=STRONG_CUTOUT)
         elif gan.diff_augment:
             images = diff_augment(augment_key, images)
-        if self.nets.trunk is None:
+        if self.nets.trunk_size is None:
             return images
         return fit(images, self.nets.trunk_size, crop_key if gan.random_crop else None)
 
@@ -204,6 +206,7 @@ class TokenizerStep:
 
     def discriminate(self, params, buffers, inputs):
         """Runs the discriminator in training mode; returns updated buffers and logits, in `lax.scan`'s order."""
+        assert self.nets.discriminator is not None
         network = self.nets.discriminator(params, buffers)
         logits = network(inputs, train=True)
         return buffers_of(network), logits

@@ -20,13 +20,13 @@ from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train import optim, tokenizer_networks
 from softvq_jax.train.data import Data
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
-from softvq_jax.train.task import Better, Summary
+from softvq_jax.train.task import Better, Summary, Task
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
 from softvq_jax.weights import pretrained
 
 
-class TokenizerTask:
-    """The task of a tokenizer run, a `task.Task`.
+class TokenizerTask(Task):
+    """The task of a tokenizer run.
 
     Attributes:
       config: the run's config.
@@ -75,8 +75,7 @@ class TokenizerTask:
         """Opens the images and reads the pretrained weights in the config."""
         data = Data.open(config, config.model.image_size)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
-        run = dict(num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
-        return cls(config, pretrained.load(config), **run)
+        return cls(config, pretrained.load(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
@@ -154,6 +153,7 @@ class TokenizerTask:
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
         """Returns reconstructions of held-out images, for rFID and SSIM."""
+        assert images is not None, "the samples of a tokenizer's run are images"
         if self.reconstruct is None:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])

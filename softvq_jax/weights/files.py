@@ -94,7 +94,7 @@ def _read_safetensors(path):
 
 def _read_torch(path):
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports] (extra)
     except ImportError as error:
         raise ImportError(
             f"{path} is a PyTorch file: pip install 'softvq-jax[torch]' to read it, or convert it to .safetensors"

@@ -82,7 +82,9 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     Raises:
       WeightsError: a tensor is missing or has another shape; the message names the first.
     """
-    shapes = {"/".join(path): leaf.shape for path, leaf in traverse_util.flatten_dict(dict(expected)).items()}
+    leaves = traverse_util.flatten_dict(dict(expected))
+    # flax declares no types, and pyright infers dicts for leaves.
+    shapes = {"/".join(path): leaf.shape for path, leaf in leaves.items()}  # pyright: ignore[reportAttributeAccessIssue]
     flat = {}
     for rule in rules:
         keys, number = rule.keys, len(rule.joined)
