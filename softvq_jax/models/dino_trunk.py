@@ -36,7 +36,7 @@ class DinoTrunk(nnx.Module):
         self.vit = ViT(config, image_size, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Patch tokens plus the class token, at five depths.
+        """Returns patch tokens plus the class token, at five depths.
 
         Args:
           images: `[B, S, S, 3]` in [-1, 1]; S is `image_size`.

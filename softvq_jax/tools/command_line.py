@@ -43,7 +43,7 @@ def tool_name(main: Callable) -> str:
 
 
 def first_line(doc: str | None) -> str:
-    """The first line of a module's docstring; empty under `python -OO`, which removes docstrings."""
+    """Returns the first line of a module's docstring; "" under `python -OO`, which removes docstrings."""
     return (doc or "").partition("\n")[0]
 
 
