@@ -162,7 +162,7 @@ class Tokenizer:
         return jnp.clip(self._decode(self.params, latents), -1.0, 1.0)
 
     def reconstruct(self, images: jax.Array) -> jax.Array:
-        """`decode(encode(images))`."""
+        """Encodes and decodes images, `decode(encode(images))`."""
         return self.decode(self.encode(images))
 
     def encode_indices(self, images: jax.Array) -> jax.Array:

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention of every query over every key; logits and softmax in float32.
+    """Computes softmax attention of all queries over all keys; logits and softmax are float32.
 
-    The backward pass recomputes the attention probabilities: for 321 tokens that costs 2 % of a block's arithmetic and
+    The backward pass recomputes the attention probabilities. For 321 tokens, this costs 2 % of a block's arithmetic and
     saves its largest activation, `[B, H, N, N]`.
 
     Args:
@@ -20,12 +20,12 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _all_heads(q, k, v):
-    """All heads in one batched product: fastest on TPUs and GPUs."""
+    """Computes all heads in one batched matmul, which is fastest on TPUs and GPUs."""
     return jax.nn.dot_product_attention(q, k, v)
 
 
 def _head_by_head(q, k, v):
-    """One head at a time, so that its `[B, N, N]` logits stay in cache: more than twice as fast on CPUs."""
+    """Computes one head at a time, so that its `[B, N, N]` logits stay in cache; more than twice as fast on CPUs."""
     scale = q.shape[-1] ** -0.5
 
     def one_head(_, qkv):
