@@ -263,7 +263,7 @@ class Tokenizer:
         return _clipped(self._run("decode", latents), clip)
 
     def reconstruct(self, images: jax.Array, *, clip: bool = True) -> jax.Array:
-        """`decode(encode(images))`."""
+        """Encodes and decodes images, `decode(encode(images))`."""
         return self.decode(self.encode(images), clip=clip)
 
     def pre_bottleneck(self, images: jax.Array) -> jax.Array:

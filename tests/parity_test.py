@@ -1,4 +1,4 @@
-"""What the reference implementations compute, case by case: see `tests/parity/README.md`.
+"""Comparison with the reference implementations, case by case; see `tests/parity/README.md`.
 
 Cases are read from `tests/parity/`, or from the folder in the environment variable PARITY_DIR.
 """
@@ -36,7 +36,7 @@ def tolerance(kind: str, name: str) -> float:
 
 
 def compare(kind: str, name: str, ours, theirs) -> None:
-    """Fails where `ours` is further from `theirs` than the case's kind and the array's name allow."""
+    """Fails if `ours` differs from `theirs` by more than the case's kind and the array's name allow."""
     ours = np.asarray(ours)
     assert ours.shape == theirs.shape, f"{name}: shape {ours.shape}, expected {theirs.shape}"
     if kind == "crops":

@@ -166,19 +166,19 @@ def scan_blocks(
     return jax.lax.scan(step, x, (params, per_block))[0]
 
 
-def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "none") -> jax.Array:
-    """Applies the stacked `blocks` and returns the outputs `[parts, ...]` after each of `parts` equal groups of blocks.
+def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
+    """Applies the stacked `blocks` and returns the outputs `[groups, ...]` after each of `groups` equal groups.
 
     It is a nested loop, because separate loops for the groups would each be compiled.
     """
     params, step = _scannable(blocks, (), remat)
-    params = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), params)
+    params = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), params)
 
-    def part(x, params):
+    def group(x, params):
         x = jax.lax.scan(step, x, (params, ()))[0]
         return x, x
 
-    return jax.lax.scan(part, x, params)[1]
+    return jax.lax.scan(group, x, params)[1]
 
 
 def _scannable(blocks, shared, remat):

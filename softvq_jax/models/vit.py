@@ -104,9 +104,9 @@ class Transformer(nnx.Module):
             per_block = (jnp.linspace(0.0, self.config.drop_path, depth), jax.random.split(key, depth))
         return self.norm(layers.scan_blocks(self.blocks, tokens, per_block=per_block, remat=self.remat))
 
-    def parts(self, tokens: jax.Array, count: int) -> jax.Array:
+    def outputs_by_group(self, tokens: jax.Array, count: int) -> jax.Array:
         """Returns tokens `[count, B, T, width]` after each of `count` equal groups of blocks, without the last norm."""
-        return layers.scan_parts(self.blocks, tokens, count, remat=self.remat)
+        return layers.scan_groups(self.blocks, tokens, count, remat=self.remat)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
