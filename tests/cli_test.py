@@ -30,9 +30,8 @@ INDIRECT = {  # declared, and used without an import
     "importlib_resources",  # tensorflow-datasets needs it and does not declare it
     "libtpu",  # jax loads the TPU compiler
     "psutil",  # benchmarks
-    "tqdm",  # progress.py
 }
-EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench")
+EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench", "hf")
 
 
 def metadata() -> dict:
