@@ -37,7 +37,7 @@ from softvq_jax.models.vit import ViTConfig
 # %% [markdown]
 # ## Data
 #
-# Crops of four photographs, 32 px; the class is the photograph. They are uint8: the tokenizer scales them to [-1, 1].
+# Crops of four photographs, 32 px; the classes are the photographs. They are uint8: the tokenizer scales them to [-1, 1].
 
 # %%
 photographs = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
@@ -101,8 +101,8 @@ tokenizer = tokenizer.replace(params=network)
 # The mesh is yours: any axes, any names, here one axis over all devices. Parameters are replicated, batches are sharded by
 # their first axis, and what `encode` returns is sharded like its input.
 #
-# The tokenizer is an argument of the step, not a constant that it closes over: so its parameters are not compiled into
-# the program. Gradients are taken with respect to the classifier alone.
+# The tokenizer is an argument of the step, not a constant in its closure. So its parameters are not compiled into
+# the program. Gradients are taken only with respect to the classifier.
 
 # %%
 mesh = Mesh(np.asarray(jax.devices()), ("data",))

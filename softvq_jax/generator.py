@@ -1,4 +1,4 @@
-"""A latent generator for users: open it, sample from it, save it."""
+"""The user interface of latent generators: open, sample, save."""
 
 import dataclasses
 import functools
@@ -27,14 +27,15 @@ from softvq_jax.generators.family import (
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
-TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
+TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
 
 
 class Generator:
-    """A trained latent generator, such as a SiT, DiT or MAR: class labels to latents `[B, L, D]` float32.
+    """A trained latent generator, such as a SiT, DiT or MAR, which maps class labels to latents `[B, L, D]` float32.
 
     A generator is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
     be sharded by `jax.device_put`. `sample` traces: inside `jax.jit` and `jax.shard_map` shapes and types are checked, and
@@ -42,9 +43,9 @@ class Generator:
 
     Attributes:
       config: shape of the network.
-      params: parameters of the network, the fixed ones included: a tree of arrays.
-      statistics: mean and standard deviation that the training latents were normalized with; `sample` undoes it.
-      process: SiT's path, or DiT's or MAR's noise schedule.
+      params: parameters of the network, including fixed ones, as a tree of arrays.
+      statistics: mean and standard deviation by which the training latents were normalized; `sample` inverts this.
+      process: SiT's path, or the noise schedule of DiT or MAR.
       family: name of the family, such as "sit".
       network: the NNX module with these parameters.
     """
@@ -65,18 +66,18 @@ class Generator:
         """Creates a generator from parameters in memory; `from_pretrained` opens files.
 
         Args:
-          config: of the network; its family must be registered.
-          params: of the network.
-          statistics: of the training latents.
-          process: "linear" or "cosine"; by default that of `published`, else the family's default.
-          published: content of a published `config.json`, which `save_pretrained` writes again.
-          extra: tensors of the published layout that the network does not use; `save_pretrained` writes them, too.
+          config: config of the network; its family must be registered.
+          params: parameters of the network.
+          statistics: statistics of the training latents.
+          process: "linear" or "cosine"; by default the one in `published`, else the family's default.
+          published: content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors other than float32.
           second_halves: rows of published tensors of which the network uses the first half.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
-          ValueError: an unknown process or family.
+          ValueError: the process or the family is unknown.
         """
         self.config, self._family = config, family_of(config)
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
@@ -140,18 +141,18 @@ class Generator:
         Args:
           name: a local folder, `hf://owner/name` or `owner/name`; or a file of weights, with or without a config.json
             beside it.
-          statistics: of the training latents. Generators trained here carry them; the published ones do not: name
-            their tokenizer (folder or id), whose config has them.
-          dtype: type of the matrix products.
+          statistics: statistics of the training latents. Folders of generators trained here contain them; for published
+            generators, give the tokenizer (folder or id), which contains them.
+          dtype: type of the matmuls.
           remat: see `layers.scan_blocks`.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
           entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
             one.
 
         Raises:
-          FileNotFoundError: the folder does not exist, or a file is missing in it.
-          WeightsError: the files are damaged, or do not hold a generator of a registered family.
-          ValueError: the statistics are neither in the folder nor given.
+          FileNotFoundError: the folder or a file in it does not exist.
+          WeightsError: the files are damaged, or are not those of a generator of a registered family.
+          ValueError: the statistics are neither given nor in the folder.
         """
         published, path = files.find_published(find_folder(name), purpose="generator")
         stated = published_fields(published, source=f"the config.json of {path}")
@@ -172,10 +173,11 @@ class Generator:
         remat: str = "none",
         param_dtype: str = "float32",
     ) -> "Generator":
-        """Creates a generator from a state dict in the published naming and the content of its `config.json`.
+        """Creates a generator from a state dict in the published naming.
 
         Args:
-          tensors, published: see above.
+          tensors: the state dict.
+          published: the content of its `config.json`.
           statistics, dtype, remat, param_dtype: see `from_pretrained`.
           source: name of the tensors' file, for messages.
 
@@ -200,12 +202,13 @@ class Generator:
         return cls(config, params, statistics, **kept, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout: what `from_pretrained` read comes back key for key, bit for bit.
+        """Writes a folder in the published layout.
 
-        The statistics of the latents are added to `config.json`, so that the folder is complete.
+        A generator from `from_pretrained` is written back key for key and bit for bit. The statistics of the latents are
+        added to `config.json`, so that the folder is complete.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", dict(self._files.config) | self.statistics.to_fields())
@@ -258,27 +261,27 @@ class Generator:
         temperature: float | None = None,
         head_steps: int | None = None,
     ) -> jax.Array:
-        """Draws latents of the classes `labels`, `[B, L, D]` float32, ready for `Tokenizer.decode`.
+        """Draws latents `[B, L, D]` float32 of the classes `labels`, which `Tokenizer.decode` accepts.
 
         An example depends on `key`, its index and its label, not on the rest of the batch or the number of devices.
-        The first call with new settings compiles them.
+        The first call with new settings compiles.
 
         Args:
           labels: `[B]` integers in `[0, num_classes)`.
-          key: random key of the set of samples.
+          key: random key, the same for all samples of a set.
           steps: denoising steps (SiT, DiT; 250 by default) or iterations over the tokens (MAR; `L` by default).
           sampler: one of the family's samplers; its first by default.
-          guidance: scale `s` of `u + s (c - u)`; 1 is none. MAR's rises to it linearly.
-          guidance_interval: `(low, high)`: guidance is on while `low <= t <= high`, `t` from 1 (noise) to 0 (SiT; DiT,
-            with `t` = timestep / 1000).
+          guidance: scale `s` of `u + s (c - u)`; 1 is no guidance. For MAR, the scale rises linearly from 1 to `s`.
+          guidance_interval: `(low, high)`; guidance is on while `low <= t <= high`, where `t` goes from 1 (noise) to 0
+            (SiT, DiT; for DiT `t` is timestep / 1000).
           indices: `[B]`, global indices of the examples; 0, 1, ... by default.
-          noise: `[B, L, D]`, the starting point (SiT, DiT); drawn with `key` by default.
-          step_noises: `[steps - 1, B, L, D]`, the noise of every step but the last (SiT's SDE, DiT); likewise.
+          noise: `[B, L, D]`, the initial noise (SiT, DiT); drawn with `key` by default.
+          step_noises: `[steps - 1, B, L, D]`, the noise of every step but the last (SiT's SDE, DiT); drawn by default.
           temperature: factor on the noise of the head's steps (MAR; 1 by default).
           head_steps: denoising steps of each token (MAR; 100 by default).
 
         Raises:
-          ValueError: an argument is out of its range, or the sampler does not take it.
+          ValueError: an argument is out of range, or the sampler does not take it.
         """
         labels = self.check_labels(labels)
         settings = self._settings(sampler, steps, guidance, guidance_interval, head_steps)
@@ -289,10 +292,10 @@ class Generator:
         return self.statistics.denormalize(latents)
 
     def check_options(self, **options: Any) -> None:
-        """Checks further arguments of `sample`, without arrays of noise.
+        """Checks optional arguments of `sample`, except arrays of noise.
 
         Raises:
-          ValueError: as `sample` does.
+          ValueError: `sample` would raise it.
         """
         defaults = {"sampler": None, "steps": None, "guidance": 1.0, "guidance_interval": (0, 1), "head_steps": None}
         settings = self._settings(*(options.get(name, default) for name, default in defaults.items()))
@@ -309,13 +312,14 @@ class Generator:
         given_interval = None if (low, high) == (0, 1) else interval
         self._refuse(sampler, guidance_interval=given_interval, head_steps=head_steps)
         if steps is None:
-            steps = self.config.num_tokens if known[sampler].steps is None else known[sampler].steps
+            default = known[sampler].steps
+            steps = self.config.num_tokens if default is None else default
         further = {} if head_steps is None else {"head_steps": head_steps}
         guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
         return Settings(sampler, steps, guided, (low, high), **further)
 
     def _arrays(self, settings, batch, **given) -> dict[str, Any]:
-        """The arguments of the program that the sampler takes and that were given, as arrays."""
+        """Returns, as arrays, the given arguments that the sampler takes."""
         self._refuse(settings.sampler, **given)
         if given["temperature"] is None and "temperature" in self._family.samplers[settings.sampler].takes:
             given["temperature"] = 1.0
@@ -330,13 +334,12 @@ class Generator:
             if value is not None and name not in self._family.samplers[sampler].takes:
                 raise ValueError(f"{name} was given, but sampler {sampler} of a {self.family} does not take it")
 
-    def check_labels(self, labels: jax.Array | Sequence[int]) -> jax.Array:
-        """The labels as int32 `[B]`; ValueError where they are not classes of this generator."""
-        if not isinstance(labels, jax.Array):
-            labels = np.asarray(labels)
-        if labels.ndim != 1 or not len(labels) or not jnp.issubdtype(labels.dtype, jnp.integer):
+    def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
+        """Returns the labels as int32 `[B]`; raises ValueError if they are not classes of this generator."""
+        array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+        if array.ndim != 1 or not len(array) or not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(
-                f"labels have shape {labels.shape} and type {labels.dtype}; expected integers [B], B at least 1"
+                f"labels have shape {array.shape} and type {array.dtype}; expected integers [B], B at least 1"
             )
         last = self.config.num_classes - 1
         expected = f"this generator has classes 0 to {last}"
@@ -344,14 +347,15 @@ class Generator:
         return jnp.asarray(labels, jnp.int32)
 
     def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
-        """Checks that a tokenizer of these sizes can decode this generator's latents.
+        """Checks that a tokenizer can decode this generator's latents.
 
         Args:
-          num_latent_tokens, latent_dim: of the tokenizer.
-          fingerprint: of the tokenizer's weights, compared with that of the training latents where both are known.
+          num_latent_tokens, latent_dim: the tokenizer's `L` and `D`.
+          fingerprint: fingerprint of the tokenizer's weights, compared with that of the training latents if both are
+            known.
 
         Raises:
-          ValueError: it cannot.
+          ValueError: the tokenizer cannot decode them.
         """
         if (num_latent_tokens, latent_dim) != (self.config.num_tokens, self.config.channels):
             raise ValueError(
@@ -367,14 +371,14 @@ class Generator:
 
 
 def find_folder(name: str | os.PathLike) -> pathlib.Path:
-    """The folder of a generator, named by that folder, by a run's workdir or by a Hugging Face id."""
+    """Returns the folder of a generator, given the folder, a run's workdir or a Hugging Face id."""
     folder = files.resolve(name, purpose="generator")
     inner = folder / "generator"
     return inner if (inner / "config.json").is_file() else folder
 
 
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
-    """The tree of a generator's parameters, the fixed ones included, as `ShapeDtypeStruct`s."""
+    """Returns the tree of a generator's parameters, including fixed ones, as `ShapeDtypeStruct`s."""
     family = family_of(config)
     params = family.network(config).shapes | family.fixed(config)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)

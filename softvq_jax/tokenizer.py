@@ -1,4 +1,4 @@
-"""The tokenizer for users: opens, encodes, decodes, saves."""
+"""The user interface of tokenizers: open, encode, decode, save."""
 
 import dataclasses
 import functools
@@ -17,11 +17,12 @@ from softvq_jax import user_arrays
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
 from softvq_jax.weights import entries, files, hub, layout
 from softvq_jax.weights import tokenizer as weights
 from softvq_jax.weights.published_files import PublishedFiles
 
-# Beside `config.json`, if its flat fields do not determine the config of a tokenizer trained here.
+# Written in addition to `config.json` if its flat fields do not determine the config of a tokenizer trained here.
 OWN_CONFIG = "softvq_jax.json"
 
 
@@ -34,9 +35,9 @@ class Tokenizer:
     sharded batch stays sharded.
 
     Attributes:
-      config: its shape.
-      params: the parameters of its `TokenizerModel`, a tree of arrays.
-      latent_mean, latent_std: mean and standard deviation of its latents, for generators; None if not published.
+      config: shape of the tokenizer.
+      params: parameters of the `TokenizerModel`, a tree of arrays.
+      latent_mean, latent_std: mean and standard deviation of the latents, for generators; None if unknown.
       network: its `TokenizerModel`, an NNX module with these parameters.
     """
 
@@ -50,12 +51,14 @@ class Tokenizer:
         dtypes: Mapping[str, np.dtype] | None = None,
         param_dtype: str = "float32",
     ):
-        """Wraps parameters in memory; `from_pretrained` opens files, and `init` makes fresh ones.
+        """Creates a tokenizer from parameters in memory; `from_pretrained` opens files, and `init` makes fresh ones.
 
         Args:
-          published: the content of a published `config.json`, which `save_pretrained` writes back.
-          extra: tensors of the published layout that the model does not read, written back as well.
-          dtypes: dtypes of published tensors other than float32.
+          config: shape of the tokenizer.
+          params: parameters of the `TokenizerModel`.
+          published: content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the model does not use; `save_pretrained` writes them back.
+          dtypes: dtypes of published tensors that are not float32.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
         """
         self.config = config
@@ -138,8 +141,8 @@ class Tokenizer:
             one.
 
         Raises:
-          FileNotFoundError: no such folder, or a file is missing in it.
-          WeightsError: the files are damaged or not those of a tokenizer.
+          FileNotFoundError: the folder or a file in it does not exist.
+          WeightsError: the files are damaged, or are not those of a tokenizer.
         """
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
@@ -181,9 +184,12 @@ class Tokenizer:
         return cls(config, params, published=published, extra=extra, dtypes=dtypes, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout; a tokenizer from `from_pretrained` is written back key for key, bit for bit."""
+        """Writes a folder in the published layout.
+
+        A tokenizer from `from_pretrained` is written back key for key and bit for bit.
+        """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         tensors = self._files.tensors(layout.write(weights.tokenizer_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
         files.write_json(folder / "config.json", self._files.config)
@@ -233,14 +239,14 @@ class Tokenizer:
             return None
 
     def encode(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
-        """Encodes images as latents `[B, L, D]`.
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
 
         Args:
           images: `[B, H, W, 3]`, floats in [-1, 1] or uint8.
           temperature: SoftVQ's, instead of `config.temperature`: lower ones give latents closer to single codes.
 
         Raises:
-          ValueError: images of another shape, dtype or range; or a temperature that is not positive, or for another
+          ValueError: the images have another shape, dtype or range; or a temperature that is not positive, or for another
             bottleneck.
         """
         return self._run("encode", self._checked(images), **self._temperature(temperature))
@@ -357,5 +363,5 @@ jax.tree_util.register_pytree_with_keys(Tokenizer, _flatten, _unflatten)
 
 
 def abstract_params(config: TokenizerConfig) -> dict:
-    """Parameter tree of a tokenizer, as `ShapeDtypeStruct`s."""
+    """Returns the parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
     return functional(TokenizerModel, config).shapes

@@ -1,4 +1,4 @@
-"""What SiT and DiT share: sizes, config fields, guidance and files of the diffusion transformer (`models/dit.py`)."""
+"""Code shared by SiT and DiT: sizes, config fields, guidance and files of the diffusion transformer (`models/dit.py`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +46,7 @@ _INTERVAL = Allowed(
 
 
 def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
-    """Fields of `config.sampling`, the default sampler first."""
+    """Returns the fields of `config.sampling`; the first sampler is the default."""
     interval = "Guidance is on while low <= t <= high, where t goes from 1 (noise) to 0 (data)."
     return {
         "sampler": Field(sampler_names[0], "Method of integration.", one_of(*sampler_names)),
@@ -56,13 +56,13 @@ def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
 
 ANCHORS = ("x_embedder.weight",)
 CONFIG_JSON = {"num_heads": integer(1), "model": text()}
-# 1e-4 without decay, as SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's own 7 M (SoftVQ-VAE, abstract)
+# 1e-4 without decay, as in SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's 7 M (SoftVQ-VAE, abstract)
 OPTIMIZER_DEFAULTS = dict(schedule="constant", warmup_epochs=0.0, beta2=0.999, weight_decay=0.0)
 TRAIN_DEFAULTS = dict(num_epochs=600.0)
 
 
 def fixed_positions(config: DiTConfig) -> dict[str, np.ndarray]:
-    """The positions, which belong to the parameters and are not trained."""
+    """Returns the position embeddings, which are parameters that are not trained."""
     return {"pos_embed": sincos_positions(config.num_tokens, config.width)}
 
 
@@ -75,13 +75,13 @@ def denoiser(
     step_noises: jax.Array | None,
     settings: Settings,
 ) -> tuple[samplers.Model, jax.Array, samplers.NoiseFn]:
-    """The network as samplers take it, the noise `[B, L, D]` that they start from, and the noise of their steps.
+    """Returns the inputs of a sampler: the network, the initial noise `[B, L, D]`, and the noise of the steps.
 
     Args:
       labels, keys: `[B]`.
-      guidance: scale.
+      guidance: guidance scale.
       noise: `[B, L, D]`; None draws it with `keys`.
-      step_noises: `[steps - 1, B, L, D]`, likewise.
+      step_noises: `[steps - 1, B, L, D]`; None draws them with `keys`.
     """
     config = network.config
     shape = (config.num_tokens, config.channels)
@@ -97,7 +97,7 @@ def denoiser(
 
 
 def weight_rules(config: DiTConfig) -> list[Rule]:
-    """The rules between a `DiT`'s parameters and the tensors as SiT's and DiT's authors name them."""
+    """Returns the rules of `DiT` in the naming of the authors of SiT and DiT."""
     depth = config.depth
     rules = [
         Rule("pos_embed", "pos_embed", LEADING_ONE),
@@ -116,7 +116,7 @@ def weight_rules(config: DiTConfig) -> list[Rule]:
 def read_config(
     tensors: Mapping[str, np.ndarray], published: Mapping[str, Any], *, dtype: str, remat: str
 ) -> DiTConfig | None:
-    """The config of a SiT or DiT from its tensors; None where they are another network's.
+    """Returns the config of a SiT or DiT, given its tensors; None if they belong to another network.
 
     Raises:
       WeightsError: a tensor is missing, or the number of heads is unknown.
@@ -145,7 +145,7 @@ def read_config(
 
 
 def published_fields(config: DiTConfig, model: str) -> dict[str, Any]:
-    """The flat `config.json` of a SiT or DiT, without its process; `model` is "SiT" or "DiT"."""
+    """Returns the flat `config.json` of a SiT or DiT, without its process; `model` is "SiT" or "DiT"."""
     sizes = [size for size, preset in PRESETS.items() if preset.items() <= vars(config).items()]
     return {
         "model": f"{model}-{sizes[0]}/1" if sizes else model,

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand
 from softvq_jax.weights.layout import WeightsError
 
 HUB = "hf://"
@@ -32,11 +33,11 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
       purpose: use of the weights, for messages.
 
     Raises:
-      FileNotFoundError: neither a path nor a Hub id, or the Hub lacks it or cannot be reached.
+      FileNotFoundError: the name is neither a path nor a Hub id, or it cannot be downloaded.
     """
     name = os.fspath(name)
     if not name.startswith(HUB):
-        path = pathlib.Path(name).expanduser()
+        path = pathlib.Path(expand(name))
         if path.exists():
             return path
         if not _HUB_ID.fullmatch(name):
@@ -63,8 +64,8 @@ def _fetch(name: str, purpose: str) -> pathlib.Path:
         # The hub's client raises many types for "no network", "no such file" and "not allowed"; all end here.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FileNotFoundError(
-            f"{purpose}: {name!r} is no file or folder here, and could not be fetched from the Hugging Face Hub. With "
-            f"no network, download it elsewhere from huggingface.co/{repository} and give its path ({reason})"
+            f"{purpose}: {name!r} is not a local file or folder, and could not be downloaded from the Hugging Face "
+            f"Hub. Without a network, download it elsewhere from huggingface.co/{repository} and give its path ({reason})"
         ) from error
 
 
@@ -202,7 +203,7 @@ def _read_float8(path, dtypes):
 
 def _read_torch(path):
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports] (extra)
     except ImportError as error:
         raise ImportError(
             f"{path} is a PyTorch file: pip install 'softvq-jax[torch]' to read it, or convert it to .safetensors"
@@ -250,14 +251,14 @@ def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
     """Writes `tensors` to a file atomically."""
     from safetensors.numpy import save_file
 
-    # Not `np.ascontiguousarray`, which makes a scalar a vector of one.
+    # Not `np.ascontiguousarray`, which converts a scalar to a vector.
     contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
     with files.replacing(path) as partial:
         save_file(contiguous, partial, metadata={"format": "pt"})
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """Returns the object in a JSON file; WeightsError where the file holds none."""
+    """Returns the object in a JSON file; raises WeightsError if the file does not contain one."""
     try:
         return files.read_json(path)
     except ValueError as error:

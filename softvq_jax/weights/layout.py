@@ -1,7 +1,7 @@
 """Rules that map PyTorch tensors to parameter trees, and back.
 
-A family of networks states its rules once. `read` builds a parameter tree from a PyTorch state dict; `write` returns the
-state dict, key for key and bit for bit.
+Each family of networks has one list of rules. `read` builds a parameter tree from a PyTorch state dict; `write` returns
+the state dict, equal key for key and bit for bit.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def check_unused(names: Iterable[str], used: Collection[str], *, source: str) ->
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Layouts of a tensor in PyTorch and here; each function converts one to the other, without arithmetic."""
+    """Conversion of a tensor between its layouts in PyTorch and here, without arithmetic, one function each way."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -99,10 +99,11 @@ LEADING_ONE = Layout(lambda w: w[0], lambda w: w[None])  # [1, ...] <-> [...]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A leaf of our tree, by its `/`-joined path, and its key in the PyTorch state dict.
+    """A leaf of our parameter tree, by its `/`-joined path, and its key in the PyTorch state dict.
 
-    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}`, the index along it. With `joined`
-    names, `key` contains `{part}`: the tensors of those names, joined along their first axis, are one in `layout`. If
+    With a `count`, our leaf has a leading axis of that length, and `key` contains `{i}` for the index along it. With
+    `joined`, `key` contains `{part}` for each of these names, and the tensors are concatenated along their first axis
+    before `layout` applies. If
     `first_half`, the tensor may have twice as many rows, and our leaf is the first half of them.
     """
 
@@ -120,13 +121,13 @@ class Rule:
 
 
 def linear(path: str, key: str, count: int | None = None, *, bias: bool = True) -> list[Rule]:
-    """Rules of a linear map: `kernel` and `bias` here, `weight` and `bias` in PyTorch."""
+    """Returns the rules of a linear map: `kernel` and `bias` here, `weight` and `bias` in PyTorch."""
     rules = [Rule(f"{path}/kernel", f"{key}.weight", LINEAR, count)]
     return rules + ([Rule(f"{path}/bias", f"{key}.bias", SAME, count)] if bias else [])
 
 
 def norm(path: str, key: str, count: int | None = None) -> list[Rule]:
-    """Rules of an affine norm: `scale` and `bias` here, `weight` and `bias` in PyTorch."""
+    """Returns the rules of an affine norm: `scale` and `bias` here, `weight` and `bias` in PyTorch."""
     return [Rule(f"{path}/scale", f"{key}.weight", SAME, count), Rule(f"{path}/bias", f"{key}.bias", SAME, count)]
 
 
@@ -134,7 +135,7 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
     """Builds a parameter tree from a PyTorch state dict.
 
     Args:
-      rules: one per leaf of `expected`.
+      rules: one rule for each leaf of `expected`.
       tensors: arrays by PyTorch key; keys without a rule are ignored.
       expected: tree of arrays or `ShapeDtypeStruct`s with the network's shapes.
       source: the file's name, for messages.
@@ -143,9 +144,11 @@ def read(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], expected: Map
       The tree, float32.
 
     Raises:
-      WeightsError: a tensor is missing, has another shape, or holds no floats or NaN; names the first.
+      WeightsError: a tensor is missing, has another shape, or holds no floats or NaN; the message names the first.
     """
-    shapes = {"/".join(path): leaf.shape for path, leaf in traverse_util.flatten_dict(dict(expected)).items()}
+    leaves = traverse_util.flatten_dict(dict(expected))
+    # flax declares no types, and pyright infers dicts for leaves.
+    shapes = {"/".join(path): leaf.shape for path, leaf in leaves.items()}  # pyright: ignore[reportAttributeAccessIssue]
     flat = {}
     for rule in rules:
         keys, number = rule.keys, len(rule.joined)

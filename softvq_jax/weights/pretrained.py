@@ -24,16 +24,16 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class MissingWeights(FileNotFoundError):
-    """Weights that a config names are missing; the message says where they come from and how to do without them."""
+    """Weights in the config are missing; the message states their source, and how to run without them."""
 
 
 class WeightsFile(NamedTuple):
     """A file of weights.
 
     Attributes:
-      field: the config's field that names it.
-      content: what it contains, for messages.
-      source: where it can be downloaded.
+      field: the config's field with the file's path.
+      content: description of the content, for messages.
+      source: where the file can be downloaded.
     """
 
     field: str
@@ -46,13 +46,13 @@ class PretrainedNetwork:
     """A network with pretrained weights.
 
     Attributes:
-      files: the files that its weights come from.
-      needed: `needed(config)`, whether a run reads them.
-      without: the setting with which a run does without them.
-      module: its class; `module(*arguments, **options, rngs=rngs)` makes it.
-      options: which of the compute options `dtype` and `remat` the class takes.
-      expected: `expected(config)`, the arguments as far as they are known before any file is read.
-      read: `read(tensors, config, source)`, the arguments that fit the tensors, and the parameters.
+      files: the files of its weights.
+      needed: `(config) -> bool`, whether a run uses the network.
+      without: the setting by which a run does not use it.
+      module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
+      options: the compute options (`dtype`, `remat`) that the class takes.
+      expected: `(config) -> arguments`, as far as they are known before reading files.
+      read: `(tensors, config, source) -> (arguments, parameters)`.
       anchors: names of tensors that find the network in a file, see `entries.select`; none if `read` needs no names.
     """
 
@@ -66,12 +66,12 @@ class PretrainedNetwork:
     anchors: tuple[str, ...] = ()
 
     def make(self, arguments: tuple, **compute: str) -> Functional:
-        """The network, with `dtype` and `remat` as far as it takes them."""
+        """Returns the network, with those of `dtype` and `remat` that it takes."""
         return functional(self.module, *arguments, **{name: compute[name] for name in self.options if name in compute})
 
     @property
     def source(self) -> str:
-        """Where its files can be downloaded, for messages."""
+        """Text on where its files can be downloaded, for messages."""
         return " and ".join(dict.fromkeys(f"{file.content}: {file.source}" for file in self.files))
 
 
@@ -131,7 +131,7 @@ def _read_inception(tensors, config, source):
 _DINOV2_SOURCE = "huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (or small, base), model.safetensors"
 _VIT_ANCHORS = ("cls_token", "embeddings.cls_token")
 TRAINING = ("encoder", "teacher", "lpips", "trunk")
-"""The networks that the training step of a tokenizer, or its initial state, is made of."""
+"""The networks that a tokenizer's training step or initial state uses."""
 
 NETWORKS = {
     "encoder": PretrainedNetwork(
@@ -210,11 +210,11 @@ NETWORKS = {
 
 
 def load(config) -> Pretrained:
-    """Reads the files of all networks that the training step needs.
+    """Reads the files of all networks that a config's training needs.
 
     Raises:
       MissingWeights: a file is missing and cannot be downloaded.
-      WeightsError: a file does not fit.
+      WeightsError: a file does not fit its network.
     """
     params, arguments = {}, {}
     for name in TRAINING:
@@ -224,21 +224,21 @@ def load(config) -> Pretrained:
 
 
 def abstract(config) -> Pretrained:
-    """The same as `load` with shapes in place of parameters and without files, for compilation ahead of time."""
+    """Returns the same as `load`, with shapes instead of parameters and without files, to compile ahead of time."""
     arguments = {name: NETWORKS[name].expected(config) for name in TRAINING if NETWORKS[name].needed(config)}
     return Pretrained({name: NETWORKS[name].make(args).shapes for name, args in arguments.items()}, arguments)
 
 
 def load_network(name: str, names: Sequence[str]) -> tuple[Functional, dict]:
-    """LPIPS or Inception and its parameters, from files: `net(params)(...)`.
+    """Reads LPIPS or Inception; returns the network and its parameters, to be called as `net(params)(...)`.
 
     Args:
       name: "lpips" or "inception".
-      names: paths or `hf://owner/name/file`; the files together hold all tensors.
+      names: paths or `hf://owner/name/file` of the files that together contain all tensors.
 
     Raises:
-      FileNotFoundError: a file is missing; the message says where it comes from.
-      WeightsError: a file of another network.
+      FileNotFoundError: a file is missing; the message states its source.
+      WeightsError: a file is of another network.
     """
     network, tensors = NETWORKS[name], {}
     for file in names:
@@ -260,14 +260,14 @@ def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
 
 
 def from_tensors(name: str, tensors: Tensors, *, source: str) -> tuple[Functional, dict]:
-    """LPIPS or Inception and its parameters, from a PyTorch state dict; `source` names it in messages."""
+    """Returns LPIPS or Inception and its parameters, given a PyTorch state dict; `source` names it in messages."""
     network = NETWORKS[name]
     arguments, params = _read(network, entries.select(tensors, network.anchors, source=source), None, source)
     return network.make(arguments), params
 
 
 def missing(name: str, path: str, reason: Exception, file: WeightsFile | None = None) -> MissingWeights:
-    """The error of a run whose network `name` needs a `file`, by default its only one, that is not at `path`."""
+    """Returns the error for a missing `file` (by default the only one) of the network `name` at `path`."""
     network = NETWORKS[name]
     (file,) = network.files if file is None else (file,)
     return MissingWeights(
@@ -288,7 +288,7 @@ def _read_configured(name, config):
                 f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.without}"
             )
         try:
-            # One file may hold both parts of LPIPS (as the lpips package's whole model does): equal tensors, then.
+            # One file may contain both parts of LPIPS, like the lpips package's whole model; then the tensors are equal.
             tensors |= _tensors(path, network, file.content)
         except FileNotFoundError as error:
             raise missing(name, path, error, file) from error

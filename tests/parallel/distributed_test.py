@@ -85,8 +85,9 @@ MALFORMED = (
 )
 
 
-def test_malformed_clients_change_nothing():
-    """400 clients: endless lines, half lines that stay open, random bytes; the processes meet as without them."""
+@pytest.mark.parametrize("clients", [400, pytest.param(1000, marks=pytest.mark.slow)])
+def test_malformed_clients_change_nothing(clients):
+    """Endless lines, half lines that stay open, random bytes; the processes meet as without them."""
     port, rng = free_port(), random.Random(0)
     results, held = [], []
 
@@ -99,7 +100,7 @@ def test_malformed_clients_change_nothing():
     while not held:
         with contextlib.suppress(OSError):
             held.append(socket.create_connection(("127.0.0.1", port)))
-    for i in range(400):
+    for i in range(clients):
         stranger = socket.create_connection(("127.0.0.1", port))
         content = MALFORMED[i // 2 % len(MALFORMED)] if i % 2 else rng.randbytes(rng.randrange(2000))
         with contextlib.suppress(OSError):  # the listener closes before it has read an endless line

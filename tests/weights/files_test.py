@@ -75,7 +75,7 @@ def test_no_network(name, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         files.resolve(name, purpose="tokenizer")
     message = str(error.value)
-    assert message.startswith(f"tokenizer: '{name}' is no file or folder here, and could not be fetched")
+    assert message.startswith(f"tokenizer: '{name}' is not a local file or folder, and could not be downloaded")
     assert "download it elsewhere from huggingface.co/runs/tiny and give its path" in message
     assert message.endswith("(ConnectionError: Name or service not known)")
 
