@@ -272,7 +272,7 @@ def test_wrong_values_in_a_published_config(family, fields, message, tmp_path):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_missing_tensor_is_named(family):
     tensors, fields = _published(CONFIGS[family], family)
-    for key in tensors:
+    for key in set(tensors) - set(family_of(CONFIGS[family]).anchors):  # without these, it is another network
         others = {name: tensor for name, tensor in tensors.items() if name != key}
         with pytest.raises(WeightsError, match=r"^file.*no tensor '"):
             Generator.from_tensors(others, fields, STATISTICS, source="file")

@@ -190,7 +190,7 @@ def test_temperature_is_an_argument_that_traces():
 
 def test_parameters_in_bfloat16_are_computed_with_in_float32():
     stored = Tokenizer(TOKENIZER.config, TOKENIZER.params, param_dtype="bfloat16")
-    assert {leaf.dtype for leaf in jax.tree.leaves(stored.params)} == {jnp.bfloat16}
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored.params)} == {np.dtype(jnp.bfloat16)}
     rounded = TOKENIZER.replace(params=jax.tree.map(lambda leaf: np.float32(leaf), stored.params))
     assert_close(stored.encode(IMAGES), rounded.encode(IMAGES))
     assert stored.encode(IMAGES).dtype == jnp.float32 and "bfloat16" in repr(stored)

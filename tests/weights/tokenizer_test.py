@@ -157,7 +157,7 @@ def test_malformed_config(folder):
     (folder / "config.json").write_text('{"tau": 0.07,')
     refused(folder, WeightsError, r"config\.json is not valid JSON")
     (folder / "config.json").write_text("[]")
-    refused(folder, WeightsError, r"config\.json holds a list; expected a JSON object")
+    refused(folder, WeightsError, r"config\.json holds a JSON list; expected an object of fields")
 
 
 def test_config_of_ours_with_unknown_or_missing_fields(tmp_path):
