@@ -48,6 +48,6 @@ def test_a_field_newer_than_the_checkpoint_counts_as_its_default():
 def test_checkpoints_from_before_images_were_turned_upright_ask_for_it():
     """They were trained on images as stored; resuming otherwise would change them silently."""
     saved, now = {"seed": 0}, {"seed": 0, "data.exif": "apply", "data.background": "white", "data.max_pixels": 9}
-    with pytest.raises(ConfigMismatch, match="data.background: 'ignore' in the checkpoint, 'white' now"):
+    with pytest.raises(ConfigMismatch, match=r"data\.background: 'ignore' in the checkpoint, 'white' now"):
         check_config(saved, now, {"data.exif": "apply", "data.background": "white"})
     check_config(saved, now | {"data.exif": "ignore", "data.background": "ignore"})
