@@ -36,6 +36,8 @@ def _moved(instruction: hlo.Instruction, where: hlo.Computation, program: hlo.Pr
         return 0.0
     if opcode == "custom-call" and instruction.attribute(r'custom_call_target="(\w+)"') in _FREE_CALLS:
         return 0.0
+    if opcode == "custom-call" and (stated := instruction.attribute(r'"bytes_accessed":\s*"?(\d+)')):
+        return float(stated)  # A kernel reads parts of its operands, or all of them several times; only it knows.
     operands = [where.instructions[name] for name in instruction.operands]
     if opcode == "copy-start":
         return instruction.hbm_bytes  # the result is a pair of destination and source

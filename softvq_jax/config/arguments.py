@@ -9,12 +9,14 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.names import find_config, load_config
 from softvq_jax.config.schemas import fields
+from softvq_jax.storage.paths import expand_arguments
 
 RENAMED = {"fid.": "evals.fid.", "eval.": "evals.held_out."}  # sections of older versions
 
 
 def resolve_arguments(argv: Sequence[str]) -> list[str]:
-    """Returns the command line with the path of its config, and with the current names of renamed fields.
+    """Returns the command line with the path of its config, with the current names of renamed fields,
+    and with `~` and `$NAME` expanded.
 
     Args:
       argv: the program and its arguments. Without `--config`, they are returned unchanged.
@@ -22,7 +24,7 @@ def resolve_arguments(argv: Sequence[str]) -> list[str]:
     Raises:
       ValueError: there is no such config, or it has no such field; the message names the nearest.
     """
-    argv = list(argv)
+    argv = [*argv[:1], *expand_arguments(argv[1:])]
     position = next((i for i, word in enumerate(argv) if re.fullmatch(r"--?config(=.*)?", word)), None)
     if position is None:
         return argv

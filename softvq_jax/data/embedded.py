@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from softvq_jax.data import crops, source
+from softvq_jax.data.decoding import DEFAULT, Decoding
 
 FILES = (
     "astronaut.png",
@@ -39,7 +40,7 @@ class Region:
     def where(self) -> str:
         return f"{self.file}, from {self.box[:2]} to {self.box[2:]}"
 
-    def read(self) -> tuple[Image.Image, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image, int]:
         return _pixels(self), self.label
 
 

@@ -6,18 +6,19 @@ two, chosen by the seed and the global sample index.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 
 import numpy as np
 
 from softvq_jax.data import records
-from softvq_jax.data.array_record import INDEX, ArrayRecordShards, read_record
+from softvq_jax.data.array_record import INDEX, LATENTS, ArrayRecordShards, read_index, read_record
+from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.samples import Read, read_each
 from softvq_jax.data.source import UnreadableImage
+from softvq_jax.storage.paths import expand
 
-SECTION = "latents"  # section of `dataset.json`
+SECTION = LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class RecordedLatents:
     def where(self) -> str:
         return f"{self.shard} record {self.position}"
 
-    def read(self) -> tuple[np.ndarray, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[np.ndarray, int]:
         """Reads latents, float32 `[2, L, D]`, and the class; raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
@@ -73,10 +74,11 @@ class LatentShards(ArrayRecordShards):
     """
 
     record = RecordedLatents
+    latents = True
 
     def __init__(self, folder: str):
-        super().__init__(folder)
         self.info = read_info(folder)
+        super().__init__(folder)
 
 
 def read_info(folder: str | os.PathLike) -> LatentsInfo:
@@ -86,19 +88,24 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
       FileNotFoundError: the folder is not a finished folder of latents.
       ValueError: the folder holds images.
     """
-    path = pathlib.Path(folder, INDEX)
+    path = pathlib.Path(expand(str(folder)), INDEX)
     if not path.is_file():
         raise FileNotFoundError(
             f"no {INDEX} in {str(folder)!r}: not a finished folder of latents. To make one: python -m "
             f"softvq_jax.tools.encode_latents --from=<tokenizer> --data=<images> --out={folder}"
         )
-    section = json.loads(path.read_text()).get(SECTION)
+    section = read_index(path).get(SECTION)
     if section is None:
         raise ValueError(
             f"{path} has no statistics of latents: encode the images with tools.encode_latents, or train on them with "
             "another data.source"
         )
-    return LatentsInfo(**section)
+    try:
+        return LatentsInfo(**section)
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: the section {SECTION!r} is not complete ({error}): encode the images again"
+        ) from None
 
 
 def training(seed: int) -> Read:

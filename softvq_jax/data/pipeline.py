@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,9 +23,10 @@ from absl import logging
 
 from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.buffers import Buffers
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.shuffle import shuffled
-from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.data.sources import held_out_source, side_of_crops, training_source
+from softvq_jax.data.source import UnreadableImage
+from softvq_jax.data.sources import as_source, held_out_source, side_of_crops, training_source
 
 ENDLESS = 2**62
 MAX_REPLACEMENTS = 20  # replacements tried for an unreadable image
@@ -89,7 +91,7 @@ def train_batches(
     global_batch: int,
     start_sample: int = 0,
     rows: Iterable[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
     """Returns an endless iterator over batches of random crops, randomly flipped, from `start_sample` on.
 
@@ -100,19 +102,21 @@ def train_batches(
       global_batch: samples per step, over all processes.
       start_sample: global index of the first sample: 0 for a new run, else from the checkpoint.
       rows: the rows of every global batch that this process reads, see `parallel.mesh.process_rows`; default: all.
-      source: the opened data source; default: opened from `config`.
+      source: an opened data source, or a Python sequence of `(image, label)` (`data.sequence`); default: the one in
+        `config`.
 
     Raises:
       ValueError: the config is invalid, or `rows` are outside the global batch.
       FileNotFoundError: a path holds no images.
     """
     share = Share.of(global_batch, rows)
-    source = training_source(config) if source is None else source
+    source = training_source(config) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         training = latents.training(seed)
     else:
-        training = samples.training(side_of_crops(image_size), config["augment"], seed)
+        side = side_of_crops(image_size)
+        training = samples.training(side, config["augment"], seed, Decoding.of(config))
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
@@ -140,7 +144,7 @@ def eval_batches(
     image_size: int | None,
     global_batch: int,
     rows: Iterable[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
     """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
 
@@ -148,13 +152,13 @@ def eval_batches(
     counted; its pixels are 0 and its `valid` is False. For arguments and errors see `train_batches`.
     """
     share = Share.of(global_batch, rows)
-    source = held_out_source(config, image_size) if source is None else source
+    source = held_out_source(config, image_size) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         evaluation, (shape, dtype) = latents.evaluation(), _latents_form(source)
     else:
         side = side_of_crops(image_size)
-        evaluation, shape, dtype = samples.evaluation(side), (side, side, 3), np.uint8
+        evaluation, shape, dtype = samples.evaluation(side, Decoding.of(config)), (side, side, 3), np.uint8
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
     black = np.zeros(shape, dtype)

@@ -10,19 +10,26 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from softvq_jax.data import crops, records, source
+from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.storage import files
 
 JPEG_QUALITY = 95  # for images that are shrunk
 UNFINISHED = files.PARTIAL  # suffix of incomplete files, which a killed process leaves behind
 
 
-def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], size: int | None) -> dict:
+def write_shard(
+    path: str,
+    images: Sequence[tuple[str, source.EncodedImage]],
+    size: int | None,
+    decoding: Decoding = DEFAULT,
+) -> dict:
     """Writes images to a shard, reads it back, and only then renames it to `path`.
 
     Args:
       path: path of the shard.
       images: keys and references. Unreadable images are left out.
       size: smaller side in pixels to which larger images are shrunk; None keeps every file's bytes.
+      decoding: how files become RGB, for images that are shrunk.
 
     Returns:
       `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: key and reason for each image left out.
@@ -36,7 +43,7 @@ def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], si
     def encoded():
         for key, image in images:
             try:
-                yield records.encode(_example(key, image, size))
+                yield records.encode(_example(key, image, size, decoding))
             except source.UnreadableImage as error:
                 unreadable.append([key, error.reason])
 
@@ -115,12 +122,12 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
     return problems
 
 
-def _example(key, reference, size):
+def _example(key, reference, size, decoding):
     encoded, label = reference.load()
-    image = source.decode(encoded, reference.where)  # reports a damaged image now, not in the middle of a run
+    image = source.decode(encoded, reference.where, decoding)  # reports a damaged image now, not in the middle of a run
     if size is not None and min(image.size) > size:
         file = io.BytesIO()
-        shrunk = crops.resize_smaller_side(crops.to_rgb(image), size)
+        shrunk = crops.resize_smaller_side(image, size)
         shrunk.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
         encoded = file.getvalue()
     return {"image": encoded, "label": np.int32(label), "name": key.encode(errors="surrogateescape")}

@@ -2,7 +2,6 @@
 
 import abc
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Iterable, Mapping
@@ -11,23 +10,19 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from softvq_jax.data.decoding import DEFAULT, Decoding, UnreadableImage, decode
+
+__all__ = [
+    "EncodedImage",
+    "Reference",
+    "Source",
+    "UnreadableImage",
+    "decode",
+    "digest",
+    "digest_of_file",
+    "digest_of_parts",
+]
 END_BYTES = 1 << 16
-
-
-class UnreadableImage(Exception):
-    """An image cannot be read.
-
-    Attributes:
-      where: the file, record or example.
-      reason: the error that occurred.
-    """
-
-    def __init__(self, where: str, reason: str):
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
-
-    def __str__(self):
-        return f"{self.where}: {self.reason}"
 
 
 class Reference(Protocol):
@@ -40,8 +35,8 @@ class Reference(Protocol):
     @property
     def where(self) -> str: ...
 
-    def read(self) -> tuple[Image.Image | np.ndarray, int]:
-        """Returns the decoded image in its original mode, or latents, and the class; raises `UnreadableImage`."""
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image | np.ndarray, int]:
+        """Returns the decoded image, upright RGB, or latents, and the class; raises `UnreadableImage`."""
         ...
 
 
@@ -54,9 +49,9 @@ class EncodedImage(abc.ABC):
     def load(self) -> tuple[bytes, int]:
         """Returns the encoded image and its class; raises `UnreadableImage`."""
 
-    def read(self) -> tuple[Image.Image, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image, int]:
         encoded, label = self.load()
-        return decode(encoded, self.where), label
+        return decode(encoded, self.where, decoding), label
 
 
 class Source(Protocol):
@@ -83,16 +78,6 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
         ...
-
-
-def decode(encoded: bytes, where: str) -> Image.Image:
-    """Decodes the bytes of a JPEG, PNG, WebP or BMP file completely; raises `UnreadableImage` with `where`."""
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()  # not `draft`, which shrinks a JPEG while decoding and would change the crops
-    except Exception as error:  # Pillow raises a dozen types for damaged files
-        raise UnreadableImage(where, f"{type(error).__name__}: {error}") from None
-    return image
 
 
 def digest(parts: Iterable[str], length: int = 32) -> str:

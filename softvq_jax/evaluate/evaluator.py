@@ -35,6 +35,8 @@ from softvq_jax.weights import files, fingerprints
 NEEDS = {"inception": "needs the Inception weights", "lpips": "needs the weights of LPIPS: of VGG16 and of the heads"}
 """Why metrics are absent without each network."""
 
+NAMED_UNREADABLE = 5  # images in a warning; `evaluation.json` names all
+
 OnProgress = Callable[[str, int, int, str], None]
 """Called with the current stage, the number of finished items, the number of all items, and the unit of the items."""
 
@@ -50,6 +52,7 @@ class EvaluatedSet:
       statistics: feature statistics, of a file if one is given, else of the images; None without features.
       fingerprint: fingerprint of the images; None if only statistics are given.
       statistics_fingerprint: fingerprint of the arrays of the statistics file; None without a file.
+      unreadable: descriptions of the images that could not be read; nothing counts them.
     """
 
     name: str
@@ -58,6 +61,7 @@ class EvaluatedSet:
     statistics: FeatureStatistics | None = None
     fingerprint: str | None = None
     statistics_fingerprint: str | None = None
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def of_statistics(cls, name: str, statistics: FeatureStatistics) -> "EvaluatedSet":
@@ -75,15 +79,18 @@ class EvaluatedSet:
     ) -> "EvaluatedSet":
         """Makes a set from measured images; computes their feature statistics unless those of a file are given."""
         fingerprint = fingerprints.of_images(rows["digest"])
+        left_out = np.setdiff1d(np.arange(len(predictions)), rows.items).tolist()
+        unreadable = tuple(predictions.unreadable.get(i, predictions.describe(i)) for i in left_out)
         if statistics is not None:
-            return cls(name, predictions, rows, statistics, fingerprint, _statistics_fingerprint(statistics))
+            digest = _statistics_fingerprint(statistics)
+            return cls(name, predictions, rows, statistics, fingerprint, digest, unreadable)
         if "f2048" in rows:
             pool3, spatial = (
                 Moments.of(rows[column], _stage(on_progress, f"computing {kind} statistics of {name}"))
                 for column, kind in (("f2048", "pool3"), ("sfid", "spatial"))
             )
             statistics = FeatureStatistics.of(pool3, spatial)
-        return cls(name, predictions, rows, statistics, fingerprint)
+        return cls(name, predictions, rows, statistics, fingerprint, unreadable=unreadable)
 
     def without_rows(self) -> "EvaluatedSet":
         """Returns the same set without its row cache, so that the cache's folder can be removed."""
@@ -91,8 +98,8 @@ class EvaluatedSet:
 
     @property
     def image_counts(self) -> Counts:
-        """The number of images by name; empty if only statistics are given."""
-        return {} if self.predictions is None else {self.name: len(self.predictions)}
+        """The number of readable images by name; empty if only statistics are given."""
+        return {} if self.predictions is None else {self.name: len(self.predictions) - len(self.unreadable)}
 
     @property
     def statistics_counts(self) -> Counts:
@@ -239,7 +246,7 @@ def measure_set(
         show(done, len(predictions), "images")
         on_batch()
 
-    show(0 if rows is None else len(rows), len(predictions), "images")
+    show(0 if rows is None else rows.next_item, len(predictions), "images")
     try:
         measure(predictions, rows, batch_size=batch_size, on_batch=after_batch)
     except NotFinite as error:
@@ -353,6 +360,7 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
     return {
         "protocol": {**dataclasses.asdict(protocol), **protocols.COMMON, "settings": protocol.settings()},
         "counts": samples.image_counts | reference.image_counts | file_counts,
+        "unreadable": {side.name: list(side.unreadable) for side in (samples, reference) if side.unreadable},
         "fingerprints": samples.fingerprints | reference.fingerprints,
         **sources,
         "metrics": {name: None if name in absent else value for name, value in values.items()},
@@ -396,17 +404,28 @@ def _absent_in(protocol):
 
 
 def _warnings(values, samples, reference, sizes) -> list[str]:
-    lines = [_size_warning(sizes)]
+    lines = [_size_warning(sizes), *filter(None, map(_unreadable_warning, (samples, reference)))]
     if samples.fingerprint == reference.fingerprint:
         lines.append(
-            f"reference and samples are the same {len(samples.predictions):,} images: distances between them are 0 by "
-            "construction"
+            f"reference and samples are the same {samples.image_counts['samples']:,} images: distances between them are 0 "
+            "by construction"
         )
     if "fid" in values:
         for side in (samples, reference):
             [(name, count)] = side.statistics_counts.items()
             lines.append(small_sample_warning(count, FEATURES["f2048"], name))
     return [line for line in lines if line]
+
+
+def _unreadable_warning(side: EvaluatedSet) -> str | None:
+    if side.predictions is None or not side.unreadable:
+        return None
+    shown = "; ".join(side.unreadable[:NAMED_UNREADABLE])
+    more = len(side.unreadable) - NAMED_UNREADABLE
+    return (
+        f"{len(side.unreadable):,} of {len(side.predictions):,} images of {side.name} are unreadable and left out of every "
+        f"measure: {shown}{f'; and {more:,} more' if more > 0 else ''}"
+    )
 
 
 def _size_warning(sizes: Mapping) -> str | None:

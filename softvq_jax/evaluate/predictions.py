@@ -1,5 +1,6 @@
 """Predictions to evaluate: images, pairs of images, reconstructions by a tokenizer, or samples of a generator."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,9 +20,13 @@ class Predictions(Protocol):
 
     Attributes:
       size: height and width of the images.
+      unreadable: why images that were read so far cannot be read, by index; they are left out of every measure.
     """
 
     size: tuple[int, int]
+
+    @property
+    def unreadable(self) -> Mapping[int, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -56,6 +61,10 @@ class ImageSet:
     def __init__(self, images: Images, extractor: FeatureExtractor | None):
         self.images, self._extractor = images, extractor
         self.size = images.shape[:2]
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return self.images.unreadable
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,6 +105,10 @@ class Pairs:
         check_pairs(originals, images)
         self.originals, self._set, self._perceptual = originals, ImageSet(images, extractor), perceptual
         self.size = self._set.size
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return {**self.originals.unreadable, **self._set.unreadable}
 
     def __len__(self) -> int:
         return len(self._set)
@@ -139,6 +152,10 @@ class Reconstructions:
         self._extractor, self._perceptual = extractor, perceptual
         self.size = originals.shape[:2]
 
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return self.originals.unreadable
+
     def __len__(self) -> int:
         return len(self.originals)
 
@@ -175,6 +192,10 @@ class Samples:
     def __init__(self, sampler: ImageSampler, settings: dict, extractor: FeatureExtractor | None):
         self._sampler, self._settings, self._extractor = sampler, settings, extractor
         self.size = (sampler.image_size, sampler.image_size)
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return {}
 
     def __len__(self) -> int:
         return len(self._sampler)

@@ -1,6 +1,7 @@
 """The row cache: measured values of each image on disk, so that memory stays constant and interrupted work resumes.
 
-A column is a file of rows of equal size, one for each image, in the order of the images. `records.json` holds the
+A column is a file of rows of equal size, one for each readable image, in the order of the images; `item` holds their
+indexes. `records.json` holds the
 metadata, which identify what the rows were computed from.
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from softvq_jax.weights import files
+
+ITEM = "item"  # the column of the images' indexes
 
 
 class RowCache:
@@ -32,12 +35,26 @@ class RowCache:
         if self._index.exists():
             found = files.read_json(self._index)
             self._check(found["about"])
-            self._columns = {name: (np.dtype(t), tuple(w)) for name, (t, w) in found["columns"].items()}
+            if ITEM in found["columns"]:  # rows of older versions, which had none, are measured again
+                self._columns = {name: (np.dtype(t), tuple(w)) for name, (t, w) in found["columns"].items()}
+            else:
+                for path in self.folder.glob("*.rows"):
+                    path.unlink()
         self._count = self._truncate_to_complete_rows()
 
     def __len__(self) -> int:
-        """The number of images measured so far."""
+        """The number of rows: of readable images so far."""
         return self._count
+
+    @property
+    def items(self) -> np.ndarray:
+        """The index of the image of each row, int64 `[len(self)]`."""
+        return self[ITEM] if self._count else np.zeros(0, np.int64)
+
+    @property
+    def next_item(self) -> int:
+        """The index of the first image that is not measured yet."""
+        return int(self.items[-1]) + 1 if self._count else 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
@@ -47,8 +64,17 @@ class RowCache:
         dtype, shape = self._columns[name]
         return np.asarray(np.memmap(self._path(name), dtype, "r", shape=(self._count, *shape)))
 
-    def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends the rows of the next images, `[n, ...]` in every column."""
+    def append(self, rows: Mapping[str, np.ndarray], items: np.ndarray | None = None) -> None:
+        """Appends the rows of the next images.
+
+        Args:
+          rows: `[n, ...]` in every column.
+          items: the images' indexes `[n]`, in increasing order; default: those that follow.
+        """
+        if items is None:
+            count = len(next(iter(rows.values())))
+            items = np.arange(self.next_item, self.next_item + count)
+        rows = {**rows, ITEM: np.asarray(items, np.int64)}
         if not self._columns:
             self._columns = {name: (np.asarray(value).dtype, np.shape(value)[1:]) for name, value in rows.items()}
             layout = {name: (dtype.str, shape) for name, (dtype, shape) in self._columns.items()}

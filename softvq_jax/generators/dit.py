@@ -55,4 +55,6 @@ DIT = Family(
     process_field="schedule",
     optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
     train_defaults=transformer.TRAIN_DEFAULTS,
+    anchors=transformer.ANCHORS,
+    config_json=transformer.CONFIG_JSON,
 )

@@ -5,6 +5,8 @@ A family is one file that defines `NAME = Family(...)`. The families of this pac
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,9 +14,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field, Schema
+from softvq_jax.config.fields import Allowed, Field, Schema
 from softvq_jax.models.functional import Functional
-from softvq_jax.weights.layout import Rule, WeightsError
+from softvq_jax.weights.config_json import STATISTICS, stated
+from softvq_jax.weights.layout import Rule, WeightsError, reading
 
 
 class GeneratorConfig(Protocol):
@@ -70,7 +73,7 @@ class Sampler:
     steps: int | None = 250
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Family:
     """A family of generators: everything that training, sampling and reading and writing weights depend on.
 
@@ -89,6 +92,8 @@ class Family:
         are not of this family.
       published_fields: `(config, process) -> content of config.json`.
       process_field: the field of `config.json` that holds the process.
+      anchors: names of tensors by which a network of the family is found in a file, see `weights.entries`.
+      config_json: the allowed values of the fields of `config.json` that `read_config` uses.
       optimizer_defaults: default values of `config.optim` that differ between families.
       train_defaults: default values of `config.train` that differ between families.
       fixed: `(config) -> parameters that are not trained`, such as sinusoidal positions.
@@ -109,6 +114,8 @@ class Family:
     optimizer_defaults: Mapping[str, Any]
     train_defaults: Mapping[str, Any]
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
+    anchors: tuple[str, ...] = ()
+    config_json: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
 
     @property
     def process(self) -> Field:
@@ -174,16 +181,29 @@ def read_config(
       source: name of the tensors' file, for messages.
 
     Raises:
-      WeightsError: the tensors fit no family, or some of a family's tensors are missing.
+      WeightsError: the tensors fit no family, or lack some of a family's, or a field has a value that is not allowed.
     """
+    published = published_fields(published, source=f"the config.json of {source}")
     for family in FAMILIES.values():
-        config = family.read_config(tensors, published, dtype=dtype, remat=remat)
+        with reading(source, f"a {family.name}"):
+            config = family.read_config(tensors, published, dtype=dtype, remat=remat)
         if config is not None and family.owns(config):
             return config
     first = ", ".join(sorted(tensors)[:3])
     raise WeightsError(
         f"{source}: {len(tensors)} tensors ({first}, ...) that fit none of the generator families {', '.join(FAMILIES)}"
     )
+
+
+def published_fields(published: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """The fields of a generator's `config.json` that are not null; see `weights.config_json.stated`."""
+    fields = [family.config_json for family in FAMILIES.values()]
+    return stated(published, functools.reduce(operator.or_, map(dict, fields), STATISTICS), source=source)
+
+
+def anchors() -> tuple[str, ...]:
+    """The names of tensors by which the families' networks are found in a file."""
+    return tuple(anchor for family in FAMILIES.values() for anchor in family.anchors)
 
 
 def check_name(name: str, known: Mapping[str, Any], what: str) -> None:

@@ -16,7 +16,6 @@ from softvq_jax.generators.family import Family, Losses, Sampler, Settings
 from softvq_jax.generators.published import (
     attention_and_mlp_rules,
     check_tensors,
-    count_blocks,
     final_rules,
     num_heads,
     time_rules,
@@ -25,7 +24,7 @@ from softvq_jax.generators.sampling import fold_in, split_keys
 from softvq_jax.models import mar
 from softvq_jax.models.functional import functional
 from softvq_jax.models.mar import MARConfig, StackConfig
-from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, count_blocks, linear, norm
 
 TWO_LEADING_ONES = Layout(lambda w: w[0, 0], lambda w: w[None, None])  # [1, 1, ...] <-> [...]
 
@@ -206,4 +205,10 @@ MAR = Family(
     # warm-up, weight decay and beta2 as in MAR's appendix
     optimizer_defaults=dict(schedule="constant", warmup_epochs=100.0, beta2=0.95, weight_decay=0.02),
     train_defaults=dict(batch_size=2048, num_epochs=400.0),
+    anchors=("diffloss.net.input_proj.weight",),
+    config_json={
+        "encoder_num_heads": integer(1),
+        "decoder_num_heads": integer(1),
+        "attn_dropout": number(0, below=1),
+    },
 )

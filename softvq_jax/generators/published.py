@@ -1,5 +1,6 @@
 """Code for the published layout shared by several families: weight rules, and shapes read from tensors."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,9 +21,10 @@ def time_rules(path: str, key: str) -> list[Rule]:
     return linear(f"{path}/fc1", f"{key}.mlp.0") + linear(f"{path}/fc2", f"{key}.mlp.2")
 
 
-def final_rules(path: str, key: str) -> list[Rule]:
-    """Returns the rules of a `FinalLayer`."""
-    return linear(f"{path}/linear", f"{key}.linear") + linear(f"{path}/modulation", f"{key}.adaLN_modulation.1")
+def final_rules(path: str, key: str, *, first_half: bool = False) -> list[Rule]:
+    """Returns the rules of a `FinalLayer`; see `Rule` for `first_half`."""
+    outputs = [dataclasses.replace(rule, first_half=first_half) for rule in linear(f"{path}/linear", f"{key}.linear")]
+    return outputs + linear(f"{path}/modulation", f"{key}.adaLN_modulation.1")
 
 
 def check_tensors(tensors: Mapping[str, np.ndarray], needed: Iterable[str], network: str) -> None:
@@ -30,11 +32,6 @@ def check_tensors(tensors: Mapping[str, np.ndarray], needed: Iterable[str], netw
     for key in needed:
         if key not in tensors:
             raise WeightsError(f"the weights have no tensor {key!r}, which {network} needs")
-
-
-def count_blocks(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
-    """Returns the number of blocks, given tensors named `{prefix}{i}.…`."""
-    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in tensors if key.startswith(prefix))
 
 
 def num_heads(stated: Any, width: int, presets: Mapping[str, tuple[int, int]], model: str = "") -> int:

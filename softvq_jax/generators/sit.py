@@ -74,4 +74,6 @@ SIT = Family(
     process_field="path_type",
     optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
     train_defaults=transformer.TRAIN_DEFAULTS,
+    anchors=transformer.ANCHORS,
+    config_json=transformer.CONFIG_JSON,
 )

@@ -7,21 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, is_number, number, one_of
+from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, is_number, number, one_of, text
 from softvq_jax.diffusion import samplers
 from softvq_jax.diffusion.guidance import guided
 from softvq_jax.generators.family import Settings
 from softvq_jax.generators.published import (
     attention_and_mlp_rules,
     check_tensors,
-    count_blocks,
     final_rules,
     num_heads,
     time_rules,
 )
 from softvq_jax.generators.sampling import split_keys
 from softvq_jax.models.dit import DiT, DiTConfig, sincos_positions
-from softvq_jax.weights.layout import LEADING_ONE, Rule, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, Rule, count_blocks, linear, norm
 
 PRESETS = {  # S is DiT's; SoftVQ-VAE trains the others
     "S": dict(width=384, depth=12, num_heads=6),
@@ -55,6 +54,8 @@ def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
     }
 
 
+ANCHORS = ("x_embedder.weight",)
+CONFIG_JSON = {"num_heads": integer(1), "model": text()}
 # 1e-4 without decay, as in SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's 7 M (SoftVQ-VAE, abstract)
 OPTIMIZER_DEFAULTS = dict(schedule="constant", warmup_epochs=0.0, beta2=0.999, weight_decay=0.0)
 TRAIN_DEFAULTS = dict(num_epochs=600.0)
@@ -108,7 +109,8 @@ def weight_rules(config: DiTConfig) -> list[Rule]:
     if config.qk_norm:
         for name in ("q_norm", "k_norm"):
             rules += norm(f"blocks/attn/{name}", f"blocks.{{i}}.attn.{name}", depth)
-    return rules + final_rules("final_layer", "final_layer")
+    # A SiT that was saved with learn_sigma has twice the outputs; the velocity is the first half.
+    return rules + final_rules("final_layer", "final_layer", first_half=not config.learn_sigma)
 
 
 def read_config(
@@ -124,6 +126,8 @@ def read_config(
     needed = ("pos_embed", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight")
     check_tensors(tensors, needed, "a SiT or DiT on 1-D latents")
     width, channels = tensors["x_embedder.weight"].shape
+    doubled = tensors["final_layer.linear.weight"].shape[0] == 2 * channels
+    is_sit = "path_type" in published or str(published.get("model", "")).startswith("SiT")
     heads = {size: (preset["width"], preset["num_heads"]) for size, preset in PRESETS.items()}
     return DiTConfig(
         num_tokens=tensors["pos_embed"].shape[1],
@@ -131,7 +135,7 @@ def read_config(
         width=width,
         depth=count_blocks(tensors, "blocks."),
         num_heads=num_heads(published.get("num_heads"), width, heads, published.get("model", "")),
-        learn_sigma=tensors["final_layer.linear.weight"].shape[0] == 2 * channels,
+        learn_sigma=doubled and not is_sit,
         num_classes=tensors["y_embedder.embedding_table.weight"].shape[0] - 1,
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
         qk_norm="blocks.0.attn.q_norm.weight" in tensors,

@@ -72,12 +72,14 @@ class Bottleneck(nnx.Module):
       input_dim: channels of the input `z`.
       has_codebook: whether `__call__` returns indices into `config.num_codebooks` codebooks of `config.codebook_size`.
       discrete: whether the latents are codes, so that indices determine them.
+      has_temperature: whether `encode` and `log_posterior` take a `temperature`.
       loss_weights: default weights of the losses, by name. A field `config.loss.<name>_weight` takes precedence.
     """
 
     input_dim: int
     has_codebook: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
+    has_temperature: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = {}
 
     if TYPE_CHECKING:

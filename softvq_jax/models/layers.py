@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softvq_jax.models.attention import attention
+from softvq_jax.models.attention import attention, split_heads
 from softvq_jax.parallel.mesh import constrain_batch
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -90,11 +90,12 @@ class Attention(nnx.Module):
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, length, width = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+        qkv = self.qkv(x)
         if self.q_norm is not None and self.k_norm is not None:
+            q, k, v = split_heads(qkv, self.num_heads)
             q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
-        return self.proj(attention(q, k, v).reshape(batch, length, width))
+            qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
+        return self.proj(attention(qkv, self.num_heads))
 
 
 class MLP(nnx.Module):

@@ -44,7 +44,7 @@ class SoftVQ(Bottleneck):
       posterior: "released" or "paper".
     """
 
-    has_codebook = True
+    has_codebook = has_temperature = True
     loss_weights: ClassVar = {"entropy": 0.01}
 
     def __init__(self, dim, codebook_size, num_codebooks, *, temperature, l2_normalize, posterior, rngs: nnx.Rngs):
@@ -93,9 +93,9 @@ class SoftVQ(Bottleneck):
         # The square root has no gradient at 0: a floor of 1e-12 on the squared distance keeps it finite.
         return -jnp.sqrt(jnp.maximum(squared_distances(z, codes), 1e-12)), codes
 
-    def log_posterior(self, z):
+    def log_posterior(self, z, *, temperature=None):
         logits, _ = self.posterior_logits(z)
-        return jax.nn.log_softmax(logits / self.temperature)
+        return jax.nn.log_softmax(logits / (self.temperature if temperature is None else temperature))
 
     def __call__(self, z, *, step=None, key=None):
         logits, codes = self.posterior_logits(z)
@@ -109,9 +109,10 @@ class SoftVQ(Bottleneck):
         }
         return Bottlenecked(latents, {"entropy": entropy_loss(logits, 1e-6)}, indices, stats)
 
-    def encode(self, z):
+    def encode(self, z, *, temperature=None):
         logits, codes = self.posterior_logits(z)
-        return unsegment(jnp.einsum("cblk,ckd->cbld", jax.nn.softmax(logits / self.temperature), codes))
+        probabilities = jax.nn.softmax(logits / (self.temperature if temperature is None else temperature))
+        return unsegment(jnp.einsum("cblk,ckd->cbld", probabilities, codes))
 
 
 class NearestCode(Bottleneck):

@@ -80,6 +80,11 @@ class TokenizerConfig:
         """Whether the latents are codes, so that indices determine them."""
         return bottleneck_class(self.bottleneck).discrete
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether the latents are averages of codes, as sharp as a temperature says."""
+        return bottleneck_class(self.bottleneck).has_temperature
+
 
 def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
@@ -177,9 +182,17 @@ class TokenizerModel(nnx.Module):
         """Returns the bottleneck's input, `[B, H, W, 3] -> [B, L, bottleneck.input_dim]`."""
         return self.to_latents(self.encoder(images, key=key))
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`."""
-        return self.bottleneck.encode(self.pre_bottleneck(images))
+    def encode(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
+
+        `options` are those of the bottleneck: `temperature`, where it has one.
+        """
+        return self.bottleneck.encode(self.pre_bottleneck(images), **options)
+
+    def posterior(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
+        log_posterior = self.bottleneck.log_posterior(self.pre_bottleneck(images), **options)
+        return jnp.moveaxis(jnp.exp(log_posterior), 0, 1)
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
         """Encodes images `[B, H, W, 3]` as code indices `[B, C, L/C]`, for discrete bottlenecks."""

@@ -11,7 +11,7 @@ in the placement of parameters and in the network that they use:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -113,10 +113,29 @@ def global_batch(local, mesh: Mesh):
 def constrain_batch(tree, mesh: Mesh | AbstractMesh | None = None):
     """Keeps the first axis of every array in `tree` sharded over all devices, inside `jit`.
 
-    Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`.
-    Without a mesh, or with one device, this does nothing.
+    Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`, if
+    it is one of this library: its axes are `AXES`, of type Auto. Without a mesh, with one device, on any other mesh and
+    inside `jax.shard_map`, this does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if mesh is None:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
+            return tree
     if mesh.empty or mesh.size == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH_SPEC)), tree)
+
+
+def call_with_auto_axes(function: Callable[..., jax.Array], batch: jax.Array, *args) -> jax.Array:
+    """Returns `function(batch, *args)`, computed with all axes of a user's mesh of type Auto.
+
+    On a mesh with axes of type Explicit (`jax.make_mesh`'s default) every operation must say how its output is sharded;
+    here the partitioner decides inside `function`, and the output is sharded like the first axis of `batch`.
+    """
+    sharding = jax.typeof(batch).sharding
+    mesh = jax.sharding.get_abstract_mesh() if sharding.mesh.empty else sharding.mesh.abstract_mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return function(batch, *args)
+    output = PartitionSpec(*sharding.spec[:1])
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(function, out_sharding=output)(batch, *args)

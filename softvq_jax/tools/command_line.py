@@ -3,8 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app
+
+from softvq_jax.data.decoding import MAX_PIXELS
+from softvq_jax.data.folder import CLASSES
 
 
 def run_tool(
@@ -40,6 +44,30 @@ def tool_name(main: Callable) -> str:
     """Returns the command's name, which is that of the module of `main`, also under `python -m`."""
     spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
     return (spec.name if spec is not None else main.__module__).rpartition(".")[2]
+
+
+def add_reading(parser: argparse.ArgumentParser, *, classes: bool = True) -> None:
+    """Adds flags for how images are read, as the fields of `config.data` of the same names.
+
+    Args:
+      parser: of a command.
+      classes: whether the command uses the classes of images.
+    """
+    add = parser.add_argument_group("how images are read").add_argument
+    if classes:
+        add(
+            "--classes", choices=CLASSES, default="auto", help="classes of a folder: its subfolders, or from file names"
+        )
+        add("--label_file", default="", help="file with the class of each image of a folder")
+    add("--exif", choices=["apply", "ignore"], default="apply", help="EXIF orientation (default: apply)")
+    add("--background", default="white", help="color under transparent pixels, or ignore (default: white)")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable (default: 300 million)")
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_reading` as the fields of a `data` section."""
+    names = ("classes", "label_file", "exif", "background", "max_pixels")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def first_line(doc: str | None) -> str:

@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 
 from softvq_jax.data import records, samples, shard_writer, sources
 from softvq_jax.data.array_record import INDEX
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
@@ -44,8 +45,9 @@ from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
 from softvq_jax.storage import manifest
 from softvq_jax.storage.files import PARTIAL, read_json, write_json
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import add_processes, check_at_least_one
+from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading
 from softvq_jax.weights import fingerprints
 
 PLAN = "encoding.json"  # manifest of an unfinished folder, which also holds `SHARD.json` for each finished shard
@@ -233,8 +235,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of random crops")
     add("--crops_per_shard", type=int, default=5000, help="crops in each file (default: 5,000)")
     add("--batch_size", type=int, help="images in a batch on each host (default: by the kind of device)")
+    add_reading(parser)
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "passes", "crops_per_shard", "batch_size")
     if args.augment == "center" and args.passes > 1:
         parser.error(f"--passes={args.passes}: all center crops of an image are the same; give --augment")
@@ -254,16 +257,20 @@ def main(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> dict:
     """Encodes, prints a summary, and returns the content of `dataset.json` on process 0, {} in the others."""
-    source = sources.training_source({"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0})
+    fields = reading(args)
+    decoding = Decoding.of(fields)
+    data = {"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0, **fields}
+    source = sources.training_source(data)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     size = tokenizer.config.image_size
     center = args.augment == "center"
-    read = samples.evaluation(size) if center else samples.training(size, args.augment, args.seed)
+    read = samples.evaluation(size, decoding) if center else samples.training(size, args.augment, args.seed, decoding)
+    words = f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}"
     crops = Crops(source, read, args.passes)
     plan = {  # compared with the plans in existing folders, so the wording of values must not change
         "tokenizer": fingerprints.of_weights(tokenizer.params),
         "images": source.fingerprint(),
-        "crops": f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}",
+        "crops": ", ".join(filter(None, (words, decoding.describe()))),
         "passes": args.passes,
         "crops_per_shard": args.crops_per_shard,
     }

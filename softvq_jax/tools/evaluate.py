@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.evaluator import EvaluationRecord, early_warnings, evaluate
 from softvq_jax.evaluate.image_sampler import LABELS
 from softvq_jax.evaluate.measure import NotFinite
@@ -36,7 +35,8 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
-from softvq_jax.tools.command_line import add_processes
+from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.tools.command_line import add_processes, add_reading
 from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, WEIGHTS_SOURCE, open_inputs
 
 
@@ -70,8 +70,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
     add("--guidance_low", type=float, default=0.0, help="lowest time with guidance (default: 0, data)")
     add("--guidance_high", type=float, default=1.0, help="highest time with guidance (default: 1, noise)")
+    add_reading(parser)
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     if args.generator and not args.tokenizer:
         parser.error("--generator needs the --tokenizer that decodes its latents")
     return args
@@ -82,8 +83,6 @@ def main(args: argparse.Namespace) -> int:
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
-    except UnreadableImage as error:
-        return errors.fail(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
     except (OSError, ValueError, ImportError) as error:
         return errors.fail(f"evaluate: {error}")
     return 0

@@ -3,19 +3,23 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from softvq_jax.data.sources import SOURCES
+from softvq_jax.data.decoding import Decoding
+from softvq_jax.data.folder import list_images
+from softvq_jax.data.sources import SOURCES, open_source
 from softvq_jax.evaluate import image_sampler
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.extractors import FeatureExtractor, PerceptualDistance
 from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
-from softvq_jax.evaluate.image_sets import Images, SourceImages, image_files, open_images
+from softvq_jax.evaluate.image_sets import Images, SourceImages, open_images
 from softvq_jax.evaluate.predictions import ImageSet, Pairs, Predictions, Reconstructions, Samples
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics.feature_statistics import FeatureStatistics, has_images, has_statistics, read_statistics
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.command_line import reading
 from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
 
 DATA_SOURCES = tuple(name for name in SOURCES if name != "latents")
@@ -59,6 +63,8 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     if args.samples:
         check_different("--reference", args.reference, args.samples)
         check_different("--originals", args.originals, args.samples)
+    fields = reading(args)
+    decoding = Decoding.of(fields)
     devices, missing = LocalDevices(args.batch_size), {}
     inception = _unless_missing("inception", load_inception, args.inception, missing)
     extractor = inception and FeatureExtractor(*inception, devices=devices)
@@ -69,13 +75,13 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
         check_extractor(args.protocol, extractor, missing)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None
     size = args.image_size or (tokenizer and tokenizer.config.image_size)
-    reference = open_photographs(args.reference, size, args.data_source) if has_images(args.reference) else None
+    reference = open_photographs(args.reference, size, args.data_source, fields) if has_images(args.reference) else None
     statistics = read_statistics(args.reference) if has_statistics(args.reference) else None
     if args.generator:
         assert tokenizer is not None, "the parser requires it"
         samples = open_generator(args, tokenizer, extractor, devices)
     elif tokenizer or paired:
-        originals = open_photographs(args.originals, size, args.data_source) if args.originals else reference
+        originals = open_photographs(args.originals, size, args.data_source, fields) if args.originals else reference
         if originals is None:
             raise ValueError(
                 f"{args.reference} holds statistics and no images: give --originals, the images that were reconstructed"
@@ -84,9 +90,9 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
             reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
             samples = Reconstructions(originals, reconstruct, extractor, perceptual)
         else:
-            samples = Pairs(originals, open_images(args.samples, args.image_size), extractor, perceptual)
+            samples = Pairs(originals, open_images(args.samples, args.image_size, decoding), extractor, perceptual)
     else:
-        samples = ImageSet(open_images(args.samples, args.image_size), extractor)
+        samples = ImageSet(open_images(args.samples, args.image_size, decoding), extractor)
     return Inputs(
         reference=None if reference is None else ImageSet(reference, extractor),
         statistics=statistics,
@@ -110,17 +116,25 @@ def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]
         return None
 
 
-def open_photographs(name: str, size: int | None, source: str | None) -> Images:
+def open_photographs(name: str, size: int | None, source: str | None, fields: Mapping[str, Any]) -> Images:
     """Opens the images of the reference or the originals; with `source`, as training opens its data.
+
+    Args:
+      name: path of the images.
+      size: to crop them to; None leaves them as they are.
+      source: as `data.source`; None for image files and arrays.
+      fields: how they are read, from `command_line.reading`.
 
     Raises:
       ValueError: `source` is given without a `size` to crop the photographs to.
     """
+    decoding = Decoding.of(fields)
     if source is None or name.endswith(".npz"):
-        return open_images(name, size)
+        return open_images(name, size, decoding)
     if size is None:
         raise ValueError(f"--data_source={source} holds photographs of any size: give --image_size")
-    return SourceImages(SOURCES[source](name), size, name=name, complete=True)
+    opened = open_source({"source": source, **fields}, name, fields.get("label_file", ""))
+    return SourceImages(opened, size, name=name, decoding=decoding)
 
 
 def open_generator(
@@ -147,7 +161,7 @@ def check_different(flag: str, name: str | None, samples: str) -> None:
 def _files(name: str) -> set[str]:
     """Returns the real paths of the image files at a name, or of the name itself if there are none."""
     try:
-        found = [name] if name.endswith(".npz") else image_files(name)
+        found = [name] if name.endswith(".npz") else list_images(name)
     except FileNotFoundError:
         found = [name]
     return set(map(os.path.realpath, found))

@@ -21,6 +21,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tools.command_line import first_line
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
@@ -36,7 +37,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", choices=VIT_SIZES, default="S", help="size of the DINOv2 (default: S)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="file to write, ending in .safetensors")
-    return parser.parse_args(argv[1:])
+    return parser.parse_args(expand_arguments(argv[1:]))
 
 
 def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:

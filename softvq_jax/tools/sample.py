@@ -28,6 +28,7 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.sample_files import Output, open_output
@@ -64,7 +65,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--temperature", type=float, help="factor on the noise (MAR)")
     add("--head_steps", type=int, help="denoising steps of each token (MAR)")
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "num", "batch_size")
     return args
 

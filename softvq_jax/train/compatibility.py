@@ -10,12 +10,16 @@ FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
     "data.eval_path",
+    "data.label_file",
+    "data.eval_label_file",
+    "data.max_pixels",
     "data.num_workers",
     "data.prefetch",
     "data.max_unreadable_share",
     "model.remat",
     "tokenizer",
 )
+OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
 MAX_SHOWN = 5  # largest number of shards named in a message
 
 
@@ -42,7 +46,8 @@ def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = Mappin
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
 
-    saved = {field: value for field, value in defaults.items() if field in config} | saved
+    before = {**defaults, **OLDER}
+    saved = {field: value for field, value in before.items() if field in config} | saved
     differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
     if differing:
         lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.source import Source
-from softvq_jax.data.sources import Part, held_out_source, training_source
+from softvq_jax.data.sources import SOURCES, Part, held_out_source, training_source
 from softvq_jax.parallel.mesh import process_rows
 
 
@@ -30,10 +31,19 @@ class Data:
     encoder: str = ""
 
     @classmethod
-    def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "") -> "Data":
-        """Opens the samples that `config.data` specifies."""
-        held_out = held_out_source(config.data, image_size)
-        return cls(config, training_source(config.data), held_out, image_size, encoder)
+    def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "", source: Any = None) -> "Data":
+        """Opens the samples that `config.data` names, or of a source that was given in their place.
+
+        Raises:
+          ValueError: they are latents, and the run needs images.
+        """
+        if image_size is not None and config.data.source == "latents":
+            raise ValueError(
+                "data.source='latents' is for generators; a tokenizer trains on images: set "
+                f"data.source to one of {', '.join(name for name in ('embedded', *SOURCES) if name != 'latents')}"
+            )
+        training = training_source(config.data, source)
+        return cls(config, training, held_out_source(config.data, image_size, source, training), image_size, encoder)
 
     def __len__(self) -> int:
         """Number of samples per epoch."""

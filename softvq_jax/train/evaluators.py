@@ -38,7 +38,11 @@ class HeldOut(Evaluator):
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
                 first = shown if first is None else first
         run.check_preemption()
-        return Evaluation(*run.task.summarize(state.ema, run.frozen, total, first))
+        metrics, images = run.task.summarize(state.ema, run.frozen, total, first)
+        readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
+        if unreadable := min(self.section.num_images, len(run.task.data.held_out)) - int(readable):
+            metrics["eval_unreadable"] = unreadable
+        return Evaluation(metrics, images)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:

@@ -12,6 +12,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluator import EvaluatedSet, evaluate, measure_set
 from softvq_jax.evaluate.extractors import FeatureExtractor
@@ -63,7 +64,8 @@ class Fid(Evaluator):
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
-            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images")
+            decoding = Decoding.of(run.config.data)
+            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images", decoding)
         self._reference = self._open_reference(data.image_size) if self.extractor else self._held_out_set()
 
     def due(self, step: int) -> bool:
@@ -119,7 +121,11 @@ class Fid(Evaluator):
             )
         images = self.held_out
         if section.reference:
-            images = open_images(section.reference, image_size) if has_images(section.reference) else None
+            images = (
+                open_images(section.reference, image_size, Decoding.of(self.run.config.data))
+                if has_images(section.reference)
+                else None
+            )
         for measured in filter(None, (images, self.held_out)):
             require(len(measured), 2, f"FID with {measured.name}")
         if images is None:

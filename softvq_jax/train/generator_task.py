@@ -1,6 +1,7 @@
 """The task of training a latent generator."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,10 +66,10 @@ class GeneratorTask(Task):
         self._sampler = None  # draws the samples for FID; made at first use
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "GeneratorTask":
-        """Opens the tokenizer and the latents or images that the config specifies."""
+    def open(cls, config: ConfigDict, source: Any = None) -> "GeneratorTask":
+        """With the tokenizer and the latents or images that the config names, or the images of `source`."""
         training.build(config)  # reports errors of the config before anything is read
-        latents, data = open_source(config)
+        latents, data = open_source(config, source)
         if config.evals.fid.every_steps and latents.tokenizer is None:
             raise ValueError(
                 "FID needs images: set config.tokenizer, which decodes the samples, or evals.fid.every_steps=0"

@@ -1,10 +1,12 @@
 """The training latents of a generator run, read from a folder or encoded from images on the fly."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
@@ -70,8 +72,12 @@ class LatentSource:
         return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 
-def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
+def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, Data]:
     """Opens the tokenizer and the data of a generator's config, and checks that they fit together.
+
+    Args:
+      config: of the run.
+      source: images in place of those of `config.data`; see `data.sources.training_source`.
 
     Raises:
       FileNotFoundError: the tokenizer or the data do not exist.
@@ -84,13 +90,13 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
         info, data = read_info(config.data.path), Data.open(config, None)
         check_tokenizer(info, fingerprint, config.data.path, config.tokenizer)
         sizes, statistics = (info.num_tokens, info.channels), LatentStatistics(info.mean, info.std)
-        source = LatentSource(statistics, tokenizer, False, info.tokenizer)
+        latents = LatentSource(statistics, tokenizer, False, info.tokenizer)
     elif tokenizer is None:
         raise ValueError(f"data.source={config.data.source!r} holds images: set config.tokenizer, which encodes them")
     else:
-        data = Data.open(config, tokenizer.config.image_size, fingerprint)
+        data = Data.open(config, tokenizer.config.image_size, fingerprint, source)
         sizes = tokenizer.config.num_latent_tokens, tokenizer.config.latent_dim
-        source = LatentSource(statistics_of(tokenizer, data), tokenizer, True, fingerprint)
+        latents = LatentSource(statistics_of(tokenizer, data), tokenizer, True, fingerprint)
     expected = config.model.num_tokens, config.model.channels
     if sizes != expected:
         raise ValueError(
@@ -102,9 +108,19 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
             f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
             f"{config.model.num_classes - 1}: set model.num_classes={len(data.source.class_names)}"
         )
-    if tokenizer is not None:  # the step gets the parameters on the devices as its argument `frozen`
+    if data.source.class_names == ("",) and config.model.num_classes > 1:
+        raise ValueError(
+            f"the data have no classes, and the generator is for model.num_classes={config.model.num_classes}: put the "
+            "images in one subfolder per class, or set data.classes='names' or data.label_file; or set model.num_classes=1"
+        )
+    if len(data.source.class_names) == 1 and config.model.num_classes > 1:
+        logging.warning(
+            "all data are of one class, %s, and model.num_classes=%d: the others are never trained",
+            data.source.class_names[0], config.model.num_classes,
+        )  # fmt: skip
+    if tokenizer is not None:  # on the devices, the parameters are in the frozen argument of the step
         tokenizer.params = jax.tree.map(np.asarray, tokenizer.params)
-    return source, data
+    return latents, data
 
 
 def open_tokenizer(name: str) -> Tokenizer:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
@@ -41,20 +43,26 @@ class Run:
       config: the locked config.
       workdir: a new folder, or the folder of a run to resume.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
+      source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
+        a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
 
     Raises:
       PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
         what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, source: Any = None):
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = "python"
+        config = with_expanded_paths(config)
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
         for folder in (workdir, workdir / "checkpoints"):
             check_writable(folder)
-        self.task = kind.open(config)
+        self.task = kind.open(config) if source is None else kind.open(config, source)
         self.data, self.num_steps = data_of(self.task), self.task.num_steps
         self.record = RunRecord.of(config, self.task)
         section = config.checkpoint

@@ -51,8 +51,8 @@ class Task(Protocol):
     draws_images: bool
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "Task":
-        """Opens the data and reads the weights in the config; raises if something is missing."""
+    def open(cls, config: ConfigDict, source: Any = None) -> "Task":
+        """Opens the data, or takes those of `source`, and reads the weights; raises if something is missing."""
         ...
 
     @classmethod

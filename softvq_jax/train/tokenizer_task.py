@@ -1,6 +1,7 @@
 """The task of training a tokenizer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +72,9 @@ class TokenizerTask(Task):
         self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "TokenizerTask":
-        """Opens the images and reads the pretrained weights in the config."""
-        data = Data.open(config, config.model.image_size)
+    def open(cls, config: ConfigDict, source: Any = None) -> "TokenizerTask":
+        """Opens the images, or takes those of `source`, and reads the pretrained weights in the config."""
+        data = Data.open(config, config.model.image_size, source=source)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         return cls(config, pretrained.load(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 

@@ -13,7 +13,19 @@ from softvq_jax.models import titok
 from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
 from softvq_jax.models.titok import TiTokConfig
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.weights.layout import CONV1X1, CONV2D, LINEAR, PATCH, SAME, Layout, Rule, WeightsError, linear, norm
+from softvq_jax.weights.layout import (
+    CONV1X1,
+    CONV2D,
+    LINEAR,
+    PATCH,
+    SAME,
+    Layout,
+    Rule,
+    WeightsError,
+    count_blocks,
+    linear,
+    norm,
+)
 from softvq_jax.weights.tokenizer import bottleneck_rules
 
 HEAD_WIDTH = 64  # width of an attention head in all published sizes
@@ -143,7 +155,7 @@ def _vit_of(tensors, key, patch_size):
     hidden, width = tensors[f"{blocks}0.mlp.c_fc.weight"].shape
     return ViTConfig(
         width=width,
-        depth=1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in tensors if name.startswith(blocks)),
+        depth=count_blocks(tensors, blocks),
         num_heads=width // HEAD_WIDTH,
         patch_size=patch_size,
         mlp_ratio=hidden / width,

@@ -7,13 +7,22 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.config.fields import BOOLEAN, integer, number
 from softvq_jax.models.quantizers import BOTTLENECKS, bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig
-from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
+from softvq_jax.weights.config_json import STATISTICS, stated
+from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, reading
 from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
 
 # Published files contain a patch embedding of the decoder, which is not used, since the decoder's input is not an image.
 UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
+ANCHORS = ("encoder.latent_tokens",)
+CONFIG_JSON = {
+    "image_size": integer(1),
+    "tau": number(above=0),
+    "codebook_l2_norm": BOOLEAN,
+    **STATISTICS,
+}  # the fields of config.json that are read
 _TIMM_NAMES = {384: "vit_small", 768: "vit_base", 1024: "vit_large"}
 
 
@@ -48,18 +57,23 @@ def alignment_rules() -> list[Rule]:
     return [rule for i, n in enumerate((0, 2, 4), 1) for rule in linear(f"fc{i}", f"projection.{n}")]
 
 
-def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TokenizerConfig:
+def config_of(
+    tensors: Mapping[str, np.ndarray], published: Mapping, *, source: str = "the file", **compute
+) -> TokenizerConfig:
     """Infers the config of a published tokenizer from its tensors and, for the rest, from its `config.json`.
 
-    `compute` are the fields that files do not contain, `dtype` and `remat`.
+    Args:
+      tensors: a state dict in the published naming.
+      published: the content of its `config.json`; fields that are null or missing have their defaults.
+      source: name of the tensors' file, for messages.
+      compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not those of a tokenizer.
+      WeightsError: the tensors are not those of a tokenizer, or a field has a value that is not allowed.
     """
-    try:
+    published = stated(published, CONFIG_JSON, source=f"the config.json of {source}")
+    with reading(source, "a SoftVQ-VAE tokenizer"):
         return _config_of(tensors, published, **compute)
-    except KeyError as error:
-        raise WeightsError(f"the weights have no tensor {error}: not a SoftVQ-VAE tokenizer") from error
 
 
 def _config_of(tensors, published, **compute):

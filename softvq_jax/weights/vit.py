@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Rule, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Rule, WeightsError, count_blocks, linear, norm
 
 
 def transformer_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
@@ -47,14 +47,21 @@ def vit_rules(config: ViTConfig, path: str = "", key: str = "") -> list[Rule]:
 
 
 def vit_config_of(tensors: Mapping[str, np.ndarray], key: str = "", *, patch_size: int) -> ViTConfig:
-    """Infers the shape of a transformer from its tensors with prefix `key`; assumes heads of width 64, as published."""
+    """Infers the shape of a transformer from its tensors with prefix `key`; assumes heads of width 64, as published.
+
+    Raises:
+      WeightsError: the width is not a multiple of 64, or blocks are not numbered from 0.
+      KeyError, ValueError, IndexError: tensors are missing or have other numbers of axes.
+    """
     blocks = f"{key}blocks."
     fc1, fc2 = tensors[f"{blocks}0.mlp.fc1.weight"], tensors[f"{blocks}0.mlp.fc2.weight"]
+    if fc1.shape[1] % 64 or not fc1.shape[1]:
+        raise WeightsError(f"'{blocks}0.mlp.fc1.weight' is of width {fc1.shape[1]}; expected a multiple of 64")
     gated = fc1.shape[0] != fc2.shape[1]
     registers = tensors.get(f"{key}register_tokens")
     return ViTConfig(
         width=fc1.shape[1],
-        depth=1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in tensors if name.startswith(blocks)),
+        depth=count_blocks(tensors, blocks),
         num_heads=fc1.shape[1] // 64,
         patch_size=patch_size,
         # SwiGLU has two thirds of a plain MLP's hidden width; the ratio of the latter is 4 for every published size.
