@@ -10,7 +10,7 @@ from absl import logging
 from softvq_jax.models.quantizers import BOTTLENECKS, bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
-from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
+from softvq_jax.weights.vit import prefix_rules, rotary_rules, transformer_rules, vit_config_of, vit_rules
 
 # Part of every published file, but unused: the patch embedding of the decoder, whose input is not an image.
 UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
@@ -26,8 +26,10 @@ def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
         Rule("decoder/latent_pos_embed", "decoder.latent_pos_embed", LEADING_ONE),
         Rule("decoder/mask_token", "decoder.mask_token", LEADING_ONE),
     ]
-    rules += prefix_rules("decoder/", "decoder.model.")
+    rules += prefix_rules(config.decoder, "decoder/", "decoder.model.")
     rules += transformer_rules(config.decoder, "decoder/transformer/", "decoder.model.")
+    rules += rotary_rules(config.encoder, "encoder/vit/transformer/", "encoder.")
+    rules += rotary_rules(config.decoder, "decoder/transformer/", "decoder.")
     rules += linear("to_latents", "quant_conv")
     rules += linear("decoder/embed_latents", "post_quant_conv")
     rules += linear("decoder/to_patches", "decoder.to_pixel.model")
@@ -77,12 +79,12 @@ def _config_of(tensors, published, **compute):
         image_size=image_size,
         num_latent_tokens=num_latent_tokens,
         latent_dim=tensors["post_quant_conv.weight"].shape[1],
-        **_bottleneck_fields(tensors, published),
+        **bottleneck_fields(tensors, published),
         **compute,
     )
 
 
-def _bottleneck_fields(tensors, published):
+def bottleneck_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict:
     """The fields of the bottleneck that recognizes its tensors; classes registered last come first."""
     for name, bottleneck in reversed(BOTTLENECKS.items()):
         if (fields := bottleneck.published_config(tensors, published)) is not None:
