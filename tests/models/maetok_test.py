@@ -2,41 +2,37 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from softvq_jax.models import maetok
 from softvq_jax.models.functional import functional
 from softvq_jax.models.maetok import DECODER, MAETokConfig
-from softvq_jax.models.vit import ViT, ViTConfig, modulate_last
-from tests import small_maetok, small_tokenizers
+from softvq_jax.models.vit import Block, ViT, ViTConfig, modulate_last
+from tests import small_maetok, small_titok, small_tokenizers
 
 IMAGES = jnp.asarray(small_tokenizers.images(2))
 CONFIG = small_maetok.config()
 
 
-@pytest.fixture(scope="module")
-def fresh():
-    network = maetok.functional(CONFIG)
-    return network, network.init(jax.random.key(0))[0]
+NETWORK = maetok.functional(CONFIG)
 
 
-def test_fresh_networks_are_finite_and_trainable(fresh, quick_compilation):
-    """Every parameter gets a gradient, those of rotary positions, mask token and modulations included."""
-    network, params = fresh
+def test_every_parameter_gets_a_gradient(quick_compilation):
+    """Those of rotary positions, mask token and modulations included, and of an auxiliary decoder."""
     decoder = maetok.auxiliary(CONFIG, 20)
-    # Fresh modulations are 0, and behind them the embedded latents have no influence.
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), params)
-    params = {"model": params, "auxiliary": decoder.init(jax.random.key(2))[0]}
+    params = {"model": small_titok.params(NETWORK), "auxiliary": small_titok.params(decoder)}
     mask = jnp.arange(16) % 2 == jnp.arange(2)[:, None]
 
     @jax.jit
     @jax.value_and_grad
     def loss(params):
-        model = network(params["model"])
+        model = NETWORK(params["model"])
         out = model(IMAGES, mask=mask, key=jax.random.key(3))
         features = decoder(params["auxiliary"])(out.bottlenecked.latents)
         assert features.shape == (2, 16, 20) and out.bottlenecked.latents.shape == (2, 8, 32)
@@ -44,25 +40,35 @@ def test_fresh_networks_are_finite_and_trainable(fresh, quick_compilation):
 
     value, grads = loss(params)
     assert np.isfinite(value)
-    assert all(leaf.any() for leaf in jax.tree.leaves(grads["model"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
-def test_masked_patches_are_not_seen(fresh):
-    network, params = fresh
+def test_masked_patches_are_not_seen(quick_compilation):
+    params = small_titok.params(NETWORK)
     mask = jnp.zeros((2, 16), bool).at[0, 0].set(True)  # the first patch of the first image
-    encode = jax.jit(lambda images: network(params)(images, mask=mask).bottlenecked.latents)
+    encode = jax.jit(lambda images: NETWORK(params).to_latents(NETWORK(params).encoder(images, mask=mask)))
     before, after = encode(IMAGES), encode(IMAGES.at[:, :8, :8].set(0.5))
     np.testing.assert_array_equal(before[0], after[0])
     assert np.abs(before[1] - after[1]).max() > 1e-4
 
 
-def test_fresh_modulation_hides_the_latents(fresh):
+def test_fresh_modulation_hides_the_latents(quick_compilation):
     """At 0, shift and scale hide the latent tokens from all others; the first step changes that."""
-    network, params = fresh
-    decode = jax.jit(lambda params, latents: network(params).decode(latents))
-    one, other = (jax.random.normal(jax.random.key(seed), (1, 8, 32)) for seed in range(2))
-    np.testing.assert_allclose(decode(params, one), decode(params, other), atol=1e-6)
-    grads = jax.jit(jax.grad(lambda params: jnp.mean(decode(params, one) ** 2)))(params)
+    fresh = Block(CONFIG.decoder, 32, rngs=nnx.Rngs(0)).modulation
+    assert not fresh.kernel[...].any() and not fresh.bias[...].any()
+    params = small_titok.params(NETWORK)
+    blocks = params["decoder"]["transformer"]["blocks"]
+    blocks["modulation"] = jax.tree.map(jnp.zeros_like, blocks["modulation"])
+    latents = jax.random.normal(jax.random.key(1), (2, 8, 32))
+
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def gradient(params):
+        images = NETWORK(params).decode(latents)
+        return jnp.mean(images**2), images
+
+    grads, images = gradient(params)
+    np.testing.assert_allclose(images[0], images[1], atol=1e-6)
     kernel = grads["decoder"]["transformer"]["blocks"]["modulation"]["kernel"]
     assert kernel.shape == (2, 32, 4 * 64) and kernel[:, :, :128].any()
     # Nothing reads the latents after the last block: its MLP's modulation has no effect.
@@ -81,7 +87,7 @@ def test_a_vit_without_class_token():
     """As SigLIP's: the tokens are the patches, each with its own position."""
     vit = ViTConfig(width=32, depth=1, num_heads=2, patch_size=8, class_token=False, num_registers=0)
     network = functional(ViT, vit, 32)
-    params, _ = network.init(jax.random.key(0))
+    params = small_titok.params(network)
     assert "cls_token" not in params and params["pos_embed"].shape == (16, 32)
     tokens = network(params).embed(IMAGES)
     without = network(params | {"pos_embed": jnp.zeros((16, 32))}).embed(IMAGES)

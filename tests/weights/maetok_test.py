@@ -9,7 +9,7 @@ from softvq_jax.models import maetok
 from softvq_jax.weights import layout
 from softvq_jax.weights import maetok as weights
 from softvq_jax.weights.layout import WeightsError
-from tests import small_maetok, small_tokenizers
+from tests import small_maetok, small_titok, small_tokenizers
 
 
 @pytest.fixture(scope="module", params=["maetok_s_128", "maetok_losses_s"])
@@ -57,7 +57,7 @@ def test_shape_is_read_from_tensors(published):
 
 def test_published_fields_give_the_shape_back():
     config = small_maetok.config(auxiliary=None)
-    params, _ = maetok.functional(config).init(jax.random.key(0))
+    params = small_titok.params(maetok.functional(config))
     tensors = layout.write(weights.tokenizer_rules(config), params) | weights.unused_tensors(config)
     assert weights.config_of(tensors, weights.published_fields(config)) == config
     theirs, _ = small_maetok.published("maetok_s_128")
@@ -71,19 +71,8 @@ def test_images_of_another_size(size):
     tensors, fields = small_maetok.published()
     resized = weights.resized(tensors, size)
     assert resized.keys() == tensors.keys()
-    config, network, params = opened(resized, fields | {"image_size": size})
-    assert config.image_size == size
-    images = jnp.asarray(small_tokenizers.images(1, size))
-
-    @jax.jit
-    def reconstruct(params):
-        model = network(params)
-        latents = model.encode(images)
-        return latents, model.decode(latents)
-
-    latents, reconstructions = reconstruct(params)
-    assert latents.shape == (1, 8, 32) and reconstructions.shape == images.shape
-    assert np.isfinite(reconstructions).all()
+    config = weights.config_of(resized, fields)
+    assert config == small_maetok.config(image_size=size)
     changed = {key for key in tensors if not np.array_equal(tensors[key], resized[key])}
     moved = {key for key in tensors if key.endswith((".freqs_t_x", ".freqs_t_y", ".pos_embed"))}
     moved -= {"repa_model.pos_embed"}
@@ -92,6 +81,22 @@ def test_images_of_another_size(size):
     grid = size // 8
     np.testing.assert_array_equal(resized["decoder.freqs_t_x"], np.tile(np.arange(grid), grid))
     np.testing.assert_array_equal(resized["decoder.freqs_t_y"], np.repeat(np.arange(grid), grid))
+
+
+def test_opens_at_a_size_between(quick_compilation):
+    tensors, fields = small_maetok.published()
+    config, network, params = opened(weights.resized(tensors, 40), fields)
+    images = jnp.asarray(small_tokenizers.images(1, 40))
+
+    @jax.jit
+    def reconstruct(params):
+        model = network(params)
+        latents = model.encode(images)
+        return latents, model.decode(latents)
+
+    latents, reconstructions = reconstruct(params)
+    assert config.image_size == 40 and latents.shape == (1, 8, 32) and reconstructions.shape == images.shape
+    assert np.isfinite(reconstructions).all()
 
 
 def test_refusals():
