@@ -13,7 +13,7 @@ ROOT = pathlib.Path(softvq_jax.__file__).parent
 ORDER = (
     {"storage", "pixels"},
     {"config", "parallel", "aot", "metrics", "progress", "unit_vectors"},
-    {"models", "losses", "diffusion", "data"},
+    {"models", "losses", "diffusion", "data", "user_arrays"},
     {"weights", "latent_statistics"},
     {"generators"},
     {"generator", "tokenizer"},

@@ -82,7 +82,7 @@ def with_pixel(value):
         (IMAGES[0], r"images have shape \(32, 32, 3\); expected \[B, 32, 32, 3\]"),
         (IMAGES[:0], r"images have shape \(0, 32, 32, 3\).*with B at least 1"),
         (small.images(size=40), r"images have shape \(3, 40, 40, 3\); expected \[B, 32, 32, 3\]"),
-        (np.uint8(127 * IMAGES + 128), r"images are uint8; expected floats in \[-1, 1\]: x / 127\.5 - 1"),
+        (np.int32(127 * IMAGES + 128), r"images are int32; expected floats in \[-1, 1\], or uint8"),
         (127.5 * IMAGES + 127.5, r"values range from .* to 2\d\d.*; expected \[-1, 1\]"),
         (with_pixel(-1.01), r"values range from -1\.01 to .*; expected \[-1, 1\]"),
         (with_pixel(np.nan), r"values range from nan to nan; expected \[-1, 1\]"),

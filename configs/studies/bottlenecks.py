@@ -3,9 +3,9 @@
     python -m softvq_jax.main --config=configs/studies/bottlenecks.py --workdir=runs/bottlenecks
 
 Fifteen shortened runs of `configs/tiny.py`, six minutes on two cores. Any field of the base config can be set, such as
-`--config.base.data.path=...`. With `--config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=...` rFID
-on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rFID at 256 and at 32 tokens is 0.80 and
-1.24 with SoftVQ, 1.45 and 10.97 with VQ, 1.15 and 2.01 without a bottleneck.
+`--config.base.data.path=...`. With `--config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=...`, rFID
+on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rFID with 256 and with 32 tokens is 0.80 and
+1.24 for SoftVQ, 1.45 and 10.97 for VQ, and 1.15 and 2.01 without a bottleneck.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant

@@ -2,10 +2,10 @@
 
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
-SimVQ with a frozen and a trained matrix; VQ and SimVQ with the codebook's learning rate annealed or constant. Fifteen
-shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, whose memory grows with the codebook.
-Eleven minutes on two cores, most of them at 65,536 codes. SimVQ's paper (arXiv 2411.02038) reports 100 % usage at 65,536
-codes, against 1.4 to 4.5 % with VQ.
+SimVQ has a frozen or a trained matrix; the codebook's learning rate in VQ and SimVQ is annealed or constant. Fifteen
+shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
+to the codebook. Eleven minutes on two cores, mostly for 65,536 codes. SimVQ's paper (arXiv 2411.02038) reports 100 % usage
+of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
 
 from softvq_jax.config.study import beside, shortened, study_config, variant

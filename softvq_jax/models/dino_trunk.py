@@ -15,7 +15,7 @@ NUM_FEATURES = 5
 class DinoTrunk(nnx.Module):
     """Features of images at five depths of a ViT: before the first block and after each quarter of the blocks.
 
-    GELU is the tanh approximation, as in the discriminators of StyleGAN-T and VAR; DINO itself uses the exact one.
+    GELU is the tanh approximation, as in the discriminators of StyleGAN-T and VAR; DINO itself uses the exact GELU.
 
     Raises:
       ValueError: the depth is not divisible by 4, or the image size by the patch size.

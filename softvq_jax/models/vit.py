@@ -1,4 +1,4 @@
-"""The vision transformer of the tokenizer's encoder and decoder, of the teachers and of the DINO trunk."""
+"""The vision transformer used by the tokenizer's encoder and decoder, the teachers and the DINO trunk."""
 
 import dataclasses
 from functools import partial
@@ -15,14 +15,20 @@ from softvq_jax.models.rotary import patch_coordinates
 class ViTConfig:
     """Shape of a pre-norm vision transformer.
 
-    `activation` is "gelu" (exact), "gelu_tanh" or "swiglu"; `layer_scale` is LayerScale's initial value, None for no
-    LayerScale; `drop_path` is the stochastic depth rate of the last block, growing linearly from 0; `norm_eps` is
-    every LayerNorm's epsilon.
-
-    `class_token` and `absolute_positions` say whether there are a class token, and learned positions that are added to
-    the patches. `rope_theta` is the base of fresh mixed rotary positions (`models.rotary`), None for no rotary
-    positions. With `modulated`, norms have no gains and biases of their own, and a condition scales and shifts the last
-    tokens after each norm (MoVQ, arXiv 2209.09002; the decoder of MAETok, arXiv 2502.03444).
+    Attributes:
+      width, depth, num_heads: width, number and attention heads of the blocks.
+      patch_size: side of a patch in pixels.
+      mlp_ratio: hidden width of the MLPs as a multiple of `width`.
+      activation: "gelu" (exact), "gelu_tanh" or "swiglu".
+      layer_scale: initial value of LayerScale; None for no LayerScale.
+      drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
+      num_registers: number of register tokens.
+      norm_eps: epsilon of every LayerNorm.
+      class_token: whether there is a class token.
+      absolute_positions: whether learned positions are added to the tokens.
+      rope_theta: base of fresh mixed rotary positions (`models.rotary`); None for no rotary positions.
+      modulated: norms have no gains and biases, and a condition scales and shifts the last tokens after each norm (MoVQ,
+        arXiv 2209.09002; the decoder of MAETok, arXiv 2502.03444).
     """
 
     width: int
@@ -46,7 +52,11 @@ class ViTConfig:
         return self.class_token + self.num_registers
 
     def grid(self, image_size: int) -> int:
-        """Number of patches along a side of a square image; ValueError if `patch_size` does not divide `image_size`."""
+        """Returns the number of patches along a side of a square image.
+
+        Raises:
+          ValueError: `patch_size` does not divide `image_size`.
+        """
         if image_size % self.patch_size:
             raise ValueError(
                 f"image size {image_size} is not divisible by the patch size {self.patch_size}: use a multiple of "
@@ -81,7 +91,7 @@ class Block(nnx.Module):
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
-            self.mlp = layers.SwiGLU(width, hidden, **options)
+            self.mlp = layers.SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
         else:
             self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, **options)
         scaled = config.layer_scale is not None
@@ -157,7 +167,7 @@ class Transformer(nnx.Module):
         condition: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Tokens after the last norm, float32.
+        """Returns tokens after the last norm, float32.
 
         Args:
           tokens: `[class, registers, patches, others]`, as far as there are any.
@@ -177,19 +187,19 @@ class Transformer(nnx.Module):
         return self.norm(layers.scan_blocks(self.blocks, tokens, *shared, per_block=per_block, remat=self.remat))
 
     def parts(self, tokens: jax.Array, count: int) -> jax.Array:
-        """Tokens `[count, B, T, width]` after each of `count` equal groups of blocks, before any norm."""
+        """Returns tokens `[count, B, T, width]` after each of `count` equal groups of blocks, without the last norm."""
         return layers.scan_parts(self.blocks, tokens, count, remat=self.remat)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """Cuts images into patches in reading order, `[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`; channels are last in a patch."""
+    """Cuts images into patches, row by row, `[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`; channels vary fastest."""
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
 def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
-    """Joins `grid * grid` patches to square images, the inverse of `patchify`."""
+    """Joins `grid * grid` patches into square images, the inverse of `patchify`."""
     batch, _, numbers = patches.shape
     x = patches.reshape(batch, grid, grid, patch, patch, numbers // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * patch, grid * patch, -1)
@@ -198,7 +208,7 @@ def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
 class ViT(nnx.Module):
     """A ViT: patch embedding, class token and positions, registers, blocks, last norm.
 
-    Tokens are `[class, registers, patches]`; registers carry no position (Darcet et al., 2024).
+    Tokens are `[class, registers, patches]`; registers have no position embedding (Darcet et al., 2024).
     """
 
     def __init__(self, config: ViTConfig, image_size: int, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
@@ -232,7 +242,7 @@ class ViT(nnx.Module):
         return with_prefix(patches, self.cls_token, self.pos_embed, self.registers)
 
     def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """All tokens after the last norm, `[B, 1 + registers + N, width]` float32."""
+        """Returns all tokens after the last norm, `[B, 1 + registers + N, width]` float32."""
         return self.transformer(self.embed(images), grid=self.grid, key=key)
 
 

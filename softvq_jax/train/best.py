@@ -1,4 +1,4 @@
-"""Keeps the best step of a run, beside its newest steps."""
+"""Keeps the best checkpoint of a run, in addition to the newest ones."""
 
 import pathlib
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ class Best:
 
     Args:
       metric: `config.checkpoint.best_metric`.
-      evaluators: of the run; their `better` says whether a higher or a lower value is better.
-      folder: of the checkpoint; a best step in it stays until a later step is better.
+      evaluators: evaluators of the run; their `better` states whether higher or lower values are better.
+      folder: folder of the best checkpoint; a checkpoint already in it stays until a later step is better.
 
     Raises:
-      ValueError: no evaluator has this metric, or the one that has it is switched off.
+      ValueError: no evaluator has this metric, or its evaluator is turned off.
     """
 
     def __init__(self, metric: str, evaluators: Mapping[str, Evaluator], folder: pathlib.Path):
@@ -35,15 +35,15 @@ class Best:
         self.value = record["value"] if record and record["metric"] == metric else None
 
     def improved_by(self, metrics: Mapping[str, float]) -> bool:
-        """Whether these metrics are better than those of the best step; False if they lack the metric."""
+        """Returns whether these metrics are better than the best step's; False if the metric is not among them."""
         if self.metric not in metrics:
             return False
         return self.value is None or self._sign * (metrics[self.metric] - self.value) > 0
 
     def save(self, state, record: dict, metrics: Mapping[str, float]) -> None:
-        """Keeps this step in place of the best one before."""
+        """Saves this step in place of the previous best one."""
         self.value = metrics[self.metric]
-        self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
+        self.checkpoints.delete_from(record["step"])  # exists if the run resumed from before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
 
     def close(self) -> None:

@@ -1,13 +1,15 @@
 """The training loop, for all tasks.
 
-A start finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
-The parameters come from the checkpoint in the workdir, else from the weights that the config names, else they are new.
+A run finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
+Parameters come from the newest checkpoint in the workdir if there is one, else from the weights in the config if any are
+set; else they are newly initialized.
 """
 
 import contextlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
@@ -28,9 +31,9 @@ from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches, check_writable
 from softvq_jax.train.progress import Rate, parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 
-AHEAD = 2  # steps that may be queued on the device before the host waits for one
+AHEAD = 2  # steps that may be queued on the device before the host waits
 
 
 class Run:
@@ -38,22 +41,29 @@ class Run:
 
     Args:
       config: the locked config.
-      workdir: a new folder, or one whose run resumes.
+      workdir: a new folder, or the folder of a run to resume.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
+      source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
+        a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
 
     Raises:
-      PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
+      PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
+        what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, source: Any = None):
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = "python"
+        config = with_expanded_paths(config)
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
         for folder in (workdir, workdir / "checkpoints"):
             check_writable(folder)
-        self.task = kind.open(config)
-        self.data, self.num_steps = self.task.data, self.task.num_steps
+        self.task = kind.open(config) if source is None else kind.open(config, source)
+        self.data, self.num_steps = data_of(self.task), self.task.num_steps
         self.record = RunRecord.of(config, self.task)
         section = config.checkpoint
         self.checkpoints = Checkpoints(
@@ -72,10 +82,10 @@ class Run:
 
         Raises:
           NonFinite: a loss is not finite.
-          Preempted: the run was asked to stop, and has saved.
+          Preempted: the run was preempted, and has saved a checkpoint.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption:
-            # The start.
+            # Start.
             state, record = self._restore_or_init()
             if self.main:
                 content = json.loads(self.config.to_json_best_effort())
@@ -93,9 +103,9 @@ class Run:
                 tensorboard = self.config.log.tensorboard
                 writer = MetricsWriter(self.workdir, tensorboard=tensorboard, step=record["step"], active=self.main)
                 closing.callback(writer.close)
-                # The steps.
+                # Train.
                 state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
-                # The end.
+                # Evaluate and export.
                 metrics = self._evaluate(state, record, writer)
                 if metrics is None:
                     raise Preempted
@@ -103,7 +113,7 @@ class Run:
         return metrics
 
     def _restore_or_init(self):
-        """The state to continue from, and its record; see `RunRecord.at`."""
+        """Returns the state to continue from, and its record; see `RunRecord.at`."""
         saved = self.checkpoints.record()
         if saved is not None:
             self.record.check(saved, self.workdir)
@@ -133,9 +143,9 @@ class Run:
         for done in range(start + 1, self.num_steps + 1):
             state, metrics = step(state, frozen, batch, key)
             pending.append((done, metrics))
-            unreadable = batches.unreadable  # among the samples trained on so far
+            unreadable = batches.unreadable  # number among the samples trained on so far
             if done < self.num_steps:
-                batch = self.evaluated.inputs(next(batches))  # read while the device works
+                batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
@@ -165,7 +175,7 @@ class Run:
             self.checkpoints.save(state, record)
 
     def _evaluate(self, state, record, writer) -> dict[str, float] | None:
-        """Runs the evaluators that are due, and keeps the step if it is the best; None if the run was asked to stop."""
+        """Runs the evaluators that are due, and keeps the step if it is the best; returns None if preempted."""
         step, metrics, images = record["step"], {}, {}
         try:
             for evaluator in self.evaluators.values():
@@ -198,7 +208,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _fetch(pending) -> dict[str, float]:
-    """The metrics of the newest step, after checking those of all steps since the last call; empties `pending`."""
+    """Returns the newest step's metrics, after checking those of all steps since the last call; empties `pending`."""
     values = {}
     for step, metrics in pending:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}

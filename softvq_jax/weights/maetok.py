@@ -11,20 +11,23 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.config.fields import number
 from softvq_jax.models.dinov2 import resample_positions
 from softvq_jax.models.maetok import ROPE_THETA, MAETokConfig
 from softvq_jax.models.rotary import patch_coordinates
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights import tokenizer
-from softvq_jax.weights.layout import LEADING_ONE, Rule, WeightsError, linear
+from softvq_jax.weights.config_json import stated
+from softvq_jax.weights.layout import LEADING_ONE, Rule, WeightsError, linear, reading
 from softvq_jax.weights.vit import prefix_rules, rotary_rules, transformer_rules, vit_config_of
 
 AUXILIARY_FEATURES = ("hog", "dino", "clip")
+CONFIG_JSON = tokenizer.CONFIG_JSON | {"rope_theta": number(above=0)}  # the fields of config.json that are read
 _SIDES = ("encoder", "decoder")
 
 
 def is_maetok(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict is a MAETok's: SoftVQ-VAE's naming, and rotary positions or modulated decoder blocks."""
+    """Returns whether a state dict is a MAETok's: SoftVQ-VAE's naming, and rotary positions or modulated decoder blocks."""
     marks = ("encoder.freqs", "decoder.freqs", "decoder.model.blocks.0.adaLN_modulation.1.weight")
     return "encoder.latent_tokens" in tensors and any(mark in tensors for mark in marks)
 
@@ -51,21 +54,23 @@ def auxiliary_rules(config: MAETokConfig, features: str) -> list[Rule]:
     return rules + linear("decoder/to_patches", f"to_pixel_{features}")
 
 
-def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> MAETokConfig:
-    """The shape of a published MAETok, read from its tensors; `config.json` gives only what shapes cannot.
+def config_of(
+    tensors: Mapping[str, np.ndarray], published: Mapping, *, source: str = "the file", **compute
+) -> MAETokConfig:
+    """Infers the config of a published MAETok from its tensors and, for the rest, from its `config.json`.
 
     Args:
-      tensors: the state dict.
-      published: the content of `config.json`.
-      compute: the fields that no file gives: `dtype` and `remat`.
+      tensors: a state dict in the published naming.
+      published: the content of its `config.json`; fields that are null or missing have their defaults.
+      source: name of the tensors' file, for messages.
+      compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not a MAETok's.
+      WeightsError: the tensors are not those of a MAETok, or a field has a value that is not allowed.
     """
-    try:
+    published = stated(published, CONFIG_JSON, source=f"the config.json of {source}")
+    with reading(source, "a MAETok tokenizer"):
         return _config_of(tensors, published, **compute)
-    except KeyError as error:
-        raise WeightsError(f"the weights have no tensor {error}: not a MAETok tokenizer") from error
 
 
 def _config_of(tensors, published, **compute):

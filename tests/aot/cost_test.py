@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
 from softvq_jax.aot import hlo
 from softvq_jax.aot.chips import CHIPS
@@ -11,6 +12,8 @@ from softvq_jax.aot.roofline import Roofline, group_bandwidth
 from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, least_images_per_chip, network_seconds
 from softvq_jax.aot.topology import get_topology, parse_name
 from softvq_jax.aot.traffic import hbm_traffic
+from softvq_jax.models.attention import attention
+from softvq_jax.parallel.mesh import AXES
 
 
 def _flops(function, *shapes):
@@ -118,3 +121,33 @@ def test_devices_of_a_topology():
     assert len(get_topology("v5e:16x16").devices) == 256
     assert len(get_topology("v4:2x2x2").devices) == 8  # Chips, not cores.
     assert get_topology("v5e:4x4", slices=2).chips_per_slice == 16
+
+
+def test_kernels_count_by_their_cost_estimate_on_all_devices():
+    batch, length, width = 4, 256, 128
+
+    def step(qkv):
+        return jnp.sum(attention(qkv, 2).astype(jnp.float32))
+
+    qkv = jax.ShapeDtypeStruct((batch, length, 3 * width), jnp.bfloat16)
+    one_product = 2 * batch * length**2 * width
+    for mesh in (AbstractMesh((1, 1, 1), AXES), AbstractMesh((1, 4, 1), AXES)):
+        with jax.sharding.use_abstract_mesh(mesh):
+            jaxpr = jax.make_jaxpr(jax.value_and_grad(step))(qkv)
+        assert "pallas_call" in str(jaxpr) and ("shard_map" in str(jaxpr)) == (mesh.size > 1)
+        assert matmul_flops(jaxpr) == 7 * one_product
+
+
+KERNEL = """HloModule step
+
+ENTRY %main (x: bf16[8,96]) -> bf16[8,32] {
+  %x = bf16[8,96]{1,0} parameter(0)
+  ROOT %kernel = bf16[8,32]{1,0} custom-call(%x, %x, %x), custom_call_target="tpu_custom_call", backend_config={BACKEND}
+}
+"""
+
+
+def test_a_kernel_moves_what_its_cost_estimate_says():
+    stated = '{"custom_call_config":{"body":"","cost_estimate":{"flops":"1","bytes_accessed":"2048"}}}'
+    assert hbm_traffic(hlo.parse(KERNEL.replace("{BACKEND}", stated))) == 2048
+    assert hbm_traffic(hlo.parse(KERNEL.replace("{BACKEND}", "{}"))) == 2 * 8 * (3 * 96 + 32)

@@ -126,4 +126,8 @@ def test_a_training_source_is_read_as_the_run_evaluates_it(tmp_path):
     with eval_batches(config, image_size=12, global_batch=4, source=photographs) as batches:
         expected = next(batches)["image"][:3]
     np.testing.assert_array_equal(images.read(0, 3), expected)
-    assert (expected[2] == 0).all()  # what cannot be read is black in both
+    assert (expected[2] == 0).all() and list(images.unreadable) == [2] and "2.png" in images.unreadable[2]
+    (folder / "0.png").write_bytes(b"no picture")
+    files = open_images(str(folder), 12)
+    np.testing.assert_array_equal(files.read(1, 4), [expected[1], expected[2], files.read(3, 4)[0]])
+    assert sorted(files.unreadable) == [0, 2]

@@ -310,11 +310,19 @@ def test_a_tokenizer_on_a_training_source(tmp_path, tokenizer, capsys):
     assert _run(*tar, "--out", tmp_path / "tar") == 0
     assert _report(tmp_path / "tar")["metrics"] == _report(tmp_path / "files")["metrics"]
     files[3].write_bytes(files[3].read_bytes()[:200])
-    capsys.readouterr()
     for source in ((), ("--data_source=folder",)):
-        assert _run(*flags, "--reference", tmp_path / "a", *source, "--out", tmp_path / f"bad{len(source)}") == 1
-        message = capsys.readouterr().err.splitlines()[-1]
-        assert "003.png" in message and "copy that image again, or remove it" in message
+        assert _run(*flags, "--reference", tmp_path / "a", *source, "--out", tmp_path / f"bad{len(source)}") == 0
+        shown = capsys.readouterr().out
+        assert "4 samples" in shown and "1 of 5 images of samples are unreadable and left out" in shown
+    files[3].unlink()
+    assert _run(*flags, "--reference", tmp_path / "a", "--out", tmp_path / "without") == 0
+    without = _report(tmp_path / "without")
+    for folder in ("bad0", "bad1"):
+        report = _report(tmp_path / folder)
+        assert report["metrics"] == without["metrics"] and report["counts"] == without["counts"]
+        assert report["fingerprints"] == without["fingerprints"]
+        assert [str(files[3]) in line for line in report["unreadable"]["samples"]] == [True]
+        assert [item["index"] for item in report["pictures"]["worst"]].count(3) == 0
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path, images, monkeypatch, capsys):

@@ -204,3 +204,36 @@ def test_failed_save_leaves_the_old_one(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         tokenizer.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_null_in_a_published_config_is_the_default(tmp_path):
+    tensors, fields = small.published("softvq")
+    folder = small.save_published(tmp_path / "theirs", tensors, dict.fromkeys(fields))
+    config = Tokenizer.from_pretrained(folder).config
+    assert (config.temperature, config.l2_normalize) == (0.07, True)
+    assert Tokenizer.from_pretrained(folder).latent_mean is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": "0.07"}, "tau is '0.07'; expected a number above 0, or null for the default"),
+        ({"codebook_l2_norm": 1}, "codebook_l2_norm is 1; expected True or False, or null for the default"),
+        ({"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or null for the default"),
+        ({"vq_std": 0}, "vq_std is 0; expected a number above 0, or null for the default"),
+        ({"image_size": [256]}, r"image_size is \[256\]; expected an integer of at least 1"),
+    ],
+)
+def test_wrong_values_in_a_published_config(fields, message, tmp_path):
+    tensors, published = small.published("softvq")
+    folder = small.save_published(tmp_path / "theirs", tensors, published | fields)
+    refused(folder, WeightsError, rf"the config\.json of .*theirs.*: {message}")
+
+
+def test_blocks_that_the_config_does_not_have(tmp_path):
+    config = small.config("ae", encoder=small.vit(depth=2))
+    Tokenizer(config, small.params(config)).save_pretrained(tmp_path)
+    fields = files.read_json(tmp_path / OWN_CONFIG)
+    fields["encoder"]["depth"] = 1
+    files.write_json(tmp_path / OWN_CONFIG, fields)
+    refused(tmp_path, WeightsError, r"has 'encoder\.model\.blocks\.1\..*', which this network does not use")
