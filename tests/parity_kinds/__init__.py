@@ -25,6 +25,8 @@ MODULES = {
     "mar": "generators",
     "titok": "titok",
     "maskgit": "maskgit",
+    "maetok": "maetok",
+    "maetok_losses": "maetok",
     "inception": "metrics",
     "fid_metrics": "metrics",
     "pixel_metrics": "metrics",
