@@ -51,7 +51,7 @@ def test_names_of_older_versions(name):
 
 
 @pytest.mark.parametrize("name", ["sit:xxl_l64", "sit"])
-def test_a_wrong_argument_is_refused_with_those_there_are(name):
+def test_a_wrong_argument_is_refused_and_the_known_ones_are_listed(name):
     with pytest.raises(
         ValueError, match=r"^--config=sit:\w*: expected sit:SIZE_LATENTS, one of s_l64, s_l32, b_l64, .*xl_l32$"
     ):

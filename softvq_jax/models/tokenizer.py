@@ -22,21 +22,21 @@ class TokenizerConfig:
 
     Attributes:
       image_size: side of the square images, in pixels.
-      encoder, decoder: the two transformers.
+      encoder, decoder: shapes of the two transformers.
       num_latent_tokens, latent_dim: `L` and `D`.
       bottleneck: a name in `quantizers.BOTTLENECKS`, or "package.module:Class".
-      codebook_size, num_codebooks: `K` and `C`; each codebook serves `L/C` consecutive tokens.
+      codebook_size, num_codebooks: `K` and `C`; each codebook is used by `L/C` consecutive tokens.
       temperature: SoftVQ's tau.
-      l2_normalize: SoftVQ and VQ compare and return unit vectors.
-      posterior: SoftVQ's, "released" or "paper".
-      train_codebook: SimVQ trains its codebook as well as the linear map.
-      bottleneck_args: further arguments of the bottleneck's class, a mapping; kept as sorted pairs, which are hashable.
-      local_init: fresh networks start as a linear code of every patch, see `models.local_init`.
+      l2_normalize: whether SoftVQ and VQ compare and return unit vectors.
+      posterior: the posterior of SoftVQ, "released" or "paper".
+      train_codebook: whether SimVQ trains its codebook as well as the linear map.
+      bottleneck_args: further arguments of the bottleneck's class, a mapping; stored as sorted pairs, to be hashable.
+      local_init: whether new networks start as a linear code of every patch, see `models.local_init`.
       dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+      remat: activations that the blocks recompute in the backward pass, see `layers.scan_blocks`.
 
     Raises:
-      ValueError: fields that do not fit together.
+      ValueError: fields do not fit together.
     """
 
     encoder: ViTConfig
@@ -65,7 +65,7 @@ class TokenizerConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "TokenizerConfig":
-        """From nested fields, as in a config file."""
+        """Creates a config from nested fields, as in a config file."""
         fields = dict(fields)
         vits = {name: ViTConfig(**fields.pop(name)) for name in ("encoder", "decoder")}
         return cls(**vits, **fields)
@@ -80,6 +80,11 @@ class TokenizerConfig:
         """Whether the latents are codes, so that indices determine them."""
         return bottleneck_class(self.bottleneck).discrete
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether the latents are averages of codes, as sharp as a temperature says."""
+        return bottleneck_class(self.bottleneck).has_temperature
+
 
 def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
@@ -87,14 +92,19 @@ def _hashable(value):
 
 @flax.struct.dataclass
 class TokenizerOutput:
-    """`decoded`: the decoder's last features `[B, N, width]`, which `to_pixels` turns into images `[B, H, W, 3]`."""
+    """The output of a tokenizer.
+
+    Attributes:
+      decoded: the decoder's last features `[B, N, width]`; `Decoder.to_pixels` converts them to images.
+      bottlenecked: the output of the bottleneck.
+    """
 
     decoded: jax.Array
     bottlenecked: Bottlenecked
 
 
 class Encoder(nnx.Module):
-    """A ViT in which learned latent tokens attend to the image, `[B, H, W, 3] -> [B, L, width]`."""
+    """A ViT with additional learned latent tokens, `[B, H, W, 3] -> [B, L, width]`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         width, length = config.encoder.width, config.num_latent_tokens
@@ -112,7 +122,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """A ViT in which a mask token at each patch attends to the latents, `[B, L, D] -> [B, N, width]`."""
+    """A transformer over a mask token for each patch and the latents, `[B, L, D] -> [B, N, width]`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         vit = config.decoder
@@ -135,7 +145,7 @@ class Decoder(nnx.Module):
         return tokens[:, 1 : 1 + count]
 
     def to_pixels(self, decoded: jax.Array) -> jax.Array:
-        """`[B, N, width] -> [B, H, W, 3]` float32."""
+        """Maps features to images, `[B, N, width] -> [B, H, W, 3]` float32."""
         patches = self.to_patches(decoded).astype(jnp.float32)
         return unpatchify(patches, self.config.patch_size, self.grid)
 
@@ -147,7 +157,7 @@ class TokenizerModel(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Always float32: few parameters, and their outputs are compared with the codebook.
+        # Always float32: it has few parameters, and its outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         if config.local_init:
@@ -156,19 +166,33 @@ class TokenizerModel(nnx.Module):
     def __call__(
         self, images: jax.Array, *, step: jax.Array | None = None, key: jax.Array | None = None
     ) -> TokenizerOutput:
-        """A training pass with the number of steps done and a `key` (noise, stochastic depth), else an evaluation pass."""
+        """Encodes and decodes images, except for the last map to pixels.
+
+        Args:
+          images: `[B, H, W, 3]` in [-1, 1].
+          step: number of completed training steps; None in evaluation.
+          key: random key for noise and stochastic depth, in training; None in evaluation.
+        """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         z = self.pre_bottleneck(images, key=keys[0])
         bottlenecked = self.bottleneck(z, step=step, key=keys[1])
         return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, 3] -> [B, L, bottleneck.input_dim]`: the bottleneck's input."""
+        """Returns the bottleneck's input, `[B, H, W, 3] -> [B, L, bottleneck.input_dim]`."""
         return self.to_latents(self.encoder(images, key=key))
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`."""
-        return self.bottleneck.encode(self.pre_bottleneck(images))
+    def encode(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
+
+        `options` are those of the bottleneck: `temperature`, where it has one.
+        """
+        return self.bottleneck.encode(self.pre_bottleneck(images), **options)
+
+    def posterior(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
+        log_posterior = self.bottleneck.log_posterior(self.pre_bottleneck(images), **options)
+        return jnp.moveaxis(jnp.exp(log_posterior), 0, 1)
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
         """Encodes images `[B, H, W, 3]` as code indices `[B, C, L/C]`, for discrete bottlenecks."""

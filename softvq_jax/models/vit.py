@@ -1,4 +1,4 @@
-"""The vision transformer of the tokenizer's encoder and decoder, the DINOv2 teacher and the DINO trunk."""
+"""The vision transformer used by the tokenizer's encoder and decoder, the DINOv2 teacher and the DINO trunk."""
 
 import dataclasses
 
@@ -13,8 +13,15 @@ from softvq_jax.models import layers
 class ViTConfig:
     """Shape of a pre-norm vision transformer.
 
-    `activation` is "gelu" (exact), "gelu_tanh" or "swiglu"; `layer_scale` is LayerScale's initial value, None for no
-    LayerScale; `drop_path` is the stochastic depth rate of the last block, growing linearly from 0.
+    Attributes:
+      width, depth, num_heads: width, number and attention heads of the blocks.
+      patch_size: side of a patch in pixels.
+      mlp_ratio: hidden width of the MLPs as a multiple of `width`.
+      activation: "gelu" (exact), "gelu_tanh" or "swiglu".
+      layer_scale: initial value of LayerScale; None for no LayerScale.
+      drop_path: stochastic depth rate of the last block; the rate grows linearly from 0.
+      num_registers: number of register tokens.
+      norm_eps: epsilon of every LayerNorm.
     """
 
     width: int
@@ -26,9 +33,14 @@ class ViTConfig:
     layer_scale: float | None = 1e-5
     drop_path: float = 0.0
     num_registers: int = 0
+    norm_eps: float = layers.LAYER_NORM_EPS
 
     def grid(self, image_size: int) -> int:
-        """Number of patches along a side of a square image; ValueError if `patch_size` does not divide `image_size`."""
+        """Returns the number of patches along a side of a square image.
+
+        Raises:
+          ValueError: `patch_size` does not divide `image_size`.
+        """
         if image_size % self.patch_size:
             raise ValueError(
                 f"image size {image_size} is not divisible by the patch size {self.patch_size}: use a multiple of "
@@ -51,19 +63,19 @@ class Block(nnx.Module):
     """`x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`."""
 
     def __init__(self, config: ViTConfig, *, dtype=None, rngs: nnx.Rngs):
-        width, options = config.width, dict(dtype=dtype, rngs=rngs)
-        self.norm1 = layers.layer_norm(width, rngs=rngs)
-        self.attn = layers.Attention(width, config.num_heads, **options)
-        self.norm2 = layers.layer_norm(width, rngs=rngs)
+        width = config.width
+        self.norm1 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
+        self.attn = layers.Attention(width, config.num_heads, dtype=dtype, rngs=rngs)
+        self.norm2 = layers.layer_norm(width, eps=config.norm_eps, rngs=rngs)
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
-            self.mlp = layers.SwiGLU(width, hidden, **options)
+            self.mlp = layers.SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
         else:
-            self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, **options)
-        scaled = config.layer_scale is not None
-        self.ls1 = LayerScale(width, config.layer_scale) if scaled else None
-        self.ls2 = LayerScale(width, config.layer_scale) if scaled else None
+            hidden = int(config.mlp_ratio * width)
+            self.mlp = layers.MLP(width, hidden, config.activation, dtype=dtype, rngs=rngs)
+        self.ls1 = None if config.layer_scale is None else LayerScale(width, config.layer_scale)
+        self.ls2 = None if config.layer_scale is None else LayerScale(width, config.layer_scale)
 
     def __call__(self, x: jax.Array, drop_path=0.0, key: jax.Array | None = None) -> jax.Array:
         keys = (None, None) if key is None else jax.random.split(key)
@@ -77,35 +89,35 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Blocks and last norm of a ViT, on tokens `[B, T, width]`."""
+    """The blocks and the last norm of a ViT, on tokens `[B, T, width]`."""
 
     def __init__(self, config: ViTConfig, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
         self.config, self.remat = config, remat
         self.blocks = layers.stack(lambda r: Block(config, dtype=dtype, rngs=r), config.depth, rngs)
-        self.norm = layers.layer_norm(config.width, rngs=rngs)
+        self.norm = layers.layer_norm(config.width, eps=config.norm_eps, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Tokens after the last norm, float32. A `key` turns on stochastic depth, for training."""
+        """Returns tokens after the last norm, float32. A `key` turns on stochastic depth, for training."""
         per_block = ()
         if key is not None and self.config.drop_path:
             depth = self.config.depth
             per_block = (jnp.linspace(0.0, self.config.drop_path, depth), jax.random.split(key, depth))
         return self.norm(layers.scan_blocks(self.blocks, tokens, per_block=per_block, remat=self.remat))
 
-    def parts(self, tokens: jax.Array, count: int) -> jax.Array:
-        """Tokens `[count, B, T, width]` after each of `count` equal groups of blocks, before any norm."""
-        return layers.scan_parts(self.blocks, tokens, count, remat=self.remat)
+    def outputs_by_group(self, tokens: jax.Array, count: int) -> jax.Array:
+        """Returns tokens `[count, B, T, width]` after each of `count` equal groups of blocks, without the last norm."""
+        return layers.scan_groups(self.blocks, tokens, count, remat=self.remat)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """Cuts images into patches in reading order, `[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`; channels are last in a patch."""
+    """Cuts images into patches, row by row, `[B, H, W, C] -> [B, (H/P)(W/P), P*P*C]`; channels vary fastest."""
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
 def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
-    """Joins `grid * grid` patches to square images, the inverse of `patchify`."""
+    """Joins `grid * grid` patches into square images, the inverse of `patchify`."""
     batch, _, numbers = patches.shape
     x = patches.reshape(batch, grid, grid, patch, patch, numbers // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * patch, grid * patch, -1)
@@ -114,7 +126,7 @@ def unpatchify(patches: jax.Array, patch: int, grid: int) -> jax.Array:
 class ViT(nnx.Module):
     """A ViT: patch embedding, class token and positions, registers, blocks, last norm.
 
-    Tokens are `[class, registers, patches]`; registers carry no position (Darcet et al., 2024).
+    Tokens are `[class, registers, patches]`; registers have no position embedding (Darcet et al., 2024).
     """
 
     def __init__(self, config: ViTConfig, image_size: int, *, dtype=None, remat: str = "none", rngs: nnx.Rngs):
@@ -136,7 +148,7 @@ class ViT(nnx.Module):
         return 1 + self.config.num_registers
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """`[B, H, W, 3] -> [B, 1 + registers + N, width]` float32: the tokens before the first block."""
+        """Returns the tokens before the first block, `[B, H, W, 3] -> [B, 1 + registers + N, width]` float32."""
         side = self.grid * self.config.patch_size
         if images.shape[1:] != (side, side, 3):
             raise ValueError(f"images have shape {images.shape}; expected [B, {side}, {side}, 3]")
@@ -145,12 +157,12 @@ class ViT(nnx.Module):
         return with_prefix(patches, self.cls_token[...], self.pos_embed[...], registers)
 
     def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """All tokens after the last norm, `[B, 1 + registers + N, width]` float32."""
+        """Returns all tokens after the last norm, `[B, 1 + registers + N, width]` float32."""
         return self.transformer(self.embed(images), key=key)
 
 
 def with_prefix(tokens, cls_token, pos_embed, registers=None) -> jax.Array:
-    """`[class + its position, registers, tokens + their positions]` for `tokens` `[B, N, width]`."""
+    """Adds position embeddings to `tokens` `[B, N, width]`, and puts the class token and registers before them."""
     batch = tokens.shape[0]
     prefix = cls_token + pos_embed[:1]
     if registers is not None:

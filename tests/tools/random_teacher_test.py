@@ -24,8 +24,9 @@ def test_the_file_is_a_dinov2_of_its_seed_that_training_takes(tmp_path, capsys):
     config.weights.update(teacher=str(path), encoder="")
     config.loss.perceptual_weight, config.gan.discriminator = 0.0, "none"
     loaded = pretrained.load(config)
-    assert loaded.teacher.width == 384 and loaded.teacher.depth == 12
-    assert loaded.frozen["teacher"]["pos_embed"].shape == (1 + 8 * 8, 384)
+    teacher, image_size = loaded.arguments["teacher"]
+    assert (teacher.width, teacher.depth, image_size) == (384, 12, 64)
+    assert loaded.params["teacher"]["pos_embed"].shape == (1 + 8 * 8, 384)
 
 
 def test_another_ending_is_refused(tmp_path, capsys):
