@@ -27,17 +27,10 @@ CACHED_LOGITS = 2**17  # logits that the CPU works on at a time: what a core's c
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attention(qkv: jax.Array, num_heads: int) -> jax.Array:
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Computes softmax attention of all queries over all keys; logits and softmax are float32.
+    """Softmax attention of every query over every key; logits and softmax in float32.
 
-    The backward pass recomputes the attention probabilities. For 321 tokens, this costs 2 % of a block's arithmetic and
-    saves its largest activation, `[B, H, N, N]`.
-=======
-    """Computes softmax attention of all queries over all keys; logits and softmax are float32.
-
-    The backward pass recomputes the attention probabilities: for 321 tokens this costs 2 % of a block's arithmetic and
+    The backward pass recomputes the attention probabilities: for 321 tokens that costs 2 % of a block's arithmetic and
     saves its largest activation, `[B, H, N, N]`. Gradients are reverse-mode only.
->>>>>>> theirs
 
     Args:
       qkv: `[B, N, 3 width]`: the queries of all heads, then the keys, then the values.
@@ -50,7 +43,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _forward(qkv, num_heads):
-    """Returns the result and, on CPUs, the log-sum-exp of the logits `[B, H, N]` (elsewhere unused zeros, never stored)."""
+    """The result, and the log-sum-exp of the logits `[B, H, N]` on CPUs (elsewhere 0 and unused, so never stored)."""
     batch, length, _ = qkv.shape
 
     def without_statistics(implementation, qkv):
@@ -81,9 +74,9 @@ attention.defvjp(_forward_rule, _backward_rule)
 
 
 def implementations(qkv: jax.Array, num_heads: int) -> dict[str, tuple[Callable, Callable]]:
-    """Returns forward and backward passes by platform, except for the CPU; "default" is XLA's.
+    """Forward and backward passes by platform, for all but the CPU; "default" is XLA's own.
 
-    cuDNN is left out without a CUDA device, because tracing it would fail.
+    cuDNN is left out without a CUDA device: tracing it already fails there.
     """
     width = qkv.shape[-1] // 3
     found = {"default": (_xla_forward, _xla_backward)}
@@ -96,7 +89,7 @@ def implementations(qkv: jax.Array, num_heads: int) -> dict[str, tuple[Callable,
 
 
 def split_heads(qkv: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns queries, keys and values of all heads, `[B, N, H, d]` each."""
+    """Queries, keys and values of each head, each `[B, N, H, d]`."""
     batch, length, channels = qkv.shape
     heads = qkv.reshape(batch, length, 3, num_heads, channels // 3 // num_heads)
     return heads[:, :, 0], heads[:, :, 1], heads[:, :, 2]
@@ -109,12 +102,12 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _xla_forward(qkv, num_heads):
-    """Computes all heads in one batched matmul."""
+    """All heads in one batched product."""
     return jax.nn.dot_product_attention(*split_heads(qkv, num_heads)).reshape(*qkv.shape[:2], -1)
 
 
 def _xla_backward(qkv, cotangent, num_heads):
-    """Computes gradients by five matmuls; recomputes the probabilities."""
+    """Five products; the probabilities are computed again."""
     q, k, v = split_heads(qkv, num_heads)
     scale = q.shape[-1] ** -0.5
     cotangent = cotangent.reshape(q.shape)
