@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-# Files that take minutes. With one file to a worker, they start first.
+# Files that take minutes start first.
 LONGEST = (
     "parity_test.py",
     "gan_steps_test.py",
@@ -22,6 +22,7 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     def place(item):
         slow = item.get_closest_marker("slow") is not None
@@ -31,13 +32,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         first[item.path] = min(first.get(item.path, len(LONGEST) + 1), place(item))
     items.sort(key=lambda item: first[item.path])
+    for item in items:
+        # The tests of a file share what it compiles, so one worker runs them all. Parity cases share nothing.
+        group = item.nodeid if item.path.name == "parity_test.py" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
 def quick_compilation():
     """Disables most compiler optimizations, for tests that compile large programs and run them a few times.
 
-    Not for programs with long loops, which become slower than the compilation was.
+    Not for programs with long loops, which would lose more time than the compilation saves.
     """
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from typing import Any
 
 from softvq_jax.data import source
 
@@ -27,11 +28,11 @@ class TfdsImage(source.EncodedImage):
         return example["image"], int(example["label"])
 
 
-class TfdsSplit:
+class TfdsSplit(source.Source):
     """A split of a data set with the features `image` and `label`.
 
     Args:
-      name: `name[/config][:version]@split`, in TFDS's data folder (TFDS_DATA_DIR), or `folder@split` with the folder of
+      name: `name[/config][:version]@split` in TFDS's data folder (TFDS_DATA_DIR), or `folder@split`, where `folder` holds
         a prepared version; the default split is `train`.
 
     Raises:
@@ -70,9 +71,9 @@ class TfdsSplit:
 
 
 @functools.cache
-def _builder(dataset):
+def _builder(dataset) -> Any:
     try:
-        import tensorflow_datasets
+        import tensorflow_datasets  # pyright: ignore[reportMissingImports] (extra)
     except ImportError as error:
         raise ModuleNotFoundError("data.source='tfds' needs the tfds extra: pip install 'softvq-jax[tfds]'") from error
     if os.path.isdir(dataset):
@@ -83,7 +84,7 @@ def _builder(dataset):
 @functools.cache
 def _examples(dataset, split):
     builder = _builder(dataset)
-    from tensorflow_datasets import decode
+    from tensorflow_datasets import decode  # pyright: ignore[reportMissingImports] (extra)
 
     build = f"`tfds build {dataset} --file_format=array_record`"
     if not builder.info.splits:

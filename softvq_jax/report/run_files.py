@@ -13,7 +13,7 @@ _PICTURE = re.compile(r"(?P<name>.+?)_(?P<step>\d+)\.png")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG grid written at a training step."""
+    """A picture, a grid of images, written at a training step."""
 
     name: str
     step: int
@@ -22,31 +22,31 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """An `evaluation.json` and the images beside it.
+    """An `evaluation.json` and the pictures in its folder.
 
     Attributes:
-      content: of the file, with today's names where an older version wrote others.
+      content: content of the file, with names of older versions replaced by current ones.
     """
 
     folder: pathlib.Path
     content: dict[str, Any]
 
     def picture(self, name: str) -> pathlib.Path | None:
-        """Returns the path of `worst`, `best` or `latent_map`; None if it was not drawn."""
+        """Returns the path of the picture `worst`, `best` or `latent_map`; None if there is none."""
         path = self.folder / f"{name}.png"
         return path if path.is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """What a workdir holds of a run.
+    """The files of a run in its workdir.
 
     Attributes:
       name: name of the workdir.
       config: nested fields; empty if there is no `config.json`.
-      metrics: name -> the steps and values that were logged.
-      pictures: sorted by name and step.
-      evaluations: all found below the workdir.
+      metrics: logged steps and values by name.
+      pictures: pictures sorted by name and step.
+      evaluations: all evaluations below the workdir.
     """
 
     name: str
@@ -96,7 +96,7 @@ def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_metrics(path):
-    """Reads the logged values; an incomplete last line, which the run may still be writing, is skipped."""
+    """Reads the logged values; skips an incomplete last line, which the run may still be writing."""
     metrics = {}
     for values in json_lines.read_metrics(path):
         step = values.pop("step")

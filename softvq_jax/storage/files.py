@@ -1,7 +1,7 @@
-"""Atomic writes: a file is complete under its name, or not there under it.
+"""Atomic writes: a file either exists completely or does not exist under its name.
 
-A write is complete when the file and its folder are on disk (`fsync`), so that a power cut loses at most the write
-that was in progress.
+A write returns when the file and its folder are on disk (`fsync`), so that a power failure loses at most the write in
+progress.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 PARTIAL = ".partial"
-"""Suffix of temporary names. After a kill such a file may be left behind; it can always be deleted."""
-_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of network file systems and buckets
+"""Suffix of temporary names. A killed process may leave such files behind; they can always be deleted."""
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # on network file systems and buckets
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` at the end.
+    """Yields a temporary path in the folder of `path`, and renames it to `path` at the end.
 
-    The temporary file exists already, is empty, and ends in `.partial` whatever the ending of `path`. The finished file
-    has the permissions of the user's umask, also where the writer creates files of its own. After an error inside,
-    `path` is as it was and the temporary file is deleted.
+    The temporary file exists, is empty, and has a name ending in `.partial`. The finished file has the permissions of the
+    user's umask, even if the writer creates the file itself. After an error inside the context, `path` is unchanged and
+    the temporary file is deleted.
 
     Raises:
       OSError: the file cannot be written, synced or renamed.
@@ -44,7 +44,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             error.filename = str(path)
         raise
     finally:
-        with contextlib.suppress(OSError):  # after an error on a full or lost disk, that error is the one to report
+        with contextlib.suppress(OSError):  # on a full or lost disk, the first error is the one to report
             partial.unlink(missing_ok=True)
 
 
@@ -60,7 +60,7 @@ def write_text(path: str | os.PathLike, content: str) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Mapping | Sequence, *, indent: int | None = 2) -> None:
-    """Writes a JSON file atomically, with a newline at its end."""
+    """Writes a JSON file atomically, ending with a newline."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Keeps the best step of a run, beside its newest steps."""
+"""Keeps the best checkpoint of a run, in addition to the newest ones."""
 
 import pathlib
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ class Best:
 
     Args:
       metric: `config.checkpoint.best_metric`.
-      evaluators: of the run; their `better` says whether a higher or a lower value is better.
-      folder: of the checkpoint; a best step in it stays until a later step is better.
+      evaluators: evaluators of the run; their `better` states whether higher or lower values are better.
+      folder: folder of the best checkpoint; a checkpoint already in it stays until a later step is better.
 
     Raises:
-      ValueError: no evaluator has this metric, or the one that has it is switched off.
+      ValueError: no evaluator has this metric, or its evaluator is turned off.
     """
 
     def __init__(self, metric: str, evaluators: Mapping[str, Evaluator], folder: pathlib.Path):

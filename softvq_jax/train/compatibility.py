@@ -1,18 +1,26 @@
-"""Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
+"""Checks that a run can resume from its checkpoints: config, frozen networks and data must be the same."""
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
-# files is compared instead.
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+# Sections and fields of the config that do not change what a step computes. They include paths, because the content of
+# the files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
     "data.eval_path",
+    "data.label_file",
+    "data.eval_label_file",
+    "data.max_pixels",
     "data.num_workers",
     "data.prefetch",
     "data.max_unreadable_share",
     "model.remat",
     "tokenizer",
 )
-MAX_SHOWN = 5  # shards named in a message
+OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
+MAX_SHOWN = 5  # largest number of shards named in a message
 
 
 class ConfigMismatch(ValueError):
@@ -27,12 +35,19 @@ class DataMismatch(ValueError):
     """The checkpoints were trained on other samples; the message names the shards that differ."""
 
 
-def check_config(saved: dict, config: dict) -> None:
-    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes."""
+def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes.
+
+    Args:
+      saved, config: configs of the checkpoint and of this run.
+      defaults: default values of fields, which replace fields missing in the config of an older checkpoint.
+    """
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
 
+    before = {**defaults, **OLDER}
+    saved = {field: value for field, value in before.items() if field in config} | saved
     differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
     if differing:
         lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
@@ -43,11 +58,11 @@ def check_config(saved: dict, config: dict) -> None:
 
 
 def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """Raises WeightsMismatch where networks of the same name have other weights.
+    """Raises WeightsMismatch if networks of the same name have different weights.
 
     Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs; the message shows the paths in them.
+      saved, now: fingerprints of the checkpoint and of this run, by the network's name.
+      saved_config, config: flat configs, for the paths in the message.
     """
     if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
         networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
@@ -63,9 +78,10 @@ def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> N
 
 
 def check_data(saved: dict, now: dict, path: str) -> None:
-    """Raises DataMismatch where the samples (`train.data.Data.version`) are not those of the checkpoint.
+    """Raises DataMismatch if the samples differ from those of the checkpoint.
 
     Args:
+      saved, now: `train.data.Data.version` of the checkpoint and of this run.
       path: `data.path`, for the message.
     """
     if saved["fingerprint"] == now["fingerprint"]:

@@ -1,4 +1,4 @@
-"""The evaluators of a run: the held-out samples, and all others that `config.evals` names."""
+"""The evaluators of a run: the built-in ones, and those of user code in `config.evals`."""
 
 import importlib
 from typing import Any
@@ -12,10 +12,11 @@ from softvq_jax.parallel.mesh import check_global_batch
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.fid import Fid
 from softvq_jax.train.nearest_class import NearestClass
+from softvq_jax.train.task import data_of
 
 
 class HeldOut(Evaluator):
-    """Means over the held-out samples, and pictures; after the last step in any case."""
+    """Evaluates means over the held-out samples, and pictures; always runs after the last step."""
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
         super().__init__(section, run)
@@ -28,7 +29,8 @@ class HeldOut(Evaluator):
 
     def __call__(self, state: Any, step: int) -> Evaluation:
         run, total, first = self.run, None, None
-        with run.task.data.eval_batches(run.mesh) as batches:
+        assert run.held_out_sums is not None, "set when training starts"
+        with data_of(run.task).eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")
@@ -36,7 +38,11 @@ class HeldOut(Evaluator):
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
                 first = shown if first is None else first
         run.check_preemption()
-        return Evaluation(*run.task.summarize(state.ema, run.frozen, total, first))
+        metrics, images = run.task.summarize(state.ema, run.frozen, total, first)
+        readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
+        if unreadable := min(self.section.num_images, len(run.task.data.held_out)) - int(readable):
+            metrics["eval_unreadable"] = unreadable
+        return Evaluation(metrics, images)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
@@ -56,8 +62,8 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
     """Constructs the evaluators of a run, by name.
 
     Raises:
-      ValueError: an entry of `config.evals` names no evaluator.
-      FileNotFoundError, ImportError: something that an evaluator needs is missing.
+      ValueError: an entry of `config.evals` has no evaluator.
+      FileNotFoundError, ImportError: a file or package that an evaluator needs is missing.
     """
     evaluators = {}
     for name in sorted(run.config.evals, key=lambda name: (name != "held_out", name)):  # metrics of held_out come first
@@ -75,10 +81,10 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
 
 
 def load_class(path: str, field: str) -> type:
-    """Imports the class at "package.module:Class", which `field` of the config names.
+    """Imports the class at `path`, "package.module:Class", the value of the config's `field`.
 
     Raises:
-      ValueError: the path has another form, or there is no such class.
+      ValueError: the path has another form, or the class cannot be imported.
     """
     module, _, name = path.partition(":")
     try:

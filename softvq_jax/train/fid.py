@@ -1,8 +1,9 @@
-"""Evaluates the averaged weights as `tools.evaluate` does: reconstructions or samples, with FID on a schedule."""
+"""Evaluates reconstructions or samples of the averaged weights during training, as `tools.evaluate` does."""
 
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluator import EvaluatedSet, evaluate, measure_set
 from softvq_jax.evaluate.extractors import FeatureExtractor
@@ -22,13 +24,14 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
+from softvq_jax.train.task import Better, data_of
 from softvq_jax.weights.pretrained import load_inception, missing
 
-RETURNED = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
+RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
 """Keys of `evaluation.json` that become metrics of the run, and whether higher or lower values are better."""
 
 UNFINISHED = "measuring_"  # prefix of the folders of row caches, which are removed after the evaluation
-LOG_SECONDS = 30.0  # at least, between two lines of progress
+LOG_SECONDS = 30.0  # least time between two lines of progress
 
 
 class Fid(Evaluator):
@@ -44,7 +47,7 @@ class Fid(Evaluator):
 
     Raises:
       MissingWeights: the weights of the Inception network are missing.
-      FileNotFoundError, ValueError: the reference is missing or unusable, or FID of fewer than two images is asked for.
+      FileNotFoundError, ValueError: the reference is missing or unusable, or there are fewer than two images.
     """
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
@@ -57,11 +60,12 @@ class Fid(Evaluator):
                 shutil.rmtree(folder)
         if section.every_steps:
             self.extractor = FeatureExtractor(*_load_inception(section.weights), devices=self.devices)
-        data = run.task.data
+        data = data_of(run.task)
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
-            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images")
+            decoding = Decoding.of(run.config.data)
+            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images", decoding)
         self._reference = self._open_reference(data.image_size) if self.extractor else self._held_out_set()
 
     def due(self, step: int) -> bool:
@@ -75,13 +79,13 @@ class Fid(Evaluator):
         )
         values = np.full(len(RETURNED), np.nan)
         with tempfile.TemporaryDirectory(dir=run.workdir, prefix=UNFINISHED) as folder:
-            options = dict(
+            options: dict[str, Any] = dict(
                 folder=pathlib.Path(folder),
                 batch_size=self.devices.batch_size,
                 on_progress=StagedProgress(log=logging.info, seconds=LOG_SECONDS),
                 on_batch=run.check_preemption,
             )
-            if not isinstance(self._reference, EvaluatedSet):
+            if isinstance(self._reference, ImageSet):
                 self._reference = measure_set("reference", self._reference, **options).without_rows()
             record = evaluate(
                 predictions,
@@ -95,7 +99,7 @@ class Fid(Evaluator):
                 values = np.array([record.metrics.get(name, np.nan) for name in RETURNED], np.float64)
                 out = run.workdir / "evaluations" / f"step_{step:07d}"
                 out.mkdir(parents=True, exist_ok=True)
-                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.rows_by_column))
+                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)))
         found = zip(RETURNED, values.tolist(), strict=True)
@@ -108,7 +112,7 @@ class Fid(Evaluator):
         return None if self.held_out is None else ImageSet(self.held_out, self.extractor)
 
     def _open_reference(self, image_size):
-        """The reference: images to be measured, or a set of statistics."""
+        """Opens the reference: images to be measured, or the statistics of a file."""
         section = self.section
         require(section.num_images, 2, "FID (config.evals.fid.num_images)")
         if not section.reference and self.held_out is None:
@@ -117,7 +121,11 @@ class Fid(Evaluator):
             )
         images = self.held_out
         if section.reference:
-            images = open_images(section.reference, image_size) if has_images(section.reference) else None
+            images = (
+                open_images(section.reference, image_size, Decoding.of(self.run.config.data))
+                if has_images(section.reference)
+                else None
+            )
         for measured in filter(None, (images, self.held_out)):
             require(len(measured), 2, f"FID with {measured.name}")
         if images is None:
@@ -125,7 +133,7 @@ class Fid(Evaluator):
         return ImageSet(images, self.extractor)
 
     def _warn(self, lines):
-        """Logs every warning once a run."""
+        """Logs each warning once per run."""
         for line in lines:
             if line not in self._warned:
                 logging.warning("%s", line)

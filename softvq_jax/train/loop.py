@@ -1,7 +1,8 @@
 """The training loop, for all tasks.
 
-A start finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
-The parameters come from the checkpoint in the workdir, else from the weights that the config names, else they are new.
+A run finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
+Parameters come from the newest checkpoint in the workdir if there is one, else from the weights in the config if any are
+set; else they are newly initialized.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
@@ -30,10 +32,10 @@ from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
 from softvq_jax.train.progress import Rate, parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 from softvq_jax.train.workdir import Workdir, save_elsewhere
 
-AHEAD = 2  # steps that may be queued on the device before the host waits for one
+AHEAD = 2  # steps that may be queued on the device before the host waits
 
 
 class Run:
@@ -41,14 +43,21 @@ class Run:
 
     Args:
       config: the locked config.
-      workdir: a new folder, or one whose run resumes.
+      workdir: a new folder, or the folder of a run to resume.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
+      source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
+        a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
 
     Raises:
-      PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
+      PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
+        what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task]):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, source: Any = None):
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = "python"
+        config = with_expanded_paths(config)
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
@@ -58,7 +67,7 @@ class Run:
         self._opened: list[Best | Checkpoints] = []  # to close
         self._latest: tuple[Any, dict] = None, {}  # state and record of the newest step, while it trains
         try:
-            self._open(kind)
+            self._open(kind, source)
         except BaseException:
             self._close(raise_errors=False)
             raise
@@ -71,11 +80,11 @@ class Run:
 
         Raises:
           NonFinite: a loss is not finite.
-          Preempted: the run was asked to stop, and has saved.
+          Preempted: the run was preempted, and has saved a checkpoint.
           SaveFailed, WriteFailed: a file of the run cannot be written.
         """
         with jax.set_mesh(self.mesh), Preemption() as preemption, self._closing():
-            # The start.
+            # Start.
             state, record = self._restore_or_init()
             writer = MetricsWriter(
                 self.workdir, tensorboard=self.config.log.tensorboard, step=record["step"], active=self.main
@@ -102,7 +111,7 @@ class Run:
                     if self._evaluate(state, record, writer) is None:
                         raise Preempted
                 state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
-                # The end.
+                # Evaluate and export.
                 if metrics is None or start < self.num_steps:
                     metrics = self._evaluate(state, record, writer)
                     if metrics is None:
@@ -110,10 +119,10 @@ class Run:
                 self._export(state, self.workdir)
         return metrics
 
-    def _open(self, kind):
+    def _open(self, kind, source):
         config, section = self.config, self.config.checkpoint
-        self.task = kind.open(config)
-        self.data, self.num_steps = self.task.data, self.task.num_steps
+        self.task = kind.open(config) if source is None else kind.open(config, source)
+        self.data, self.num_steps = data_of(self.task), self.task.num_steps
         self.record = RunRecord.of(config, self.task)
         self.evaluated = EvaluatedRun(config, self.task, self.workdir, self.mesh)
         self.evaluators = open_evaluators(self.evaluated)
@@ -151,7 +160,7 @@ class Run:
             self.folder.close()
 
     def _restore_or_init(self):
-        """The state to continue from, and its record; see `RunRecord.at`."""
+        """Returns the state to continue from, and its record; see `RunRecord.at`."""
         saved = self.checkpoints.record()
         if saved is not None:
             self.record.check(saved, self.workdir)
@@ -182,9 +191,9 @@ class Run:
             state, metrics = step(state, frozen, batch, key)
             self._latest = state, record
             pending.append((done, metrics))
-            unreadable = batches.unreadable  # among the samples trained on so far
+            unreadable = batches.unreadable  # number among the samples trained on so far
             if done < self.num_steps:
-                batch = self.evaluated.inputs(next(batches))  # read while the device works
+                batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
@@ -218,7 +227,7 @@ class Run:
             self.checkpoints.save(state, record)
 
     def _evaluate(self, state, record, writer) -> dict[str, float] | None:
-        """Runs the evaluators that are due, and keeps the step if it is the best; None if the run was asked to stop.
+        """Runs the evaluators that are due, and keeps the step if it is the best; returns None if preempted.
 
         The line of metrics comes last: a run that ends before it evaluates again when it resumes.
         """
@@ -303,7 +312,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _fetch(pending) -> dict[str, float]:
-    """The metrics of the newest step, after checking those of all steps since the last call; empties `pending`."""
+    """Returns the newest step's metrics, after checking those of all steps since the last call; empties `pending`."""
     values = {}
     for step, metrics in pending:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -1,4 +1,4 @@
-"""Writes the metrics of a run as JSON lines and, optionally, for TensorBoard; and its pictures."""
+"""Writes the pictures of a run, and its metrics as JSON lines and, optionally, TensorBoard events."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ TRAINING = "images_per_second"  # is in every line of a training step, and in no
 
 
 class NonFinite(FloatingPointError):
-    """A loss is not finite; the message names the step and the first such term."""
+    """A loss is not finite; the message names the step and the first such loss."""
 
 
 class WriteFailed(OSError):
@@ -29,9 +29,9 @@ class MetricsWriter:
 
     Args:
       workdir: the run's folder.
-      tensorboard: needs the `tensorboard` extra.
+      tensorboard: whether to write TensorBoard events, which needs the `tensorboard` extra.
       step: the step that the run resumes from; lines of later steps are removed.
-      active: False in all processes except one; they write nothing.
+      active: True in one process; the others write nothing.
 
     Raises:
       ValueError: a line of `metrics.jsonl` is not one that a run writes; with file and line.
@@ -47,7 +47,7 @@ class MetricsWriter:
         self._write_kept()
         if tensorboard:
             try:
-                import tensorboardX
+                import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
             except ImportError as error:
                 raise ImportError("log.tensorboard needs: pip install 'softvq-jax[tensorboard]'") from error
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
@@ -86,7 +86,7 @@ class MetricsWriter:
                     self._tensorboard.add_scalar(name, value, step)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
-        """Writes rows of uint8 images `[n, H, W, 3]`, one above the other, to `images/NAME_STEP.png`."""
+        """Writes rows of uint8 images `[n, H, W, 3]`, stacked vertically, to `images/NAME_STEP.png`."""
         if not self._active:
             return
         picture = rows_grid(rows)

@@ -1,4 +1,4 @@
-"""The record of a run in its checkpoints, which is compared when the run resumes."""
+"""The record saved in a run's checkpoints, which is compared with the run when it resumes."""
 
 import dataclasses
 import pathlib
@@ -6,9 +6,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.schemas import field_values
+from softvq_jax.config.fields import flatten
+from softvq_jax.config.schemas import field_values, schema_of
 from softvq_jax.train.compatibility import check_config, check_data, check_weights
-from softvq_jax.train.task import Task
+from softvq_jax.train.task import Task, data_of
 from softvq_jax.weights import fingerprints
 
 
@@ -17,25 +18,28 @@ class RunRecord:
     """Identifies a run.
 
     Attributes:
-      config: its config by dotted field names, as JSON values.
+      config: the run's config by dotted field names, as JSON values.
+      defaults: default values of the declared fields, in the same form.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
     """
 
     config: dict[str, Any]
+    defaults: dict[str, Any]
     weights: dict[str, str]
     data: dict
 
     @classmethod
     def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
-        """The record of a run that has been opened."""
+        """Returns the record of a run whose task is open."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
-        values = {name: list(x) if isinstance(x, tuple) else x for name, x in field_values(config)}
-        return cls(values, weights, task.data.version)
+        declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
+        values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
+        return cls(values, defaults, weights, data_of(task).version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
-        """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
+        """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""
         return {
             "step": step,
             "config": self.config,
@@ -46,7 +50,7 @@ class RunRecord:
         }
 
     def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
-        """Raises ValueError, naming the differences, if a checkpoint with the record `saved` is of another run.
+        """Raises ValueError, naming the differences, if the record `saved` is not of this run.
 
         Also if the record lacks fields or has values of other types, as older versions or an editor leave it.
         """
@@ -61,12 +65,12 @@ class RunRecord:
                     f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
                     f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
                 )
-        check_config(saved["config"], self.config)
+        check_config(saved["config"], self.config, self.defaults)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
     def check_position(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError if the position in the data of a checkpoint is not that of its step."""
+        """Raises ValueError if a checkpoint's position in the data does not follow from its step."""
         expected = self.at(saved["step"])["next_sample"]
         if saved["next_sample"] != expected:
             raise ValueError(
@@ -74,3 +78,7 @@ class RunRecord:
                 f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
                 "use another workdir"
             )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -15,14 +15,14 @@ DISCRIMINATORS = ("dino", "patchgan", "none")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerNetworks:
-    """The networks of a run; None for those that its config does without.
+    """The networks of a run; None for networks that the config does not use.
 
     `model`, `alignment` and `discriminator` are trained; `teacher`, `lpips` and `trunk` are frozen. `trunk_size` is the
     side in pixels of the images that the trunk takes.
     """
 
     config: TokenizerConfig
-    model: Functional
+    model: Functional[TokenizerModel]
     alignment: Functional | None = None
     discriminator: Functional | None = None
     teacher: Functional | None = None
@@ -32,14 +32,14 @@ class TokenizerNetworks:
 
 
 def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
-    """Makes the networks that a training config needs.
+    """Makes the networks of a training config.
 
     Args:
       config: the whole training config.
-      arguments: those of the frozen networks, by name, from `weights.pretrained`.
+      arguments: arguments of the frozen networks by name, from `weights.pretrained`.
 
     Raises:
-      ValueError: parts of the config that do not fit together.
+      ValueError: parts of the config do not fit together.
     """
     kind = config.gan.discriminator
     if kind not in DISCRIMINATORS:
@@ -48,14 +48,15 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     compute = dict(dtype=model.dtype, remat=model.remat)
     frozen = ("teacher", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
+    trunk_size = None
     if "teacher" in arguments:
         teacher, image_size = arguments["teacher"]
         check_alignment(config.alignment.mode, model.num_latent_tokens, teacher.grid(image_size) ** 2)
         widths = (model.latent_dim, config.alignment.hidden, teacher.width)
         nets["alignment"] = functional(AlignmentHead, *widths, dtype=model.dtype)
     if kind == "dino":
-        trunk, nets["trunk_size"] = arguments["trunk"]
+        trunk, trunk_size = arguments["trunk"]
         nets["discriminator"] = functional(DinoDiscriminator, trunk.width, dtype=model.dtype)
     elif kind == "patchgan":
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
-    return TokenizerNetworks(model, functional(TokenizerModel, model), **nets)
+    return TokenizerNetworks(model, functional(TokenizerModel, model), **nets, trunk_size=trunk_size)
