@@ -143,7 +143,7 @@ for i in range(151):
 # stay what they were. `clip=False` matters in a loss: the gradient of a pixel that is clipped to [-1, 1] is 0.
 
 # %%
-adam = optax.adam(1e-3)
+adam = optax.adam(1e-4)
 
 
 def decoder_loss(decoder, tokenizer, latents, images):
