@@ -83,7 +83,7 @@ def implementations(qkv: jax.Array, num_heads: int) -> dict[str, tuple[Callable,
         found["cuda"] = (_cudnn_forward, _cudnn_backward)
     devices = max(1, jax.sharding.get_abstract_mesh().size)  # 0 without a mesh
     if qkv.shape[1] >= PALLAS_LENGTH and qkv.shape[0] % devices == 0:
-        from softvq_jax.models import attention_tpu  # here, because importing Pallas takes half a second
+        from softvq_jax.models import attention_tpu  # here, because most programs do not need Pallas
 
         if not attention_tpu.supports(width, num_heads):
             return found
