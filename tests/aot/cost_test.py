@@ -124,7 +124,7 @@ def test_devices_of_a_topology():
 
 
 def test_kernels_count_by_their_cost_estimate_on_all_devices():
-    batch, length, width = 4, 256, 128
+    batch, length, width = 4, 384, 128
 
     def step(qkv):
         return jnp.sum(attention(qkv, 2).astype(jnp.float32))
