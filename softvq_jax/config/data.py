@@ -19,14 +19,14 @@ BACKGROUND = Allowed("a color (white, '#ff8000') or 'ignore'", _is_background)
 DATA: Schema = {
     "source": Field(
         "folder",
-        '"embedded": photographs inside scikit-image. "folder": images, one subfolder for each class. "array_record": '
+        '"embedded": photographs in scikit-image. "folder": images, one subfolder for each class. "array_record": '
         'shards by tools.prepare_dataset. "tar": WebDataset shards or ImageNet\'s archive. "tfds": TensorFlow Datasets. '
         '"parquet": image sets of the Hugging Face Hub. "python": what `path`, "package.module:function", returns. '
         '"latents", for generators: shards by tools.encode_latents.',
         one_of("embedded", "folder", "array_record", "tar", "tfds", "parquet", "python", "latents"),
     ),
-    "path": Field("", 'Training images; for "tfds" a name such as imagenet2012@train, for "embedded" nothing.', text()),
-    "eval_path": Field("", "Held-out images, of the same source; empty: a share of `path` is held out.", text()),
+    "path": Field("", 'Training images; for "tfds" a name such as imagenet2012@train, for "embedded" empty.', text()),
+    "eval_path": Field("", "Held-out images, of the same source; if empty, a share of `path` is held out.", text()),
     "classes": Field(
         "auto",
         'Classes of a folder: "folders": its subfolders; "names": the part of file names before "_"; "one": all the same; '
@@ -43,8 +43,8 @@ DATA: Schema = {
     ),
     "augment": Field(
         "random_crop",
-        '"random_crop" is that of ADM; "random_region" a square of any place and scale of a large photograph. Both then '
-        "flip at random.",
+        '"random_crop" is ADM\'s; "random_region" is a square of random position and scale in a large photograph. Both '
+        "also flip at random.",
         one_of("random_crop", "random_region"),
     ),
     "num_workers": Field(0, "Processes that read images; 0: threads of this process.", integer(0, 4096), "processes"),
@@ -67,5 +67,5 @@ DATA: Schema = {
 
 
 def default_data_config() -> dict[str, Any]:
-    """The default values of `config.data`."""
+    """Returns the default values of `config.data`."""
     return defaults(DATA)

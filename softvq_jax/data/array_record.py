@@ -1,4 +1,4 @@
-"""ArrayRecord shards of labeled images, as `tools.prepare_dataset` writes them, and the `dataset.json` beside them."""
+"""Reads the ArrayRecord shards of labeled images and the `dataset.json` that `tools.prepare_dataset` writes."""
 
 import bisect
 import dataclasses
@@ -131,7 +131,7 @@ def _check_size(path, size):
         raise FileNotFoundError(f"{path} is missing, but {INDEX} lists it: copy it again")
     if os.path.getsize(path) != size:
         raise ValueError(
-            f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was cut short or replaced; "
+            f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was truncated or replaced; "
             "copy it again, or write the folder again"
         )
 
@@ -144,5 +144,5 @@ def _reader(shard):
         raise ModuleNotFoundError(
             "ArrayRecord files need the package array_record: pip install array_record"
         ) from error
-    # Samples are read in random order, so that reading ahead is of no use.
+    # Samples are read in random order, so reading ahead is useless.
     return ArrayRecordReader(shard, "readahead_buffer_size:0")

@@ -19,7 +19,7 @@ MAX_GROWTH = 8  # an image of aspect ratio below 8 is resized as a whole, as ADM
 
 
 def resize_smaller_side(image: Image.Image, target: int) -> Image.Image:
-    """Resizes so that the smaller side has `target` pixels: BOX halvings while twice too large, then BICUBIC."""
+    """Resizes the smaller side to `target` pixels: halves by BOX while it is at least twice as large, then BICUBIC."""
     image = _halved(image, target)
     return image.resize(_resized(image.size, target), Image.Resampling.BICUBIC)
 
@@ -37,7 +37,7 @@ def _resized(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 
 def largest_random_side(size: int) -> int:
-    """Returns the largest smaller side that `random_crop` resizes to before it cuts out `size` pixels."""
+    """Returns the upper bound of the smaller side to which `random_crop` resizes before it cuts out `size` pixels."""
     return math.ceil(size / MIN_CROP_SHARE)
 
 
@@ -53,7 +53,7 @@ def cut(image: Image.Image, size: int, top: int, left: int) -> np.ndarray:
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Returns ADM's evaluation crop: smaller side resized to `size`, then the center; uint8 `[size, size, 3]`."""
+    """Returns ADM's evaluation crop, uint8 `[size, size, 3]`: resizes the smaller side to `size` and cuts the center."""
     return _resized_square(to_rgb(image), size, size, lambda rows, columns: ((rows - 1) // 2, (columns - 1) // 2))
 
 

@@ -50,7 +50,7 @@ class ImageFolder(source.Source):
       label_file: path of a file with the class of every image; see `labels.LabelFile`.
 
     Raises:
-      FileNotFoundError: the folder does not exist or holds no image.
+      FileNotFoundError: the folder does not exist or contains no image.
       ValueError: links form a loop; or images lie beside subfolders with images, and `classes` is "auto".
     """
 
@@ -90,7 +90,7 @@ class ImageFolder(source.Source):
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
-        """The number of images of each class, and a digest of their names and sizes in bytes; no image is read."""
+        """The number of images per class with a digest of their names and file sizes; no image is read."""
         chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
         with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
             sizes = itertools.chain.from_iterable(threads.map(self._sizes, chunks))
@@ -111,7 +111,7 @@ def _size(path):
     try:
         return os.stat(path).st_size
     except (OSError, ValueError):
-        return -1  # reading it raises UnreadableImage
+        return -1  # reading the file raises UnreadableImage later
 
 
 def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]:
@@ -251,7 +251,7 @@ def logging_once(text: str) -> None:
 
 
 def list_images(name: str) -> list[str]:
-    """Returns the image files that `name` stands for, sorted by path, each once.
+    """Returns the image files that `name` refers to, sorted by path, without duplicates.
 
     Args:
       name: a file, whatever its ending; a folder; or a glob pattern for files and folders. In folders and among the
@@ -259,7 +259,7 @@ def list_images(name: str) -> list[str]:
         hidden files and other junk are skipped.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are no image files.
       ValueError: links form a loop.
     """
     name = expand(name)

@@ -1,7 +1,7 @@
-"""Reads latents that `tools.encode_latents` wrote, for generators to train on.
+"""Reads the latents that `tools.encode_latents` writes, to train generators.
 
-A record holds `latents` (float32 `[2, L, D]`: of a crop, and of its mirror image) and `label`. Training reads one of the
-two, chosen by (seed, global sample index).
+A record holds `latents`, float32 `[2, L, D]`, of a crop and of its mirror image, and `label`. Training uses one of the
+two, chosen by the seed and the global sample index.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class LatentsInfo:
     """Metadata of a folder of latents.
 
     Attributes:
-      tokenizer: fingerprint of the weights that encoded them.
+      tokenizer: fingerprint of the tokenizer's weights.
       num_tokens, channels: `L` and `D`.
       image_size: side of the crops in pixels.
-      mean, std: over all values.
+      mean, std: mean and standard deviation of all values.
       count: number of crops, without mirror images.
     """
 
@@ -70,7 +70,7 @@ class LatentShards(ArrayRecordShards):
 
     Raises:
       FileNotFoundError: `dataset.json` or a shard is missing.
-      ValueError: a shard has another size than listed, or the folder has no statistics of latents.
+      ValueError: the size of a shard differs from `dataset.json`, or the folder has no latent statistics.
     """
 
     record = RecordedLatents
@@ -85,8 +85,8 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
     """Reads the metadata of a folder of latents.
 
     Raises:
-      FileNotFoundError: it is not a finished folder of latents.
-      ValueError: it is a data set of images.
+      FileNotFoundError: the folder is not a finished folder of latents.
+      ValueError: the folder holds images.
     """
     path = pathlib.Path(expand(str(folder)), INDEX)
     if not path.is_file():
@@ -109,12 +109,12 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
 
 
 def training(seed: int) -> Read:
-    """Reads latents of the crop or of its mirror image, chosen by `seed` and the global sample index."""
+    """Returns a function that reads the latents of the crop or its mirror image, by `seed` and global sample index."""
     return functools.partial(read_each, make=functools.partial(_either_flip, seed=seed))
 
 
 def evaluation() -> Read:
-    """Reads latents of the crop."""
+    """Returns a function that reads the latents of the crop."""
     return functools.partial(read_each, make=_unflipped)
 
 

@@ -1,4 +1,4 @@
-"""Reads references and crops their images, in the reading threads and processes."""
+"""Reads references and crops their images; runs in the reading threads and processes."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +18,8 @@ Read = Callable[[Sequence[Reference], Sequence[int]], Iterable[Sample | Unreadab
 def training(size: int, augment: str, seed: int, decoding: Decoding = DEFAULT) -> Read:
     """Returns a function that reads random crops of `size` pixels.
 
-    It takes references and global sample indexes. A crop depends only on the image, `seed` and the sample index. Where an
-    image cannot be read, its result is the error.
+    The function takes references and global sample indexes. A crop depends only on the image, `seed` and the sample
+    index. The result for an unreadable image is the error.
     """
     if augment not in AUGMENTS:
         raise ValueError(f"data.augment={augment!r}: expected one of {', '.join(AUGMENTS)}")
@@ -35,7 +35,7 @@ def evaluation(size: int, decoding: Decoding = DEFAULT) -> Read:
 def read_each(
     references: Sequence[Reference], indexes: Sequence[int], *, make: Callable, decoding: Decoding = DEFAULT
 ) -> Iterator[Sample | UnreadableImage]:
-    """Yields `(make(content, index), label)` for every reference, or the error where it cannot be read or made."""
+    """Yields `(make(content, index), label)` for every reference, or the error if it cannot be read or made."""
     for reference, index in zip(references, indexes, strict=True):
         try:
             content, label = reference.read(decoding)

@@ -13,8 +13,8 @@ from softvq_jax.data import crops, records, source
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.storage import files
 
-JPEG_QUALITY = 95  # of images that are made smaller
-UNFINISHED = files.PARTIAL  # suffix of files left behind by a kill
+JPEG_QUALITY = 95  # for images that are shrunk
+UNFINISHED = files.PARTIAL  # suffix of incomplete files, which a killed process leaves behind
 
 
 def write_shard(
@@ -23,20 +23,20 @@ def write_shard(
     size: int | None,
     decoding: Decoding = DEFAULT,
 ) -> dict:
-    """Writes images to a shard; it gets its name after it has been read back.
+    """Writes images to a shard, reads it back, and only then renames it to `path`.
 
     Args:
-      path: of the shard.
-      images: keys and references. Unreadable ones are left out.
-      size: smaller side in pixels that larger images are shrunk to, or None to keep every file's bytes as they are.
+      path: path of the shard.
+      images: keys and references. Unreadable images are left out.
+      size: smaller side in pixels to which larger images are shrunk; None keeps every file's bytes.
       decoding: how files become RGB, for images that are shrunk.
 
     Returns:
-      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: the key of each image left out, and why.
+      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: key and reason for each image left out.
 
     Raises:
       OSError: the shard cannot be written.
-      ValueError: it does not read back as it was written.
+      ValueError: the data read back differ from the data written.
     """
     unreadable = []
 
@@ -70,7 +70,7 @@ def write_records(path: str, encoded: Iterable[bytes]) -> dict:
 def _write_all(path, partial, encoded):
     checksums = []
     with writing(path):
-        # Groups of one: a record is read without its neighbors. Encoded images do not compress further.
+        # Groups of one record, so that it is read without its neighbors. Encoded images do not compress further.
         writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
     for record in encoded:
         with writing(path):
@@ -83,7 +83,7 @@ def _write_all(path, partial, encoded):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Turns an error of writing inside it into an `OSError` that names the file, the reason and what to do."""
+    """Converts write errors inside this context to an `OSError` that names the file, the reason and what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # Riegeli's are RuntimeErrors
@@ -124,7 +124,7 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
 
 def _example(key, reference, size, decoding):
     encoded, label = reference.load()
-    image = source.decode(encoded, reference.where, decoding)  # names a damaged image now, not in the middle of a run
+    image = source.decode(encoded, reference.where, decoding)  # reports a damaged image now, not in the middle of a run
     if size is not None and min(image.size) > size:
         file = io.BytesIO()
         shrunk = crops.resize_smaller_side(image, size)

@@ -26,7 +26,7 @@ END_BYTES = 1 << 16
 
 
 class Reference(Protocol):
-    """A labeled image, or its latents, before it is read. Picklable and small; `read` works in any process.
+    """A reference to a labeled image or its latents, to be read later. Small and picklable; `read` works in any process.
 
     Attributes:
       where: the file, record or example, for messages.
@@ -55,11 +55,11 @@ class EncodedImage(abc.ABC):
 
 
 class Source(Protocol):
-    """Labeled images by index: `source[i]` is a `Reference`, and does not read the image.
+    """A sequence of labeled images: `source[i]` is a `Reference`, and does not read the image.
 
     Attributes:
-      class_names: the names of the classes, by label.
-      parts: the shards, folders or photographs by name, in order, each with a short fingerprint; computed at first use.
+      class_names: names of the classes, by label.
+      parts: short fingerprints of the shards, folders or photographs, by name and in order; computed at first use.
     """
 
     class_names: tuple[str, ...]
@@ -72,29 +72,29 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> Reference: ...
 
     def key(self, i: int) -> str:
-        """Returns a name of item `i` that does not change when the source is moved."""
+        """Returns a name of item `i` that stays the same if the source is moved."""
         ...
 
     def fingerprint(self) -> str:
-        """Returns a digest that changes with the images, their order and labels, as far as `parts` covers them."""
+        """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
         ...
 
 
 def digest(parts: Iterable[str], length: int = 32) -> str:
-    """Returns a fingerprint of strings and their order, of `length` hexadecimal digits."""
+    """Returns a fingerprint of an ordered list of strings, `length` hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def digest_of_parts(parts: Mapping[str, str]) -> str:
-    """Returns the fingerprint of a source with these parts."""
+    """Returns the fingerprint of a source, given its `parts`."""
     return digest(itertools.chain(*parts.items()))
 
 
 def digest_of_file(path: str) -> str:
     """Returns the size of a file and a digest of its first and last 64 KiB; the rest is not read.
 
-    Shards that were rewritten, truncated or exchanged differ in one of these. A few bytes changed in the middle do not
-    show; ArrayRecord's checksums find them when the record is read.
+    It detects shards that were rewritten, truncated or exchanged, but not a few changed bytes in the middle, which
+    ArrayRecord's checksums detect when the record is read.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

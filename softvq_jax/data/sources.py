@@ -16,7 +16,7 @@ from softvq_jax.data.sequence import SequenceSource, named
 from softvq_jax.data.tar import TarShards
 from softvq_jax.data.tfds import TfdsSplit
 
-SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; called with `data.path` or `data.eval_path`
+SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; takes `data.path` or `data.eval_path`
     "array_record": ArrayRecordShards,
     "folder": ImageFolder,
     "latents": LatentShards,
@@ -28,7 +28,7 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; call
 
 
 class Part(source.Source):
-    """A subset of the items of a source, in its order."""
+    """A subset of the items of a source, in the source's order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):
         self._whole, self._items = whole, items
@@ -94,7 +94,7 @@ def training_source(config: Mapping, given: Any = None) -> source.Source:
 def held_out_source(
     config: Mapping, image_size: int | None, given: Any = None, training: source.Source | None = None
 ) -> source.Source:
-    """Returns the held-out images, none of which is in `training_source`.
+    """Returns the held-out images; `training_source` contains none of them.
 
     Args:
       config: a `data` section.
@@ -137,7 +137,7 @@ def number_as(held_out: source.Source, class_names: tuple[str, ...]) -> None:
 
 
 def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
-    """Returns the held-out `share` of the images, or the others: a random choice that depends on their keys only."""
+    """Returns the held-out `share` of the images, or all others; the random choice depends only on their keys."""
     count = max(1, round(share * len(whole)))
     if count >= len(whole):
         raise ValueError(
@@ -148,7 +148,7 @@ def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
 
 
 def side_of_crops(image_size: int | None) -> int:
-    """`image_size`; ValueError for None, which is for latents only."""
+    """Returns `image_size`; raises ValueError for None, which is allowed only for latents."""
     if image_size is None:
         raise ValueError("image_size is None, but the data are images: give the side of their crops in pixels")
     return image_size

@@ -3,9 +3,9 @@
 The index is our own: `tarfile` needs to scan a shard before it can seek, in every process, and does not look into tars
 in tars, nor behind the first of several archives that were written one after the other. Layouts are recognized by content:
 
-- WebDataset: `key.jpg` beside `key.cls`, which holds the number of the class, or `key.json` with a "label"; the key is the
+- WebDataset: `key.jpg` and `key.cls`, which contains the number of the class, or `key.json` with a "label"; the key is the
   name up to its last dot, or as in WebDataset up to the first;
-- ImageNet's: a tar of tars, one for each class, named by the class;
+- ImageNet's: a tar of tars, one for each class and named after it;
 - folders: `class/name.jpg`; images without a folder have class 0.
 """
 
@@ -56,7 +56,7 @@ class TarMember(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
-            file = _open(self.shard)  # a reference, since the cache may drop the file meanwhile
+            file = _open(self.shard)  # keep a reference: the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
@@ -64,7 +64,7 @@ class TarMember(source.EncodedImage):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of one shard. Classes are names, or numbers as text where the shard has `.cls` files."""
+    """The images of one shard. Classes are names, or numbers as text if the shard has `.cls` files."""
 
     names: np.ndarray  # bytes [n]
     offsets: np.ndarray  # int64 [n]
@@ -149,12 +149,12 @@ def _indexes(shards):
         indexes.append(_cached_index(shard))
         if time.monotonic() - start > 10:
             start = time.monotonic()
-            logging.info("Indexed %d of %d tar files.", number, len(shards))
+            logging.info("indexed %d of %d tar files", number, len(shards))
     return indexes
 
 
 def _cached_index(shard):
-    """Returns the index of a shard from the cache folder, or makes and caches it; the key changes with the shard."""
+    """Returns the index of a shard from the cache, or makes and caches it; the cache key changes with the shard."""
     stat = os.stat(shard)
     key = hashlib.sha256(
         f"{INDEX_VERSION}\0{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
@@ -263,7 +263,7 @@ def _label_in_json(content: bytes, shard: str, name: str) -> int | None:
 
 
 def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
-    """Yields name, class, offset and size of every regular file, including those in inner tars."""
+    """Yields name, class, offset and size of every regular file, including files in inner tars."""
     for member in _files(file, shard, os.fstat(file.fileno()).st_size):
         if not member.name.endswith(".tar"):
             folder = os.path.basename(os.path.dirname(member.name))

@@ -31,7 +31,7 @@ class Images(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
+        """Height, width and channels of one image."""
         ...
 
     @property
@@ -40,19 +40,19 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Images `start ... stop - 1`: uint8 `[stop - start, H, W, 3]`."""
+        """Returns images `start` to `stop - 1`, uint8 `[stop - start, H, W, 3]`."""
         ...
 
     def version(self) -> str:
-        """A value that changes when the images do, found without reading them; resuming compares it."""
+        """Returns a value that changes with the images, without reading them; it is compared on resuming."""
         ...
 
     def crop(self) -> str:
-        """How the images were cropped."""
+        """Returns how the images were cropped."""
         ...
 
     def describe(self, i: int) -> str:
-        """A description of image `i` for messages."""
+        """Returns a description of image `i` for messages."""
         ...
 
 
@@ -83,7 +83,7 @@ class ArrayImages:
 
 
 class NpzImages:
-    """The images of an `.npz` file (`arr_0`, or its only array), read a few at a time.
+    """The images of an `.npz` file (`arr_0`, or its only array), read on demand.
 
     Raises:
       ValueError: there is no such array, or it is not uint8 `[N, H, W, 3]`.
@@ -119,7 +119,7 @@ class NpzImages:
 
 
 class FileImages:
-    """Image files, decoded by threads; with a `size`, center-cropped to it as ADM does.
+    """Image files, decoded by threads. With a `size`, they are center-cropped to it as ADM does.
 
     Images that cannot be read are named in the log and in `unreadable`.
 
@@ -147,7 +147,7 @@ class FileImages:
 
     @property
     def stems(self) -> list[str]:
-        """File names without suffix, which pairs of sets must agree on."""
+        """File names without suffix, which must be the same in paired sets."""
         return [pathlib.Path(path).stem for path in self._paths]
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -236,11 +236,11 @@ class SourceImages:
 
 
 def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT) -> Images:
-    """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png` or
-    `val/n0*` (all images below the folders that match).
+    """Opens a set of images.
 
     Args:
-      name: a path or pattern.
+      name: an `.npz` file, a folder (all images below it), an image file, or a pattern such as `out/*.png` or `val/n0*`
+        (all images below matching folders).
       size: center-crop image files to this size; None leaves them as they are.
       decoding: how image files become RGB.
 

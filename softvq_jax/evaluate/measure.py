@@ -1,4 +1,4 @@
-"""Measures every image of a set once: on all hosts, reading ahead, resuming after an interruption."""
+"""Measures every image of a set once, on all hosts; reads ahead, and resumes after an interruption."""
 
 import concurrent.futures
 import math
@@ -16,7 +16,7 @@ READABLE = "readable"  # column that is not stored: whether the image of a row c
 
 
 class NotFinite(ValueError):
-    """A measured value of an image is NaN or infinite; `network` names the weights that it was computed with."""
+    """A measured value of an image is NaN or infinite; `network` is the network that computed it."""
 
     def __init__(self, message: str, network: str):
         super().__init__(message)
@@ -30,19 +30,21 @@ def measure(
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Appends the rows of the images that `cache` lacks; each host measures its share. Called by all processes.
+    """Measures the images missing from `cache` and appends their rows; each host measures its share.
+
+    Called by all processes.
 
     Images that cannot be read get no row.
 
     Args:
       predictions: the images.
-      cache: the rows, on process 0; None in the other processes.
+      cache: the row cache on process 0; None in the other processes.
       batch_size: images per host and batch.
       on_batch: called after every batch, in all processes, with the number of finished images; an exception from it ends
-        the measurement, which then resumes there the next time.
+        the measurement, and the next call resumes there.
 
     Raises:
-      NotFinite: on all hosts, at the first image with a value that is not finite.
+      NotFinite: a value is not finite; raised on all hosts.
       ValueError: on all hosts, if no image is readable.
     """
     done = _from_process_0(0 if cache is None else cache.next_item)
@@ -89,9 +91,9 @@ def _check_finite(rows, predictions, items):
 
 
 def host_share(start: int, stop: int, host: int, hosts: int) -> tuple[int, int]:
-    """Returns the part of `start ... stop` that a host measures.
+    """Returns the range within `start ... stop` that a host measures.
 
-    A host that gets nothing of a short last batch repeats the last image, so that all hosts run the same programs.
+    If a short last batch leaves nothing for a host, it repeats the last image, so that all hosts run the same programs.
     """
     each = math.ceil((stop - start) / hosts)
     first = min(start + host * each, stop - 1)
@@ -99,7 +101,7 @@ def host_share(start: int, stop: int, host: int, hosts: int) -> tuple[int, int]:
 
 
 def _read_ahead(read, shares) -> Iterator:
-    """Yields what `read` returns for each of `shares`, while a thread reads the next one."""
+    """Yields `read(*share)` for each of `shares`, while a thread reads the next one."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pending = None
         for share in shares:

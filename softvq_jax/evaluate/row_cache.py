@@ -1,7 +1,8 @@
-"""The row cache: what was measured of each image, on disk, so that memory stays constant and interrupted work resumes.
+"""The row cache: measured values of each image on disk, so that memory stays constant and interrupted work resumes.
 
-A column is a file of equal rows, one for each readable image, in the order of the images; `item` holds their
-indexes. `records.json` holds the metadata: what the rows are computed from.
+A column is a file of rows of equal size, one for each readable image, in the order of the images; `item` holds their
+indexes. `records.json` holds the
+metadata, which identify what the rows were computed from.
 """
 
 import math
@@ -20,11 +21,11 @@ class RowCache:
     """The columns of one set of images in a folder.
 
     Args:
-      folder: created if it does not exist; rows that an interrupted run left in it are kept.
-      metadata: JSON values that identify what is measured: the version of the images, the weights, and so on.
+      folder: folder of the columns, created if it does not exist; rows from an interrupted run are kept.
+      metadata: JSON values that identify what is measured, such as the version of the images and the weights.
 
     Raises:
-      ValueError: the folder holds rows with other metadata; the message names the first difference.
+      ValueError: the folder holds rows with different metadata; the message names the first difference.
     """
 
     def __init__(self, folder: str | os.PathLike, metadata: Mapping):
@@ -59,7 +60,7 @@ class RowCache:
         return name in self._columns
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A column `[len(self), ...]`, memory-mapped: slices and rows are read on demand."""
+        """A column `[len(self), ...]`, memory-mapped, so that slices and rows are read on demand."""
         dtype, shape = self._columns[name]
         return np.asarray(np.memmap(self._path(name), dtype, "r", shape=(self._count, *shape)))
 
@@ -100,7 +101,7 @@ class RowCache:
                 )
 
     def _truncate_to_complete_rows(self) -> int:
-        """Removes rows that an interruption left incomplete; returns the number of rows."""
+        """Removes incomplete rows after an interruption; returns the number of rows."""
         rows = {}
         for name, layout in self._columns.items():
             self._path(name).touch()

@@ -1,4 +1,4 @@
-"""The images beside an `evaluation.json`: the worst and the best reconstructions, and a map of the latents."""
+"""The pictures of an evaluation: the worst and the best reconstructions, and a map of the latents."""
 
 import pathlib
 
@@ -19,10 +19,11 @@ def draw(out: pathlib.Path, predictions: Predictions, cache: RowCache) -> dict[s
 
     Args:
       out: an existing folder.
+      predictions: the evaluated images.
       cache: the measured rows of all images.
 
     Returns:
-      The images in `worst.png` and `best.png`, from left to right, as JSON values:
+      The images shown in `worst.png` and `best.png`, from left to right, as JSON values:
       `{"worst": [{"index": 3, "image": "cat.png", "psnr": 17.2}, ...], "best": ...}`. PSNR is in dB; None if it is
       infinite. Empty for generated images.
     """

@@ -28,7 +28,7 @@ NEEDS = {
     "inception": f"needs the Inception weights: --inception, the file being {WEIGHTS_SOURCE}",
     "lpips": f"needs --lpips: {LPIPS_SOURCE}",
 }
-"""Why metrics are absent if no flag names the weights that they need."""
+"""Why metrics are absent if the flag for their weights is not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Inputs:
     """Reference and samples of an evaluation.
 
     Attributes:
-      reference: its images; None if only statistics are given.
-      statistics: of the reference; None to compute them from its images.
+      reference: the reference images; None if only statistics are given.
+      statistics: feature statistics of the reference; None computes them from the images.
       samples: the images to evaluate.
-      devices: where the networks run.
-      codebook_size: of the tokenizer that is evaluated; None if there is none.
-      weights: the flags that name weights, by network.
-      missing: why weights that a flag names cannot be read, by network.
+      devices: the devices on which the networks run.
+      codebook_size: codebook size of the evaluated tokenizer; None without a codebook.
+      weights: values of the weights' flags, by network.
+      missing: why the weights given by a flag cannot be read, by network.
     """
 
     reference: ImageSet | None
@@ -55,7 +55,7 @@ class Inputs:
 
 
 def open_inputs(args: argparse.Namespace) -> Inputs:
-    """Opens everything that the flags of `tools.evaluate` name.
+    """Opens all inputs given by the flags of `tools.evaluate`.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: a file is missing, or the flags do not fit together.
@@ -106,7 +106,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]):
-    """Loads the files that a flag names; if one is missing, returns None and adds the reason to `missing`."""
+    """Loads the files given by a flag; if one is missing, returns None and adds the reason to `missing`."""
     if not names:
         return None
     try:
@@ -117,7 +117,7 @@ def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]
 
 
 def open_photographs(name: str, size: int | None, source: str | None, fields: Mapping[str, Any]) -> Images:
-    """Opens the images of the reference or the originals, with `source` as a training source does.
+    """Opens the images of the reference or the originals; with `source`, as training opens its data.
 
     Args:
       name: path of the images.
@@ -126,7 +126,7 @@ def open_photographs(name: str, size: int | None, source: str | None, fields: Ma
       fields: how they are read, from `command_line.reading`.
 
     Raises:
-      ValueError: a source is given without a size to crop its photographs to.
+      ValueError: `source` is given without a `size` to crop the photographs to.
     """
     decoding = Decoding.of(fields)
     if source is None or name.endswith(".npz"):
@@ -140,7 +140,7 @@ def open_photographs(name: str, size: int | None, source: str | None, fields: Ma
 def open_generator(
     args: argparse.Namespace, tokenizer: Tokenizer, extractor: FeatureExtractor | None, devices: LocalDevices
 ) -> Samples:
-    """Opens the generator that the flags name, with the labels and settings they give."""
+    """Opens the generator, labels and settings given by the flags."""
     generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
@@ -151,7 +151,7 @@ def open_generator(
 
 
 def check_different(flag: str, name: str | None, samples: str) -> None:
-    """Raises ValueError if `flag` and --samples name the same files, because their distance would be 0."""
+    """Raises ValueError if `flag` and --samples are the same files, because their distance would be 0."""
     if name is not None and _files(name) == _files(samples):
         raise ValueError(
             f"{flag} and --samples are both the files of {os.path.realpath(name)}: name two different sets"
@@ -159,7 +159,7 @@ def check_different(flag: str, name: str | None, samples: str) -> None:
 
 
 def _files(name: str) -> set[str]:
-    """The real paths of the image files at a name, or of the name itself if there are none."""
+    """Returns the real paths of the image files at a name, or of the name itself if there are none."""
     try:
         found = [name] if name.endswith(".npz") else list_images(name)
     except FileNotFoundError:

@@ -6,9 +6,9 @@
     # later, or on another machine: checks every byte
     python -m softvq_jax.tools.prepare_dataset --out=imagenet-val --verify
 
-The bytes of image files are kept, unless --size shrinks larger images. Every shard is read back before it gets its name.
-The same command continues where an interrupted one stopped. Unreadable images are logged, counted and left out.
-Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
+The bytes of image files are kept, unless --size shrinks larger images. Every shard is read back and checked before it is
+renamed to its final name. The same command resumes an interrupted run. Unreadable images are logged, counted and left
+out. Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shar
 
 
 class Journal:
-    """The finished shards of an unfinished data set, in its folder, so that the same command can continue.
+    """The list of finished shards of an unfinished data set, kept in its folder so that the same command can resume.
 
     Raises:
       ValueError: the folder holds another unfinished data set, or the journal is damaged.
@@ -68,7 +68,7 @@ class Journal:
         self._path.unlink()
 
     def _rewrite(self, lines):
-        # A kill may have left an incomplete line at the end, which is dropped here.
+        # Drops an incomplete last line, which a killed process may have left.
         with shard_writer.writing(self._path):
             files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -86,7 +86,7 @@ def prepare(
 
     Args:
       images: a source of encoded images.
-      folder: folder for the shards; made if it does not exist.
+      folder: folder for the shards; created if it does not exist.
       images_per_shard: largest number of images in a shard.
       size: smaller side in pixels to which larger images are shrunk; None keeps their bytes.
       num_workers: number of processes, each of which writes one shard at a time.
@@ -146,8 +146,8 @@ def read_index(folder: pathlib.Path) -> dict:
     """Reads the `dataset.json` of a finished data set.
 
     Raises:
-      FileNotFoundError: there is none; the message says whether the data set is unfinished or the folder a wrong one.
-      ValueError: the file is damaged, or is not one of this tool.
+      FileNotFoundError: there is none; the message states whether the data set is unfinished or the folder is wrong.
+      ValueError: the file is damaged, or was not written by this tool.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -166,7 +166,7 @@ def read_index(folder: pathlib.Path) -> dict:
 
 
 def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
-    """Reads a finished data set completely and returns its problems, one line each; raises the errors of `read_index`."""
+    """Reads a finished data set completely; returns its problems, one line each; raises the errors of `read_index`."""
     index = read_index(folder)
     tasks = [(str(folder), entry, len(index["class_names"])) for entry in index["shards"]]
     progress = Progress("Checking", len(tasks), unit="shards")
@@ -178,7 +178,7 @@ def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
 
 
 def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
-    """Yields results of `function(*task)` in order of completion; a task is made when one of the processes is free."""
+    """Yields results of `function(*task)` in order of completion; takes the next task when a process is free."""
     pool = WorkerPool(function, num_workers)
     threads = concurrent.futures.ThreadPoolExecutor(num_workers)
     try:

@@ -1,11 +1,11 @@
-"""Reconstructs images with a tokenizer: images side by side, PSNR and SSIM.
+"""Reconstructs images with a tokenizer, and measures PSNR and SSIM.
 
     python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=reconstructed
     python -m softvq_jax.tools.reconstruct --from=runs/tiny --images cat.png 'holidays/*.jpg' --out=reconstructed
 
-Images may have any size: the smaller side is resized to the tokenizer's and the center is cropped, as in ADM.
-The folder --out receives `originals` (the crops) and `reconstructions` as PNG files of the same names, `pairs.png` with
-the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
+Images may have any size: the smaller side is resized to the tokenizer's image size, and the center is cropped, as in ADM.
+Writes to the folder --out: `originals` (the crops) and `reconstructions` as PNG files with the same names, `pairs.png`
+with the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from softvq_jax.tools.command_line import add_reading, check_at_least_one, readi
 from softvq_jax.weights import files
 
 MAX_STEM = 200  # bytes; names of files may have 255
-NUM_PICTURES = 8  # in pairs.png
+NUM_PICTURES = 8  # images in pairs.png
 METRICS = {"psnr": image_quality.psnr, "ssim_gauss": image_quality.ssim}
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.reconstruct",
         description=__doc__,
@@ -59,7 +59,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; returns 1 and prints one line if the input is at fault."""
+    """Runs the command; prints one line and returns 1 if the input is wrong."""
     try:
         run(args)
     except (OSError, ValueError, ImportError) as error:
@@ -92,11 +92,11 @@ def run(args: argparse.Namespace) -> dict:
 
 
 class Results:
-    """The results so far; their images lie in a folder.
+    """The results so far; the images are in a folder.
 
     Attributes:
       rows: path, file name and metrics of each image.
-      unreadable: skipped images, each with the reason.
+      unreadable: the skipped images, with reasons.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -104,7 +104,7 @@ class Results:
         self._folder, self._pairs = folder, []
 
     def add(self, originals: Mapping[str, np.ndarray], reconstruct: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Reconstructs and measures images, uint8 `[S, S, 3]` by path."""
+        """Reconstructs and measures `originals`, uint8 `[S, S, 3]` by path."""
         names = [f"{i:05d}_{_stem(path)}.png" for i, path in enumerate(originals, len(self.rows))]
         images = np.stack([*originals.values()])
         self._save("originals", names, images)  # first, so that a full disk fails before compilation
@@ -149,13 +149,13 @@ def find_images(names: Sequence[str]) -> list[str]:
 
 
 def check_new(folder: pathlib.Path) -> None:
-    """Raises FileExistsError if the folder is not empty: results of two runs would mix."""
+    """Raises FileExistsError if the folder is not empty, because the results of two runs would mix."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"--out={folder} exists and is not an empty folder: choose another, or remove it")
 
 
 def read(paths: Sequence[str], size: int, decoding: Decoding = DEFAULT) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Crops of the readable images, uint8 `[size, size, 3]` by path, and an error message for each other image."""
+    """Returns crops of the readable images, uint8 `[size, size, 3]` by path, and a message for each unreadable one."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = dict(zip(paths, pool.map(partial(_crop, size=size, decoding=decoding), paths), strict=True))
     readable = {path: image for path, image in images.items() if isinstance(image, np.ndarray)}
@@ -168,7 +168,7 @@ def _crop(path, size, decoding):
 
 
 def as_text(report: Mapping) -> str:
-    """Formats a line for each image, their mean, and the skipped images."""
+    """Returns text with a line for each image, the mean, and the skipped images."""
     rows = [*report["images"], {"name": f"mean of {len(report['images']):,}"} | report["mean"]]
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  PSNR {row['psnr']:.2f} dB  SSIM {row['ssim_gauss']:.4f}" for row in rows]

@@ -1,11 +1,11 @@
-"""Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
+"""Checks that a run can resume from its checkpoints: config, frozen networks and data must be the same."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
-# files is compared instead.
+# Sections and fields of the config that do not change what a step computes. They include paths, because the content of
+# the files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
@@ -20,7 +20,7 @@ FREE_FIELDS = (
     "tokenizer",
 )
 OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
-MAX_SHOWN = 5  # shards named in a message
+MAX_SHOWN = 5  # largest number of shards named in a message
 
 
 class ConfigMismatch(ValueError):
@@ -36,10 +36,11 @@ class DataMismatch(ValueError):
 
 
 def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes.
+    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes.
 
     Args:
-      defaults: default values of fields; a field that a checkpoint is too old to have counts as its default.
+      saved, config: configs of the checkpoint and of this run.
+      defaults: default values of fields, which replace fields missing in the config of an older checkpoint.
     """
 
     def matters(field):
@@ -57,11 +58,11 @@ def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = Mappin
 
 
 def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """Raises WeightsMismatch where networks of the same name have other weights.
+    """Raises WeightsMismatch if networks of the same name have different weights.
 
     Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs; the message shows the paths in them.
+      saved, now: fingerprints of the checkpoint and of this run, by the network's name.
+      saved_config, config: flat configs, for the paths in the message.
     """
     if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
         networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
@@ -77,9 +78,10 @@ def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> N
 
 
 def check_data(saved: dict, now: dict, path: str) -> None:
-    """Raises DataMismatch where the samples (`train.data.Data.version`) are not those of the checkpoint.
+    """Raises DataMismatch if the samples differ from those of the checkpoint.
 
     Args:
+      saved, now: `train.data.Data.version` of the checkpoint and of this run.
       path: `data.path`, for the message.
     """
     if saved["fingerprint"] == now["fingerprint"]:

@@ -21,7 +21,7 @@ class Data:
     Attributes:
       source, held_out: the training samples and the held-out samples.
       image_size: side of the crops in pixels; None if the samples are latents.
-      encoder: fingerprint of the tokenizer that encodes them on the fly; "" if there is none.
+      encoder: fingerprint of the tokenizer that encodes the samples on the fly; "" if there is none.
     """
 
     config: ConfigDict
@@ -51,23 +51,23 @@ class Data:
 
     @functools.cached_property
     def version(self) -> dict:
-        """Identifies the training samples, as JSON: `{"fingerprint": ..., "parts": {name: ...}}`.
+        """A JSON value that identifies the training samples: `{"fingerprint": ..., "parts": {name: ...}}`.
 
-        The fingerprint changes when the samples, their order or their labels do, as far as `Source.parts` shows it. It is
-        computed once, so that a shard that is replaced during a run is noticed when the run resumes.
+        The fingerprint changes with the samples, their order and their labels, as far as `Source.parts` reflects them.
+        It is computed once, at the start, so that a run that resumes detects a shard replaced in the meantime.
         """
         return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.parts}
 
     def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
-        """Endless batches from the global sample `start_sample`; the rows of this process."""
+        """Returns an endless iterator over batches (this process's rows) from the global sample `start_sample` on."""
         return self._train_batches(start_sample, process_rows(self.config.train.batch_size, mesh))
 
     def same_everywhere(self) -> Batches:
-        """The first batches of the run, with all rows in every process."""
+        """Returns batches from the start of the run, with all rows in every process."""
         return self._train_batches(0, None)
 
     def eval_batches(self, mesh: Mesh) -> Batches:
-        """The first `evals.held_out.num_images` held-out samples, once; the rows of this process."""
+        """Returns batches (this process's rows) of the first `evals.held_out.num_images` held-out samples, once."""
         section = self.config.evals.held_out
         size = section.batch_size or self.config.train.batch_size
         return eval_batches(

@@ -1,4 +1,4 @@
-"""The evaluators of a run: the held-out samples, and all others that `config.evals` names."""
+"""The evaluators of a run: the built-in ones, and those of user code in `config.evals`."""
 
 import importlib
 from typing import Any
@@ -16,7 +16,7 @@ from softvq_jax.train.task import data_of
 
 
 class HeldOut(Evaluator):
-    """Means over the held-out samples, and pictures; after the last step in any case."""
+    """Evaluates means over the held-out samples, and pictures; always runs after the last step."""
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
         super().__init__(section, run)
@@ -62,8 +62,8 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
     """Constructs the evaluators of a run, by name.
 
     Raises:
-      ValueError: an entry of `config.evals` names no evaluator.
-      FileNotFoundError, ImportError: something that an evaluator needs is missing.
+      ValueError: an entry of `config.evals` has no evaluator.
+      FileNotFoundError, ImportError: a file or package that an evaluator needs is missing.
     """
     evaluators = {}
     for name in sorted(run.config.evals, key=lambda name: (name != "held_out", name)):  # metrics of held_out come first
@@ -81,10 +81,10 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
 
 
 def load_class(path: str, field: str) -> type:
-    """Imports the class at "package.module:Class", which `field` of the config names.
+    """Imports the class at `path`, "package.module:Class", the value of the config's `field`.
 
     Raises:
-      ValueError: the path has another form, or there is no such class.
+      ValueError: the path has another form, or the class cannot be imported.
     """
     module, _, name = path.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Evaluates the averaged weights as `tools.evaluate` does: reconstructions or samples, with FID on a schedule."""
+"""Evaluates reconstructions or samples of the averaged weights during training, as `tools.evaluate` does."""
 
 import pathlib
 import shutil
@@ -31,7 +31,7 @@ RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "h
 """Keys of `evaluation.json` that become metrics of the run, and whether higher or lower values are better."""
 
 UNFINISHED = "measuring_"  # prefix of the folders of row caches, which are removed after the evaluation
-LOG_SECONDS = 30.0  # at least, between two lines of progress
+LOG_SECONDS = 30.0  # least time between two lines of progress
 
 
 class Fid(Evaluator):
@@ -47,7 +47,7 @@ class Fid(Evaluator):
 
     Raises:
       MissingWeights: the weights of the Inception network are missing.
-      FileNotFoundError, ValueError: the reference is missing or unusable, or FID of fewer than two images is asked for.
+      FileNotFoundError, ValueError: the reference is missing or unusable, or there are fewer than two images.
     """
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
@@ -112,7 +112,7 @@ class Fid(Evaluator):
         return None if self.held_out is None else ImageSet(self.held_out, self.extractor)
 
     def _open_reference(self, image_size):
-        """The reference: images to be measured, or a set of statistics."""
+        """Opens the reference: images to be measured, or the statistics of a file."""
         section = self.section
         require(section.num_images, 2, "FID (config.evals.fid.num_images)")
         if not section.reference and self.held_out is None:
@@ -133,7 +133,7 @@ class Fid(Evaluator):
         return ImageSet(images, self.extractor)
 
     def _warn(self, lines):
-        """Logs every warning once a run."""
+        """Logs each warning once per run."""
         for line in lines:
             if line not in self._warned:
                 logging.warning("%s", line)

@@ -1,6 +1,7 @@
 """One training step of a latent generator, of any family.
 
-Pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer encodes first.
+The step is pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer
+encodes first.
 """
 
 from collections.abc import Callable
@@ -20,20 +21,20 @@ class GeneratorStep:
     """The step `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
-      config: of the run.
+      config: the run's config.
       network: the generator and its losses.
       to_latents: `(frozen, batch) -> normalized latents [B, L, D]`.
-      optimizer: of the generator's parameters.
+      optimizer: the optimizer of the generator's parameters.
     """
 
     def __init__(self, config: ConfigDict, network: GeneratorNetwork, to_latents: Callable, optimizer):
         self.config, self.network, self.to_latents, self.optimizer = config, network, to_latents, optimizer
 
     def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
-        """The next state, and the metrics of this step as float32 scalars.
+        """Returns the next state, and the metrics of this step as float32 scalars.
 
         Args:
-          state: of the run.
+          state: the run's state.
           frozen: parameters that are not trained.
           batch: `label` `[B]`, and the fields that `to_latents` uses.
           key: random key of the run.
@@ -46,7 +47,7 @@ class GeneratorStep:
         return GeneratorState(state.step + 1, generator, ema), metrics | {"grad_norm": norm}
 
     def accumulate(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
-        """Gradients and losses, averaged over `optim.accumulate` microbatches."""
+        """Returns gradients and losses, averaged over `optim.accumulate` microbatches."""
 
         def gradients(carry, microbatch, key):
             latents, labels = microbatch
@@ -58,7 +59,7 @@ class GeneratorStep:
         return grads, metrics
 
     def gradients(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
-        """The gradient of the mean loss, and the mean losses by name."""
+        """Returns the gradient of the mean loss, and the mean losses by name."""
         label_key, loss_key = jax.random.split(key)
         dropped = drop_labels(labels, self.network.config.num_classes, self.config.objective.label_dropout, label_key)
 

@@ -1,4 +1,4 @@
-"""The record of a run in its checkpoints, which is compared when the run resumes."""
+"""The record saved in a run's checkpoints, which is compared with the run when it resumes."""
 
 import dataclasses
 import pathlib
@@ -18,8 +18,8 @@ class RunRecord:
     """Identifies a run.
 
     Attributes:
-      config: its config by dotted field names, as JSON values.
-      defaults: default values of the declared fields, likewise.
+      config: the run's config by dotted field names, as JSON values.
+      defaults: default values of the declared fields, in the same form.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
     """
@@ -31,7 +31,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
-        """The record of a run that has been opened."""
+        """Returns the record of a run whose task is open."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
@@ -39,7 +39,7 @@ class RunRecord:
         return cls(values, defaults, weights, data_of(task).version)
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
-        """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
+        """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""
         return {
             "step": step,
             "config": self.config,
@@ -50,18 +50,27 @@ class RunRecord:
         }
 
     def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
-        """Raises ValueError, naming the differences, if a checkpoint with the record `saved` is of another run."""
+        """Raises ValueError, naming the differences, if the record `saved` is not of this run.
+
+        Also if the record lacks fields or has values of other types, as older versions or an editor leave it.
+        """
         if missing := self.at(0).keys() - saved.keys():
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
+        for name, value in self.at(0).items():
+            if type(saved[name]) is not type(value):
+                raise ValueError(
+                    f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
+                    f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
+                )
         check_config(saved["config"], self.config, self.defaults)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
     def check_position(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError if the position in the data of a checkpoint is not that of its step."""
+        """Raises ValueError if a checkpoint's position in the data does not follow from its step."""
         expected = self.at(saved["step"])["next_sample"]
         if saved["next_sample"] != expected:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Training a tokenizer: its data, state, step, evaluation and export, behind the interface of `train.task`."""
+"""The task of training a tokenizer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ class TokenizerTask(Task):
 
     Attributes:
       config: the run's config.
-      nets: its networks.
+      nets: the run's networks.
     """
 
     better: Mapping[str, Better] = {"eval_psnr": "higher", "eval_codebook_usage": "higher"}
@@ -53,11 +53,11 @@ class TokenizerTask(Task):
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds the networks and optimizers; ValueError if parts of the config do not fit together."""
+        """Builds the networks and optimizers; raises ValueError if parts of the config do not fit together."""
         self.config, self.data, self.num_steps = config, data, num_steps
         size = config.model.image_size
         self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
-        # The encoder's pretrained parameters are where training starts; the others are given to every step.
+        # The encoder's pretrained parameters initialize the state; all others are arguments of every step.
         self.frozen = {name: params for name, params in pretrained.params.items() if name != "encoder"}
         self.initial = {name: params for name, params in pretrained.params.items() if name == "encoder"}
         self.nets = tokenizer_networks.build(config, pretrained.arguments)
@@ -73,19 +73,19 @@ class TokenizerTask(Task):
 
     @classmethod
     def open(cls, config: ConfigDict, source: Any = None) -> "TokenizerTask":
-        """Opens the images, or takes those of `source`, and reads the pretrained weights that the config names."""
+        """Opens the images, or takes those of `source`, and reads the pretrained weights in the config."""
         data = Data.open(config, config.model.image_size, source=source)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         return cls(config, pretrained.load(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
-        """With shapes in place of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
+        """Makes a task with shapes instead of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
         return cls(config, pretrained.abstract(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
-        """The optimizer's group of a parameter of the generator, by its path."""
+        """Returns the optimizer's group of a generator parameter, given its path."""
         optimizer, prefix = self.config.optim, "model/bottleneck/"
         if not path.startswith(prefix):
             return optimizer.schedule
@@ -94,7 +94,7 @@ class TokenizerTask(Task):
         return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
-        """A fresh state; `initial["encoder"]`, if present, are the pretrained parameters of the encoder's ViT."""
+        """Returns a new state; `initial["encoder"]`, if present, are pretrained parameters of the encoder's ViT."""
         keys = jax.random.split(key, 3)
         params = {"model": self.nets.model.init(keys[0])[0]}
         if "encoder" in initial:
@@ -121,7 +121,7 @@ class TokenizerTask(Task):
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def compile_evaluation(self, mesh: Mesh, state_shapes: TokenizerState):
-        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted; see `_evaluate`."""
+        """Returns the jitted `evaluate(ema, frozen, batch) -> (sums, shown)`; see `_evaluate`."""
         params = shardings_for(state_shapes.ema, mesh)
         return jax.jit(
             self._evaluate,
@@ -130,7 +130,7 @@ class TokenizerTask(Task):
         )
 
     def _evaluate(self, params, frozen, batch):
-        """Sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
+        """Returns sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
         images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
         model = self.nets.model(params["model"])
         out = model(images)
@@ -145,7 +145,7 @@ class TokenizerTask(Task):
         return sums, shown
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """PSNR, codebook usage, and the first originals above their reconstructions."""
+        """Returns PSNR and codebook usage, and a picture of the first originals above their reconstructions."""
         count = float(sums["images"])
         metrics = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
         if "codes" in sums:
@@ -153,20 +153,20 @@ class TokenizerTask(Task):
         return metrics, {"reconstructions": shown}
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
-        """Reconstructions of held-out images, for rFID and SSIM."""
+        """Returns reconstructions of held-out images, for rFID and SSIM."""
         assert images is not None, "the samples of a tokenizer's run are images"
         if self.reconstruct is None:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])
         return Reconstructions(images, self.reconstruct, extractor, None)
 
-    # --- what the run leaves -----------------------------------------------------------------------------------------
+    # --- export ------------------------------------------------------------------------------------------------------
 
     def parameters(self, state: TokenizerState):
-        """The trained parameters of a state, for the table at the start."""
+        """Returns the trained parameters of a state, for the table in the log."""
         trained = dict(state.tokenizer.params)
         return trained | ({"discriminator": state.discriminator.params} if state.discriminator else {})
 
     def export(self, params) -> Tokenizer:
-        """The tokenizer that averaged parameters `ema` (host arrays) make."""
+        """Returns the tokenizer with the averaged parameters (host arrays)."""
         return Tokenizer(self.nets.config, params["model"])
