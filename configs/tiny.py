@@ -19,7 +19,7 @@ def get_config():
     config.weights.encoder = ""
     config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
     config.gan.discriminator = "none"
-    config.optim.update(learning_rate=4e-2, warmup_epochs=60.0, final_factor=0.01, ema_decay=0.995)
+    config.optim.update(learning_rate=4e-2, warmup_epochs=60.0, final_factor=0.01, ema_decay=0.995, ema_warmup=True)
     config.train.update(batch_size=16, num_steps=1600)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.update(every_steps=400)

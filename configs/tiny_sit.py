@@ -15,7 +15,7 @@ def get_config():
     config.tokenizer = "./runs/tiny"
     config.model.update(num_tokens=64, channels=16, num_classes=8, width=128, depth=4, num_heads=4, dtype="float32")
     config.sampling.update(steps=50, guidance=1.5, guidance_interval=(0.0, 1.0))
-    config.optim.update(learning_rate=8e-3, warmup_epochs=100.0, schedule="cosine", ema_decay=0.99)
+    config.optim.update(learning_rate=8e-3, warmup_epochs=100.0, schedule="cosine", ema_decay=0.99, ema_warmup=True)
     config.train.update(batch_size=32, num_steps=1300)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
     config.checkpoint.every_steps = 500

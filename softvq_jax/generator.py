@@ -21,6 +21,7 @@ from softvq_jax.generators.family import (
     Settings,
     anchors,
     family_of,
+    find_family,
     published_fields,
     read_config,
 )
@@ -28,7 +29,7 @@ from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import call_with_auto_axes
 from softvq_jax.storage.files import make_folder
-from softvq_jax.weights import entries, files, hub, layout
+from softvq_jax.weights import checkpoints, entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
@@ -138,9 +139,11 @@ class Generator:
     ) -> "Generator":
         """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
 
+        Of a run that has not exported its generator yet, opens the newest checkpoint, as `from_checkpoint` does.
+
         Args:
-          name: a local folder, `hf://owner/name` or `owner/name`; or a file of weights, with or without a config.json
-            beside it.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
+            or without a config.json beside it.
           statistics: statistics of the training latents. Folders of generators trained here contain them; for published
             generators, give the tokenizer (folder or id), which contains them.
           dtype: type of the matmuls.
@@ -154,12 +157,49 @@ class Generator:
           WeightsError: the files are damaged, or are not those of a generator of a registered family.
           ValueError: the statistics are neither given nor in the folder.
         """
-        published, path = files.find_published(find_folder(name), purpose="generator")
+        folder = find_folder(name)
+        if checkpoints.find_checkpoint(folder) is not None:
+            return cls.from_checkpoint(folder, statistics=statistics, dtype=dtype, remat=remat)
+        published, path = files.find_published(folder, purpose="generator")
         stated = published_fields(published, source=f"the config.json of {path}")
         statistics = _find_statistics(statistics, stated, source=name)
         tensors = entries.select(files.read_tensors(path), anchors(), source=str(path), entry=entry)
         compute = {"dtype": dtype, "remat": remat, "param_dtype": param_dtype}
         return cls.from_tensors(tensors, published, statistics, source=str(path), **compute)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        step: int | None = None,
+        raw: bool = False,
+        statistics: LatentStatistics | str | os.PathLike | None = None,
+        dtype: str = "float32",
+        remat: str = "none",
+    ) -> "Generator":
+        """Opens a checkpoint of a generator run, also of one that is not finished.
+
+        Args:
+          folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
+          step: of the checkpoint; by default the newest.
+          raw: the parameters of that step, in place of their moving average.
+          statistics: needed for checkpoints of older versions only, which do not carry them.
+          dtype, remat: see `from_pretrained`.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint, or none of that step.
+          WeightsError: the checkpoint is damaged, or that of another kind of model.
+          ValueError: the statistics are neither in the checkpoint nor given.
+        """
+        found = checkpoints.open_checkpoint(folder, "generator", step=step, raw=raw)
+        fields = found.config("model") | {"dtype": dtype, "remat": remat}
+        family = find_family(fields.pop("family"))
+        config, published = family.make_config(fields), found.record.get("published", {})
+        statistics = _find_statistics(statistics, published, source=found.folder)
+        process = found.record["config"]["objective.process"]
+        params = found.params | family.fixed(config)
+        return cls(config, params, statistics, process=process, published=published or None)
 
     @classmethod
     def from_tensors(
@@ -375,6 +415,14 @@ def find_folder(name: str | os.PathLike) -> pathlib.Path:
     folder = files.resolve(name, purpose="generator")
     inner = folder / "generator"
     return inner if (inner / "config.json").is_file() else folder
+
+
+def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
+    """The latent statistics in the files of a generator, named as in `from_pretrained`; None where it carries none."""
+    folder = find_folder(name)
+    if (found := checkpoints.find_checkpoint(folder)) is not None:
+        return LatentStatistics.from_fields(checkpoints.read_record(found).get("published", {}))
+    return LatentStatistics.from_fields(files.read_json(folder / "config.json"))
 
 
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:

@@ -18,6 +18,11 @@ from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images.")
+_CHANGES = flags.DEFINE_bool(
+    "resume_with_changes",
+    False,
+    "Go on in the workdir with other values of config.train, optim, seed or gan.start_step; recorded in the checkpoints.",
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; not needed on TPU pods and SLURM.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
@@ -62,7 +67,8 @@ def main(_):
 
         if config.task not in TASKS:
             raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
-        results = Run(config, pathlib.Path(workdir), TASKS[config.task]).train()
+        run = Run(config, pathlib.Path(workdir), TASKS[config.task], allow_changes=_CHANGES.value)
+        results = run.train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("traceback:", exc_info=True)
         sys.exit(errors.fail(f"error: {error}\n(for the traceback: --verbosity=1)"))

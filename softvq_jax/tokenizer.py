@@ -18,7 +18,7 @@ from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.parallel.mesh import call_with_auto_axes
 from softvq_jax.storage.files import make_folder
-from softvq_jax.weights import entries, files, hub, layout
+from softvq_jax.weights import checkpoints, entries, files, hub, layout
 from softvq_jax.weights import tokenizer as weights
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -130,10 +130,11 @@ class Tokenizer:
         """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
         Sharded safetensors and PyTorch files are read too, see `weights.files.find_weights`.
+        Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as `from_checkpoint` does.
 
         Args:
-          name: a local folder, `hf://owner/name` or `owner/name`; or a file of weights, with or without a config.json
-            beside it.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
+            or without a config.json beside it.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
@@ -147,6 +148,8 @@ class Tokenizer:
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
             folder = folder / "tokenizer"  # a run's workdir
+        elif checkpoints.find_checkpoint(folder) is not None:
+            return cls.from_checkpoint(folder, dtype=dtype, remat=remat)
         published, path = files.find_published(folder, purpose="tokenizer")
         tensors = entries.select(files.read_tensors(path), weights.ANCHORS, source=str(path), entry=entry)
         own = path.parent / OWN_CONFIG
@@ -155,6 +158,32 @@ class Tokenizer:
         else:
             config = weights.config_of(tensors, published, source=str(path), dtype=dtype, remat=remat)
         return cls.from_tensors(config, tensors, published=published, source=str(path), param_dtype=param_dtype)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        step: int | None = None,
+        raw: bool = False,
+        dtype: str = "float32",
+        remat: str = "none",
+    ) -> "Tokenizer":
+        """Opens a checkpoint of a tokenizer run, also of one that is not finished.
+
+        Args:
+          folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
+          step: of the checkpoint; by default the newest.
+          raw: the parameters of that step, in place of their moving average.
+          dtype, remat: see `from_pretrained`.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint, or none of that step.
+          WeightsError: the checkpoint is damaged, or that of another kind of model.
+        """
+        found = checkpoints.open_checkpoint(folder, "tokenizer", step=step, raw=raw)
+        config = weights.config_from_dict(found.config("model"), source=found.folder, dtype=dtype, remat=remat)
+        return cls(config, found.params["model"])
 
     @classmethod
     def from_tensors(

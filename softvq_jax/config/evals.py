@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field, Schema, integer, text
+from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, text
 from softvq_jax.config.run import EVERY_STEPS
 
 HELD_OUT: Schema = {
@@ -18,6 +18,9 @@ HELD_OUT: Schema = {
     ),
     "num_images": Field(5000, "Number of held-out samples.", integer(1), "images"),
     "batch_size": Field(0, "Global batch size; 0 uses that of training.", integer(0), "images"),
+    "raw_weights": Field(
+        True, "Whether the weights of the last step are measured beside their moving average (`eval_..._raw`).", BOOLEAN
+    ),
     "num_pictures": Field(16, "Number of images in each picture.", integer(0), "images"),
 }
 """Losses or reconstruction quality on held-out samples, and pictures."""

@@ -91,7 +91,11 @@ def dinov2_weights(size: str) -> str:
 def weights_schema(encoder: str = "L") -> Schema:
     """Returns the fields of `config.weights`, pretrained weights by path or `hf://owner/name/file`."""
     schema = {
-        "encoder": Field(dinov2_weights(encoder), "Initial weights of the encoder; empty: from scratch.", text()),
+        "encoder": Field(
+            dinov2_weights(encoder),
+            "Initial weights of the encoder, unless `init_from` is set; empty: from scratch.",
+            text(),
+        ),
         "teacher": Field(dinov2_weights(encoder), "DINOv2 teacher of the alignment loss.", text()),
         "lpips_trunk": Field("hf://timm/vgg16.tv_in1k/model.safetensors", "VGG-16 of the perceptual loss.", text()),
         "lpips_heads": Field("weights/lpips_vgg_heads.pth", "Linear layers of LPIPS on VGG-16.", text()),

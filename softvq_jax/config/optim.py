@@ -1,6 +1,6 @@
 """The fields of `config.optim`, shared by all tasks."""
 
-from softvq_jax.config.fields import Field, Schema, integer, number, one_of
+from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, number, one_of
 
 SCHEDULES = ("cosine", "constant")
 DECAY = number(0, below=1)
@@ -12,6 +12,12 @@ OPTIM: Schema = {
     "eps": Field(1e-8, "Adam's epsilon.", number(above=0)),
     "clip_norm": Field(1.0, "Gradients of each network are clipped to this global norm.", number(above=0)),
     "ema_decay": Field(0.9999, "Decay of the moving average of parameters, per step.", DECAY),
+    "ema_warmup": Field(
+        False,
+        "Whether the average's decay grows as (1 + n) / (10 + n) over the steps n up to `ema_decay`, so that short runs "
+        "do not average over their initial weights.",
+        BOOLEAN,
+    ),
     "accumulate": Field(1, "Microbatches of each step; must divide the batch.", integer(1), "microbatches"),
     "schedule": Field("cosine", "Learning rate after the warm-up.", one_of(*SCHEDULES)),
     "warmup_epochs": Field(1.0, "Length of the linear warm-up.", number(0), "epochs"),

@@ -15,6 +15,7 @@ from softvq_jax.config.networks import VIT_SIZES, dinov2_weights, model_schema, 
 from softvq_jax.config.optim import CODEBOOK_SCHEDULE, OPTIM
 from softvq_jax.config.run import RUN
 from softvq_jax.config.schemas import fields, register_schema
+from softvq_jax.config.start import START
 
 __all__ = ["VIT_SIZES", "dinov2_weights", "fields", "optim_section", "run_sections", "steps", "tokenizer_config", "vit"]
 
@@ -31,6 +32,7 @@ def tokenizer_schema(encoder: str = "L", decoder: str = "L") -> Schema:
     return {
         "task": Field("tokenizer", "What is trained.", one_of("tokenizer")),
         "seed": SEED,
+        **START,
         "model": model_schema(encoder, decoder),
         "weights": weights_schema(encoder),
         "loss": LOSS,

@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
-from softvq_jax.generator import Generator, find_folder
-from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.generator import Generator, carried_statistics
 from softvq_jax.metrics.image_quality import to_uint8
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.weights import files, fingerprints
+from softvq_jax.weights import fingerprints
 
 LABELS = ("uniform", "balanced")
 
@@ -37,8 +36,7 @@ def open_generator(name: str, tokenizer: str) -> Generator:
     Raises:
       ValueError: neither of them has latent statistics.
     """
-    fields = files.read_json(find_folder(name) / "config.json")
-    return Generator.from_pretrained(name, statistics=LatentStatistics.from_fields(fields) or tokenizer)
+    return Generator.from_pretrained(name, statistics=carried_statistics(name) or tokenizer)
 
 
 class ImageSampler:

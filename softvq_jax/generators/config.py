@@ -14,6 +14,7 @@ from softvq_jax.config.networks import DTYPE, REMAT
 from softvq_jax.config.optim import OPTIM
 from softvq_jax.config.run import RUN
 from softvq_jax.config.schemas import register_schema
+from softvq_jax.config.start import START
 from softvq_jax.config.tokenizer import SEED
 from softvq_jax.generators.family import FAMILIES, Family, check_name, find_family
 
@@ -37,6 +38,7 @@ def generator_schema(family: Family) -> Schema:
     return {
         "task": Field("generator", "What is trained.", one_of("generator")),
         "seed": SEED,
+        **START,
         "tokenizer": Field(
             LATENTS["l64"].tokenizer,
             "Tokenizer of the latents: a folder, a run's workdir or a Hugging Face id. Empty: trains on stored latents, "

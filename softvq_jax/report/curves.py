@@ -18,6 +18,7 @@ GROUPS = (
 """Title of each group of curves, and a pattern for the names of its metrics; the first match counts."""
 
 ORDER = ("Losses", "Held-out", "Adversarial", "Codebook and latents", "Optimization", "Speed")
+LINES = {"raw": "weights of the step"}  # legends of curves that share a chart, by the ending of their names
 COUNTS = ("eval_images", "eval_samples")  # logged with held-out metrics; the same at every step
 
 Metrics = Mapping[str, tuple[Sequence[int], Sequence[float]]]
@@ -37,7 +38,7 @@ class Curves:
 
 
 def curves(metrics: Metrics) -> Curves:
-    """Draws the curves of all metrics; `NAME_real` and `NAME_fake` share a chart.
+    """Draws the curves of all metrics; `NAME_real` and `NAME_fake` share a chart, and so do `NAME` and `NAME_raw`.
 
     Args:
       metrics: logged steps and values by name.
@@ -67,7 +68,9 @@ def _group(name: str) -> str:
 def _charts(names: Sequence[str], metrics: Metrics) -> list[Chart]:
     lines = {}
     for name in names:
-        found = re.fullmatch(r"(.*)_(real|fake)", name)
-        chart, line = (found[1], found[2]) if found else (name, name)
+        found = re.fullmatch(r"(.*)_(real|fake|raw)", name)
+        chart, line = (found[1], LINES.get(found[2], found[2])) if found else (name, name)
+        if f"{name}_raw" in names:
+            line = "averaged weights"
         lines.setdefault(chart, []).append(Series(words(line), *metrics[name]))
     return [line_chart(metric_title(chart), series) for chart, series in lines.items()]

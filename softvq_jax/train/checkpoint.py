@@ -1,7 +1,7 @@
 """Checkpoints: the state of a run, and a record of its config, data position and fingerprints.
 
-The only file that imports Orbax. The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on
-our classes, and each device restores its own shards.
+The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on our classes, and restored straight to
+its shards. Only this file and `weights/checkpoints.py`, which reads parameters alone, import Orbax.
 
 The record holds a digest of every array's bits and a digest of itself, because Orbax has none: without an error, Zarr
 reads a lost chunk as zeros, and values that changed on disk as they are. Each device computes the digest of its own
@@ -13,8 +13,6 @@ most the checkpoint that was being written; Orbax alone syncs neither.
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import logging as stdlib_logging
 import pathlib
 import shutil
@@ -30,8 +28,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.path import atomicity
 
 from softvq_jax.storage import files
-
-RECORD_DIGEST = "record_sha256"  # field of the record, computed from all other fields
+from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem
 
 
 class NoReadableCheckpoint(RuntimeError):
@@ -108,7 +105,7 @@ class Checkpoints:
         if not self.folder.is_dir():  # Orbax would make it again
             raise SaveFailed(f"the folder {self.folder} has been removed while the run was writing to it")
         record = record | {"digest": _digest(state)}
-        record[RECORD_DIGEST] = _record_digest(record)
+        record[RECORD_DIGEST] = record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
         with self._save_errors():
             saved = self._manager.save(record["step"], args=arguments)
@@ -129,6 +126,12 @@ class Checkpoints:
         """Deletes the checkpoints of `step` and later steps, which a run that resumed from before them saves again."""
         for later in [saved for saved in self._manager.all_steps() if saved >= step]:
             self._manager.delete(later)
+
+    def complete_steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, after the save in progress."""
+        with self._save_errors():
+            self._manager.wait_until_finished()
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint."""
@@ -211,7 +214,7 @@ class Checkpoints:
         except Exception as error:  # the storage layers raise many types for damaged files
             reason = f"{type(error).__name__}: {_first_line(error)}"
         else:
-            if reason := _record_problem(found["record"], step):
+            if reason := record_problem(found["record"], step):
                 found = None
         if not _in_all_processes(found is not None):
             return None, reason or "another process cannot read it"
@@ -245,23 +248,6 @@ def _drop_tracebacks() -> None:
 def _is_not_a_traceback(entry: stdlib_logging.LogRecord) -> bool:
     library = entry.name == "asyncio" or "/orbax/" in entry.pathname
     return not (library and entry.exc_info and entry.levelno >= stdlib_logging.ERROR)
-
-
-def _record_problem(record, step: int) -> str | None:
-    """Returns why a record cannot belong to the checkpoint of `step`; None if it can."""
-    if not isinstance(record, dict):
-        return "its record is damaged: not a JSON object"
-    if record.get(RECORD_DIGEST, digest := _record_digest(record)) != digest:  # older checkpoints have none
-        return "its record is damaged: its SHA-256 differs"
-    if record.get("step") != step:
-        return f"its record is that of step {record.get('step')!r}"
-    return None
-
-
-def _record_digest(record: dict) -> str:
-    """Returns the SHA-256 of a record as JSON with sorted keys, leaving out the digest itself."""
-    content = json.loads(json.dumps({name: value for name, value in record.items() if name != RECORD_DIGEST}))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _in_all_processes(condition: bool) -> bool:

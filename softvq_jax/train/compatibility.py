@@ -20,7 +20,12 @@ FREE_FIELDS = (
     "tokenizer",
 )
 OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
-MAX_SHOWN = 5  # largest number of shards named in a message
+# Fields that a run may change when it goes on, on request. `schedule` and `codebook_schedule` name parts of the
+# optimizer's state, so that no checkpoint fits another one.
+CHANGEABLE_SECTIONS = ("train", "optim")
+CHANGEABLE_FIELDS = ("seed", "gan.start_step")
+UNCHANGEABLE_FIELDS = ("optim.schedule", "optim.codebook_schedule")
+MAX_SHOWN = 5  # shards named in a message
 
 
 class ConfigMismatch(ValueError):
@@ -35,8 +40,8 @@ class DataMismatch(ValueError):
     """The checkpoints were trained on other samples; the message names the shards that differ."""
 
 
-def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Raises ConfigMismatch if two flat configs (`{"a.b": value}`) differ in a field that changes what a step computes.
+def differences(saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, list]:
+    """The fields in which two flat configs (`{"a.b": value}`) compute different steps: `{field: [before, now]}`.
 
     Args:
       saved, config: configs of the checkpoint and of this run.
@@ -48,13 +53,35 @@ def check_config(saved: dict, config: dict, defaults: Mapping[str, Any] = Mappin
 
     before = {**defaults, **OLDER}
     saved = {field: value for field, value in before.items() if field in config} | saved
-    differing = [f for f in sorted(saved.keys() | config.keys()) if matters(f) and saved.get(f) != config.get(f)]
-    if differing:
-        lines = "\n".join(f"  {f}: {saved.get(f)!r} in the checkpoint, {config.get(f)!r} now" for f in differing)
-        raise ConfigMismatch(
-            f"the checkpoints in this workdir were made with another config:\n{lines}\n"
-            "Set these fields back to resume, or use another workdir"
-        )
+    fields = [field for field in sorted(saved.keys() | config.keys()) if matters(field)]
+    return {field: [saved.get(field), config.get(field)] for field in fields if saved.get(field) != config.get(field)}
+
+
+def check_config(
+    saved: dict, config: dict, defaults: Mapping[str, Any] = MappingProxyType({}), *, allow_changes: bool = False
+) -> None:
+    """Raises ConfigMismatch where two flat configs (`{"a.b": value}`) differ in what a step computes.
+
+    Args:
+      saved: of the checkpoint.
+      config: of the run.
+      defaults: see `differences`.
+      allow_changes: accepts differences in fields that a run may change when it goes on.
+    """
+
+    def changeable(field):
+        listed = field.split(".")[0] in CHANGEABLE_SECTIONS or field in CHANGEABLE_FIELDS
+        return listed and field not in UNCHANGEABLE_FIELDS
+
+    differing = differences(saved, config, defaults)
+    refused = [field for field in differing if not (allow_changes and changeable(field))]
+    if not refused:
+        return
+    lines = "\n".join(f"  {f}: {differing[f][0]!r} in the checkpoint, {differing[f][1]!r} now" for f in refused)
+    advice = "Set these fields back to resume, or use another workdir"
+    if not allow_changes and all(map(changeable, refused)):
+        advice = "Set these fields back to resume, go on with them by --resume_with_changes, or use another workdir"
+    raise ConfigMismatch(f"the checkpoints in this workdir were made with another config:\n{lines}\n{advice}")
 
 
 def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:

@@ -5,18 +5,25 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.parallel.mesh import check_global_batch
+from softvq_jax.train import notes
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.fid import Fid
 from softvq_jax.train.nearest_class import NearestClass
 from softvq_jax.train.task import data_of
 
+LATENT_SPREAD = "eval_latent_spread"  # of tokenizers
+
 
 class HeldOut(Evaluator):
-    """Evaluates means over the held-out samples, and pictures; always runs after the last step."""
+    """Evaluates means over the held-out samples, and pictures; always runs after the last step.
+
+    Metrics that end in `_raw` are those of the weights of the step; the others, and the pictures, of their average.
+    """
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
         super().__init__(section, run)
@@ -28,20 +35,28 @@ class HeldOut(Evaluator):
         return step == self.run.num_steps or (every > 0 and step % every == 0)
 
     def __call__(self, state: Any, step: int) -> Evaluation:
-        run, total, first = self.run, None, None
+        run, measured, totals, first = self.run, [state.ema], [], None
         assert run.held_out_sums is not None, "set when training starts"
+        if self.section.raw_weights:
+            measured.append(state.params)
         with data_of(run.task).eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")
-                sums, shown = jax.device_get(run.held_out_sums(state.ema, run.frozen, inputs))
-                total = sums if total is None else jax.tree.map(np.add, total, sums)
-                first = shown if first is None else first
+                found = [jax.device_get(run.held_out_sums(params, run.frozen, inputs)) for params in measured]
+                sums = [sums for sums, _ in found]
+                totals = jax.tree.map(np.add, totals, sums) if totals else sums
+                first = found[0][1] if first is None else first
         run.check_preemption()
-        metrics, images = run.task.summarize(state.ema, run.frozen, total, first)
+        metrics, images = run.task.summarize(state.ema, run.frozen, totals[0], first)
         readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
         if unreadable := min(self.section.num_images, len(run.task.data.held_out)) - int(readable):
             metrics["eval_unreadable"] = unreadable
+        if jax.process_index() == 0 and (warning := notes.collapse(metrics.get(LATENT_SPREAD, 1.0))):
+            logging.warning("step %d: %s", step, warning)
+        for params, sums in zip(measured[1:], totals[1:], strict=True):
+            raw, _ = run.task.summarize(params, run.frozen, sums, None)
+            metrics |= {f"{name}_raw": value for name, value in raw.items() if name in run.task.better}
         return Evaluation(metrics, images)
 
 

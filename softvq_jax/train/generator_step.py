@@ -25,10 +25,21 @@ class GeneratorStep:
       network: the generator and its losses.
       to_latents: `(frozen, batch) -> normalized latents [B, L, D]`.
       optimizer: the optimizer of the generator's parameters.
+      learning_rate: of the optimizer at a step, to be logged.
+      frozen: see `optim.apply`.
     """
 
-    def __init__(self, config: ConfigDict, network: GeneratorNetwork, to_latents: Callable, optimizer):
+    def __init__(
+        self,
+        config: ConfigDict,
+        network: GeneratorNetwork,
+        to_latents: Callable,
+        optimizer,
+        learning_rate: Callable[[jax.Array], jax.Array],
+        frozen: Callable[[str], bool],
+    ):
         self.config, self.network, self.to_latents, self.optimizer = config, network, to_latents, optimizer
+        self.learning_rate, self.frozen = learning_rate, frozen
 
     def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
         """Returns the next state, and the metrics of this step as float32 scalars.
@@ -42,9 +53,11 @@ class GeneratorStep:
         key = jax.random.fold_in(key, state.step)
         latents = constrain_batch(self.to_latents(frozen, batch))
         grads, metrics = self.accumulate(state.generator.params, latents, batch["label"], key)
-        generator, norm = optim.apply(self.optimizer, state.generator, grads, self.config.optim.clip_norm)
-        ema = optim.ema_update(state.ema, generator.params, self.config.optim.ema_decay)
-        return GeneratorState(state.step + 1, generator, ema), metrics | {"grad_norm": norm}
+        limit = self.config.optim.clip_norm
+        generator, norm = optim.apply(self.optimizer, state.generator, grads, limit, self.frozen)
+        ema = optim.ema_update(state.ema, generator.params, optim.ema_decay(self.config.optim, state.step))
+        metrics |= {"grad_norm": norm, "learning_rate": self.learning_rate(state.step)}
+        return GeneratorState(state.step + 1, generator, ema), metrics
 
     def accumulate(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
         """Returns gradients and losses, averaged over `optim.accumulate` microbatches."""

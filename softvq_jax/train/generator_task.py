@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,8 +19,9 @@ from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.pixels import to_uint8
-from softvq_jax.train import optim
+from softvq_jax.train import init_from, optim
 from softvq_jax.train.data import Data
+from softvq_jax.train.freeze import frozen_paths
 from softvq_jax.train.generator_step import GeneratorStep
 from softvq_jax.train.latent_source import LatentSource, open_source
 from softvq_jax.train.state import GeneratorState, Network
@@ -59,8 +61,13 @@ class GeneratorTask(Task):
         kind = config.optim.schedule
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
         schedules = {kind: optim.learning_rate(config.optim, kind, **run)}
-        self.optimizer = optim.adamw(config.optim, schedules, lambda path: kind)
-        self.step = GeneratorStep(config, self.network, latents.to_latents, self.optimizer)
+        shapes = self.network.functional.shapes
+        is_frozen = frozen_paths(config.freeze, traverse_util.flatten_dict(shapes, sep="/"))
+        self.optimizer = optim.adamw(config.optim, schedules, lambda path: "frozen" if is_frozen(path) else kind)
+        self.learning_rate = schedules[kind]
+        self.step = GeneratorStep(
+            config, self.network, latents.to_latents, self.optimizer, self.learning_rate, is_frozen
+        )
         self._generator = self.export({})  # its parameters are set when it samples
         self._generator.check_options(**config.sampling.to_dict())
         self._sampler = None  # draws the samples for FID; made at first use
@@ -87,11 +94,16 @@ class GeneratorTask(Task):
         return cls(config, latents, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def init(self, key: jax.Array, initial) -> GeneratorState:
-        """Returns a new state."""
+        """A new state; `initial["init_from"]`, if present, are parameters that `start` returned."""
         params, _ = self.network.functional.init(key)
+        params = init_from.overlay(params, initial.get("init_from", {}))
         # A copy: the state is donated, and each buffer can be donated only once.
         ema = jax.tree.map(jnp.copy, params)
         return GeneratorState(jnp.zeros((), jnp.int32), Network(params, self.optimizer.init(params)), ema)
+
+    def start(self) -> dict:
+        """The parameters that `config.init_from` gives a new run; see `init_from.start_from`."""
+        return init_from.start_from(self.config, self.network.config, self.network.functional.shapes)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
@@ -117,7 +129,7 @@ class GeneratorTask(Task):
         count, num_pictures = float(sums.pop("samples")), self.config.evals.held_out.num_pictures
         metrics = {f"eval_{name}": float(total) / count for name, total in sums.items()}
         pictures = {}
-        if self.draws_images and num_pictures:
+        if self.draws_images and num_pictures and shown is not None:
             pictures["samples"] = [self.samples(ema, frozen, num_pictures)[0]]
         return metrics | {"eval_samples": int(count)}, pictures
 
@@ -161,9 +173,16 @@ class GeneratorTask(Task):
 
     def export(self, params) -> Generator:
         """Returns the generator with the averaged parameters, its latent statistics and its tokenizer's fingerprint."""
+        network, statistics = self.network, self.latents.statistics
+        fields = self._published_fields()
+        return Generator(network.config, params | network.fixed, statistics, process=network.process, published=fields)
+
+    @property
+    def published(self) -> dict:
+        """The content of `config.json` of an exported generator, with its statistics."""
+        return self._published_fields() | self.latents.statistics.to_fields()
+
+    def _published_fields(self):
         network = self.network
-        fields = network.family.published_fields(network.config, network.process) | {
-            TOKENIZER_FIELD: self.latents.fingerprint
-        }
-        statistics, process = self.latents.statistics, network.process
-        return Generator(network.config, params | network.fixed, statistics, process=process, published=fields)
+        fields = network.family.published_fields(network.config, network.process)
+        return fields | {TOKENIZER_FIELD: self.latents.fingerprint}

@@ -22,12 +22,13 @@ from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.storage import files
+from softvq_jax.train import notes
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
-from softvq_jax.train.metrics import MetricsWriter, WriteFailed, check_finite, writing
+from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, check_finite, writing
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
 from softvq_jax.train.progress import Rate, parameter_table, progress_line
@@ -47,13 +48,23 @@ class Run:
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
       source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
         a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
+      allow_changes: lets a run go on with other values of `train`, `optim`, `seed` and `gan.start_step`, which its
+        checkpoints then record.
 
     Raises:
       PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
         what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, source: Any = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        kind: type[Task],
+        *,
+        source: Any = None,
+        allow_changes: bool = False,
+    ):
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = "python"
@@ -62,6 +73,7 @@ class Run:
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
+        self.allow_changes = allow_changes
         self.folder = Workdir(workdir, config.checkpoint.fallback)
         self.best: Best | None = None
         self._opened: list[Best | Checkpoints] = []  # to close
@@ -91,6 +103,9 @@ class Run:
             )
             if self.main:
                 files.write_json(self.workdir / "config.json", json.loads(self.config.to_json_best_effort()))
+                logging.info("%s", notes.learning_rate(self.config, len(self.data)))
+                if warning := notes.average(self.config.optim, self.num_steps):
+                    logging.warning("%s", warning)
             frozen, key = put(self.task.frozen, self.mesh), jax.random.key(self.config.seed)
             batches = self.data.train_batches(record["next_sample"], self.mesh)
             self.evaluated.frozen, self.evaluated.check_preemption = frozen, preemption.check
@@ -110,7 +125,12 @@ class Run:
                     logging.info("evaluating step %d, which was interrupted", start)
                     if self._evaluate(state, record, writer) is None:
                         raise Preempted
-                state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
+                try:
+                    state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
+                except NonFinite as error:
+                    saved = self.checkpoints.complete_steps()
+                    advice = notes.after_non_finite(error.step, saved, self.config, self.workdir)
+                    raise NonFinite(f"{error}. {advice}", error.step) from error
                 # Evaluate and export.
                 if metrics is None or start < self.num_steps:
                     metrics = self._evaluate(state, record, writer)
@@ -163,18 +183,35 @@ class Run:
         """Returns the state to continue from, and its record; see `RunRecord.at`."""
         saved = self.checkpoints.record()
         if saved is not None:
-            self.record.check(saved, self.workdir)
+            self.record.check(saved, self.workdir, allow_changes=self.allow_changes)
         key = jax.random.key(self.config.seed)
         pretrained = put(self.task.initial, self.mesh)
         shapes = jax.eval_shape(self.task.init, key, pretrained)
         restored = self.checkpoints.restore(abstract(shapes, shardings_for(shapes, self.mesh)))
         if restored is not None:
             logging.info("resuming after step %d", restored.record["step"])
-            self.record.check_position(restored.record)
-            return restored.state, restored.record
+            return restored.state, self._continued(restored.record)
         if self.main:
             logging.info("parameters by module:\n%s", parameter_table(self.task.parameters(shapes)))
+        if self.config.init_from:
+            pretrained = pretrained | put({"init_from": self.task.start()}, self.mesh)
         return init_sharded(self.task.init, self.mesh, key, pretrained), self.record.at(0)
+
+    def _continued(self, saved):
+        """The record of a run that goes on from a checkpoint with the record `saved`; logs what changed."""
+        self.record.check_position(saved)
+        self.record = self.record.after(saved)
+        step = saved["step"]
+        if step > self.num_steps:
+            raise ValueError(
+                f"the checkpoint is of step {step}, but the run ends at step {self.num_steps}: set "
+                f"--config.train.num_steps to {step} or more"
+            )
+        if len(self.record.changes) > len(saved.get("changes", ())):
+            fields = self.record.changes[-1]["fields"]
+            lines = notes.changes(fields, saved["config"], self.config, step, len(self.data))
+            logging.warning("going on after step %d with changes:\n  %s", step, "\n  ".join(lines))
+        return saved | self.record.at(step, saved["unreadable_images"])
 
     def _compile(self, state, frozen, batch, key):
         logging.info("compiling the training step for %d devices", self.mesh.size)

@@ -15,7 +15,15 @@ TRAINING = "images_per_second"  # is in every line of a training step, and in no
 
 
 class NonFinite(FloatingPointError):
-    """A loss is not finite; the message names the step and the first such loss."""
+    """A loss is not finite; the message names the step and the first such term.
+
+    Attributes:
+      step: of the loss.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class WriteFailed(OSError):
@@ -127,7 +135,4 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
     """Raises NonFinite, naming the first value that is not finite."""
     for name, value in values.items():
         if not np.isfinite(value):
-            raise NonFinite(
-                f"{name} is {value} at step {step}. The run stops; the last checkpoint is older. Resume with a "
-                "lower optim.learning_rate or another seed, or check the data of that step"
-            )
+            raise NonFinite(f"{name} is {value} at step {step}; the run stops", step)

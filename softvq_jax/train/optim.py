@@ -37,7 +37,7 @@ def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, nu
     if kind not in ("cosine", "constant"):
         raise ValueError(f"the schedule of the learning rate is {kind!r}; expected 'cosine' or 'constant'")
     peak = optim.learning_rate * batch_size / 256
-    warmup = max(1, round(optim.warmup_epochs * steps_per_epoch))
+    warmup = warmup_steps(optim, steps_per_epoch)
 
     def schedule(count):
         after = 1.0
@@ -47,6 +47,11 @@ def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, nu
         return peak * jnp.minimum((count + 1) / warmup, after)
 
     return schedule
+
+
+def warmup_steps(optim, steps_per_epoch: int) -> int:
+    """The number of steps over which the learning rate grows to its peak."""
+    return max(1, round(optim.warmup_epochs * steps_per_epoch))
 
 
 def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str], str]) -> optax.GradientTransformation:
@@ -135,14 +140,38 @@ def clip_by_global_norm(grads, limit: float):
 
 
 def apply(
-    optimizer: optax.GradientTransformation, network: Network | Discriminator, grads, limit: float
+    optimizer: optax.GradientTransformation,
+    network: Network | Discriminator,
+    grads,
+    limit: float,
+    frozen: Callable[[str], bool] = lambda path: False,
 ) -> tuple[Network, jax.Array]:
-    """Updates a network with gradients clipped to norm `limit`; also returns their norm before clipping."""
+    """Updates a network with gradients clipped to norm `limit`; also returns their norm before clipping.
+
+    Args:
+      optimizer, network, grads, limit: see above.
+      frozen: tells by its `/`-joined path whether a parameter stays as it is, bit for bit. Its gradient is not part of
+        the norm, and the compiler leaves its computation out.
+    """
+    kept = map_with_path(lambda path, _: frozen(path), network.params)
+    grads = jax.tree.map(lambda keep, grad: jnp.zeros_like(grad) if keep else grad, kept, grads)
     grads, norm = clip_by_global_norm(grads, limit)
     updates, opt = optimizer.update(grads, network.opt, network.params)
-    return Network(jax.tree.map(jnp.add, network.params, updates), opt), norm
+    params = jax.tree.map(lambda keep, param, update: param if keep else param + update, kept, network.params, updates)
+    return Network(params, opt), norm
 
 
-def ema_update(ema, params, decay: float):
+def ema_decay(optim, step: jax.Array) -> jax.Array | float:
+    """The average's decay at the update after `step` steps: `ema_decay`, or with `ema_warmup` a growing one.
+
+    The warm-up is `min(ema_decay, (1 + step) / (10 + step))`, as in TensorFlow's ExponentialMovingAverage.
+    """
+    if not optim.ema_warmup:
+        return optim.ema_decay
+    step = step.astype(jnp.float32)
+    return jnp.minimum(optim.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+def ema_update(ema, params, decay: jax.Array | float):
     """Returns the moving average `ema + (1 - decay) * (params - ema)`, which is exact for constant parameters."""
     return jax.tree.map(lambda average, param: average + (1.0 - decay) * (param - average), ema, params)

@@ -38,6 +38,8 @@ def progress_line(step: int, num_steps: int, batch_size: int, values: Mapping[st
     rate = values["images_per_second"]
     left = (num_steps - step) * batch_size / max(rate, 1e-9)
     losses = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
+    if "learning_rate" in values:
+        losses += f"  lr {values['learning_rate']:.3g}"
     return f"step {step}/{num_steps}  {losses}  {rate:.1f} images/s  {duration(left)} left"
 
 

@@ -8,9 +8,11 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.fields import flatten
 from softvq_jax.config.schemas import field_values, schema_of
-from softvq_jax.train.compatibility import check_config, check_data, check_weights
+from softvq_jax.train.compatibility import check_config, check_data, check_weights, differences
 from softvq_jax.train.task import Task, data_of
 from softvq_jax.weights import fingerprints
+
+OPTIONAL = {"published", "changes"}  # keys that records of older versions lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +24,17 @@ class RunRecord:
       defaults: default values of the declared fields, in the same form.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
+      published: `task.published`, with which a checkpoint can be exported without the task.
+      changes: of the config during the run: `{"step", "next_sample", "fields": {field: [before, now]}}` for each time
+        that it went on with other fields.
     """
 
     config: dict[str, Any]
     defaults: dict[str, Any]
     weights: dict[str, str]
     data: dict
+    published: dict
+    changes: tuple[dict, ...] = ()
 
     @classmethod
     def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
@@ -36,7 +43,7 @@ class RunRecord:
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
         values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
-        return cls(values, defaults, weights, data_of(task).version)
+        return cls(values, defaults, weights, data_of(task).version, dict(task.published))
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""
@@ -45,16 +52,24 @@ class RunRecord:
             "config": self.config,
             "weights": self.weights,
             "data": self.data,
-            "next_sample": step * self.config["train.batch_size"],
+            "next_sample": _position(step, self.config, self.changes),
             "unreadable_images": unreadable_images,
+            "published": self.published,
+            "changes": list(self.changes),
         }
 
-    def check(self, saved: dict[str, Any], workdir: pathlib.Path) -> None:
-        """Raises ValueError, naming the differences, if the record `saved` is not of this run.
+    def check(self, saved: dict[str, Any], workdir: pathlib.Path, *, allow_changes: bool = False) -> None:
+        """Checks that a checkpoint is of this run.
 
-        Also if the record lacks fields or has values of other types, as older versions or an editor leave it.
+        Args:
+          saved: its record.
+          workdir: of the run.
+          allow_changes: accepts other values of fields that a run may change when it goes on.
+
+        Raises:
+          ValueError: it is of another run, lacks fields or has values of other types; the message names them.
         """
-        if missing := self.at(0).keys() - saved.keys():
+        if missing := self.at(0).keys() - saved.keys() - OPTIONAL:
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
@@ -65,19 +80,32 @@ class RunRecord:
                     f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
                     f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
                 )
-        check_config(saved["config"], self.config, self.defaults)
+        check_config(saved["config"], self.config, self.defaults, allow_changes=allow_changes)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
 
+    def after(self, saved: dict[str, Any]) -> "RunRecord":
+        """The record of this run when it goes on from a checkpoint: with the changes before it, and those of now."""
+        changes = list(saved.get("changes", ()))
+        if fields := differences(saved["config"], self.config, self.defaults):
+            changes.append({"step": saved["step"], "next_sample": saved["next_sample"], "fields": fields})
+        return dataclasses.replace(self, changes=tuple(changes))
+
     def check_position(self, saved: dict[str, Any]) -> None:
         """Raises ValueError if a checkpoint's position in the data does not follow from its step."""
-        expected = self.at(saved["step"])["next_sample"]
+        expected = _position(saved["step"], saved["config"], saved.get("changes", ()))
         if saved["next_sample"] != expected:
             raise ValueError(
                 f"the checkpoint of step {saved['step']} continues with sample {saved['next_sample']}, but steps of "
-                f"train.batch_size={self.config['train.batch_size']} samples lead to {expected}: its record was changed; "
-                "use another workdir"
+                f"train.batch_size={saved['config']['train.batch_size']} samples lead to {expected}: its record was "
+                "changed; use another workdir"
             )
+
+
+def _position(step, config, changes):
+    """The global sample index after `step` steps: counted from the last change, since which the batch is the same."""
+    start = changes[-1] if changes else {"step": 0, "next_sample": 0}
+    return start["next_sample"] + (step - start["step"]) * config["train.batch_size"]
 
 
 def _plain(value: Any) -> Any:

@@ -63,6 +63,11 @@ class TokenizerState:
     code_age: jax.Array | None
 
     @property
+    def params(self) -> Any:
+        """The trained parameters that `ema` averages."""
+        return self.tokenizer.params
+
+    @property
     def running_statistics(self) -> RunningStatistics:
         """The fields updated without gradients. They are separate in the state to keep the paths of old checkpoints."""
         buffers = None if self.discriminator is None else self.discriminator.buffers
@@ -82,3 +87,8 @@ class GeneratorState:
     step: jax.Array
     generator: Network
     ema: Any
+
+    @property
+    def params(self) -> Any:
+        """The trained parameters that `ema` averages."""
+        return self.generator.params

@@ -35,6 +35,9 @@ class Task(Protocol):
       protocol: name of the evaluation protocol for `predictions`.
       metric_names: maps metrics of `evaluation.json` to their names in the run.
       codebook_size: codebook size of the trained tokenizer; None without a codebook.
+      learning_rate: of the optimizer at a step, counted from 0.
+      published: fields of `config.json` of what is exported that neither config nor parameters determine; JSON values,
+        which checkpoints carry.
       draws_images: whether the task is a `DrawingTask`.
     """
 
@@ -48,7 +51,11 @@ class Task(Protocol):
     protocol: str
     metric_names: Mapping[str, str]
     codebook_size: int | None
+    learning_rate: Callable[[jax.Array], jax.Array]
     draws_images: bool
+
+    @property
+    def published(self) -> Mapping[str, Any]: ...
 
     @classmethod
     def open(cls, config: ConfigDict, source: Any = None) -> "Task":
@@ -61,7 +68,11 @@ class Task(Protocol):
         ...
 
     def init(self, key: jax.Array, initial) -> Any:
-        """Returns a new state, as a pure function; its `ema` are the averaged parameters, evaluated and exported."""
+        """A new state, by a pure function; `params` are trained, `ema` their average, evaluated and exported."""
+        ...
+
+    def start(self) -> Any:
+        """The parameters that `config.init_from` gives a new run: `initial["init_from"]` of `init`, as host arrays."""
         ...
 
     def compile_evaluation(self, mesh: Mesh, state_shapes) -> Callable:
@@ -73,7 +84,10 @@ class Task(Protocol):
         ...
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """Returns metrics and pictures, given the sums over all batches; called by all processes."""
+        """Returns metrics and pictures, given the sums over all batches; called by all processes.
+
+        Without pictures for `shown=None`.
+        """
         ...
 
     def predictions(

@@ -6,6 +6,7 @@ sum. The adaptive weight is computed from the separate cotangents and so needs n
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -39,8 +40,17 @@ class TokenizerStep:
     The loss methods return gradients, the running statistics after the forward pass, and metrics.
     """
 
-    def __init__(self, config, nets: TokenizerNetworks, generator_optimizer, discriminator_optimizer):
-        self.config, self.nets = config, nets
+    def __init__(
+        self,
+        config,
+        nets: TokenizerNetworks,
+        generator_optimizer,
+        discriminator_optimizer,
+        learning_rate: Callable[[jax.Array], jax.Array],
+        frozen: Callable[[str], bool],
+    ):
+        """Takes, besides config, networks and optimizers, what `GeneratorStep` takes."""
+        self.config, self.nets, self.learning_rate, self.frozen = config, nets, learning_rate, frozen
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
 
     def __call__(self, state: TokenizerState, frozen, batch, key: jax.Array):
@@ -221,8 +231,8 @@ class TokenizerStep:
         """Clips and applies both gradients, updates the EMA, and sets the running statistics."""
         generator_grads, discriminator_grads = grads
         limit = self.config.optim.clip_norm
-        tokenizer, norm = optim.apply(self.generator_optimizer, state.tokenizer, generator_grads, limit)
-        metrics, discriminator = {"generator_grad_norm": norm}, None
+        tokenizer, norm = optim.apply(self.generator_optimizer, state.tokenizer, generator_grads, limit, self.frozen)
+        metrics, discriminator = {"generator_grad_norm": norm, "learning_rate": self.learning_rate(state.step)}, None
         if state.discriminator is not None:
             trained, norm = optim.apply(self.discriminator_optimizer, state.discriminator, discriminator_grads, limit)
             discriminator = Discriminator(trained.params, running.buffers, trained.opt)
@@ -230,7 +240,7 @@ class TokenizerStep:
         return TokenizerState(
             step=state.step + 1,
             tokenizer=tokenizer,
-            ema=optim.ema_update(state.ema, tokenizer.params, self.config.optim.ema_decay),
+            ema=optim.ema_update(state.ema, tokenizer.params, optim.ema_decay(self.config.optim, state.step)),
             discriminator=discriminator,
             lecam=running.lecam,
             code_age=running.code_age,

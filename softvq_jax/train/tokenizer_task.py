@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,8 +19,9 @@ from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.pixels import as_float, to_uint8
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.train import optim, tokenizer_networks
+from softvq_jax.train import init_from, optim, tokenizer_networks
 from softvq_jax.train.data import Data
+from softvq_jax.train.freeze import frozen_paths
 from softvq_jax.train.state import Discriminator, Network, TokenizerState
 from softvq_jax.train.task import Better, Summary, Task
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, TokenizerStep
@@ -65,11 +67,24 @@ class TokenizerTask(Task):
         self.schedules = {
             kind: optim.learning_rate(config.optim, kind, **run) for kind in {config.optim.schedule, "constant"}
         }
+        trained = {"model": self.nets.model.shapes} | (
+            {} if self.nets.alignment is None else {"alignment": self.nets.alignment.shapes}
+        )
+        paths = [path.removeprefix("model/") for path in traverse_util.flatten_dict(trained, sep="/")]
+        self.is_frozen = frozen_paths(config.freeze, paths)
         self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
         self.codebook_size = config.model.codebook_size
         self.reconstruct = None  # compiled once, for FID
-        self.step = TokenizerStep(config, self.nets, self.generator_optimizer, self.discriminator_optimizer)
+        self.learning_rate = self.schedules[config.optim.schedule]
+        self.step = TokenizerStep(
+            config,
+            self.nets,
+            self.generator_optimizer,
+            self.discriminator_optimizer,
+            self.learning_rate,
+            lambda path: self._group(path) == "frozen",
+        )
 
     @classmethod
     def open(cls, config: ConfigDict, source: Any = None) -> "TokenizerTask":
@@ -87,6 +102,8 @@ class TokenizerTask(Task):
     def _group(self, path: str) -> str:
         """Returns the optimizer's group of a generator parameter, given its path."""
         optimizer, prefix = self.config.optim, "model/bottleneck/"
+        if self.is_frozen(path.removeprefix("model/")):
+            return "frozen"
         if not path.startswith(prefix):
             return optimizer.schedule
         model = self.nets.config
@@ -94,11 +111,18 @@ class TokenizerTask(Task):
         return "frozen" if frozen else optimizer.codebook_schedule
 
     def init(self, key: jax.Array, initial) -> TokenizerState:
-        """Returns a new state; `initial["encoder"]`, if present, are pretrained parameters of the encoder's ViT."""
+        """A new state.
+
+        Args:
+          key: of the fresh parameters.
+          initial: pretrained parameters, where there are any: `encoder`, those of the encoder's ViT, and `init_from`,
+            those that `start` returned.
+        """
         keys = jax.random.split(key, 3)
         params = {"model": self.nets.model.init(keys[0])[0]}
         if "encoder" in initial:
             params["model"]["encoder"]["vit"] = initial["encoder"]
+        params["model"] = init_from.overlay(params["model"], initial.get("init_from", {}))
         if self.nets.alignment is not None:
             params["alignment"] = self.nets.alignment.init(keys[1])[0]
         discriminator = None
@@ -117,6 +141,10 @@ class TokenizerTask(Task):
             lecam={"real": jnp.zeros(()), "fake": jnp.zeros(())},
             code_age=code_age,
         )
+
+    def start(self) -> dict:
+        """The parameters that `config.init_from` gives a new run; see `init_from.start_from`."""
+        return init_from.start_from(self.config, self.nets.config, self.nets.model.shapes)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 
@@ -139,18 +167,27 @@ class TokenizerTask(Task):
         error = jnp.mean(jnp.square(originals - reconstructions), axis=(1, 2, 3))
         psnr = 10 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-10))
         sums = {"images": jnp.sum(valid), "psnr": jnp.sum(psnr * valid), "squared_error": jnp.sum(error * valid)}
+        latents, weight = out.bottlenecked.latents.astype(jnp.float32), valid[:, None, None]
+        sums |= {"latents": jnp.sum(latents * weight, 0), "squared_latents": jnp.sum(jnp.square(latents) * weight, 0)}
         if out.bottlenecked.indices is not None:
             sums["codes"] = code_counts(out.bottlenecked.indices, self.nets.config.codebook_size, valid)
         shown = [x[: self.config.evals.held_out.num_pictures] for x in pair]
         return sums, shown
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """Returns PSNR and codebook usage, and a picture of the first originals above their reconstructions."""
+        """Returns PSNR and codebook usage, and a picture of the first originals above their reconstructions.
+
+        `eval_latent_spread` is the variance of the latents between images, as a share of their mean square.
+        """
         count = float(sums["images"])
         metrics = {"eval_psnr": float(sums["psnr"]) / count, "eval_images": int(count)}
+        if count > 1:
+            square = np.asarray(sums["squared_latents"], np.float64) / count
+            variance = square - np.square(np.asarray(sums["latents"], np.float64) / count)
+            metrics["eval_latent_spread"] = float(np.mean(variance) / np.maximum(np.mean(square), 1e-30))
         if "codes" in sums:
             metrics["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
-        return metrics, {"reconstructions": shown}
+        return metrics, {} if shown is None else {"reconstructions": shown}
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
         """Returns reconstructions of held-out images, for rFID and SSIM."""
@@ -166,6 +203,11 @@ class TokenizerTask(Task):
         """Returns the trained parameters of a state, for the table in the log."""
         trained = dict(state.tokenizer.params)
         return trained | ({"discriminator": state.discriminator.params} if state.discriminator else {})
+
+    @property
+    def published(self) -> dict:
+        """Nothing: the config determines what is exported."""
+        return {}
 
     def export(self, params) -> Tokenizer:
         """Returns the tokenizer with the averaged parameters (host arrays)."""

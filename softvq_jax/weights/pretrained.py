@@ -136,8 +136,8 @@ TRAINING = ("encoder", "teacher", "lpips", "trunk")
 NETWORKS = {
     "encoder": PretrainedNetwork(
         files=(WeightsFile("weights.encoder", "the DINOv2 that the encoder starts from", _DINOV2_SOURCE),),
-        needed=lambda config: bool(config.weights.encoder),
-        without="weights.encoder=''  (the encoder then starts from scratch)",
+        needed=lambda config: bool(config.weights.encoder) and not config.init_from,
+        without="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
         module=ViT,
         options=("dtype", "remat"),
         expected=_encoder_config,
