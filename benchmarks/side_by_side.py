@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.config import load_config
+from softvq_jax.generator import abstract_params
 from softvq_jax.generators.sit import SIT
 from softvq_jax.generators.transformer import weight_rules
 from softvq_jax.losses.reconstruction import pixel_l2
@@ -88,7 +89,7 @@ def sit(args) -> Case:
     """One evaluation, and training on given targets."""
     config = SIT.preset(args.size, num_tokens=64, channels=32, dtype=args.dtype)
     network = SIT.network(config)
-    params = _random(network.shapes)
+    params = _random(abstract_params(config))
     keys = jax.random.split(jax.random.key(1), 4)
     shape = (args.batch, config.num_tokens, config.channels)
     inputs = {
