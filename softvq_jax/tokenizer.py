@@ -263,21 +263,21 @@ class Tokenizer:
         return _clipped(self._run("decode", latents), clip)
 
     def reconstruct(self, images: jax.Array, *, clip: bool = True) -> jax.Array:
-        """`decode(encode(images))`."""
+        """Encodes and decodes images, `decode(encode(images))`."""
         return self.decode(self.encode(images), clip=clip)
 
     def pre_bottleneck(self, images: jax.Array) -> jax.Array:
-        """The bottleneck's input `[B, L, D]`: the encoder's output (`[B, L, 2D]` for KL, mean and log-variance)."""
+        """Returns the bottleneck's input `[B, L, D]` (for KL `[B, L, 2D]`, mean and log-variance)."""
         return self._run("pre_bottleneck", self._checked(images))
 
     def posterior(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
-        """SoftVQ's probabilities of the codes of each token, `[B, C, L/C, K]`.
+        """Returns SoftVQ's probabilities of the codes for each token, `[B, C, L/C, K]`.
 
         Args:
-          images, temperature: as of `encode`.
+          images, temperature: see `encode`.
 
         Raises:
-          ValueError: the bottleneck does not average codes; or as `encode`.
+          ValueError: the bottleneck does not average codes; or see `encode`.
         """
         if not self.config.has_temperature:
             raise ValueError(

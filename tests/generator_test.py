@@ -94,7 +94,7 @@ def test_an_example_depends_only_on_its_index_and_label(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_label_and_the_guidance_matter(family):
+def test_label_and_guidance_change_the_samples(family):
     generator, few = _generator(family), FEW[family] | {"key": KEY}
     plain, other = generator.sample([1], **few), generator.sample([2], **few)
     guided = generator.sample([1], guidance=3.0, **few)

@@ -9,13 +9,13 @@ stops before the first run. `tools.random_teacher` writes random weights, for a 
 easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
     readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]

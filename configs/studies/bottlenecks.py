@@ -8,7 +8,7 @@ on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rF
 1.24 for SoftVQ, 1.45 and 10.97 for VQ, and 1.15 and 2.01 without a bottleneck.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae": "AE"}
 
@@ -16,7 +16,7 @@ BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae
 def get_config():
     return study_config(
         "bottlenecks",
-        shortened(beside(__file__, "tiny"), 200),
+        shortened(load_base(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16, 8)

@@ -8,7 +8,7 @@ to the codebook. Eleven minutes on two cores, mostly for 65,536 codes. SimVQ's p
 of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 KINDS = {
     "vq": ("VQ", dict(bottleneck="vq"), "cosine"),
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.update(num_latent_tokens=16, num_codebooks=1)
     base.loss.entropy_weight = 0.0
     config = study_config(

@@ -9,7 +9,7 @@ Needs the extra `studies`. In the paper, linear probes are better on SoftVQ's la
 of tokens.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 
@@ -19,7 +19,7 @@ def get_config():
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
-        shortened(beside(__file__, "tiny"), 200),
+        shortened(load_base(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16)

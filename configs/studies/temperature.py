@@ -6,13 +6,13 @@ Ten shortened runs of `configs/tiny.py` with 32 tokens, with the released poster
 on one core. The paper uses 0.07 and finds nearby values equally good.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"}
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
     base.log.every_steps = 1  # because gradient peaks last only one step
     return study_config(

@@ -61,7 +61,7 @@ def _dot_general(equation) -> float:
 
 
 def _convolution(equation) -> float:
-    """Every output number is a sum over the kernel's window and input channels."""
+    """Counts a convolution; each output number is a sum over the kernel's window and the input channels."""
     kernel = equation.invars[1].aval.shape
     out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     # Zeros inserted by an input dilation (in the gradient of a strided convolution) do not count.

@@ -53,7 +53,7 @@ class Instruction(NamedTuple):
         return found.group(1) if found else None
 
     def required(self, pattern: str) -> str:
-        """`attribute`, but ValueError where `pattern` does not match."""
+        """Returns `attribute(pattern)`; raises ValueError if the pattern does not match."""
         found = self.attribute(pattern)
         if found is None:
             raise ValueError(f"{self.name} has no attribute {pattern}: {self.attributes[:200]}")

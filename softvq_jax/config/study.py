@@ -24,7 +24,7 @@ STUDY: Schema = {
 register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
 
 
-def beside(study: str, name: str) -> ConfigDict:
+def load_base(study: str, name: str) -> ConfigDict:
     """Loads `configs/NAME.py` from a study in `configs/studies/`.
 
     Args:

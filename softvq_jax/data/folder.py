@@ -182,7 +182,9 @@ def walk(folder: str) -> Listing:
       OSError: `folder` itself cannot be listed.
     """
     found = Listing([], [], [])
-    waiting = [("", (os.path.realpath(folder),))]  # folders, each with the real paths of those on the way to it
+    waiting: list[tuple[str, tuple[str, ...]]] = [
+        ("", (os.path.realpath(folder),))
+    ]  # folders, each with the real paths of those on the way to it
     while waiting:
         below, way = waiting.pop()
         try:
@@ -191,7 +193,7 @@ def walk(folder: str) -> Listing:
         except OSError as error:
             if not below:
                 raise
-            found.closed.append((below, error.strerror))
+            found.closed.append((below, error.strerror or str(error)))
             continue
         for entry in entries:
             name = os.path.join(below, entry.name)

@@ -117,11 +117,12 @@ class _Shard:
         schema = parquet.schema_arrow
         features = _features(schema.metadata)
         images = [name for name, of in features.items() if isinstance(of, dict) and of.get("_type") == "Image"]
-        self.image = next((name for name in (*images, *IMAGES) if name in schema.names), None)
-        if self.image is None:
+        image = next((name for name in (*images, *IMAGES) if name in schema.names), None)
+        if image is None:
             raise ValueError(f"{file} has the columns {', '.join(schema.names)}; expected images in one of {IMAGES}")
+        self.image: str = image
         self.label = next((name for name in LABELS if name in schema.names), None)
-        of = features.get(self.label)
+        of = features.get(self.label or "")
         self.names = tuple(of.get("names") or ()) if isinstance(of, dict) else ()
         self.groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         rows = sum(self.groups)

@@ -85,7 +85,7 @@ class SequenceSource(source.Source):
 
     def __init__(self, items: Items, class_names: Sequence[str] | None = None, name: str = ""):
         function = items if callable(items) and not hasattr(items, "__getitem__") else None
-        sequence = function() if function else items
+        sequence: Any = function() if function else items
         if not hasattr(sequence, "__len__") or not hasattr(sequence, "__getitem__"):
             if not (function and isinstance(sequence, Iterable)):
                 raise TypeError(

@@ -148,7 +148,7 @@ def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
 
 
 def side_of_crops(image_size: int | None) -> int:
-    """`image_size`; ValueError for None, which is for latents only."""
+    """Returns `image_size`; raises ValueError for None, which is allowed only for latents."""
     if image_size is None:
         raise ValueError("image_size is None, but the data are images: give the side of their crops in pixels")
     return image_size

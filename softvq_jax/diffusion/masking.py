@@ -28,16 +28,24 @@ def mask_first(orders: jax.Array, count: int | jax.Array) -> jax.Array:
     return jnp.argsort(orders, axis=1) < count
 
 
-def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
+def draw_mask(
+    batch: int, num_tokens: int, key: jax.Array, *, least: float = LEAST_MASKED_SHARE, most: float = 1.0
+) -> jax.Array:
     """Draws a training mask `[B, L]` (MAR, section 4.1).
 
-    The share of masked tokens is drawn once for the batch, from a normal distribution with mean 1 and standard deviation
-    0.25, truncated to [0.7, 1]. The masked tokens are drawn for each example.
+    The share of masked tokens is drawn once for the batch, from a normal distribution with mean `most` and standard
+    deviation 0.25, truncated to [least, most]. The masked tokens are drawn for each example. MAR's shares are in [0.7, 1],
+    MAETok's in [0.4, 0.6].
     """
     share_key, order_key = jax.random.split(key)
-    lowest = (LEAST_MASKED_SHARE - 1) / MASKED_SHARE_STD
-    share = 1 + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
-    orders = random_orders(jax.random.split(order_key, batch), num_tokens)
+    lowest = (least - most) / MASKED_SHARE_STD
+    share = most + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
+    return mask_share(batch, num_tokens, share, order_key)
+
+
+def mask_share(batch: int, num_tokens: int, share: float | jax.Array, key: jax.Array) -> jax.Array:
+    """Masks `ceil(num_tokens * share)` tokens of each example at random, `[B, L]`; `share` is in [0, 1]."""
+    orders = random_orders(jax.random.split(key, batch), num_tokens)
     return mask_first(orders, jnp.ceil(num_tokens * share))
 
 

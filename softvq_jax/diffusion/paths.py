@@ -15,7 +15,7 @@ import numpy as np
 TIME_DISTRIBUTIONS = ("uniform", "lognormal")
 
 Coefficient: TypeAlias = Callable[[Any], Any]
-"""A function of times, NumPy or JAX arrays, with a result of their shape and library."""
+"""Maps times, a NumPy or JAX array, to an array of the same shape and library."""
 
 
 @dataclasses.dataclass(frozen=True)

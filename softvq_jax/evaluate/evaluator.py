@@ -122,7 +122,7 @@ class EvaluatedSet:
         return rows[column]
 
     def require_rows(self) -> RowCache:
-        """What was measured; raises NotMeasured if only statistics are given or kept."""
+        """Returns the measured rows; raises NotMeasured if only statistics are given or kept."""
         if self.rows_by_column is None:
             raise NotMeasured(f"needs the images of the {self.name}, and there are only statistics")
         return self.rows_by_column

@@ -31,7 +31,7 @@ class Images(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels shape of an image."""
+        """Height, width and channels of one image."""
         ...
 
     @property

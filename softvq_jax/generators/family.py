@@ -34,9 +34,7 @@ class GeneratorConfig(Protocol):
 
 
 Losses = Callable[[Any, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
-"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized.
-
-The network is the family's own."""
+"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized."""
 
 
 @dataclasses.dataclass(frozen=True)

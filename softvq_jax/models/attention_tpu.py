@@ -14,7 +14,6 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128
 QUERY_ROWS = 256  # queries whose logits are in vector memory at the same time
-VMEM_BYTES = 64 * 2**20
 
 _CONTRACT_INNER = (((1,), (0,)), ((), ()))
 _CONTRACT_LAST = (((1,), (1,)), ((), ()))
@@ -88,7 +87,7 @@ class _Shape:
 
 
 def _compiler_params(*semantics: str):
-    return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
+    return pltpu.CompilerParams(dimension_semantics=semantics)
 
 
 def _heads(block: int, head: int) -> list[slice]:

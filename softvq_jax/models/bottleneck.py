@@ -85,7 +85,7 @@ class Bottleneck(nnx.Module):
     if TYPE_CHECKING:
 
         def __init__(self, dim: int, *, rngs: nnx.Rngs, **arguments: Any):
-            """Every bottleneck's own; `dim` are the channels of the latents."""
+            """Each bottleneck has its own arguments; `dim` is the number of channels of the latents."""
 
     @classmethod
     def from_config(cls, config: "TokenizerConfig", *, rngs: nnx.Rngs) -> "Bottleneck":

@@ -44,7 +44,7 @@ def squared_distances(z: jax.Array, codes: jax.Array) -> jax.Array:
 
 
 def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:
-    """`mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks together.
+    """Returns `mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks.
 
     Low if each token's distribution is concentrated on one code and all codes are used equally: the KL term of
     SoftVQ-VAE, equation 5.
@@ -67,7 +67,7 @@ def code_counts(indices: jax.Array, codebook_size: int, weights: jax.Array | Non
 
 
 def perplexity(indices: jax.Array, codebook_size: int) -> jax.Array:
-    """`exp` of the entropy of the codes used in this batch, averaged over codebooks; `indices` is `[B, C, L/C]`."""
+    """Returns `exp` of the entropy of the codes `indices` `[B, C, L/C]` of this batch, averaged over codebooks."""
     counts = code_counts(indices, codebook_size)
     shares = counts / jnp.sum(counts, -1, keepdims=True)
     return jnp.mean(jnp.exp(-jnp.sum(shares * jnp.log(jnp.maximum(shares, 1e-12)), -1)))

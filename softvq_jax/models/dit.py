@@ -62,7 +62,7 @@ class FixedPositions(nnx.Variable):
 
 
 def sincos_positions(length: int, width: int) -> np.ndarray:
-    """Position embeddings `[L, width]`: sines in even, cosines in odd channels (Vaswani et al., 2017, section 3.5)."""
+    """Returns embeddings `[L, width]` with sines in even and cosines in odd channels (Vaswani et al., 2017, sec. 3.5)."""
     angles = np.arange(length)[:, None] / LONGEST_PERIOD ** (np.arange(0, width, 2) / width)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width).astype(np.float32)
 

@@ -11,7 +11,7 @@ Network = TypeVar("Network", bound=nnx.Module)
 
 
 class Functional(Generic[Network]):
-    """A network of class `Network` without its parameters.
+    """A network of class `Network`, separated from its parameters.
 
     Attributes:
       shapes: shapes and types of the parameters, a tree of `ShapeDtypeStruct`s.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models.attention import attention, split_heads
+from softvq_jax.models.rotary import fresh_frequencies, rotate
 from softvq_jax.parallel.mesh import constrain_batch
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -76,10 +77,22 @@ def layer_norm(width: int, *, affine: bool = True, eps: float = LAYER_NORM_EPS, 
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalizes queries and keys."""
+    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`.
+
+    `qk_norm` normalizes queries and keys. With a `rope_theta` they turn by mixed rotary positions, whose learned
+    frequencies start from it; calls then take the tokens' `coordinates`, see `rotary.patch_coordinates`.
+    """
 
     def __init__(
-        self, width: int, num_heads: int, *, qk_norm: bool = False, qkv_bias: bool = True, dtype=None, rngs: nnx.Rngs
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        qk_norm: bool = False,
+        qkv_bias: bool = True,
+        rope_theta: float | None = None,
+        dtype=None,
+        rngs: nnx.Rngs,
     ):
         if width % num_heads:
             raise ValueError(f"width is {width}; expected a multiple of num_heads, {num_heads}")
@@ -88,12 +101,21 @@ class Attention(nnx.Module):
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
+        self.freqs = (
+            nnx.Param(fresh_frequencies(num_heads, width // num_heads, rope_theta, rngs))
+            if rope_theta is not None
+            else None
+        )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
         qkv = self.qkv(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k, v = split_heads(qkv, self.num_heads)
             q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
+            qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
+        if self.freqs is not None:
+            q, k, v = split_heads(qkv, self.num_heads)
+            q, k = (rotate(each, coordinates, self.freqs[...]) for each in (q, k))
             qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
         return self.proj(attention(qkv, self.num_heads))
 
@@ -166,19 +188,19 @@ def scan_blocks(
     return jax.lax.scan(step, x, (params, per_block))[0]
 
 
-def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "none") -> jax.Array:
-    """Applies the stacked `blocks` and returns the outputs `[parts, ...]` after each of `parts` equal groups of blocks.
+def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
+    """Applies the stacked `blocks` and returns the outputs `[groups, ...]` after each of `groups` equal groups.
 
     It is a nested loop, because separate loops for the groups would each be compiled.
     """
     params, step = _scannable(blocks, (), remat)
-    params = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), params)
+    params = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), params)
 
-    def part(x, params):
+    def group(x, params):
         x = jax.lax.scan(step, x, (params, ()))[0]
         return x, x
 
-    return jax.lax.scan(part, x, params)[1]
+    return jax.lax.scan(group, x, params)[1]
 
 
 def _scannable(blocks, shared, remat):

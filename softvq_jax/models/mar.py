@@ -64,7 +64,7 @@ class Attention(layers.Attention):
     """Self-attention with a mask of keys, and dropout on the attention probabilities."""
 
     def __call__(self, x: jax.Array, attended=None, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
-        """Self-attention of tokens `x` `[B, N, width]`.
+        """Computes self-attention of tokens `x` `[B, N, width]`.
 
         Args:
           attended: `[B, N]`, False for tokens that no token attends to; None attends to all.

@@ -157,7 +157,7 @@ class UViTBert(nnx.Module):
         """Returns logits over the codes at every position; see `ImageBert`. There is no dropout, so `key` is not used."""
         config = self.config
         x = self.embeddings[...][_sequence(config, tokens, labels)] + self.positions[...]
-        outputs = layers.scan_parts(self.in_blocks, x, config.depth // 2, remat=config.remat)
+        outputs = layers.scan_groups(self.in_blocks, x, config.depth // 2, remat=config.remat)
         x = self.mid_block(outputs[-1])
         x = layers.scan_blocks(self.out_blocks, x, per_block=(outputs[::-1],), remat=config.remat)
         return self.to_logits(self.norm(x)[:, 1:]).astype(jnp.float32)

@@ -135,7 +135,7 @@ class Decoder(nnx.Module):
         embedded = self.embed_latents(latents).astype(jnp.float32) + positions
         count = self.grid**2
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.vit.width))
-        tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
+        tokens = with_prefix(masks, self.cls_token, self.pos_embed)
         tokens = self.norm_pre(jnp.concatenate([tokens, embedded], axis=1))
         return self.transformer(tokens, key=key)[:, 1 : 1 + count]
 

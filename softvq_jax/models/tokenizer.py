@@ -13,7 +13,15 @@ from softvq_jax.models import layers
 from softvq_jax.models.bottleneck import Bottlenecked
 from softvq_jax.models.local_init import start_local
 from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
+from softvq_jax.models.vit import (
+    Transformer,
+    ViT,
+    ViTConfig,
+    fresh_class_token,
+    fresh_positions,
+    unpatchify,
+    with_prefix,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,11 @@ class TokenizerConfig:
         bottleneck_class(self.bottleneck).check(self)
         for vit in (self.encoder, self.decoder):
             vit.grid(self.image_size)
+            plain = vit.class_token and vit.absolute_positions and vit.rope_theta is None and not vit.modulated
+            if self.local_init and not plain:
+                raise ValueError(
+                    "local_init is true; it needs a class token, absolute positions, no rotary positions and no modulation"
+                )
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "TokenizerConfig":
@@ -114,35 +127,48 @@ class Encoder(nnx.Module):
         self.latent_pos_embed = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
 
     def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        tokens = self.vit.embed(images)
+        return self.latents(self.vit.embed(images), key=key)
+
+    def latents(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """The latent tokens after the last norm, from the image's embedded `tokens`."""
         latents = self.latent_tokens[...] + self.latent_pos_embed[...]
         latents = jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))
-        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), key=key)
+        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), grid=self.vit.grid, key=key)
         return tokens[:, -latents.shape[1] :]
 
 
 class Decoder(nnx.Module):
-    """A transformer over a mask token for each patch and the latents, `[B, L, D] -> [B, N, width]`."""
+    """A transformer over a mask token for each patch and the latents, `[B, L, D] -> [B, N, width]`.
 
-    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+    A modulated ViT has the latents themselves as its condition, which acts on the latent tokens. `to_patches` maps the
+    features of a patch to its pixels, or to `num_outputs` numbers.
+    """
+
+    def __init__(self, config: TokenizerConfig, num_outputs: int | None = None, *, rngs: nnx.Rngs):
         vit = config.decoder
         self.config, self.grid = vit, vit.grid(config.image_size)
         normal = nnx.initializers.truncated_normal(stddev=0.02)
         self.embed_latents = layers.linear(config.latent_dim, vit.width, dtype=config.dtype, rngs=rngs)
         self.latent_pos_embed = nnx.Param(normal(rngs.params(), (config.num_latent_tokens, vit.width), jnp.float32))
-        self.cls_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, vit.width)))
+        self.cls_token = fresh_class_token(vit, rngs)
         self.mask_token = nnx.Param(normal(rngs.params(), (1, vit.width), jnp.float32))
-        self.pos_embed = nnx.Param(normal(rngs.params(), (1 + self.grid**2, vit.width), jnp.float32))
-        self.transformer = Transformer(vit, dtype=config.dtype, remat=config.remat, rngs=rngs)
-        self.to_patches = layers.linear(vit.width, 3 * vit.patch_size**2, dtype=config.dtype, rngs=rngs)
+        self.pos_embed = fresh_positions(vit, self.grid, rngs)
+        condition_dim = config.latent_dim if vit.modulated else None
+        self.transformer = Transformer(
+            vit, condition_dim=condition_dim, dtype=config.dtype, remat=config.remat, rngs=rngs
+        )
+        num_outputs = num_outputs or 3 * vit.patch_size**2
+        self.to_patches = layers.linear(vit.width, num_outputs, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
         count = self.grid**2
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.config.width))
-        tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
-        tokens = self.transformer(jnp.concatenate([tokens, embedded], axis=1), key=key)
-        return tokens[:, 1 : 1 + count]
+        tokens = jnp.concatenate([with_prefix(masks, self.cls_token, self.pos_embed), embedded], axis=1)
+        condition = latents.astype(jnp.float32) if self.config.modulated else None
+        tokens = self.transformer(tokens, grid=self.grid, condition=condition, key=key)
+        prefix = self.config.num_prefix_tokens
+        return tokens[:, prefix : prefix + count]
 
     def to_pixels(self, decoded: jax.Array) -> jax.Array:
         """Maps features to images, `[B, N, width] -> [B, H, W, 3]` float32."""

@@ -39,7 +39,7 @@ def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence
     reported = len({getattr(device, "slice_index", 0) for device in devices})
     shape = resolve_axes(reported if slices == -1 else slices, data, fsdp, len(devices))
     if reported > 1 and shape[0] != reported:
-        raise ValueError(f"the mesh has slices={shape[0]}, but the devices lie in {reported} slices: set slices=-1")
+        raise ValueError(f"the mesh has slices={shape[0]}, but the devices are in {reported} slices: set slices=-1")
     return Mesh(_arrange(devices, shape, reported), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

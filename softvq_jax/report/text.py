@@ -52,7 +52,7 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         if values:
             items = (f"{key} {'none' if value is None else value}" for key, value in values.items())
             lines.append(f"  {name}: {', '.join(items)}")
-    return "\n".join(lines)
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # names of files may be no text
 
 
 def value_text(value: float | None) -> str:

@@ -78,8 +78,8 @@ class FolderLock:
 
     def _write(self, beat):
         content = json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, content, 0)
+        os.pwrite(self._file, content, 0)  # before it is cut to its length: a full disk leaves the old content
+        os.ftruncate(self._file, len(content))
         os.fsync(self._file)
 
     def _keep_beating(self):

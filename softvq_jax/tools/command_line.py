@@ -71,7 +71,7 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def first_line(doc: str | None) -> str:
-    """The first line of a module's docstring; empty under `python -OO`, which removes docstrings."""
+    """Returns the first line of a module's docstring; "" under `python -OO`, which removes docstrings."""
     return (doc or "").partition("\n")[0]
 
 

@@ -124,7 +124,7 @@ def check_count(name: str, predictions: Predictions | None, source: str | None) 
     """Raises TooFewImages if a set has a single image."""
     if predictions is not None and len(predictions) < 2:
         raise TooFewImages(
-            f"the {name} ({source or 'of --num'}) is one image, and there is no covariance of fewer than 2: "
+            f"the {name} ({source or 'of --num'}) is one image, but a covariance needs at least 2: "
             "name a larger set (FID needs 2,048 or more)"
         )
 

@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> None:
     """Draws the missing images, and the grid."""
     sampler, settings = open_sampler(args)
-    output = main_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
+    output = process_0_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
     if not output.finished:
         draw(sampler, output, args.num)
         if distributed.is_main_process():
@@ -118,7 +118,7 @@ def draw(sampler: ImageSampler, output: Output, num: int) -> None:
         multihost_utils.sync_global_devices("sampled")
 
 
-def main_first(function: Callable):
+def process_0_first(function: Callable):
     """Calls `function()` in process 0 first, then in the others, which find the files that it made."""
     if distributed.is_main_process():
         result = function()

@@ -99,7 +99,7 @@ class Checkpoints:
         )
 
     def save(self, state, record: dict) -> None:
-        """Starts saving the state of step `record["step"]`; training goes on meanwhile.
+        """Starts saving the state of step `record["step"]`; training continues in the meantime.
 
         Raises:
           SaveFailed: this save or the previous one failed, or a checkpoint of a later step exists.

@@ -43,7 +43,7 @@ class LatentSource:
         return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.params}
 
     def require_tokenizer(self) -> Tokenizer:
-        """The tokenizer; ValueError if there is none."""
+        """Returns the tokenizer; raises ValueError if there is none."""
         if self.tokenizer is None:
             raise ValueError("stored latents without a tokenizer: set config.tokenizer, which decodes them")
         return self.tokenizer

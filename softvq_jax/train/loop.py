@@ -63,7 +63,9 @@ class Run:
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
         self.folder = Workdir(workdir, config.checkpoint.fallback)
-        self.best = self.checkpoints = None
+        self.best: Best | None = None
+        self._opened: list[Best | Checkpoints] = []  # to close
+        self._latest: tuple[Any, dict] = None, {}  # state and record of the newest step, while it trains
         try:
             self._open(kind, source)
         except BaseException:
@@ -126,9 +128,11 @@ class Run:
         self.evaluators = open_evaluators(self.evaluated)
         if section.best_metric:
             self.best = Best(section.best_metric, self.evaluators, self.workdir / "best" / "checkpoints")
+            self._opened.append(self.best)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=section.keep, keep_every_steps=section.keep_every_steps
         )
+        self._opened.append(self.checkpoints)
 
     @contextlib.contextmanager
     def _closing(self):
@@ -145,7 +149,7 @@ class Run:
 
     def _close(self, *, raise_errors=True):
         try:
-            for opened in filter(None, (self.best, self.checkpoints)):
+            for opened in self._opened:
                 try:
                     opened.close()
                 except SaveFailed as error:
@@ -288,7 +292,7 @@ class Run:
             message = save_elsewhere(self.config.checkpoint.fallback, self.workdir, *self._latest)
             raise type(error)(f"{error}. {message}") from error
         finally:
-            self._latest = None
+            self._latest = None, {}
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class Task(Protocol):
       protocol: name of the evaluation protocol for `predictions`.
       metric_names: maps metrics of `evaluation.json` to their names in the run.
       codebook_size: codebook size of the trained tokenizer; None without a codebook.
-      draws_images: whether it is a `DrawingTask`.
+      draws_images: whether the task is a `DrawingTask`.
     """
 
     data: Data | None
@@ -92,24 +92,24 @@ class Task(Protocol):
 
 
 class DrawingTask(Task, Protocol):
-    """A task with `draws_images`."""
+    """A task that can draw sample images."""
 
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` samples, uint8 `[n, H, W, 3]`, and their classes `[n]`, in every process."""
+        """Returns `count` samples, uint8 `[n, H, W, 3]`, and their classes `[n]`, in every process."""
         ...
 
     def decode_batch(self, frozen, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Reconstructions of a batch, uint8, its labels, and which samples are valid."""
+        """Returns reconstructions of a batch (uint8), its labels, and which samples are valid."""
         ...
 
 
 def draws_images(task: Task) -> TypeGuard[DrawingTask]:
-    """`task.draws_images`."""
+    """Returns `task.draws_images`, and narrows the task's type."""
     return task.draws_images
 
 
 def data_of(task: Task) -> Data:
-    """The samples of a task; ValueError for one made of shapes, which has none."""
+    """Returns the samples of a task; raises ValueError for an abstract task, which has none."""
     if task.data is None:
         raise ValueError("a task made of shapes has no samples: use one from `open`")
     return task.data

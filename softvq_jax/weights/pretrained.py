@@ -250,12 +250,12 @@ def load_network(name: str, names: Sequence[str]) -> tuple[Functional, dict]:
 
 
 def load_inception(file: str) -> tuple[Functional, dict]:
-    """`load_network("inception", [file])`."""
+    """Reads Inception, `load_network("inception", [file])`."""
     return load_network("inception", [file])
 
 
 def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
-    """`load_network("lpips", names)`."""
+    """Reads LPIPS, `load_network("lpips", names)`."""
     return load_network("lpips", names)
 
 

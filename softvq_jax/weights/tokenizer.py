@@ -12,7 +12,7 @@ from softvq_jax.models.quantizers import BOTTLENECKS, bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.weights.config_json import STATISTICS, stated
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, reading
-from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
+from softvq_jax.weights.vit import prefix_rules, rotary_rules, transformer_rules, vit_config_of, vit_rules
 
 # Published files contain a patch embedding of the decoder, which is not used, since the decoder's input is not an image.
 UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
@@ -35,8 +35,10 @@ def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
         Rule("decoder/latent_pos_embed", "decoder.latent_pos_embed", LEADING_ONE),
         Rule("decoder/mask_token", "decoder.mask_token", LEADING_ONE),
     ]
-    rules += prefix_rules("decoder/", "decoder.model.")
+    rules += prefix_rules(config.decoder, "decoder/", "decoder.model.")
     rules += transformer_rules(config.decoder, "decoder/transformer/", "decoder.model.")
+    rules += rotary_rules(config.encoder, "encoder/vit/transformer/", "encoder.")
+    rules += rotary_rules(config.decoder, "decoder/transformer/", "decoder.")
     rules += linear("to_latents", "quant_conv")
     rules += linear("decoder/embed_latents", "post_quant_conv")
     rules += linear("decoder/to_patches", "decoder.to_pixel.model")
@@ -91,12 +93,12 @@ def _config_of(tensors, published, **compute):
         image_size=image_size,
         num_latent_tokens=num_latent_tokens,
         latent_dim=tensors["post_quant_conv.weight"].shape[1],
-        **_bottleneck_fields(tensors, published),
+        **bottleneck_fields(tensors, published),
         **compute,
     )
 
 
-def _bottleneck_fields(tensors, published):
+def bottleneck_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict:
     """Returns the fields of the first bottleneck that recognizes its tensors, starting with the class registered last."""
     for name, bottleneck in reversed(BOTTLENECKS.items()):
         if (fields := bottleneck.published_config(tensors, published)) is not None:

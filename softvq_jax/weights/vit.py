@@ -5,20 +5,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Rule, WeightsError, count_blocks, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, PATCH, SAME, Layout, Rule, WeightsError, count_blocks, linear, norm
+
+# [2, depth, ...] <-> [depth, 2, ...]
+AXES_SWAPPED = Layout(lambda w: w.swapaxes(0, 1), lambda w: w.swapaxes(0, 1))
 
 
 def transformer_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
-    """Returns the rules of the blocks and the last norm.
+    """Returns the rules of the blocks and the last norm, without rotary positions (`rotary_rules`).
 
     Args:
       config: shape of the transformer.
       path, key: prefixes of our paths and of PyTorch's keys, ending with a separator.
     """
     blocks, theirs, depth = f"{path}blocks", f"{key}blocks.{{i}}", config.depth
-    rules = norm(f"{path}norm", f"{key}norm")
-    for name in ("norm1", "norm2"):
-        rules += norm(f"{blocks}/{name}", f"{theirs}.{name}", depth)
+    if config.modulated:
+        rules = linear(f"{blocks}/modulation", f"{theirs}.adaLN_modulation.1", depth)
+    else:
+        rules = norm(f"{path}norm", f"{key}norm")
+        for name in ("norm1", "norm2"):
+            rules += norm(f"{blocks}/{name}", f"{theirs}.{name}", depth)
     for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
         rules += linear(f"{blocks}/{name.replace('.', '/')}", f"{theirs}.{name}", depth)
     if config.layer_scale is not None:
@@ -26,17 +32,24 @@ def transformer_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
     return rules
 
 
-def prefix_rules(path: str, key: str) -> list[Rule]:
-    """Returns the rules of the class token and the positions."""
-    return [
-        Rule(f"{path}cls_token", f"{key}cls_token", LEADING_ONE),
-        Rule(f"{path}pos_embed", f"{key}pos_embed", LEADING_ONE),
-    ]
+def rotary_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
+    """Returns the rule of the frequencies of rotary positions, if there are any; `path` is that of the transformer."""
+    if config.rope_theta is None:
+        return []
+    return [Rule(f"{path}blocks/attn/freqs", f"{key}freqs", AXES_SWAPPED)]
+
+
+def prefix_rules(config: ViTConfig, path: str, key: str) -> list[Rule]:
+    """Returns the rules of the class token and the positions, as far as there are any."""
+    rules = [Rule(f"{path}cls_token", f"{key}cls_token", LEADING_ONE)] if config.class_token else []
+    if config.absolute_positions:
+        rules.append(Rule(f"{path}pos_embed", f"{key}pos_embed", LEADING_ONE))
+    return rules
 
 
 def vit_rules(config: ViTConfig, path: str = "", key: str = "") -> list[Rule]:
     """Returns the rules of a whole `ViT`."""
-    rules = prefix_rules(path, key) + transformer_rules(config, f"{path}transformer/", key)
+    rules = prefix_rules(config, path, key) + transformer_rules(config, f"{path}transformer/", key)
     rules += [
         Rule(f"{path}patch_embed/kernel", f"{key}patch_embed.proj.weight", PATCH),
         Rule(f"{path}patch_embed/bias", f"{key}patch_embed.proj.bias"),

@@ -1,4 +1,4 @@
-"""Arithmetic, closed forms and roofline, against numbers worked out by hand."""
+"""Arithmetic, closed forms and roofline, against numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_flops_of_a_convolution():
     assert _flops(same, (2, 8, 8, 3), (3, 3, 3, 5)) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
 
 
-# Seven blocks, of which a turn of the loop takes one: as it lies, by way of a copy in another layout, or of its padding.
+# Seven blocks. An iteration of the loop reads one: directly, through a copy in another layout, or through padding.
 FUSIONS = """HloModule step
 
 %copied (blocks.1: bf16[7,64,64]) -> bf16[7,64,64] {
@@ -73,14 +73,14 @@ ENTRY %main (blocks: bf16[7,64,64], index: s32[], none: s32[], bottom: bf16[]) -
         ("%taken = bf16[7,64,64]{2,1,0} reverse(%blocks.2), dimensions={0}", 7),  # not followed: all of it
     ],
 )
-def test_a_fusion_reads_what_it_takes_of_its_operand(taken, blocks):
+def test_a_fusion_reads_only_the_used_part_of_its_operand(taken, blocks):
     read, written = blocks * 64 * 64 * 2, 64 * 64 * 4
     assert hbm_traffic(hlo.parse(FUSIONS.replace("TAKEN", taken))) == read + written
 
 
 def test_bytes_sent_in_closed_form():
     weights = Weights(sharded=1000, replicated=80, width=2)
-    # Data parallel alone: one sum of everything.
+    # Data parallel only: one all-reduce of all gradients.
     assert sum(bytes_sent(weights, Mesh(1, 8, 1))) == pytest.approx(2 * 2 * 1080 * 7 / 8)
     sent = bytes_sent(weights, Mesh(1, 4, 2))
     assert sent.gather == pytest.approx(2 * 2 * 1000 / 2)
@@ -90,7 +90,7 @@ def test_bytes_sent_in_closed_form():
     assert bytes_sent(weights, Mesh(2, 2, 2)).between_slices == pytest.approx(2 * 2 * (500 + 20) / 2)
 
 
-def test_network_and_arithmetic_meet_where_they_should():
+def test_network_and_arithmetic_take_equal_time_at_the_least_batch():
     chip, weights, mesh = CHIPS["v5e"], Weights(3e8), Mesh(1, 16, 16)
     images = least_images_per_chip(weights, mesh, chip, flops_per_image=1e12)
     assert images * 1e12 / chip.matmul_flops == pytest.approx(network_seconds(weights, mesh, chip))
@@ -101,7 +101,7 @@ def test_links_of_a_group():
     column = [(0, y, 0) for y in range(16)]
     assert group_bandwidth(chip, (16, 16), column) == 2 * one
     assert group_bandwidth(chip, (16, 16), column[:8]) == one
-    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to close into a ring.
+    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to be a ring.
     assert group_bandwidth(chip, (16, 16), [(x, y, 0) for x in range(16) for y in range(16)]) == 4 * one
 
 
@@ -124,7 +124,7 @@ def test_devices_of_a_topology():
 
 
 def test_kernels_count_by_their_cost_estimate_on_all_devices():
-    batch, length, width = 4, 256, 128
+    batch, length, width = 4, 384, 128
 
     def step(qkv):
         return jnp.sum(attention(qkv, 2).astype(jnp.float32))

@@ -33,7 +33,7 @@ def test_palette_is_translated():
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (64, 64), (65, 640), (1000, 131), (40, 33)])
-def test_the_smaller_side_gets_the_target_and_the_aspect_stays(width, height):
+def test_the_smaller_side_gets_the_target_and_the_aspect_ratio_is_kept(width, height):
     resized = crops.resize_smaller_side(Image.new("RGB", (width, height)), 64)
     assert min(resized.size) == 64
     assert max(resized.size) == pytest.approx(64 * max(width, height) / min(width, height), rel=0.02)

@@ -154,12 +154,12 @@ def test_a_separate_folder_is_held_out(tmp_path):
     ({"source": "embedded", "path": "x"}, "takes no data.path"),
     ({"source": "embedded", "holdout": 1.0}, "data.holdout=1.0"),
 ])  # fmt: skip
-def test_configs_that_cannot_be(fields, message):
+def test_inconsistent_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         sources.training_source(config(**fields))
 
 
-def test_nothing_to_evaluate_on(tmp_path):
+def test_missing_held_out_images_are_reported(tmp_path):
     write_images(tmp_path, ["1.png"])
     with pytest.raises(ValueError, match=r"set data\.eval_path"):
         sources.held_out_source(config(path=str(tmp_path), holdout=0.0), 16)

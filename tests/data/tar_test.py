@@ -85,7 +85,7 @@ def test_a_damaged_cached_index_is_made_again(damage, tmp_path):
     assert index.read_bytes()[:4] == content[:4] and len(index.read_bytes()) == len(content)
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_images(tar.TarShards(str(write_tar(tmp_path / "all.tar", {"a/1.png": png(1)}))), [(1, 0)])

@@ -82,7 +82,7 @@ def test_mixed_sizes_and_modes_are_named(tmp_path):
         open_images(folder).read(0, 2)
 
 
-def test_cropping_is_adms(tmp_path):
+def test_cropping_equals_adms(tmp_path):
     originals = [_levels(40, 30, 3), _levels(20, 64)]
     images = open_images(_folder(tmp_path / "a", originals), size=12)
     assert images.crop() == "ADM center crop to 12"
@@ -90,7 +90,7 @@ def test_cropping_is_adms(tmp_path):
     np.testing.assert_array_equal(images.read(0, 2), expected)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_files_are_named(tmp_path):
     for name in (str(tmp_path), str(tmp_path / "*.png"), str(tmp_path / "gone.npz")):
         with pytest.raises(FileNotFoundError):
             open_images(name)

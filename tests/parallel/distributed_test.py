@@ -114,7 +114,7 @@ def test_malformed_clients_change_nothing(clients):
         stranger.close()
 
 
-def test_a_process_may_leave_and_come_back():
+def test_a_process_may_disconnect_and_reconnect():
     port = free_port()
     address = f"127.0.0.1:{port}"
     server = threading.Thread(target=_meet, args=([{"process": 0}], 3), kwargs={"address": address})
@@ -173,7 +173,7 @@ def test_addresses():
     assert rendezvous.split_address("[::1]:8476") == ("::1", 8476)
 
 
-def test_flags_come_together():
+def test_incomplete_flags_are_refused():
     with pytest.raises(ValueError, match="num_processes=2 without coordinator and process_id"):
         distributed.resolve_cluster(None, 2, None, 1.0)
     with pytest.raises(ValueError, match="process_id=2 with num_processes=2"):

@@ -95,7 +95,7 @@ def test_files_and_patterns(weights, pictures, tmp_path):
     assert len(results["unreadable"]) == 1 and "broken.jpg" in results["unreadable"][0]
 
 
-def test_an_image_that_comes_back_exactly(pictures, tmp_path, weights, monkeypatch, capsys):
+def test_an_exact_reconstruction(pictures, tmp_path, weights, monkeypatch, capsys):
     """Its PSNR is infinite, which JSON cannot say."""
     monkeypatch.setattr(Reconstructor, "__call__", lambda self, images: (images, {}))
     assert run("--from", weights, "--images", pictures / "a.png", "--out", tmp_path / "out") == 0

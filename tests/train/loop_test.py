@@ -1,4 +1,4 @@
-"""The loop: what a run leaves behind, how it goes on, and how it stops."""
+"""The loop: files that a run writes, resuming, and stopping."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ def finished(finished_once, tiny_config, tmp_path):
     return tiny_config, tmp_path / "run", finished_once[1]
 
 
-def test_a_run_leaves_everything_it_should(finished):
+def test_a_run_writes_all_its_files(finished):
     config, workdir, results = finished
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "generator_total" in line]
@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, caplog):
     assert any("checkpoint 6 cannot be read" in message for message in caplog.messages)
 
 
-def test_silent_zeros_are_noticed(finished, monkeypatch):
+def test_silent_zeros_are_detected(finished, monkeypatch):
     config, workdir, _ = finished
     right = checkpoint._digest
     wrong_once = iter([True])

@@ -17,7 +17,9 @@ from softvq_jax import Tokenizer
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.loop import Run
 from softvq_jax.train.tasks import TASKS
+from softvq_jax.weights.files import read_tensors
 from tests.durable import Disk
+from tests.programs import ROOT
 from tests.train import survival_test
 
 
@@ -122,8 +124,41 @@ def empty_files(workdir):
     return [str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file() and not path.stat().st_size]
 
 
+def saves(workdir, steps, kill_after=None):
+    """Runs `tests.programs.saving`; returns the steps that it says are saved, until it ends or is killed."""
+    command = [sys.executable, "-m", "tests.programs.saving", str(workdir), str(steps)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        said = []
+        for line in process.stdout:
+            said.append(int(line.split()[1]))
+            if kill_after is not None and len(said) > kill_after:
+                process.kill()
+    assert process.returncode == (0 if kill_after is None else -signal.SIGKILL)
+    return said
+
+
 @pytest.mark.slow
-def test_power_cuts_on_a_loop_device(device, tmp_path_factory):
+def test_power_cuts_on_a_loop_device(device):
+    """What was said to be saved is there after the power cut, and after exit 0 no file has lost its content."""
+    mount, power_cut = device
+    workdir = mount / "run"
+    for _ in range(2):
+        newest = saves(workdir, 100, kill_after=5)[-1]
+        power_cut()
+        assert restored(workdir / "checkpoints") >= newest
+    newest = saves(workdir, newest + 5)[-1]
+    power_cut()
+    assert restored(workdir / "checkpoints") == newest
+    assert not empty_files(workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, newest + 1))
+    assert len(list((workdir / "images").iterdir())) >= newest
+    assert read_tensors(workdir / "tokenizer" / "model.safetensors")["a"].shape == (1000,)
+
+
+@pytest.mark.heavy
+def test_power_cuts_of_a_run_on_a_loop_device(device, tmp_path_factory):
     """After exit 0 nothing is lost; in the middle of a run at most the newest save, and its resumption ends the same."""
     mount, power_cut = device
     cache, whole = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("runs") / "whole"

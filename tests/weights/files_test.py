@@ -1,4 +1,4 @@
-"""Where weights are found, what files are refused, and that nothing is half-written."""
+"""Finding, reading and writing weight files."""
 
 import json
 import pathlib
@@ -80,7 +80,7 @@ def test_no_network(name, monkeypatch):
     assert message.endswith("(ConnectionError: Name or service not known)")
 
 
-def test_safetensors_there_and_back(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     path = tmp_path / "model.safetensors"
     files.write_safetensors(path, TENSORS | {"strided": TENSORS["a"].T})
     read = files.read_tensors(path)
@@ -120,7 +120,7 @@ def test_pytorch_files_name_the_extra(ending, tmp_path, monkeypatch):
 
 
 class Tensor:
-    """As much of `torch.Tensor` as reading needs; NumPy has no bfloat16 to give."""
+    """The part of `torch.Tensor` that reading uses; NumPy has no bfloat16."""
 
     def __init__(self, array, dtype="float32", *, is_quantized=False, layout="strided"):
         self.array, self.dtype, self.is_quantized, self.layout = array, dtype, is_quantized, layout
@@ -139,7 +139,7 @@ class Tensor:
 
 @pytest.fixture
 def torch(monkeypatch):
-    """A stand-in whose `load` gives `torch.content`."""
+    """A substitute for torch; its `load` returns `torch.content`."""
     stand_in = types.SimpleNamespace(Tensor=Tensor, strided="strided", content=None)
 
     def load(path, map_location, weights_only):
@@ -205,7 +205,7 @@ def test_malformed_json(content, tmp_path):
         files.read_json(tmp_path / "config.json")
 
 
-def test_json_that_is_no_object(tmp_path):
+def test_json_without_an_object(tmp_path):
     (tmp_path / "config.json").write_text("3")
     with pytest.raises(WeightsError, match=r"config\.json holds a JSON int; expected an object of fields"):
         files.read_json(tmp_path / "config.json")

@@ -1,4 +1,4 @@
-"""Layouts against what PyTorch computes with them, and reading and writing by rules."""
+"""Layouts against PyTorch's computations, and reading and writing by rules."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_there_and_back(name):
+def test_round_trip(name):
     kind, shape = LAYOUTS[name]
     theirs = normal(*shape)
     np.testing.assert_array_equal(kind.to_torch(kind.to_ours(theirs)), theirs)
@@ -117,7 +117,7 @@ def test_tensor_of_another_shape():
         layout.read(RULES, tensors, PARAMS, source="a.safetensors")
 
 
-def test_rules_that_forget_a_parameter():
+def test_incomplete_rules_are_an_error():
     with pytest.raises(AssertionError, match=r"no rule fills \['token'\]"):
         layout.read(RULES[:-1], layout.write(RULES, PARAMS), PARAMS, source="test")
 

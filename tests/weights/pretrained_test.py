@@ -19,7 +19,7 @@ def set_field(config, setting):
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_a_run_can_do_without_each_network(name):
+def test_a_run_can_be_configured_without_each_network(name):
     config = tokenizer_config("S", "S")
     assert NETWORKS[name].needed(config)
     set_field(config, NETWORKS[name].without)

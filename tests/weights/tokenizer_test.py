@@ -1,4 +1,4 @@
-"""Tokenizers in files: the published ones come back bit for bit, ours lose nothing, and broken ones are refused."""
+"""Tokenizer files: published and own tokenizers are restored bit for bit, and damaged files are refused."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def assert_same_files(ours, theirs):
 
 
 @pytest.mark.parametrize("bottleneck", small.PUBLISHED)
-def test_published_files_come_back(bottleneck, tmp_path):
+def test_published_files_round_trip(bottleneck, tmp_path):
     tensors, fields = small.published(bottleneck)
     theirs = small.save_published(tmp_path / "theirs", tensors | EXTRA, fields)
     tokenizer = Tokenizer.from_pretrained(theirs)
@@ -48,7 +48,7 @@ def test_published_files_come_back(bottleneck, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_published_in_half_precision(dtype, tmp_path):
-    """The parameters are float32 all the same: a float16 codebook would underflow when it is normalized."""
+    """The parameters are float32 nevertheless, because a float16 codebook would underflow when it is normalized."""
     tensors, fields = small.published("softvq")
     tensors["quantize.embedding"] *= 1e-4
     half = {key: tensor.astype(dtype) for key, tensor in tensors.items()}
@@ -61,8 +61,8 @@ def test_published_in_half_precision(dtype, tmp_path):
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
 
 
-def test_shapes_say_more_than_the_config(tmp_path):
-    """The published softvq-l-32 declares a B encoder and holds an L one; image and token counts are told as well."""
+def test_shapes_take_precedence_over_the_config(tmp_path):
+    """The published softvq-l-32 declares a B encoder but has an L one; image size and token counts are also inferred."""
     tensors, fields = small.published("softvq", encoder_width=128, grid=6)
     fields |= {"encoder_model": "vit_small_patch14_dinov2.lvd142m", "image_size": 32, "num_latent_tokens": 2}
     tokenizer = Tokenizer.from_pretrained(small.save_published(tmp_path / "theirs", tensors, fields))
@@ -100,7 +100,7 @@ ODD_SHAPES = {
 
 
 @pytest.mark.parametrize("shape", ODD_SHAPES)
-def test_ours_come_back(shape, tmp_path):
+def test_our_tokenizers_round_trip(shape, tmp_path):
     config = small.config(**ODD_SHAPES[shape])
     ours = Tokenizer(config, small.params(config))
     ours.save_pretrained(tmp_path / "tokenizer")
@@ -112,14 +112,14 @@ def test_ours_come_back(shape, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_opening_decides_how_it_computes(tmp_path):
+def test_compute_options_are_chosen_when_opening(tmp_path):
     small.tokenizer(small.config("ae")).save_pretrained(tmp_path)
     config = Tokenizer.from_pretrained(tmp_path, dtype="bfloat16", remat="full").config
     assert config == small.config("ae", dtype="bfloat16", remat="full")
 
 
-def test_a_folder_takes_another_tokenizer(tmp_path):
-    """No field of the one that was there stays behind."""
+def test_saving_over_another_tokenizer(tmp_path):
+    """No field of the previous tokenizer is kept."""
     small.tokenizer(small.config("ae")).save_pretrained(tmp_path / "ours")
     theirs = small.save_published(tmp_path / "theirs", *small.published("ae"))
     Tokenizer.from_pretrained(theirs).save_pretrained(tmp_path / "ours")
