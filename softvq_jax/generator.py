@@ -383,8 +383,8 @@ class Generator:
             )
         last = self.config.num_classes - 1
         expected = f"this generator has classes 0 to {last}"
-        user_arrays.check_integers("labels", labels, 0, last, expected=expected)
-        return jnp.asarray(labels, jnp.int32)
+        user_arrays.check_integers("labels", array, 0, last, expected=expected)
+        return jnp.asarray(array, jnp.int32)
 
     def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
         """Checks that a tokenizer can decode this generator's latents.
