@@ -3,8 +3,9 @@
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
     python -m softvq_jax.main --config=configs/dit.py:xl_l64 --workdir=... --config.data.path=imagenet-l64
 
-The argument is SIZE_LATENTS; for `_l32`, encode with SoftVQVAE/softvq-l-32. GFLOP: of an image, forward and backward.
-EFLOP: of the 600 epochs of ImageNet. gFID: published (arXiv 2412.10958), with its guidance; not reproduced here.
+The argument is SIZE_LATENTS; for `_l32`, encode with SoftVQVAE/softvq-l-32. GFLOP are per image, forward and backward;
+EFLOP are for the 600 epochs of ImageNet. gFID is published (arXiv 2412.10958), without and with guidance; not reproduced
+here.
 
 | argument | parameters | GFLOP | EFLOP | gFID                |
 | -------- | ---------- | ----- | ----- | ------------------- |

@@ -1,9 +1,9 @@
-"""A small SoftVQ tokenizer on the photographs inside scikit-image: trains in minutes on the CPU of a laptop.
+"""A small SoftVQ tokenizer on the photographs in scikit-image, which trains in minutes on a laptop's CPU.
 
     python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
 
-64 px, 64 tokens of 16 channels: 1,024 latent numbers for 12,288 pixel values. The only losses are those of pixels and
-entropy, because LPIPS, the teacher and the discriminator need downloaded weights.
+64 px, 64 tokens of 16 channels: 1,024 latent numbers for 12,288 pixel values. The only losses are the pixel loss and the
+entropy loss, because LPIPS, the teacher and the discriminator need downloaded weights.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

@@ -1,10 +1,10 @@
-"""A small SiT on the latents of the photographs inside scikit-image, class = photograph: a laptop's CPU, minutes.
+"""A small SiT on latents of the photographs in scikit-image, which trains in minutes on a laptop's CPU.
 
     python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
     python -m softvq_jax.main --config=configs/tiny_sit.py --workdir=runs/tiny_sit
 
-The first command trains the tokenizer, which here encodes random crops on the fly. At the end the run prints how often the
-training crop with the most similar colors is of the photograph that a sample is of.
+The classes are the photographs. The first command trains the tokenizer, which encodes random crops on the fly. At the end,
+the run prints the share of samples for which the training crop with the most similar colors has the sample's class.
 """
 
 from softvq_jax.generators.config import generator_config

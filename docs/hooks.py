@@ -1,4 +1,4 @@
-"""Pages of the documentation site that are made from the code when the site is built.
+"""Generates pages of the documentation site from the code when the site is built.
 
 - `reference/config.md`: every config field, from the schemas in `softvq_jax.config`.
 - `reference/commands.md`: the `--help` of every command.
@@ -21,14 +21,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 CONFIG_HEAD = """# Config fields
 
-Every field can be set on the command line: `--config.SECTION.FIELD=VALUE`. This page is made from the configs;
-`python -m softvq_jax.main --config=NAME --help_config` prints the fields and values of one of them.
+Every field can be set on the command line: `--config.SECTION.FIELD=VALUE`. This page is generated from the configs;
+`python -m softvq_jax.main --config=NAME --help_config` prints the fields and values of one config.
 
 """
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are made from the code."""
+    """Adds the pages that are generated from the code."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))  # the pages describe this checkout, installed or not
     pages = {"reference/config.md": config_page(), "reference/commands.md": commands_page()}
@@ -40,14 +40,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def config_page() -> str:
-    """The reference of every config field."""
+    """Returns the reference of every config field."""
     from softvq_jax.config.reference import markdown_reference
 
     return CONFIG_HEAD + markdown_reference()
 
 
 def commands_page() -> str:
-    """The `--help` of every command, each in a section."""
+    """Returns a page with the `--help` of every command, each in a section."""
     from softvq_jax.cli import COMMANDS
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -60,10 +60,10 @@ def commands_page() -> str:
 
 
 def help_of(module: str) -> str:
-    """What `python -m MODULE --help` prints.
+    """Returns the output of `python -m MODULE --help`.
 
     Raises:
-      RuntimeError: it prints nothing, or an error.
+      RuntimeError: the command prints nothing, or an error.
     """
     result = subprocess.run(
         [sys.executable, "-m", module, "--help"],
@@ -79,13 +79,13 @@ def help_of(module: str) -> str:
 
 
 def root_page(name: str) -> str:
-    """A Markdown file of the repository's root, with links that work inside `docs/`."""
+    """Returns a Markdown file of the repository's root, with links that work inside `docs/`."""
     text = (ROOT / name).read_text().replace("](docs/", "](")
     return re.sub(r"\[([^\]]*)\]\((?!http|#|[\w-]+\.md)[^)]*\)", r"\1", text)  # other files are not on the site
 
 
 def notebook_page(path: pathlib.Path) -> str:
-    """A notebook in jupytext's percent format as a Markdown page."""
+    """Returns a notebook in jupytext's percent format as a Markdown page."""
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = {}
     blocks = [

@@ -14,7 +14,7 @@
 # # Reconstruct a photograph
 #
 # A tokenizer turns an image into a short sequence of continuous tokens, its *latents*, and the latents back into the
-# image. Here you train a very small one on the photographs inside scikit-image, and look at what it keeps.
+# image. Here you train a very small one on the photographs in scikit-image, and look at its reconstructions.
 #
 # With a network connection, skip the training and open a published tokenizer instead:
 # `Tokenizer.from_pretrained("SoftVQVAE/softvq-l-64")`. Everything after the training stays the same.

@@ -14,8 +14,8 @@
 # # Sample from a generator
 #
 # A generator models the latents of a tokenizer, class by class. It turns noise and a class label into latents, which
-# the tokenizer decodes. Here you train a small tokenizer and a small SiT on it, and draw images. The classes are the
-# eight photographs inside scikit-image.
+# the tokenizer decodes. Here you train a small tokenizer and a small SiT on its latents, and draw images. The classes are
+# the eight photographs in scikit-image.
 #
 # With a network connection, skip the training and open published weights instead:
 #
@@ -100,7 +100,7 @@ def grid(images, columns):
 grid(images, columns=8)
 
 # %% [markdown]
-# One column per class: astronaut, cat, coffee, stars, tissue, motorcycle, retina, rocket. After so short a training,
+# One column per class: astronaut, cat, coffee, stars, tissue, motorcycle, retina, rocket. After such short training,
 # expect their colors rather than their shapes.
 #
 # ## Samplers, steps and guidance

@@ -14,7 +14,7 @@
 # # Train on your own folder
 #
 # The data are a folder with one subfolder per class. A tokenizer does not use the classes, so one subfolder is enough.
-# Here the folder is made from the photographs inside scikit-image; put the path of your own in its place.
+# Here the folder is made from the photographs in scikit-image; use the path of your own folder instead.
 
 # %%
 import json
@@ -55,13 +55,13 @@ config.evals.held_out.update(every_steps=60, num_images=8, num_pictures=8)
 # %% [markdown]
 # `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny` trains with a
 # pixel loss only. The full recipe, as in the config `b64`, also uses pretrained networks: a DINOv2 encoder and teacher,
-# LPIPS, and the DINO discriminator. They are downloaded, or named by their paths in `config.weights`. A run that lacks
-# a file says which one, where it comes from, and how to do without it.
+# LPIPS, and the DINO discriminator. They are downloaded, or read from the paths in `config.weights`. If a file is
+# missing, the error message states which one, where to get it, and how to run without it.
 
 # %% [markdown]
 # ## Train
 #
-# A run belongs to a workdir. To run the same cell again with the same workdir continues an interrupted run.
+# A run has a workdir. Running the same cell again with the same workdir resumes an interrupted run.
 
 # %%
 workdir = work / "run"

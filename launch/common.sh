@@ -1,10 +1,9 @@
-# Sourced by the launch scripts. What they have in common:
+# Sourced by the launch scripts. All of them are called as
 #
 #   launch/<where>.sh [options] -- --config=configs/l64.py --workdir=DIR [any flag of softvq_jax.main]
 #
-# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. Exit codes: 2
-# for a wrong command line, else that of the program. The program exits with 75 after saving at a preemption, and is
-# restarted.
+# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. The exit code
+# is 2 for a wrong command line, else the program's. After a preemption, the program saves, exits with 75 and is restarted.
 # shellcheck shell=bash
 
 readonly PREEMPTED=75
@@ -48,7 +47,7 @@ check_training_flags() {
   [[ -n $config ]] || die "no --config=... after --"
   name=${config%%:*} name=${name#configs/} name=${name%.py}
   [[ -f ${config%%:*} || -f $root/${config%%:*} || -f $root/configs/$name.py || -f $root/configs/${name%%_*}.py ]] ||
-    die "no config $config; their names are those of the files in configs/"
+    die "no config $config; configs are named after the files in configs/"
   [[ -n $workdir ]] || die "no --workdir=... after --"
 }
 

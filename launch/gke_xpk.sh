@@ -8,13 +8,13 @@
 #   --cluster NAME          cluster, created by xpk cluster create
 #   --tpu-type TYPE         slice, such as v5litepod-256
 #   --docker-image IMAGE    image with the package installed
-#   --slices N              number of slices (default 1), joined by the data-center network
-#   --zone, --project       if not the defaults of gcloud
+#   --slices N              number of slices (default 1), connected by the data-center network
+#   --zone, --project       zone and project, if not gcloud's defaults
 #   --max-restarts N        restarts after preemptions (default 100)
 #   --grace SECONDS         time for the program to save (default 300)
 #   --dry-run               print the command
 #
-# JAX finds the other hosts through the environment that GKE sets.
+# JAX finds the other hosts through the environment variables that GKE sets.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"

@@ -11,8 +11,8 @@
 #   --grace SECONDS   time for the other processes to exit after one failed (default 20)
 #   --dry-run         print the commands
 #
-# The processes connect on a free port. SIGTERM and Ctrl-C are forwarded, and the script waits until all processes have
-# saved. When one process fails, the others are stopped, and the script exits with its code.
+# The processes connect through a free port. SIGTERM and Ctrl-C are forwarded to them, and the script waits until all have
+# saved. If one process fails, the others are stopped, and the script exits with the code of the failed process.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -56,7 +56,7 @@ forward_signal() {
 # Starts process $1, on port $2.
 start() {
   local place=(CUDA_VISIBLE_DEVICES="$1")
-  # NPROC is the number of threads. A collective holds one thread for each simulated device, more than a few cores give.
+  # NPROC is the number of threads. A collective blocks one thread for each simulated device, more than the default number.
   $gpus || place=(JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES="$cpu_devices" NPROC=$((8 * cpu_devices)))
   local command=(env "${place[@]}" "$python" -m softvq_jax.main "${training_flags[@]}"
     --coordinator="127.0.0.1:$2" --num_processes="$processes" --process_id="$1")
@@ -69,7 +69,7 @@ start() {
 }
 
 # Waits for all processes; returns the exit code of the first failure, else 75 if any was preempted, else 0. After a
-# failure the others are stopped, and killed after the grace time: a process that waits for a dead one may not react.
+# failure the others are stopped, and killed after the grace time, because a process that waits for a dead one may hang.
 wait_for_all() {
   local result=0 code left deadline=""
   while ((${#pids[@]})); do

@@ -7,11 +7,11 @@
 #   --gpus-per-node N   GPUs, and processes, on each node
 #   --time D-HH:MM:SS   time limit of the job
 #   --grace SECONDS     time before the limit at which to save (default 300)
-#   --sbatch OPTION     another option of sbatch, such as --sbatch --partition=gpu; repeatable
+#   --sbatch OPTION     another option of sbatch, such as --sbatch --partition=gpu; can be repeated
 #   --dry-run           print the command
 #
-# JAX finds the other processes through SLURM. Before the time limit, and at a preemption, SLURM signals the program, which
-# saves and exits with 75; the job then requeues itself and resumes.
+# JAX finds the other processes through SLURM. Before the time limit, and on preemption, SLURM signals the program,
+# which saves and exits with 75. The job then requeues itself and resumes.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -38,8 +38,8 @@ check_shared_workdir
 require_command sbatch
 
 # When one task exits, the others are not killed, because they may be saving; they exit by themselves, or are stopped two
-# minutes after the first. The exit code of a job step is the highest of its tasks. 75 becomes 255, so that a task killed
-# while exiting does not hide that all had saved. SLURM signals this shell too, which therefore ignores the signal and waits.
+# minutes after the first. The exit code of a job step is the highest of its tasks. 75 becomes 255, so that it is still the
+# highest if a task is killed while it exits. SLURM signals this shell too, which ignores the signal and waits.
 saved=255
 task="trap : TERM; \"\$@\"; code=\$?; if [ \$code -eq $PREEMPTED ]; then code=$saved; fi; exit \$code"
 step=(srun --kill-on-bad-exit=0 --wait=120 bash -c "$task" task "${PYTHON:-python}" -m softvq_jax.main

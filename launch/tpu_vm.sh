@@ -5,18 +5,18 @@
 #
 #   --name NAME              name of the TPU VM
 #   --zone ZONE              zone of the TPU VM
-#   --project PROJECT        project, if not the default of gcloud
+#   --project PROJECT        project, if not gcloud's default
 #   --directory DIR          folder of the repository on each host (default softvq-jax)
 #   --accelerator-type TYPE  slice to create if it does not exist, and after each preemption: v5litepod-256, v4-32, ...
-#   --version VERSION        its software: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
-#   --spot                   create it as a spot VM
-#   --setup COMMAND          command for every host of a new slice, such as one that clones and installs
+#   --version VERSION        software of the new slice: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
+#   --spot                   create the slice as a spot VM
+#   --setup COMMAND          command to run on every host of a new slice, for example to clone and install
 #   --max-restarts N         restarts after preemptions and failed creations (default 100)
 #   --dry-run                print the commands
 #
 # JAX finds the other hosts through the metadata of the TPU. After a maintenance event the program exits with 75 and is
-# restarted on its host. After a preemption, which deletes the hosts, the slice is created again; if there is no capacity,
-# the script retries after 30 seconds, a minute, and so on, ten minutes at most.
+# restarted on the same hosts. After a preemption, which deletes the hosts, the slice is created again; if there is no
+# capacity, the script retries after 30 seconds, a minute, and so on, up to ten minutes.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
@@ -75,8 +75,8 @@ work() {
   on_all_hosts "$train"
 }
 
-# Prints the state of the slice after a failure. A preemption first cuts connections, or makes the other hosts fail, and
-# shows in the state a little later.
+# Prints the state of the slice after a failure. On a preemption, connections break or other hosts fail first, and the state
+# changes a little later.
 state_after_failure() {
   local now
   for _ in {1..6}; do
@@ -87,7 +87,7 @@ state_after_failure() {
   echo "$now"
 }
 
-# Counts a restart, the reason of which is $1; exits after too many.
+# Counts a restart for the reason $1; exits after too many.
 count_restart() {
   ((++restarts <= max_restarts)) || {
     echo "${0##*/}: $1; stopping after $max_restarts restarts (--max-restarts)" >&2
@@ -123,7 +123,7 @@ while true; do
   work "$new" || code=$?
   if ((code == 0)); then exit 0; fi
   now=$(state_after_failure)
-  # The slice still exists: the program failed by itself.
+  # The slice still exists, so the program failed by itself.
   [[ $now != READY ]] || exit "$code"
   count_restart "the slice is $now"
 done

@@ -14,7 +14,7 @@ __all__ = ["Generator", "Tokenizer"]
 
 
 def __getattr__(name: str):
-    # Imported on first use: worker processes, which read images, must not import jax.
+    # Imported on first use, because worker processes, which read images, must not import jax.
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

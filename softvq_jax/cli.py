@@ -1,4 +1,4 @@
-"""The command `softvq`: the tools of this package as subcommands, beside `python -m softvq_jax.tools.NAME`."""
+"""The command `softvq`, which has the package's tools as subcommands (also: `python -m softvq_jax.tools.NAME`)."""
 
 import difflib
 import runpy
@@ -25,10 +25,10 @@ COMMANDS = {  # module and description by name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a subcommand as `python -m` runs its module.
+    """Runs a subcommand as `python -m` would run its module.
 
     Args:
-      argv: the program and its arguments; default: those of the process.
+      argv: the program and its arguments; by default those of the process.
     """
     program, *arguments = sys.argv if argv is None else argv
     if not arguments:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def usage() -> str:
-    """The help text: every subcommand in one line."""
+    """Returns the help text, with one line for each subcommand."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {description}" for name, (_, description) in COMMANDS.items()]
     return "\n".join([

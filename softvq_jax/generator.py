@@ -1,5 +1,7 @@
-"""A latent generator for users: open it, sample from it, save it."""
+"""The user interface of latent generators: open, sample, save."""
 
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,22 +14,41 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from softvq_jax.generators.family import Family, GeneratorConfig, Settings, family_of, find_family, read_config
+from softvq_jax import user_arrays
+from softvq_jax.generators.family import (
+    Family,
+    GeneratorConfig,
+    Settings,
+    anchors,
+    family_of,
+    find_family,
+    published_fields,
+    read_config,
+)
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
-from softvq_jax.weights import checkpoints, files, layout
+from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
+from softvq_jax.weights import checkpoints, entries, files, hub, layout
+from softvq_jax.weights.published_files import PublishedFiles
 
-TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
+TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
 
 
 class Generator:
-    """A trained latent generator, such as a SiT, DiT or MAR: class labels to latents `[B, L, D]` float32.
+    """A trained latent generator, such as a SiT, DiT or MAR, which maps class labels to latents `[B, L, D]` float32.
+
+    A generator is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
+    be sharded by `jax.device_put`. `sample` traces: inside `jax.jit` and `jax.shard_map` shapes and types are checked, and
+    values are not. It runs on any mesh; samples are sharded like `labels`.
 
     Attributes:
       config: shape of the network.
-      params: parameters of the network, the fixed ones included: a tree of arrays.
-      statistics: mean and standard deviation that the training latents were normalized with; `sample` undoes it.
-      process: SiT's path, or DiT's or MAR's noise schedule.
+      params: parameters of the network, including fixed ones, as a tree of arrays.
+      statistics: mean and standard deviation by which the training latents were normalized; `sample` inverts this.
+      process: SiT's path, or the noise schedule of DiT or MAR.
+      family: name of the family, such as "sit".
+      network: the NNX module with these parameters.
     """
 
     def __init__(
@@ -39,30 +60,61 @@ class Generator:
         process: str | None = None,
         published: Mapping[str, Any] | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
+        dtypes: Mapping[str, np.dtype] | None = None,
+        second_halves: Mapping[str, np.ndarray] | None = None,
+        param_dtype: str = "float32",
     ):
         """Creates a generator from parameters in memory; `from_pretrained` opens files.
 
         Args:
-          config: of the network; its family must be registered.
-          params: of the network.
-          statistics: of the training latents.
-          process: "linear" or "cosine"; by default that of `published`, else the family's default.
-          published: content of a published `config.json`, which `save_pretrained` writes again.
-          extra: tensors of the published layout that the network does not use; `save_pretrained` writes them, too.
+          config: config of the network; its family must be registered.
+          params: parameters of the network.
+          statistics: statistics of the training latents.
+          process: "linear" or "cosine"; by default the one in `published`, else the family's default.
+          published: content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
+          dtypes: dtypes of published tensors other than float32.
+          second_halves: rows of published tensors of which the network uses the first half.
+          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
-          ValueError: an unknown process or family.
+          ValueError: the process or the family is unknown.
         """
         self.config, self._family = config, family_of(config)
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
         self.statistics = statistics
         known = self._family.process
-        self.process = process or (published or {}).get(self._family.process_field, known.default)
+        self.process = process or (published or {}).get(self._family.process_field) or known.default
         if not known.allowed.check(self.process):
             raise ValueError(f"process of a {self.family} is {self.process!r}; expected {known.allowed.text}")
-        self._published = dict(published or self._family.published_fields(config, self.process))
-        self._extra = dict(extra or {})
-        self._program = jax.jit(partial(_draw, self._family, config, self.process), static_argnums=0)
+        published = dict(published or self._family.published_fields(config, self.process))
+        self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(second_halves or {}))
+
+    def replace(self, *, params: Any = None, **fields: Any) -> "Generator":
+        """A copy with other parameters (a tree or an NNX module), or with other fields of its config, such as `dtype`.
+
+        Raises:
+          ValueError: the parameters have another structure or other shapes than the config, or a field does not exist.
+        """
+        copy = jax.tree.map(lambda leaf: leaf, self)
+        try:
+            copy.config = dataclasses.replace(self.config, **fields)  # pyright: ignore (a dataclass, by the protocol)
+        except TypeError as error:
+            raise ValueError(f"{error}; the config is {self.config}") from error
+        copy.params = self.params if params is None else user_arrays.as_tree(params)
+        user_arrays.check_tree(copy.params, abstract_params(copy.config))
+        return copy
+
+    @property
+    def _program(self):
+        return _program(self._family, self.config, self.process)
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"Generator({self.family}, {config.num_classes} classes -> {config.num_tokens} tokens of {config.channels} "
+            f"channels, {self.process} process, {user_arrays.count_parameters(self.params)}, matmuls in {config.dtype})"
+        )
 
     @property
     def family(self) -> str:
@@ -82,34 +134,38 @@ class Generator:
         statistics: LatentStatistics | str | os.PathLike | None = None,
         dtype: str = "float32",
         remat: str = "none",
+        param_dtype: str = "float32",
+        entry: str | None = None,
     ) -> "Generator":
         """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
 
         Of a run that has not exported its generator yet, opens the newest checkpoint, as `from_checkpoint` does.
 
         Args:
-          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`.
-          statistics: of the training latents. Generators trained here carry them; the published ones do not: name
-            their tokenizer (folder or id), whose config has them.
-          dtype: type of the matrix products.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
+            or without a config.json beside it.
+          statistics: statistics of the training latents. Folders of generators trained here contain them; for published
+            generators, give the tokenizer (folder or id), which contains them.
+          dtype: type of the matmuls.
           remat: see `layers.scan_blocks`.
+          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
+          entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
+            one.
 
         Raises:
-          FileNotFoundError: the folder does not exist, or a file is missing in it.
-          WeightsError: the files are damaged, or do not hold a generator of a registered family.
-          ValueError: the statistics are neither in the folder nor given.
+          FileNotFoundError: the folder or a file in it does not exist.
+          WeightsError: the files are damaged, or are not those of a generator of a registered family.
+          ValueError: the statistics are neither given nor in the folder.
         """
         folder = find_folder(name)
         if checkpoints.find_checkpoint(folder) is not None:
             return cls.from_checkpoint(folder, statistics=statistics, dtype=dtype, remat=remat)
-        for file in ("config.json", "model.safetensors"):
-            if not (folder / file).is_file():
-                raise FileNotFoundError(f"{folder} has no {file}: not a generator folder")
-        published = files.read_json(folder / "config.json")
-        statistics = _find_statistics(statistics, published, source=name)
-        source = folder / "model.safetensors"
-        config_fields = {"dtype": dtype, "remat": remat}
-        return cls.from_tensors(files.read_tensors(source), published, statistics, source=str(source), **config_fields)
+        published, path = files.find_published(folder, purpose="generator")
+        stated = published_fields(published, source=f"the config.json of {path}")
+        statistics = _find_statistics(statistics, stated, source=name)
+        tensors = entries.select(files.read_tensors(path), anchors(), source=str(path), entry=entry)
+        compute = {"dtype": dtype, "remat": remat, "param_dtype": param_dtype}
+        return cls.from_tensors(tensors, published, statistics, source=str(path), **compute)
 
     @classmethod
     def from_checkpoint(
@@ -155,12 +211,14 @@ class Generator:
         source: str,
         dtype: str = "float32",
         remat: str = "none",
+        param_dtype: str = "float32",
     ) -> "Generator":
-        """Creates a generator from a state dict in the published naming and the content of its `config.json`.
+        """Creates a generator from a state dict in the published naming.
 
         Args:
-          tensors, published: see above.
-          statistics, dtype, remat: see `from_pretrained`.
+          tensors: the state dict.
+          published: the content of its `config.json`.
+          statistics, dtype, remat, param_dtype: see `from_pretrained`.
           source: name of the tensors' file, for messages.
 
         Raises:
@@ -168,24 +226,65 @@ class Generator:
         """
         config = read_config(tensors, published, dtype=dtype, remat=remat, source=source)
         rules = family_of(config).weight_rules(config)
-        params = layout.read(rules, tensors, abstract_params(config), source=source)
+        with layout.reading(source, f"a {family_of(config).name}"):
+            params = layout.read(rules, tensors, abstract_params(config), source=source)
+        halves = layout.second_halves(rules, tensors, params)
+        if halves:
+            logging.info("%s: only the first half of these tensors is used: %s", source, ", ".join(sorted(halves)))
         used = {key for rule in rules for key in rule.keys}
         extra = {key: tensor for key, tensor in tensors.items() if key not in used}
         if extra:
             names = ", ".join(sorted(extra))
             logging.info("%s: %d tensors that the generator does not use: %s", source, len(extra), names)
-        return cls(config, params, statistics, published=published, extra=extra)
+        layout.check_unused(extra, used, source=source)
+        dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
+        kept = {"published": published, "extra": extra, "dtypes": dtypes, "second_halves": halves}
+        return cls(config, params, statistics, **kept, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout: what `from_pretrained` read comes back key for key, bit for bit.
+        """Writes a folder in the published layout.
 
-        The statistics of the latents are added to `config.json`, so that the folder is complete.
+        A generator from `from_pretrained` is written back key for key and bit for bit. The statistics of the latents are
+        added to `config.json`, so that the folder is complete.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = layout.write(self._family.weight_rules(self.config), self.params) | self._extra
+        make_folder(folder)
+        tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
-        files.write_json(folder / "config.json", self._published | self.statistics.to_fields())
+        files.write_json(folder / "config.json", dict(self._files.config) | self.statistics.to_fields())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push generator with softvq-jax.",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Uploads the generator to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Args:
+          repo_id: "owner/name"; made if it does not exist.
+          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
+
+        Returns:
+          The URL of the commit.
+        """
+        card = hub.model_card(
+            repo_id.split("/")[-1],
+            f"A generator of image latents: `{self!r}`.\n\n```python\nimport jax\nfrom softvq_jax import Generator\n\n"
+            f'generator = Generator.from_pretrained("{repo_id}")\n'
+            "latents = generator.sample([0, 1], key=jax.random.key(0))\n```",
+            **{"pipeline_tag": "unconditional-image-generation", **(model_card_kwargs or {})},
+        )
+        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
+        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
 
     def sample(
         self,
@@ -202,40 +301,41 @@ class Generator:
         temperature: float | None = None,
         head_steps: int | None = None,
     ) -> jax.Array:
-        """Draws latents of the classes `labels`, `[B, L, D]` float32, ready for `Tokenizer.decode`.
+        """Draws latents `[B, L, D]` float32 of the classes `labels`, which `Tokenizer.decode` accepts.
 
         An example depends on `key`, its index and its label, not on the rest of the batch or the number of devices.
-        The first call with new settings compiles them.
+        The first call with new settings compiles.
 
         Args:
           labels: `[B]` integers in `[0, num_classes)`.
-          key: random key of the set of samples.
+          key: random key, the same for all samples of a set.
           steps: denoising steps (SiT, DiT; 250 by default) or iterations over the tokens (MAR; `L` by default).
           sampler: one of the family's samplers; its first by default.
-          guidance: scale `s` of `u + s (c - u)`; 1 is none. MAR's rises to it linearly.
-          guidance_interval: `(low, high)`: guidance is on while `low <= t <= high`, `t` from 1 (noise) to 0 (SiT; DiT,
-            with `t` = timestep / 1000).
+          guidance: scale `s` of `u + s (c - u)`; 1 is no guidance. For MAR, the scale rises linearly from 1 to `s`.
+          guidance_interval: `(low, high)`; guidance is on while `low <= t <= high`, where `t` goes from 1 (noise) to 0
+            (SiT, DiT; for DiT `t` is timestep / 1000).
           indices: `[B]`, global indices of the examples; 0, 1, ... by default.
-          noise: `[B, L, D]`, the starting point (SiT, DiT); drawn with `key` by default.
-          step_noises: `[steps - 1, B, L, D]`, the noise of every step but the last (SiT's SDE, DiT); likewise.
+          noise: `[B, L, D]`, the initial noise (SiT, DiT); drawn with `key` by default.
+          step_noises: `[steps - 1, B, L, D]`, the noise of every step but the last (SiT's SDE, DiT); drawn by default.
           temperature: factor on the noise of the head's steps (MAR; 1 by default).
           head_steps: denoising steps of each token (MAR; 100 by default).
 
         Raises:
-          ValueError: an argument is out of its range, or the sampler does not take it.
+          ValueError: an argument is out of range, or the sampler does not take it.
         """
         labels = self.check_labels(labels)
         settings = self._settings(sampler, steps, guidance, guidance_interval, head_steps)
         arrays = self._arrays(settings, len(labels), noise=noise, step_noises=step_noises, temperature=temperature)
         indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
-        latents = self._program(settings, self.params, labels, key, indices, guidance, arrays)
+        program = partial(self._program, settings)
+        latents = call_with_auto_axes(program, labels, self.params, key, indices, guidance, arrays)
         return self.statistics.denormalize(latents)
 
     def check_options(self, **options: Any) -> None:
-        """Checks further arguments of `sample`, without arrays of noise.
+        """Checks optional arguments of `sample`, except arrays of noise.
 
         Raises:
-          ValueError: as `sample` does.
+          ValueError: `sample` would raise it.
         """
         defaults = {"sampler": None, "steps": None, "guidance": 1.0, "guidance_interval": (0, 1), "head_steps": None}
         settings = self._settings(*(options.get(name, default) for name, default in defaults.items()))
@@ -255,10 +355,11 @@ class Generator:
             default = known[sampler].steps
             steps = self.config.num_tokens if default is None else default
         further = {} if head_steps is None else {"head_steps": head_steps}
-        return Settings(sampler, steps, guidance != 1, (low, high), **further)
+        guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
+        return Settings(sampler, steps, guided, (low, high), **further)
 
     def _arrays(self, settings, batch, **given) -> dict[str, Any]:
-        """The arguments of the program that the sampler takes and that were given, as arrays."""
+        """Returns, as arrays, the given arguments that the sampler takes."""
         self._refuse(settings.sampler, **given)
         if given["temperature"] is None and "temperature" in self._family.samplers[settings.sampler].takes:
             given["temperature"] = 1.0
@@ -274,34 +375,34 @@ class Generator:
                 raise ValueError(f"{name} was given, but sampler {sampler} of a {self.family} does not take it")
 
     def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
-        """The labels as int32 `[B]`; ValueError where they are not classes of this generator."""
+        """Returns the labels as int32 `[B]`; raises ValueError if they are not classes of this generator."""
         array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
         if array.ndim != 1 or not len(array) or not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(
                 f"labels have shape {array.shape} and type {array.dtype}; expected integers [B], B at least 1"
             )
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= self.config.num_classes:
-            last = self.config.num_classes - 1
-            raise ValueError(f"labels range from {low} to {high}; this generator has classes 0 to {last}")
+        last = self.config.num_classes - 1
+        expected = f"this generator has classes 0 to {last}"
+        user_arrays.check_integers("labels", array, 0, last, expected=expected)
         return jnp.asarray(array, jnp.int32)
 
     def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
-        """Checks that a tokenizer of these sizes can decode this generator's latents.
+        """Checks that a tokenizer can decode this generator's latents.
 
         Args:
-          num_latent_tokens, latent_dim: of the tokenizer.
-          fingerprint: of the tokenizer's weights, compared with that of the training latents where both are known.
+          num_latent_tokens, latent_dim: the tokenizer's `L` and `D`.
+          fingerprint: fingerprint of the tokenizer's weights, compared with that of the training latents if both are
+            known.
 
         Raises:
-          ValueError: it cannot.
+          ValueError: the tokenizer cannot decode them.
         """
         if (num_latent_tokens, latent_dim) != (self.config.num_tokens, self.config.channels):
             raise ValueError(
                 f"the generator makes {self.config.num_tokens} tokens of {self.config.channels} channels, the "
                 f"tokenizer takes {num_latent_tokens} of {latent_dim}: use the tokenizer that it was trained on"
             )
-        trained_on = self._published.get(TOKENIZER_FIELD)
+        trained_on = self._files.config.get(TOKENIZER_FIELD)
         if fingerprint and trained_on and fingerprint != trained_on:
             raise ValueError(
                 f"the generator was trained on latents of the tokenizer with fingerprint {trained_on}, but this one has "
@@ -310,7 +411,7 @@ class Generator:
 
 
 def find_folder(name: str | os.PathLike) -> pathlib.Path:
-    """The folder of a generator, named by that folder, by a run's workdir or by a Hugging Face id."""
+    """Returns the folder of a generator, given the folder, a run's workdir or a Hugging Face id."""
     folder = files.resolve(name, purpose="generator")
     inner = folder / "generator"
     return inner if (inner / "config.json").is_file() else folder
@@ -325,13 +426,35 @@ def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
 
 
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
-    """The tree of a generator's parameters, the fixed ones included, as `ShapeDtypeStruct`s."""
+    """Returns the tree of a generator's parameters, including fixed ones, as `ShapeDtypeStruct`s."""
     family = family_of(config)
     params = family.network(config).shapes | family.fixed(config)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
-def _draw(family: Family, config, process, settings, params, labels, key, indices, guidance, arrays):
+@functools.cache
+def _program(family: Family, config, process):
+    """The sampling program `(settings, labels, params, key, indices, guidance, arrays)`, shared by all generators."""
+    return jax.jit(partial(_draw, family, config, process), static_argnums=0)
+
+
+def _flatten(generator: Generator):
+    children = ((jax.tree_util.GetAttrKey("params"), generator.params),)
+    return children, (generator.config, generator.process, generator.statistics, generator._files)
+
+
+def _unflatten(static, children) -> Generator:
+    generator = object.__new__(Generator)
+    generator.config, generator.process, generator.statistics, generator._files = static
+    generator._family, (generator.params,) = family_of(generator.config), children
+    return generator
+
+
+jax.tree_util.register_pytree_with_keys(Generator, _flatten, _unflatten)
+
+
+def _draw(family: Family, config, process, settings, labels, params, key, indices, guidance, arrays):
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     network, keys = family.network(config)(params), example_keys(key, indices)
     sampler = family.samplers[settings.sampler]
     return sampler.draw(network, labels, keys, guidance, settings=settings, process=process, **arrays)

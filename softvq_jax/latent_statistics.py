@@ -1,4 +1,4 @@
-"""Mean and standard deviation of latents: what stands between a tokenizer's latents and a generator's data."""
+"""Mean and standard deviation of a tokenizer's latents, with which generators normalize their data."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from softvq_jax.metrics.feature_statistics import Moments
 
-FIELDS = ("vq_mean", "vq_std")  # in the config.json of published tokenizers, and of generators trained here
+FIELDS = ("vq_mean", "vq_std")  # fields of config.json in published tokenizers, and in generators trained here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LatentStatistics:
     """Mean and standard deviation over all values of a data set's latents; generators model `(latents - mean) / std`.
 
     Raises:
-      ValueError: one of the two is not finite, or `std` is not positive.
+      ValueError: the mean or `std` is not finite, or `std` is not positive.
     """
 
     mean: float
@@ -29,37 +29,37 @@ class LatentStatistics:
             raise ValueError(f"latent statistics: mean {self.mean}, std {self.std}; expected finite, std positive")
 
     def normalize(self, latents: jax.Array) -> jax.Array:
-        """A tokenizer's latents, of any shape, as a generator models them."""
+        """Converts a tokenizer's latents, of any shape, to normalized latents, `(latents - mean) / std`."""
         return (latents - self.mean) / self.std
 
     def denormalize(self, latents: jax.Array) -> jax.Array:
-        """A generator's samples, of any shape, as a tokenizer decodes them."""
+        """Converts normalized latents, of any shape, to latents that the tokenizer decodes."""
         return latents * self.std + self.mean
 
     @classmethod
     def from_moments(cls, moments: Moments) -> "LatentStatistics":
-        """The statistics of measured latents; see `add_latents`."""
+        """Returns the statistics of measured latents; see `add_latents`."""
         return cls(float(moments.mean[0]), math.sqrt(moments.scatter[0, 0] / moments.count))
 
     @classmethod
     def from_fields(cls, config: Mapping[str, Any]) -> "LatentStatistics | None":
-        """The statistics in the content of a `config.json`; None where it has none."""
+        """Returns the statistics in a `config.json`; None if it has none."""
         if any(config.get(field) is None for field in FIELDS):
             return None
         return cls(*(float(config[field]) for field in FIELDS))
 
     def to_fields(self) -> dict[str, float]:
-        """The inverse of `from_fields`."""
+        """Returns the fields of a `config.json`, the inverse of `from_fields`."""
         return dict(zip(FIELDS, (self.mean, self.std), strict=True))
 
 
 def no_latents() -> Moments:
-    """Moments of a stream of latents, before the first."""
+    """Returns the moments of an empty stream of latents."""
     return Moments(1)
 
 
 def add_latents(moments: Moments, latents: np.ndarray) -> None:
-    """Adds all values of latents `[..., D]` to the moments, in float64, independent of how they are divided into batches.
+    """Adds all values of latents `[..., D]` to the moments, in float64; the division into batches does not matter.
 
     Raises:
       ValueError: latents are not finite.
@@ -74,12 +74,12 @@ def add_latents(moments: Moments, latents: np.ndarray) -> None:
 
 
 def moments_to_fields(moments: Moments) -> dict[str, float]:
-    """Moments of latents as JSON values."""
+    """Returns moments of latents as JSON values."""
     return {"count": moments.count, "mean": float(moments.mean[0]), "scatter": float(moments.scatter[0, 0])}
 
 
 def moments_from_fields(fields: Mapping[str, Any]) -> Moments:
-    """The inverse of `moments_to_fields`, without loss."""
+    """Returns moments from JSON values, the lossless inverse of `moments_to_fields`."""
     moments = no_latents()
     moments.count, moments.mean[0], moments.scatter[0, 0] = fields["count"], fields["mean"], fields["scatter"]
     return moments

@@ -1,8 +1,8 @@
-"""Trains what a config describes: `python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
+"""Runs the training of a config: `python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-The same command resumes an interrupted run. Any field can be set: `--config.model.num_latent_tokens=32`; `--help_config`
-lists them. Exit codes: 0 finished; 75 preempted, with a checkpoint saved (run the command again); 1 an error, whose message
-says what to do.
+The same command resumes an interrupted run. Any field can be set, for example `--config.model.num_latent_tokens=32`;
+`--help_config` lists all fields. Exit codes: 0 finished; 75 preempted, with a checkpoint saved (run the command again);
+1 error, with a message that states what to do.
 """
 
 import json
@@ -27,11 +27,11 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0;
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
 _TIMEOUT = flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for the other processes.")
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Folder that keeps compiled programs between runs.")
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Folder in which compiled programs are kept between runs.")
 
 
 def main(_):
-    """Runs the config's task. Prints errors in one line, and ends the program with their code."""
+    """Runs the config's task. An error prints one line and ends the program with its exit code."""
     # jax is imported after the flags are parsed, and used after the processes are connected.
     from softvq_jax.parallel import distributed, errors
     from softvq_jax.parallel.shared_folder import check_shared
@@ -83,7 +83,7 @@ def run() -> None:
 
 def _parse_flags(argv):
     rest = parse_flags(argv, required=["workdir"])
-    # Messages of this package, and warnings of others, with the time in front.
+    # Log messages of this package and warnings of other packages, with the time.
     handler = logging.get_absl_handler()
     handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(lambda record: record.levelno >= stdlib_logging.WARNING or "softvq_jax" in record.pathname)

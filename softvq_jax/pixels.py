@@ -1,4 +1,4 @@
-"""Conversions between 8-bit images and floats in [-1, 1], for NumPy and JAX arrays alike."""
+"""Conversions between 8-bit images and floats in [-1, 1], for NumPy and JAX arrays."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ import numpy as np
 
 
 def from_uint8(images: Any) -> Any:
-    """Levels 0 to 255 as float32 in [-1, 1], `x / 127.5 - 1`.
+    """Converts uint8 images to float32 in [-1, 1], `x / 127.5 - 1`.
 
     Args:
-      images: uint8 array of any shape, of NumPy or JAX, also inside compiled functions.
+      images: uint8 array of any shape, NumPy or JAX; may be traced.
     """
     return images.astype(images.__array_namespace__().float32) / 127.5 - 1.0
 
 
 def as_float(images: Any) -> Any:
-    """`from_uint8` of uint8 images; float images stay as they are. Moving uint8 costs a quarter of float32's bytes."""
+    """Converts uint8 images by `from_uint8`; returns float images unchanged. A uint8 copy has a quarter of the bytes."""
     return from_uint8(images) if images.dtype == np.uint8 else images
 
 
 def to_uint8(images: Any) -> Any:
-    """Images in [-1, 1] as uint8 levels, `round((x + 1) * 127.5)`, clipped; halves go to the even level.
+    """Converts images in [-1, 1] to uint8, `round((x + 1) * 127.5)`, clipped; halves are rounded to even.
 
     The released code rounds for evaluation and floors for saved pictures; we always round.
 
     Args:
-      images: float array of any shape, of NumPy or JAX, also inside compiled functions.
+      images: float array of any shape, NumPy or JAX; may be traced.
 
     Raises:
-      ValueError: integer images, which are not in [-1, 1]; or NaN in a NumPy array, which has no level.
+      ValueError: the images are integers, or a NumPy array contains NaN.
     """
     xp = images.__array_namespace__()
     if images.dtype.kind in "iub":

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log. The only user of tqdm."""
+"""Progress of long work, as a bar on a terminal or as occasional lines in a log. The only user of tqdm."""
 
 import sys
 import time
@@ -8,20 +8,20 @@ from typing import Any
 from tqdm import tqdm
 
 LINE = "{desc}: {n:,} of {total:,}{unit}, {rate_fmt}, {remaining} left"
-SECONDS = 2.0  # at least, between two lines that are not on a terminal
+SECONDS = 2.0  # least time between two lines that are not on a terminal
 
 
 class Progress:
-    """Shows how much is done, the rate and the time left.
+    """Shows progress, rate and time left.
 
     Args:
-      description: the work, such as `measuring samples`.
-      total: the number of all items.
-      done: the number of items that were done before, which does not count for the rate.
-      unit: the name of the items.
-      log: prints a line, such as `logging.info`; None rewrites a line on a terminal, and prints lines to standard error if
-        that is not a terminal.
-      seconds: the least time between two lines.
+      description: description of the work, such as `measuring samples`.
+      total: total number of items.
+      done: number of items finished earlier, which do not count for the rate.
+      unit: name of the items.
+      log: function that prints a line, such as `logging.info`; None updates a line on a terminal, or prints lines to
+        standard error if it is not a terminal.
+      seconds: least time between two lines.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Progress:
             self._bar = tqdm(**options, bar_format=bar_format, dynamic_ncols=True)
 
     def __call__(self, done: int) -> None:
-        """Shows that `done` items are done; the last one is always shown."""
+        """Shows that `done` items are finished; the last item is always shown."""
         finished = done >= self._total
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
@@ -57,7 +57,7 @@ class Progress:
 
 
 class StagedProgress:
-    """Progress of work in stages, each with a total of its own; a stage with one item is shown as a line without numbers.
+    """Shows the progress of work in stages, each with its own total; a stage with one item is a line without numbers.
 
     Args:
       log, seconds: as in `Progress`.
@@ -67,7 +67,7 @@ class StagedProgress:
         self._log, self._seconds, self._stage, self._progress = log, seconds, None, None
 
     def __call__(self, stage: str, done: int, total: int, unit: str = "parts") -> None:
-        """Shows that `done` of the `total` items of a stage are done; the first call of a stage begins it."""
+        """Shows that `done` of the `total` items of a stage are finished; a new name of a stage starts a new stage."""
         if stage != self._stage:
             self._stage = stage
             if total <= 1:

@@ -1,30 +1,44 @@
-"""The tokenizer for users: opens, encodes, decodes, saves."""
+"""The user interface of tokenizers: open, encode, decode, save."""
 
+import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from softvq_jax import user_arrays
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
-from softvq_jax.weights import checkpoints, files, layout
+from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.storage.files import make_folder
+from softvq_jax.weights import checkpoints, entries, files, hub, layout
 from softvq_jax.weights import tokenizer as weights
+from softvq_jax.weights.published_files import PublishedFiles
 
-# Beside `config.json`, if its flat fields do not determine the config of a tokenizer trained here.
+# Written in addition to `config.json` if its flat fields do not determine the config of a tokenizer trained here.
 OWN_CONFIG = "softvq_jax.json"
 
 
 class Tokenizer:
-    """A trained tokenizer. Images are `[B, H, W, 3]` float32 in [-1, 1], latents `[B, L, D]` float32.
+    """A trained tokenizer. Images are `[B, H, W, 3]` float32 in [-1, 1], or uint8; latents are `[B, L, D]` float32.
+
+    A tokenizer is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
+    `jax.grad`, be sharded by `jax.device_put`, and be copied by `jax.tree.map`. Its methods trace: inside `jax.jit`,
+    `jax.vmap`, `jax.grad` and `jax.shard_map` shapes and types are checked, and values are not. They run on any mesh; a
+    sharded batch stays sharded.
 
     Attributes:
-      config: its shape.
-      params: the parameters of its `TokenizerModel`, a tree of arrays.
-      latent_mean, latent_std: mean and standard deviation of its latents, for generators; None if not published.
+      config: shape of the tokenizer.
+      params: parameters of the `TokenizerModel`, a tree of arrays.
+      latent_mean, latent_std: mean and standard deviation of the latents, for generators; None if unknown.
+      network: its `TokenizerModel`, an NNX module with these parameters.
     """
 
     def __init__(
@@ -35,66 +49,115 @@ class Tokenizer:
         published: Mapping | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
         dtypes: Mapping[str, np.dtype] | None = None,
+        param_dtype: str = "float32",
     ):
-        """Wraps parameters in memory; `from_pretrained` opens files.
+        """Creates a tokenizer from parameters in memory; `from_pretrained` opens files, and `init` makes fresh ones.
 
         Args:
-          published: the content of a published `config.json`, which `save_pretrained` writes back.
-          extra: tensors of the published layout that the model does not read, written back as well.
-          dtypes: dtypes of published tensors other than float32; the parameters are always float32.
+          config: shape of the tokenizer.
+          params: parameters of the `TokenizerModel`.
+          published: content of a published `config.json`, which `save_pretrained` writes back.
+          extra: tensors of the published layout that the model does not use; `save_pretrained` writes them back.
+          dtypes: dtypes of published tensors that are not float32.
+          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
         """
         self.config = config
-        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-        self._published = dict(published or weights.published_fields(config))
-        self._extra = dict(weights.unused_patch_embed(config) if extra is None else extra)
-        self._dtypes = dict(dtypes or {})
-        network = functional(TokenizerModel, config)
+        self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
+        extra = weights.unused_patch_embed(config) if extra is None else extra
+        self._files = PublishedFiles(
+            dict(published or weights.published_fields(config)), dict(extra), dict(dtypes or {})
+        )
+        self._warned = False
 
-        def compiled(method):
-            return jax.jit(lambda params, x: getattr(network(params), method)(x))
+    @classmethod
+    def init(cls, config: TokenizerConfig, key: jax.Array) -> "Tokenizer":
+        """A fresh, untrained tokenizer; `key` is a random key, such as `jax.random.key(0)`."""
+        return cls(config, jax.jit(lambda key: functional(TokenizerModel, config).init(key)[0])(key))
 
-        self._encode, self._decode = compiled("encode"), compiled("decode")
-        self._encode_indices, self._decode_indices = compiled("encode_indices"), compiled("decode_indices")
+    def replace(self, *, params: Any = None, **fields: Any) -> "Tokenizer":
+        """A copy with other parameters, or with other fields of its config.
+
+        Args:
+          params: a tree of the same structure, of any dtype, or an NNX module; by default those of this tokenizer.
+          fields: of `TokenizerConfig`, for example `dtype`, `remat` or `temperature`.
+
+        Raises:
+          ValueError: `params` have another structure or other shapes than the config, or a field is not allowed.
+        """
+        copy = jax.tree.map(lambda leaf: leaf, self)
+        try:
+            copy.config = dataclasses.replace(self.config, **fields)
+        except TypeError as error:
+            known = ", ".join(field.name for field in dataclasses.fields(self.config))
+            raise ValueError(f"{error}; the fields are {known}") from error
+        copy.params = self.params if params is None else user_arrays.as_tree(params)
+        user_arrays.check_tree(copy.params, abstract_params(copy.config))
+        return copy
+
+    @property
+    def network(self) -> TokenizerModel:
+        """The NNX module with these parameters, for `nnx.Optimizer` for example; `replace(params=...)` takes it back."""
+        return functional(TokenizerModel, self.config)(self.params)
 
     @property
     def latent_mean(self) -> float | None:
-        return self._published.get("vq_mean")
+        return self._files.config.get("vq_mean")
 
     @property
     def latent_std(self) -> float | None:
-        return self._published.get("vq_std")
+        return self._files.config.get("vq_std")
+
+    def __repr__(self) -> str:
+        config = self.config
+        codes = f", {config.num_codebooks} x {config.codebook_size:,} codes" if config.has_codebook else ""
+        vits = " and ".join(f"{vit.width} x {vit.depth}" for vit in (config.encoder, config.decoder))
+        return (
+            f"Tokenizer({config.image_size} px <-> {config.num_latent_tokens} tokens of {config.latent_dim} channels, "
+            f"{config.bottleneck}{codes}, transformers {vits}, {user_arrays.count_parameters(self.params)}, "
+            f"matmuls in {config.dtype})"
+        )
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, *, dtype: str = "float32", remat: str = "none") -> "Tokenizer":
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        dtype: str = "float32",
+        remat: str = "none",
+        param_dtype: str = "float32",
+        entry: str | None = None,
+    ) -> "Tokenizer":
         """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
+        Sharded safetensors and PyTorch files are read too, see `weights.files.find_weights`.
         Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as `from_checkpoint` does.
 
         Args:
-          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`.
+          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
+            or without a config.json beside it.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
+          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
+          entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
+            one.
 
         Raises:
-          FileNotFoundError: no such folder, or a file is missing in it.
-          WeightsError: the files are damaged or not those of a tokenizer.
+          FileNotFoundError: the folder or a file in it does not exist.
+          WeightsError: the files are damaged, or are not those of a tokenizer.
         """
         folder = files.resolve(name, purpose="tokenizer")
         if (folder / "tokenizer" / "config.json").is_file():
             folder = folder / "tokenizer"  # a run's workdir
         elif checkpoints.find_checkpoint(folder) is not None:
             return cls.from_checkpoint(folder, dtype=dtype, remat=remat)
-        for file in ("config.json", "model.safetensors"):
-            if not (folder / file).is_file():
-                raise FileNotFoundError(f"{folder} has no {file}: not a tokenizer folder")
-        published = files.read_json(folder / "config.json")
-        tensors = files.read_tensors(folder / "model.safetensors")
-        own = folder / OWN_CONFIG
+        published, path = files.find_published(folder, purpose="tokenizer")
+        tensors = entries.select(files.read_tensors(path), weights.ANCHORS, source=str(path), entry=entry)
+        own = path.parent / OWN_CONFIG
         if own.is_file():
             config = weights.config_from_dict(files.read_json(own), source=own, dtype=dtype, remat=remat)
         else:
-            config = weights.config_of(tensors, published, dtype=dtype, remat=remat)
-        return cls.from_tensors(config, tensors, published=published, source=str(folder / "model.safetensors"))
+            config = weights.config_of(tensors, published, source=str(path), dtype=dtype, remat=remat)
+        return cls.from_tensors(config, tensors, published=published, source=str(path), param_dtype=param_dtype)
 
     @classmethod
     def from_checkpoint(
@@ -130,68 +193,154 @@ class Tokenizer:
         *,
         published: Mapping | None = None,
         source: str,
+        param_dtype: str = "float32",
     ) -> "Tokenizer":
-        """Opens a state dict in the published naming; `source` names it in messages."""
+        """Opens a state dict in the published naming; `source` names it in messages.
+
+        Raises:
+          WeightsError: a tensor is missing, has another shape or holds no finite floats, or a block is not used.
+        """
         rules = weights.tokenizer_rules(config)
-        params = layout.read(rules, tensors, abstract_params(config), source=source)
+        with layout.reading(source, "a SoftVQ-VAE tokenizer"):
+            params = layout.read(rules, tensors, abstract_params(config), source=source)
         used = {key for rule in rules for key in rule.keys}
         extra = {key: tensor for key, tensor in tensors.items() if key not in used}
+        layout.check_unused((key for key in extra if key.startswith(("encoder.", "decoder."))), used, source=source)
         if extra:
             names = ", ".join(sorted(extra))
             logging.info("%s: %d tensors are not used by the tokenizer: %s", source, len(extra), names)
         dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
-        return cls(config, params, published=published, extra=extra, dtypes=dtypes)
+        return cls(config, params, published=published, extra=extra, dtypes=dtypes, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the published layout; a tokenizer from `from_pretrained` is written back key for key, bit for bit."""
+        """Writes a folder in the published layout.
+
+        A tokenizer from `from_pretrained` is written back key for key and bit for bit.
+        """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = layout.write(weights.tokenizer_rules(self.config), self.params)
-        tensors = {
-            key: tensor.astype(self._dtypes.get(key, np.float32)) for key, tensor in tensors.items()
-        } | self._extra
+        make_folder(folder)
+        tensors = self._files.tensors(layout.write(weights.tokenizer_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
-        files.write_json(folder / "config.json", self._published)
-        inferred = weights.config_of(tensors, self._published, dtype=self.config.dtype, remat=self.config.remat)
-        if inferred != self.config:
+        files.write_json(folder / "config.json", self._files.config)
+        if self._inferred_config(tensors) != self.config:
             files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
         else:
             (folder / OWN_CONFIG).unlink(missing_ok=True)  # left by a tokenizer saved here before
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images as latents `[B, L, D]`.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push tokenizer with softvq-jax.",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Uploads the tokenizer to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Args:
+          repo_id: "owner/name"; made if it does not exist.
+          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
+
+        Returns:
+          The URL of the commit.
+        """
+        card = hub.model_card(
+            repo_id.split("/")[-1],
+            f"An image tokenizer: `{self!r}`.\n\n```python\nfrom softvq_jax import Tokenizer\n\n"
+            f'tokenizer = Tokenizer.from_pretrained("{repo_id}")\nlatents = tokenizer.encode(images)\n```',
+            **{"pipeline_tag": "image-feature-extraction", **(model_card_kwargs or {})},
+        )
+        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
+        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
+
+    def _inferred_config(self, tensors):
+        """The config that `from_pretrained` infers from the published layout alone; None where it cannot."""
+        compute = {"dtype": self.config.dtype, "remat": self.config.remat}
+        try:
+            return weights.config_of(tensors, self._files.config, **compute)
+        except layout.WeightsError:
+            return None
+
+    def encode(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
+
+        Args:
+          images: `[B, H, W, 3]`, floats in [-1, 1] or uint8.
+          temperature: SoftVQ's, instead of `config.temperature`: lower ones give latents closer to single codes.
 
         Raises:
-          ValueError: images of another shape, dtype or range.
+          ValueError: the images have another shape, dtype or range; or a temperature that is not positive, or for another
+            bottleneck.
         """
-        return self._encode(self.params, self._checked(images))
+        return self._run("encode", self._checked(images), **self._temperature(temperature))
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Decodes latents to images, clipped to [-1, 1]."""
+    def decode(self, latents: jax.Array, *, clip: bool = True) -> jax.Array:
+        """Decodes latents to images `[B, H, W, 3]`.
+
+        Args:
+          latents: `[B, L, D]`.
+          clip: to [-1, 1]. The gradient of a clipped pixel is 0: losses want `clip=False`.
+        """
         latents = jnp.asarray(latents, jnp.float32)
-        self._check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
-        return jnp.clip(self._decode(self.params, latents), -1.0, 1.0)
+        user_arrays.check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
+        return _clipped(self._run("decode", latents), clip)
 
-    def reconstruct(self, images: jax.Array) -> jax.Array:
-        """`decode(encode(images))`."""
-        return self.decode(self.encode(images))
+    def reconstruct(self, images: jax.Array, *, clip: bool = True) -> jax.Array:
+        """Encodes and decodes images, `decode(encode(images))`."""
+        return self.decode(self.encode(images), clip=clip)
+
+    def pre_bottleneck(self, images: jax.Array) -> jax.Array:
+        """Returns the bottleneck's input `[B, L, D]` (for KL `[B, L, 2D]`, mean and log-variance)."""
+        return self._run("pre_bottleneck", self._checked(images))
+
+    def posterior(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
+        """Returns SoftVQ's probabilities of the codes for each token, `[B, C, L/C, K]`.
+
+        Args:
+          images, temperature: see `encode`.
+
+        Raises:
+          ValueError: the bottleneck does not average codes; or see `encode`.
+        """
+        if not self.config.has_temperature:
+            raise ValueError(
+                f"the {self.config.bottleneck} bottleneck has no probabilities of codes; use pre_bottleneck, or "
+                "encode_indices for discrete ones"
+            )
+        return self._run("posterior", self._checked(images), **self._temperature(temperature))
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
         """Encodes images as code indices `[B, C, L/C]` int32, for discrete bottlenecks such as VQ and SimVQ."""
         self._check_discrete()
-        return self._encode_indices(self.params, self._checked(images))
+        return self._run("encode_indices", self._checked(images))
 
-    def decode_indices(self, indices: jax.Array) -> jax.Array:
-        """Decodes code indices `[B, C, L/C]` to images, clipped to [-1, 1], for discrete bottlenecks (VQ, SimVQ)."""
+    def decode_indices(self, indices: jax.Array, *, clip: bool = True) -> jax.Array:
+        """Decodes code indices `[B, C, L/C]` to images, for discrete bottlenecks (VQ, SimVQ); see `decode` for `clip`."""
         self._check_discrete()
         config, indices = self.config, jnp.asarray(indices)
-        self._check_shape("indices", indices, (config.num_codebooks, config.num_latent_tokens // config.num_codebooks))
-        if not jnp.issubdtype(indices.dtype, jnp.integer):
-            raise ValueError(f"indices are {indices.dtype}; expected integers")
-        low, high = int(jnp.min(indices)), int(jnp.max(indices))
-        if low < 0 or high >= config.codebook_size:
-            raise ValueError(f"indices range from {low} to {high}; expected 0 to {config.codebook_size - 1}")
-        return jnp.clip(self._decode_indices(self.params, indices), -1.0, 1.0)
+        shape = (config.num_codebooks, config.num_latent_tokens // config.num_codebooks)
+        user_arrays.check_shape("indices", indices, shape)
+        last = config.codebook_size - 1
+        user_arrays.check_integers("indices", indices, 0, last, expected=f"expected 0 to {last}")
+        return _clipped(self._run("decode_indices", indices), clip)
+
+    def _run(self, method, batch, **options):
+        return call_with_auto_axes(_program(self.config, method), batch, self.params, options)
+
+    def _temperature(self, temperature):
+        if temperature is None:
+            return {}
+        if not self.config.has_temperature:
+            raise ValueError(f"temperature was given, but the {self.config.bottleneck} bottleneck has none")
+        if user_arrays.has_values(temperature) and not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; expected a positive number")
+        return {"temperature": temperature}
 
     def _check_discrete(self):
         if not self.config.discrete:
@@ -199,24 +348,49 @@ class Tokenizer:
                 f"the {self.config.bottleneck} bottleneck has continuous latents and no indices: use encode and decode"
             )
 
-    def _check_shape(self, name, array, expected):
-        if array.shape[1:] != expected or not len(array):
-            sizes = ", ".join(map(str, expected))
-            raise ValueError(f"{name} have shape {array.shape}; expected [B, {sizes}] with B at least 1")
-
     def _checked(self, images):
-        size, images = self.config.image_size, jnp.asarray(images)
-        self._check_shape("images", images, (size, size, 3))
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"images are {images.dtype}; expected floats in [-1, 1]: x / 127.5 - 1 from 0..255")
-        images = images.astype(jnp.float32)
-        # The comparison is false for NaN, which XLA's minimum and maximum can miss on CPUs.
-        if not jnp.all(jnp.abs(images) <= 1.001):
-            low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
-            raise ValueError(f"image values range from {low:.4g} to {high:.4g}; expected [-1, 1]")
+        images, looks_unscaled = user_arrays.images_in_range(images, self.config.image_size)
+        if looks_unscaled and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "all image values are in [0, 1]; expected [-1, 1]: scale them by 2 * x - 1, or give uint8 images (this "
+                "warning comes once)",
+                stacklevel=3,
+            )
         return images
 
 
+def _clipped(images, clip):
+    return jnp.clip(images, -1.0, 1.0) if clip else images
+
+
+@functools.cache
+def _program(config: TokenizerConfig, method: str) -> Callable[..., jax.Array]:
+    """A method of the network as a compiled function of a batch, the parameters and options; shared by all tokenizers."""
+    network = functional(TokenizerModel, config)
+
+    def run(batch, params, options):
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+        return getattr(network(params), method)(batch, **options)
+
+    return jax.jit(run)
+
+
+def _flatten(tokenizer: Tokenizer):
+    children = ((jax.tree_util.GetAttrKey("params"), tokenizer.params),)
+    return children, (tokenizer.config, tokenizer._files)
+
+
+def _unflatten(static, children) -> Tokenizer:
+    tokenizer = object.__new__(Tokenizer)
+    (tokenizer.config, tokenizer._files), (tokenizer.params,) = static, children
+    tokenizer._warned = False
+    return tokenizer
+
+
+jax.tree_util.register_pytree_with_keys(Tokenizer, _flatten, _unflatten)
+
+
 def abstract_params(config: TokenizerConfig) -> dict:
-    """Parameter tree of a tokenizer, as `ShapeDtypeStruct`s."""
+    """Returns the parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
     return functional(TokenizerModel, config).shapes

@@ -30,9 +30,8 @@ INDIRECT = {  # declared, and used without an import
     "importlib_resources",  # tensorflow-datasets needs it and does not declare it
     "libtpu",  # jax loads the TPU compiler
     "psutil",  # benchmarks
-    "tqdm",  # progress.py
 }
-EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench")
+EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench", "hf")
 
 
 def metadata() -> dict:
@@ -91,7 +90,7 @@ def test_a_command_gets_its_flags():
     assert result.returncode == 0 and "--config.model.latent_dim=8" in result.stdout
 
 
-def test_errors_of_a_command_are_its_own():
+def test_a_command_reports_its_own_errors():
     result = run("report", "--workdir=/nowhere")
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and "/nowhere" in result.stderr
 
@@ -101,6 +100,6 @@ def test_errors_of_a_command_are_its_own():
     (("--version",), 0, "stdout", f"softvq {softvq_jax.__version__}\n"),
     (("evalute",), 2, "stderr", "softvq: error: unknown command 'evalute'; the nearest is 'evaluate', see softvq --help\n"),
 ])  # fmt: skip
-def test_what_is_not_a_command(arguments, code, stream, text):
+def test_unknown_commands_are_refused(arguments, code, stream, text):
     result = run(*arguments)
     assert result.returncode == code and text in getattr(result, stream)

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 def quick_compilation():
     """Disables most compiler optimizations, for tests that compile large programs and run them a few times.
 
-    Not for programs with long loops, which become slower than the compilation was.
+    Not for programs with long loops, which would lose more time than the compilation saves.
     """
     jax.config.update("jax_disable_most_optimizations", True)
     yield

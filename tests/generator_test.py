@@ -94,7 +94,7 @@ def test_an_example_depends_only_on_its_index_and_label(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_label_and_the_guidance_matter(family):
+def test_label_and_guidance_change_the_samples(family):
     generator, few = _generator(family), FEW[family] | {"key": KEY}
     plain, other = generator.sample([1], **few), generator.sample([2], **few)
     guided = generator.sample([1], guidance=3.0, **few)
@@ -201,9 +201,78 @@ def test_another_tokenizer():
 
 def test_one_compilation_per_setting():
     """The scale of guidance and the labels are arguments; only settings that change the program compile anew."""
-    generator = Generator(SIT, _params(SIT), STATISTICS)
+    generator = Generator(SIT, _params(SIT), STATISTICS, process="cosine")
+    before = generator._program._cache_size()
     for labels, scale in (([1, 2], 2.0), ([3, 4], 5.0)):
         generator.sample(labels, key=KEY, guidance=scale, **FEW["sit"])
-    assert generator._program._cache_size() == 1
+    assert generator._program._cache_size() == before + 1
     assert jnp.isfinite(generator.sample([1, 2], key=KEY, **FEW["sit"])).all()
-    assert generator._program._cache_size() == 2
+    assert generator._program._cache_size() == before + 2
+
+
+def _published(config, family, process="linear"):
+    """The tensors and the config.json of a generator."""
+    tensors = layout.write(family_of(config).weight_rules(config), _params(config))
+    return tensors, family_of(config).published_fields(config, process)
+
+
+def _save(folder, tensors, fields):
+    folder.mkdir(exist_ok=True)
+    files.write_safetensors(folder / "model.safetensors", tensors)
+    files.write_json(folder / "config.json", fields | STATISTICS.to_fields())
+    return folder
+
+
+def test_a_sit_with_learned_sigma_uses_the_first_half(tmp_path):
+    tensors, fields = _published(SIT, "sit")
+    doubled = dict(tensors)
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        doubled[name] = np.concatenate([tensors[name], 7 + tensors[name]])
+    theirs = _save(tmp_path / "theirs", doubled, fields | {"learn_sigma": True})
+    opened = Generator.from_pretrained(theirs)
+    assert (opened.family, opened.config) == ("sit", SIT)
+    labels = [1, 2]
+    expected = _generator("sit").sample(labels, key=KEY, **FEW["sit"])
+    np.testing.assert_array_equal(opened.sample(labels, key=KEY, **FEW["sit"]), expected)
+    opened.save_pretrained(tmp_path / "ours")
+    back = files.read_tensors(tmp_path / "ours" / "model.safetensors")
+    assert all(back[key].tobytes() == tensor.tobytes() for key, tensor in doubled.items())
+    # A DiT with the same tensors is still a DiT.
+    dit = _save(tmp_path / "dit", doubled, _published(DIT, "dit")[1])
+    assert Generator.from_pretrained(dit).family == "dit"
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_null_in_a_published_config_is_the_default(family, tmp_path):
+    tensors, fields = _published(CONFIGS[family], family)
+    heads = [name for name in fields if "num_heads" in name]  # needed: no preset has these widths
+    nulls = {name: None for name in fields if name not in (*heads, "model", "path_type")}
+    opened = Generator.from_pretrained(_save(tmp_path / "nulls", tensors, fields | nulls))
+    assert opened.config == CONFIGS[family]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("sit", {"num_heads": "many"}, "num_heads is 'many'; expected an integer of at least 1, or null"),
+        ("mar", {"attn_dropout": 2}, "attn_dropout is 2; expected a number of at least 0 and below 1, or null"),
+        ("sit", {"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or null"),
+        ("sit", {"vq_std": -1}, "vq_std is -1; expected a number above 0, or null"),
+        ("sit", {"model": 3}, "model is 3; expected a string"),
+    ],
+)
+def test_wrong_values_in_a_published_config(family, fields, message, tmp_path):
+    tensors, published = _published(CONFIGS[family], family)
+    folder = _save(tmp_path / "theirs", tensors, published)
+    files.write_json(folder / "config.json", files.read_json(folder / "config.json") | fields)
+    with pytest.raises(WeightsError, match=rf"the config\.json of .*theirs.*: {message}"):
+        Generator.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_missing_tensor_is_named(family):
+    tensors, fields = _published(CONFIGS[family], family)
+    for key in set(tensors) - set(family_of(CONFIGS[family]).anchors):  # without these, it is another network
+        others = {name: tensor for name, tensor in tensors.items() if name != key}
+        with pytest.raises(WeightsError, match=r"^file.*no tensor '"):
+            Generator.from_tensors(others, fields, STATISTICS, source="file")

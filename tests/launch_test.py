@@ -91,7 +91,7 @@ def test_configs_are_found_by_name(config):
         (["--", "--workdir=/a"], "no --config=..."),
         (
             ["--", "--config=configs/none.py", "--workdir=/a"],
-            "no config configs/none.py; their names are those of the files in configs/",
+            "no config configs/none.py; configs are named after the files in configs/",
         ),
         (["--", "--config=configs/tiny.py"], "no --workdir=..."),
         (["--", "config=configs/tiny.py"], "unexpected argument 'config=configs/tiny.py' after --"),

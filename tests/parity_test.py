@@ -1,4 +1,4 @@
-"""What the reference implementations compute, case by case: see `tests/parity/README.md`.
+"""Comparison with the reference implementations, case by case; see `tests/parity/README.md`.
 
 Cases are read from `tests/parity/`, or from the folder in the environment variable PARITY_DIR.
 """
@@ -15,6 +15,19 @@ from tests.parity_kinds import of_kind
 
 FOLDER = pathlib.Path(os.environ.get("PARITY_DIR") or pathlib.Path(__file__).parent / "parity")
 CASES = sorted(FOLDER.glob("*.json"))
+# Another case of the same kind is among the default tests, and is shorter. With PARITY_DIR, all cases run.
+SLOW = (
+    "ae_s_64",
+    "dino_discriminator_160",
+    "dino_discriminator_256",
+    "dinov2_s_224p14",
+    "kl_s_64",
+    "maskgit_uvit",
+    "softvq_s_16_avg1d",
+    "softvq_s_32_global",
+    "titok_s_128",
+    "vq_s_64",
+)
 
 FORWARD, GRADIENT = 2e-5, 2e-4
 THROUGH_KINKS = {("lpips", "grad_b_sub4"): 1e-2, ("dino_discriminator", "grad_x_sub4"): 2e-2}
@@ -36,7 +49,7 @@ def tolerance(kind: str, name: str) -> float:
 
 
 def compare(kind: str, name: str, ours, theirs) -> None:
-    """Fails where `ours` is further from `theirs` than the case's kind and the array's name allow."""
+    """Fails if `ours` differs from `theirs` by more than the case's kind and the array's name allow."""
     ours = np.asarray(ours)
     assert ours.shape == theirs.shape, f"{name}: shape {ours.shape}, expected {theirs.shape}"
     if kind == "crops":
@@ -52,7 +65,13 @@ def compare(kind: str, name: str, ours, theirs) -> None:
         assert error <= tolerance(kind, name) or not theirs.any(), f"{name}: relative error {error:.2e}"
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def parameter(path: pathlib.Path):
+    return pytest.param(
+        path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW and "PARITY_DIR" not in os.environ else []
+    )
+
+
+@pytest.mark.parametrize("path", map(parameter, CASES))
 def test_parity(path):
     case = json.loads(path.read_text())
     kind = case["kind"]

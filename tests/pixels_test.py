@@ -11,7 +11,7 @@ LEVELS = np.arange(256, dtype=np.uint8)
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
-def test_all_levels_come_back(array):
+def test_all_levels_round_trip(array):
     floats = pixels.from_uint8(array(LEVELS))
     assert isinstance(floats, type(array(LEVELS))) and floats.dtype == np.float32
     np.testing.assert_allclose(floats, LEVELS / 127.5 - 1, atol=1e-7)
@@ -31,6 +31,6 @@ def test_floats_stay_as_they_are():
 
 
 @pytest.mark.parametrize(("images", "message"), [(LEVELS, "images are uint8"), (np.float32([np.nan]), "1 of 1 pixel")])
-def test_what_has_no_level_is_refused(images, message):
+def test_values_without_a_level_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         pixels.to_uint8(images)

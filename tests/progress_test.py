@@ -4,7 +4,7 @@ from softvq_jax import progress
 from softvq_jax.progress import Progress, StagedProgress, duration
 
 
-def test_a_log_gets_a_line_now_and_then_and_always_the_last(monkeypatch):
+def test_a_log_gets_occasional_lines_and_always_the_last(monkeypatch):
     now, lines = iter([0.0, 1.0, 5.0, 5.0, 6.0, 10.0]), []
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     show = Progress("measuring samples", 4000, 1000, log=lines.append)
@@ -29,7 +29,7 @@ def test_a_terminal_gets_one_line_rewritten(monkeypatch):
     assert screen.getvalue().count("\n") == 1 and "100%|" in screen.getvalue() and "3 of 3 crops" in screen.getvalue()
 
 
-def test_stages_have_totals_of_their_own():
+def test_stages_have_their_own_totals():
     lines = []
     show = StagedProgress(log=lines.append, seconds=0.0)
     for stage, done, total in (("computing FID", 0, 1), ("computing KID", 1, 2), ("computing KID", 2, 2)):

@@ -1,4 +1,4 @@
-"""A stand-in for the FID network that compiles at once."""
+"""A substitute for the FID network that compiles quickly."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The tokenizer in a user's hands; parity covers the numbers, `tests/weights/tokenizer_test.py` the files."""
+"""The user interface of tokenizers; parity cases cover the numbers, `tests/weights/tokenizer_test.py` the files."""
 
 import os
 import subprocess
@@ -29,12 +29,12 @@ def test_encode_decode_reconstruct(bottleneck):
     assert float(jnp.abs(decoded).max()) == 1.0  # random parameters go beyond, and are clipped
     assert len(np.unique(decoded)) > 100
     np.testing.assert_array_equal(tokenizer.reconstruct(IMAGES), decoded)
-    # Each image is treated by itself.
+    # Images do not affect each other.
     np.testing.assert_allclose(tokenizer.encode(IMAGES[::-1]), latents[::-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("bottleneck", ["vq", "simvq"])
-def test_indices_say_everything(bottleneck):
+def test_indices_determine_the_latents(bottleneck):
     tokenizer = small.tokenizer(small.config(bottleneck))
     indices, latents = tokenizer.encode_indices(IMAGES), tokenizer.encode(IMAGES)
     assert indices.shape == (3, 2, 4) and indices.dtype == jnp.int32 and len(np.unique(indices)) > 2
@@ -82,7 +82,7 @@ def with_pixel(value):
         (IMAGES[0], r"images have shape \(32, 32, 3\); expected \[B, 32, 32, 3\]"),
         (IMAGES[:0], r"images have shape \(0, 32, 32, 3\).*with B at least 1"),
         (small.images(size=40), r"images have shape \(3, 40, 40, 3\); expected \[B, 32, 32, 3\]"),
-        (np.uint8(127 * IMAGES + 128), r"images are uint8; expected floats in \[-1, 1\]: x / 127\.5 - 1"),
+        (np.int32(127 * IMAGES + 128), r"images are int32; expected floats in \[-1, 1\], or uint8"),
         (127.5 * IMAGES + 127.5, r"values range from .* to 2\d\d.*; expected \[-1, 1\]"),
         (with_pixel(-1.01), r"values range from -1\.01 to .*; expected \[-1, 1\]"),
         (with_pixel(np.nan), r"values range from nan to nan; expected \[-1, 1\]"),

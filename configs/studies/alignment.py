@@ -1,21 +1,21 @@
-"""Alignment: SoftVQ with and without a teacher, in the four alignment modes, at 64 and 16 tokens.
+"""Alignment: SoftVQ without a teacher, and with one in the four alignment modes, with 64 and 16 tokens.
 
     python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment \
         --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors
 
-Needs DINOv2 weights (small by default; downloaded from the Hugging Face Hub if it can be reached); the study stops before
-the first run if they are missing. `tools.random_teacher` writes random weights, for a control. Ten shortened runs of
+Needs DINOv2 weights (small by default), which are downloaded from the Hugging Face Hub if possible; without them, the study
+stops before the first run. `tools.random_teacher` writes random weights, for a control. Ten shortened runs of
 `configs/tiny.py`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
 easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
     readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]

@@ -3,12 +3,12 @@
     python -m softvq_jax.main --config=configs/studies/bottlenecks.py --workdir=runs/bottlenecks
 
 Fifteen shortened runs of `configs/tiny.py`, six minutes on two cores. Any field of the base config can be set, such as
-`--config.base.data.path=...`. With `--config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=...` rFID
-on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rFID at 256 and at 32 tokens is 0.80 and
-1.24 with SoftVQ, 1.45 and 10.97 with VQ, 1.15 and 2.01 without a bottleneck.
+`--config.base.data.path=...`. With `--config.base.evals.fid.every_steps=1000 --config.base.evals.fid.weights=...`, rFID
+on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rFID with 256 and with 32 tokens is 0.80 and
+1.24 for SoftVQ, 1.45 and 10.97 for VQ, and 1.15 and 2.01 without a bottleneck.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae": "AE"}
 
@@ -16,7 +16,7 @@ BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "simvq": "SimVQ", "kl": "KL", "ae
 def get_config():
     return study_config(
         "bottlenecks",
-        shortened(beside(__file__, "tiny"), 200),
+        shortened(load_base(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16, 8)

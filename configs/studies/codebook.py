@@ -2,13 +2,13 @@
 
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
-SimVQ with a frozen and a trained matrix; VQ and SimVQ with the codebook's learning rate annealed or constant. Fifteen
-shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, whose memory grows with the codebook.
-Eleven minutes on two cores, most of them at 65,536 codes. SimVQ's paper (arXiv 2411.02038) reports 100 % usage at 65,536
-codes, against 1.4 to 4.5 % with VQ.
+SimVQ has a frozen or a trained matrix; the codebook's learning rate in VQ and SimVQ is annealed or constant. Fifteen
+shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
+to the codebook. Eleven minutes on two cores, mostly for 65,536 codes. SimVQ's paper (arXiv 2411.02038) reports 100 % usage
+of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 KINDS = {
     "vq": ("VQ", dict(bottleneck="vq"), "cosine"),
@@ -20,7 +20,7 @@ KINDS = {
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.update(num_latent_tokens=16, num_codebooks=1)
     base.loss.entropy_weight = 0.0
     config = study_config(

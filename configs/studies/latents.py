@@ -1,14 +1,15 @@
-"""Probes of the latents: which photograph a crop is from, by a linear probe and by nearest neighbors.
+"""Probes of the latents, which predict the photograph that a crop is from by a linear model and nearest neighbors.
 
     python -m softvq_jax.main --config=configs/studies/latents.py --workdir=runs/latents
 
-Probes use the mean token or all tokens, before or after the bottleneck; the baseline is the most frequent class. Each run's
-folder also gets a map of the latents and pictures of nearest neighbors (`--config.map=umap` needs the extra `umap`); data
-without classes get only these. Six shortened runs of `configs/tiny.py`, two and a half minutes on two cores. Needs the
-extra `studies`. In the paper, linear probes of SoftVQ's latents beat those of VQ and AE at every number of tokens.
+Probes use the mean token or all tokens, before or after the bottleneck; the baseline is the most frequent class. A map of
+the latents and pictures of nearest neighbors are written to each run's folder (`--config.map=umap` needs the extra `umap`);
+for data without classes, only these are made. Six shortened runs of `configs/tiny.py`, two and a half minutes on two cores.
+Needs the extra `studies`. In the paper, linear probes are better on SoftVQ's latents than on VQ's and AE's for every number
+of tokens.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 
@@ -18,7 +19,7 @@ def get_config():
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
-        shortened(beside(__file__, "tiny"), 200),
+        shortened(load_base(__file__, "tiny"), 200),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (64, 16)

@@ -1,20 +1,20 @@
-"""SoftVQ's temperature from 0.01 to 10: from hard quantization to the same average of all codes for every token.
+"""SoftVQ's temperature from 0.01 (nearly hard quantization) to 10 (nearly the same average of all codes for all tokens).
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Ten shortened runs of `configs/tiny.py` at 32 tokens, with the posterior of the released code and of the paper; about
-thirteen minutes on one core. The paper uses 0.07 and finds nearby values equally good.
+Ten shortened runs of `configs/tiny.py` with 32 tokens, with the released posterior and the paper's; about thirteen minutes
+on one core. The paper uses 0.07 and finds nearby values equally good.
 """
 
-from softvq_jax.config.study import beside, shortened, study_config, variant
+from softvq_jax.config.study import load_base, shortened, study_config, variant
 
 POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"}
 
 
 def get_config():
-    base = shortened(beside(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
-    base.log.every_steps = 1  # gradient peaks last a single step
+    base.log.every_steps = 1  # because gradient peaks last only one step
     return study_config(
         "temperature",
         base,

@@ -1,1 +1,1 @@
-"""What a program costs on chips that are not here: compiled for them ahead of time, then read and added up."""
+"""Cost of programs on TPUs that are not present: compiles ahead of time, and analyzes the compiled program."""

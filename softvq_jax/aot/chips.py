@@ -1,8 +1,8 @@
 """The TPU generations, from their public data sheets.
 
 Peak, HBM and pod size: https://cloud.google.com/tpu/docs/v4 (and v5e, v5p, v6e). One link's one-way bandwidth and the
-data-center network per chip: "How to Scale Your Model", https://jax-ml.github.io/scaling-book/tpus. `hbm` is what the
-compiler allows a program, from its out-of-memory message: the data sheet's size minus the memory of the runtime.
+data-center network per chip: "How to Scale Your Model", https://jax-ml.github.io/scaling-book/tpus. `hbm` is the memory
+that the compiler allows a program, from its out-of-memory message: the data sheet's size minus the runtime's memory.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ class Chip(NamedTuple):
     hbm: int
     hbm_bandwidth: float
     link_bandwidth: float
-    """One inter-chip link, one way; a chip has two links on each axis of its torus."""
+    """One inter-chip link in one direction; a chip has two links on each axis of its torus."""
     dcn_bandwidth: float
     """From one chip into the data-center network, between slices."""
     pod: tuple[int, ...]
     """Shape of the largest slice, a torus."""
     ring_multiple: int
-    """An axis of a slice closes into a ring where its length is a multiple of this."""
+    """An axis of a slice is a ring if its length is a multiple of this."""
 
 
 CHIPS = {

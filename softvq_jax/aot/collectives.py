@@ -1,4 +1,4 @@
-"""Collectives of a compiled program by kind: how often they run, and the bytes that a chip sends."""
+"""Collectives of a compiled program by kind: number of calls, and bytes that a chip sends."""
 
 import math
 import re
@@ -15,9 +15,9 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 class Collective(NamedTuple):
     """One collective of the program.
 
-    `bytes` is the size of the full array, summed over the arrays that were combined: the result of an all-gather, the
-    operand of a reduce-scatter or all-reduce. `group` holds the positions in the mesh of the first device's group. `dcn`
-    marks collectives between slices.
+    `bytes` is the size of the full array, summed over combined arrays: the result of an all-gather, the operand of a
+    reduce-scatter or all-reduce. `group` holds the mesh positions of the first device's group. `dcn` marks collectives
+    between slices.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that a chip sends each time, by the algorithms that send least: rings (Chan et al., 2007)."""
+        """Bytes that a chip sends per call with ring algorithms, which send the least (Chan et al., 2007)."""
         members = len(self.group)
         share = (members - 1) / members
         return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
@@ -38,8 +38,8 @@ class Collective(NamedTuple):
 def collectives(program: hlo.Program) -> list[Collective]:
     """Returns every collective that the program runs.
 
-    The TPU compiler overlaps a collective with several fusions, each with a piece of it under the same channel; it is
-    counted once. A fusion that reduces and keeps a slice counts as the reduce-scatter that it is made from.
+    The TPU compiler may overlap a collective with several fusions, each with a piece of it on the same channel; these
+    pieces count once. A fusion that reduces and keeps a slice counts as the reduce-scatter that it was made from.
     """
     found: dict[tuple[str, str], Collective] = {}
     for execution in hlo.executions(program):
@@ -52,7 +52,7 @@ def collectives(program: hlo.Program) -> list[Collective]:
 
 
 class Total(NamedTuple):
-    """Totals of one kind: number of calls, bytes of the full arrays, bytes that a chip sends."""
+    """Totals of one kind of collective: number of calls, bytes of the full arrays, bytes that a chip sends."""
 
     calls: int
     bytes: float
@@ -74,7 +74,7 @@ def by_kind(found: Iterable[Collective]) -> dict[str, Total]:
 
 
 def _inside(instruction: hlo.Instruction, program: hlo.Program, fused_into: str = ""):
-    """Yields the instruction, or those of a fusion, each with the name of the computation it is fused into."""
+    """Yields the instruction, or all instructions of a fusion, each with the name of the computation it is fused into."""
     if instruction.opcode != "fusion":
         yield instruction, fused_into
         return
@@ -91,7 +91,7 @@ def _collective(instruction: hlo.Instruction, fused_into: str, times: int) -> Co
         return None
     size = instruction.bytes
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
-        size = max(array.bytes for array in instruction.arrays)  # The operand is among the arrays, too.
+        size = max(array.bytes for array in instruction.arrays)  # the arrays include the operand
     group = _group(instruction)
     if kind == "reduce-scatter":
         size *= len(group)
@@ -101,7 +101,7 @@ def _collective(instruction: hlo.Instruction, fused_into: str, times: int) -> Co
 
 
 def _between_slices(instruction: hlo.Instruction, times: int) -> Collective | None:
-    """Returns a collective over the data-center network, which is compiled as messages to the host."""
+    """Returns a collective over the data-center network, which is compiled to messages to the host."""
     kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
     if kind is None:
         return None
@@ -111,7 +111,7 @@ def _between_slices(instruction: hlo.Instruction, times: int) -> Collective | No
 
 
 def _group(instruction: hlo.Instruction) -> tuple[int, ...]:
-    """Returns the positions in the mesh of the members of one group, from any of the compiler's notations."""
+    """Returns the mesh positions of the members of one group, from any of the compiler's notations."""
     text = instruction.attributes
     pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text)
     if pairs:
@@ -129,7 +129,7 @@ def _group(instruction: hlo.Instruction) -> tuple[int, ...]:
 
 
 def _mesh_group(axes: str, device_ids: str | None, used: str) -> tuple[int, ...]:
-    """`'a'=8,'b'=32`, `[32,8]T(1,0)`, `'b'`: returns the devices along axis b through the first one."""
+    """Returns the group of the first device; `'a'=8,'b'=32`, `[32,8]T(1,0)`, `'b'` gives the devices along axis b."""
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
     shape, names = tuple(sizes.values()), list(sizes)
     order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids or "")

@@ -1,4 +1,4 @@
-"""Compiles a jitted function for devices of another machine."""
+"""Compiles a jitted function for devices that are not present."""
 
 import pathlib
 import re
@@ -21,8 +21,8 @@ _POLL_SECONDS = 0.2
 class Compiled(NamedTuple):
     """A compiled program, the same for all chips.
 
-    `text` is input of `hlo.parse`; `arguments` and `temporaries` (with results) are bytes of a chip's main memory; `flops`
-    is the arithmetic of the function, over all chips.
+    `text` is the input of `hlo.parse`; `arguments` and `temporaries` (including results) are bytes of a chip's main
+    memory; `flops` is the arithmetic of the function, summed over all chips.
     """
 
     text: str
@@ -32,7 +32,7 @@ class Compiled(NamedTuple):
 
 
 class OutOfMemory(Exception):
-    """The program needs `needed` bytes of main memory of a chip with `available`; `flops` is the function's arithmetic."""
+    """The program needs `needed` bytes of a chip's main memory, which has `available`; `flops` is its arithmetic."""
 
     def __init__(self, needed: int, available: int, flops: float):
         super().__init__(f"needs {needed / 2**30:.2f} GiB of main memory a chip, which has {available / 2**30:.2f} GiB")
@@ -40,11 +40,13 @@ class OutOfMemory(Exception):
 
 
 def compile_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
-    """Traces and compiles `function`, made by `jax.jit`, for the devices of `mesh`, machine code included.
+    """Traces and compiles `function` for the devices of `mesh`, up to machine code.
 
     Args:
-      arguments: trees of `jax.ShapeDtypeStruct`s with shardings on `mesh`. Neither the function nor making the
-        arguments may compute anything: the devices do not exist here.
+      function: a function made by `jax.jit`.
+      arguments: trees of `jax.ShapeDtypeStruct`s with shardings on `mesh`. Nothing may be computed on the devices, because
+        they are not present.
+      mesh: the mesh, made of devices of a `Topology`.
 
     Raises:
       OutOfMemory: the program does not fit.
@@ -54,11 +56,11 @@ def compile_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
 
 
 def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
-    """Like `compile_for`, without waiting for machine code, which is nine tenths of a compilation for TPUs.
+    """Compiles like `compile_for`, but does not wait for machine code, which takes nine tenths of a compilation for TPUs.
 
-    Before that, the program is final: partitioned, fused and scheduled, with all buffers assigned, or refused as too
+    Before that stage the program is final: partitioned, fused and scheduled, with all buffers assigned, or refused as too
     large. The compiler dumps this state to files, which are read as soon as they are complete. The compiler cannot be
-    stopped: it continues in a thread, for which the process waits at its end unless it is killed.
+    stopped. It continues in a thread, and the process waits for it on exit unless it is killed.
     """
     lowered, flops = _lower(function, arguments, mesh)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -67,7 +69,7 @@ def plan_for(function: Any, arguments: tuple, mesh: Mesh) -> Compiled:
         while not futures.wait([compiling], _POLL_SECONDS).done:
             if (plan := _read_plan(pathlib.Path(name), flops)) is not None:
                 return plan
-        return _finished(compiling.result, flops)  # refused, or a compiler with other file names
+        return _finished(compiling.result, flops)  # the program was refused, or this compiler uses other file names
 
 
 def _lower(function, arguments, mesh):
@@ -96,7 +98,7 @@ def _finished(compilation: Callable[[], jax.stages.Compiled], flops: float) -> C
 
 
 def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:
-    """Reads the compiler's files from before machine code; returns None while they are incomplete."""
+    """Reads the files that the compiler dumps before machine code; returns None while they are incomplete."""
     programs = list(folder.glob("*.after_optimizations_after_buffer_assignment.txt"))
     buffers = list(folder.glob("*.after_optimizations-buffer-assignment.txt"))
     if not programs or not buffers:
@@ -109,9 +111,9 @@ def _read_plan(folder: pathlib.Path, flops: float) -> Compiled | None:
 
 
 def read_allocations(text: str) -> tuple[int, int]:
-    """Returns the bytes of arguments and of other buffers in main memory, from XLA's dump of the buffer assignment.
+    """Returns the bytes of arguments and of other buffers in main memory, given XLA's dump of the buffer assignment.
 
-    Allocations with a color are not in main memory, but on the chip.
+    Allocations with a color are in on-chip memory and do not count.
     """
     sizes = {True: 0, False: 0}
     for size, color, kind in _ALLOCATION.findall(text):

@@ -1,4 +1,4 @@
-"""Arithmetic of a traced function: its matrix products and convolutions; a multiply-add counts as two."""
+"""Floating-point operations of the matmuls and convolutions in a traced function; a multiply-add counts as two."""
 
 import math
 from collections.abc import Iterator
@@ -8,13 +8,14 @@ from jax.extend import core
 
 
 def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
-    """Returns the floating-point operations of all matrix products and convolutions in `jaxpr`, over all devices.
+    """Returns the floating-point operations of all matmuls and convolutions in `jaxpr`, summed over all devices.
 
-    The body of a scan counts once for each iteration, a conditional as its most expensive branch. Recomputation in the
-    backward pass is in the jaxpr, so that it counts. Elementwise operations, which do not run on matrix units, do not.
+    The body of a scan counts once for each iteration, a conditional as its most expensive branch, a Pallas kernel by its
+    cost estimate. Recomputation in the backward pass counts. Elementwise operations, which do
+    not run on matrix units, do not count.
 
     Raises:
-      ValueError: a `while` loop of unknown length contains a product.
+      ValueError: a `while` loop of unknown length contains a product, or a kernel has no cost estimate.
     """
     return _count(jaxpr.jaxpr)
 
@@ -33,12 +34,24 @@ def _equation(equation) -> float:
         return params["length"] * _count(params["jaxpr"].jaxpr)
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in params["branches"])
+    if name == "shard_map":  # its body is the work of one device
+        return params["mesh"].size * sum(_count(jaxpr) for jaxpr in _jaxprs(params))
+    if name == "pallas_call":
+        return _kernel(equation)
     inner = sum(_count(jaxpr) for jaxpr in _jaxprs(params))
     if name == "while" and inner:
         raise ValueError(
             "a while loop of unknown length contains matrix products: use scan, or fori_loop with fixed bounds"
         )
     return inner
+
+
+def _kernel(equation) -> float:
+    """A Pallas kernel states its own cost: its jaxpr is that of one block, and its loops may have unknown lengths."""
+    cost = equation.params["cost_estimate"]
+    if cost is None:
+        raise ValueError(f"{equation.params['name_and_src_info']} has no cost estimate: give pallas_call one")
+    return float(cost.flops)
 
 
 def _dot_general(equation) -> float:
@@ -48,10 +61,10 @@ def _dot_general(equation) -> float:
 
 
 def _convolution(equation) -> float:
-    """Every output number is a sum over the kernel's window and input channels."""
+    """Counts a convolution; each output number is a sum over the kernel's window and the input channels."""
     kernel = equation.invars[1].aval.shape
     out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    # Zeros inserted by an input dilation (the gradient of a strided convolution) are not work.
+    # Zeros inserted by an input dilation (in the gradient of a strided convolution) do not count.
     skipped = math.prod(equation.params["lhs_dilation"])
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_channels / skipped
 

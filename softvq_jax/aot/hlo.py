@@ -1,4 +1,4 @@
-"""Parses the text of a compiled program: instructions, sizes of arrays, and how often each instruction runs."""
+"""Parses the text of a compiled program: instructions, sizes of arrays, and execution counts."""
 
 import math
 import re
@@ -18,7 +18,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 class Array(NamedTuple):
-    """One array of an instruction's result; `in_hbm`: in the chip's main memory rather than on the chip."""
+    """One array of an instruction's result; `in_hbm` is True in main memory (HBM), False in on-chip memory."""
 
     bytes: float
     in_hbm: bool
@@ -48,12 +48,12 @@ class Instruction(NamedTuple):
         return names + _CALLED.findall(self.attributes)
 
     def attribute(self, pattern: str) -> str | None:
-        """Returns the first group of `pattern` in the attributes, None where it does not match."""
+        """Returns the first group of `pattern` in the attributes, or None if it does not match."""
         found = re.search(pattern, self.attributes)
         return found.group(1) if found else None
 
     def required(self, pattern: str) -> str:
-        """`attribute`, but ValueError where `pattern` does not match."""
+        """Returns `attribute(pattern)`; raises ValueError if the pattern does not match."""
         found = self.attribute(pattern)
         if found is None:
             raise ValueError(f"{self.name} has no attribute {pattern}: {self.attributes[:200]}")
@@ -124,7 +124,7 @@ def arrays_of(shape: str) -> tuple[Array, ...]:
 
 
 def executions(program: Program) -> Iterator[Execution]:
-    """Yields every instruction outside fusions and how often it runs; every branch of a conditional counts."""
+    """Yields every instruction outside fusions with its execution count; every branch of a conditional counts."""
 
     def visit(name: str, times: int) -> Iterator[Execution]:
         where = program.computations[name]
@@ -142,10 +142,13 @@ def executions(program: Program) -> Iterator[Execution]:
 
 
 def trip_count(loop: Instruction, where: Computation, program: Program) -> int:
-    """Returns the number of iterations of a `while`, from the compiler's note or the counter; ValueError if unknown.
+    """Returns the number of iterations of a `while`, from the compiler's annotation or the loop's counter.
 
-    The counter is the loop-carried number that the condition compares with a constant; it starts at a constant and the
+    The counter is the loop-carried number that the condition compares with a constant. It starts at a constant, and the
     body adds a constant to it.
+
+    Raises:
+      ValueError: the number of iterations cannot be determined.
     """
     noted = loop.attribute(r'known_trip_count"?:\{"n":"(\d+)"')
     if noted:
@@ -172,7 +175,7 @@ def _constant(where: Computation, name: str) -> int | None:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """Splits `type opcode(operands), attributes`."""
+    """Parses an instruction, `type opcode(operands), attributes`."""
     end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
     opcode = _OPCODE.match(rest, end + 1)
     if opcode is None:
@@ -184,7 +187,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _element(operand: str, instructions: dict[str, Instruction]) -> Instruction:
-    """Resolves `%name#2`: newer compilers write element 2 of a flat tuple without an instruction of its own."""
+    """Returns the instruction of an operand. `%name#2` is element 2 of a flat tuple, in newer compilers' notation."""
     name, index = operand.rsplit("#", 1)
     arrays = instructions[name].arrays[int(index) : int(index) + 1]
     return Instruction(operand, arrays, "get-tuple-element", (name,), f"%{name}", f", index={index}")

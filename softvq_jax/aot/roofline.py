@@ -1,4 +1,4 @@
-"""Shortest time of a program on a slice: the largest of the times of arithmetic, memory and network."""
+"""Roofline model: a program's least time on a slice is the largest of the times of arithmetic, memory and network."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from softvq_jax.aot.collectives import Collective
 
 
 class Roofline(NamedTuple):
-    """Seconds in a step for which each resource of a chip is busy at full rate (Williams et al., 2009)."""
+    """Seconds per step for which each resource of a chip is busy at its peak rate (Williams et al., 2009)."""
 
     compute: float
     hbm: float
@@ -21,7 +21,7 @@ class Roofline(NamedTuple):
 
     @property
     def bound(self) -> str:
-        """The resource that takes longest."""
+        """The resource that takes the longest."""
         return max(self._fields, key=lambda name: getattr(self, name))
 
     @property
@@ -58,8 +58,8 @@ def roofline(
 def group_bandwidth(chip: Chip, shape: tuple[int, ...], coordinates: list[tuple[int, ...]]) -> float:
     """Returns the bytes per second that each chip of a group can send inside the group.
 
-    A chip uses one link on every axis of the torus along which the group extends, two where the group covers an axis that
-    closes into a ring. Other groups on the same links are ignored.
+    A chip uses one link on every axis of the torus along which the group extends, or two if the group covers an axis that
+    is a ring. Other groups on the same links are ignored.
     """
     links = 0
     for axis, length in enumerate(shape):

@@ -1,14 +1,14 @@
-"""Communication of data parallelism and ZeRO-3 in closed form, and the batch from which arithmetic takes longer.
+"""Communication of data parallelism and ZeRO-3 in closed form, and the batch above which arithmetic takes longer.
 
-With W trained weights sharded over `fsdp` and C replicated, each sent as b bytes, a step
+With W trained weights sharded over `fsdp`, C replicated weights, and b bytes for each number, a step
 
-- gathers every sharded weight for each pass that needs it, 2 for a trained one (forward, backward): 2 b W in all;
-- reduces and scatters their gradient: b W;
-- sums it over the replicas, each chip its own shard: b W / fsdp over `data`, the same over `slice`;
-- sums the gradients of replicated weights over all chips: b C.
+- gathers every sharded weight for each pass that uses it (2 for trained weights, forward and backward): 2 b W bytes;
+- reduce-scatters their gradients: b W;
+- all-reduces each chip's shard of the gradients over the replicas: b W / fsdp over `data`, the same over `slice`;
+- all-reduces the gradients of replicated weights over all chips: b C.
 
-A ring of n sends (n - 1) / n of what it gathers or scatters, and twice that of what it sums. None of this depends on
-the batch, so there is a number of images per chip below which the network is the slowest part.
+In a ring of n chips, each chip sends (n - 1) / n of the bytes that are gathered or scattered, and twice that for an
+all-reduce. None of this depends on the batch, so below some number of images per chip the network is the bottleneck.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from softvq_jax.aot.chips import Chip
 
 
 class Weights(NamedTuple):
-    """Number of weights that a step communicates, and bytes of each (2: gathered and reduced in bfloat16)."""
+    """Number of weights that a step communicates, and bytes of each (2 for bfloat16)."""
 
     sharded: float
     replicated: float = 0.0
     frozen: float = 0.0
-    """Sharded weights that are not trained, times the passes that gather them."""
+    """Number of sharded weights that are not trained, times the number of passes that gather them."""
     width: int = 2
 
 
@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 
 def count_weights(params, shardings, width: int = 2) -> Weights:
-    """Counts the trained `params` (arrays or shapes), sharded and replicated ones by their `shardings`."""
+    """Counts the sharded and the replicated weights among the trained `params` (arrays or shapes)."""
     sizes = [
         (leaf.size, any(s.spec)) for leaf, s in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
     ]
@@ -72,15 +72,15 @@ def bytes_sent(weights: Weights, mesh: Mesh) -> Sent:
         gather=(2 * sharded + frozen) * _ring(mesh.fsdp),
         scatter=sharded * _ring(mesh.fsdp),
         reduce=2 * share * _ring(mesh.data) + 2 * replicated * _ring(inside),
-        # Gradients of replicated weights cross as the shard that each chip of a slice has summed.
+        # Between slices, each chip sends only the shard of the gradients of replicated weights that it has summed.
         between_slices=2 * (share + replicated / inside) * _ring(mesh.slices),
     )
 
 
 def network_seconds(weights: Weights, mesh: Mesh, chip: Chip) -> float:
-    """Returns the seconds that the network needs in a step, with `fsdp` on one ring of the torus and `data` on the others.
+    """Returns the seconds of communication per step, with `fsdp` on one ring of the torus and `data` on the others.
 
-    Links inside a slice and between slices work at the same time.
+    Links inside a slice and between slices are used at the same time.
     """
     sent, ring = bytes_sent(weights, mesh), 2 * chip.link_bandwidth
     others = ring * max(1, len(chip.pod) - (mesh.fsdp > 1))
@@ -89,7 +89,7 @@ def network_seconds(weights: Weights, mesh: Mesh, chip: Chip) -> float:
 
 
 def least_images_per_chip(weights: Weights, mesh: Mesh, chip: Chip, flops_per_image: float) -> float:
-    """Returns the images per chip and step below which the network takes longer than the arithmetic at peak."""
+    """Returns the images per chip below which communication takes longer than arithmetic at peak rate."""
     return network_seconds(weights, mesh, chip) * chip.matmul_flops / flops_per_image
 
 

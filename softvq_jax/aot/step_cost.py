@@ -1,4 +1,4 @@
-"""The cost of a compiled training step: memory, arithmetic, traffic, and time at best."""
+"""The cost of a compiled training step: memory, arithmetic, traffic, and least time."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ EPOCHS = 50
 class Memory(NamedTuple):
     """Bytes of one chip's main memory; `fits` is whether the compiler accepted the program.
 
-    If not, `arguments` and `temporaries` are unknown (0). If it did, `total` is the sum of the compiler's statistics, which
-    can exceed the real size.
+    If it did, `total` is the sum of the compiler's statistics, which can exceed the real size. If it did not, `arguments`
+    and `temporaries` are unknown (0).
     """
 
     arguments: int
@@ -44,23 +44,23 @@ class StepCost(NamedTuple):
     flops: float
     collectives: dict[str, Total]
     roofline: Roofline | None
-    """None where the step does not fit."""
+    """None if the step does not fit."""
 
     @property
     def images_per_second(self) -> float:
-        """Images per second at best, with all resources of the roofline working at the same time."""
+        """Upper bound of images per second, if all resources of the roofline work at the same time."""
         if self.roofline is None:
             raise ValueError("the step does not fit, so that it has no rate")
         return self.batch / self.roofline.overlapped
 
     @property
     def hours(self) -> float:
-        """Hours for 50 epochs of ImageNet, at best."""
+        """Lower bound of the hours for 50 epochs of ImageNet."""
         return EPOCHS * IMAGENET_TRAIN_IMAGES / self.images_per_second / 3600
 
 
 def analyze(compiled: Compiled, topology: Topology, mesh: Mesh, batch: int) -> StepCost:
-    """Returns the cost of a program that was compiled for `mesh`, a mesh of the devices of `topology`."""
+    """Returns the cost of a program compiled for `mesh`, a mesh of the devices of `topology`."""
     program = hlo.parse(compiled.text)
     found, devices = collectives(program), list(mesh.devices.flat)
     bounds = roofline(

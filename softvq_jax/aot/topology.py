@@ -43,10 +43,10 @@ class Topology(NamedTuple):
 
 
 def get_topology(name: str, slices: int = 1) -> Topology:
-    """Returns the slice called `name`, for instance `v5e:16x16`, with devices to compile for, but not to run on.
+    """Returns the slice called `name`, for instance `v5e:16x16`. Its devices can be compiled for, but not run.
 
     Raises:
-      ValueError: the name is unknown; the message lists the known ones.
+      ValueError: the name is unknown; the message lists known names.
       RuntimeError: the TPU compiler (package `libtpu`) is not installed.
     """
     chip, shape = parse_name(name)
@@ -69,7 +69,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
 
 
 def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
-    """Returns the chip and shape of `v5e:16x16`; ValueError, listing the known names, for other names."""
+    """Returns the chip and shape of a name such as `v5e:16x16`; raises ValueError, listing known names, for others."""
     family, _, sizes = name.partition(":")
     chip = CHIPS.get(family)
     shape = tuple(int(size) for size in sizes.split("x") if size.isdigit())
@@ -84,7 +84,7 @@ def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
 
 
 def chips_of(name: str) -> int:
-    """Returns the number of chips of a slice; ValueError, listing the known names, for unknown ones."""
+    """Returns the number of chips of a slice; raises ValueError, listing known names, for unknown ones."""
     return math.prod(parse_name(name)[1])
 
 
@@ -98,9 +98,9 @@ def known_names() -> str:
 
 
 def _prepare_libtpu() -> None:
-    # libtpu allows one process at a time, because of the hardware, which is not used here.
+    # libtpu allows one process at a time, to protect the hardware, which is not used here.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # Without these, libtpu looks for a TPU host and logs many errors on a machine without one.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # Any valid name: the topology's name is used.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")  # any valid name; it is not used

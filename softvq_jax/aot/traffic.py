@@ -10,7 +10,7 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
     "partition-id", "replica-id", "opt-barrier", "async-start", "async-update", "recv",
 }  # fmt: skip
-# The TPU compiler's operations that pass on a buffer, or a part of it, without copying.
+# The TPU compiler's operations that return their operand's buffer, or a part of it, without copying.
 _FREE_CALLS = {"AllocateBuffer", "ConcatBitcast", "SliceId", "ZeroCrop", "AsyncCollectiveStart", "AsyncCollectiveDone"}
 
 # Each element of the result depends on one element of the operand.
@@ -20,9 +20,9 @@ _SAME_ELEMENTS = {"bitcast", "copy", "convert", "reshape", "transpose", "negate"
 def hbm_traffic(program: hlo.Program) -> float:
     """Returns the bytes that one chip moves to and from main memory in one run, given the compiler's buffer placement.
 
-    Each instruction outside fusions reads its operands and writes its results; buffers on the chip do not count. A slice
-    counts only the part that it takes, an update in place only the part that it writes: otherwise the stacked parameters
-    and activations of a scan would count once for every block.
+    Each instruction outside fusions reads its operands and writes its results; on-chip buffers do not count. A slice
+    counts only the part that it reads, an update in place only the part that it writes. Otherwise the stacked parameters
+    and activations of a scan would count in full for every block.
     """
     return sum(
         execution.times * _moved(execution.instruction, execution.where, program)
@@ -36,9 +36,11 @@ def _moved(instruction: hlo.Instruction, where: hlo.Computation, program: hlo.Pr
         return 0.0
     if opcode == "custom-call" and instruction.attribute(r'custom_call_target="(\w+)"') in _FREE_CALLS:
         return 0.0
+    if opcode == "custom-call" and (stated := instruction.attribute(r'"bytes_accessed":\s*"?(\d+)')):
+        return float(stated)  # A kernel reads parts of its operands, or all of them several times; only it knows.
     operands = [where.instructions[name] for name in instruction.operands]
     if opcode == "copy-start":
-        return instruction.hbm_bytes  # The result is a pair of destination and source.
+        return instruction.hbm_bytes  # the result is a pair of destination and source
     if opcode == "slice-start":
         source, taken = instruction.arrays[:2]
         return taken.bytes * (source.in_hbm + taken.in_hbm)
@@ -53,7 +55,7 @@ def _moved(instruction: hlo.Instruction, where: hlo.Computation, program: hlo.Pr
 
 def _fusion(instruction: hlo.Instruction, operands: list[hlo.Instruction], program: hlo.Program) -> float:
     fused = program.computations[instruction.called[0]]
-    # A piece of an overlapped collective passes its buffers on.
+    # A piece of an overlapped collective returns its buffers unchanged.
     through = re.findall(r"\{(\d+)\}: \((\d+), \{\}", instruction.attributes)
     passed_in, passed_out = ({int(pair[side]) for pair in through} for side in (1, 0))
     read = sum(
@@ -74,7 +76,7 @@ def _share_of_operand(fused: hlo.Computation, index: int, needed: float, program
 
 
 def _share(fused: hlo.Computation, source: hlo.Instruction, needed: float, program: hlo.Program) -> float:
-    """Returns the share of `source` that the result depends on: a slice of a copy needs no more than a slice."""
+    """Returns the share of `source` that the result depends on; for example, a slice of a copy reads only the slice."""
     share = needed if source.name == fused.root else 0.0
     for user in fused.users(source.name):
         of_user = partial(_share, fused, user, needed, program)
@@ -96,7 +98,7 @@ def _updated_in_place(fused: hlo.Computation, user: hlo.Instruction, source: hlo
 
 
 def _written(fusion: hlo.Instruction, fused: hlo.Computation, passed: set[int]) -> Iterator[float]:
-    """Yields the bytes of each result of a fusion in main memory; for updates in place, only of the update."""
+    """Yields the bytes in main memory of each result of a fusion; an update in place counts only the update."""
     root = fused.instructions[fused.root]
     results = [fused.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
     for i, (result, array) in enumerate(zip(results, fusion.arrays, strict=False)):

@@ -9,20 +9,22 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.names import find_config, load_config
 from softvq_jax.config.schemas import fields
+from softvq_jax.storage.paths import expand_arguments
 
 RENAMED = {"fid.": "evals.fid.", "eval.": "evals.held_out."}  # sections of older versions
 
 
 def resolve_arguments(argv: Sequence[str]) -> list[str]:
-    """The command line with the path of its config, and with today's names of fields.
+    """Returns the command line with the path of its config, with the current names of renamed fields,
+    and with `~` and `$NAME` expanded.
 
     Args:
-      argv: the program and its arguments; those without `--config` are returned as they are.
+      argv: the program and its arguments. Without `--config`, they are returned unchanged.
 
     Raises:
-      ValueError: there is no such config, or it has no such field; names the nearest.
+      ValueError: there is no such config, or it has no such field; the message names the nearest.
     """
-    argv = list(argv)
+    argv = [*argv[:1], *expand_arguments(argv[1:])]
     position = next((i for i, word in enumerate(argv) if re.fullmatch(r"--?config(=.*)?", word)), None)
     if position is None:
         return argv
@@ -40,7 +42,7 @@ def resolve_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def _translated(word: str, config: ConfigDict) -> str:
-    """An argument, with today's name of its field if it is `--config.FIELD`."""
+    """Returns an argument with the current name of its field if it is `--config.FIELD`."""
     match = re.fullmatch(r"(--?config\.)(base\.)?([^=]+)(=.*)?", word, re.DOTALL)
     if match is None:
         return word
@@ -57,7 +59,7 @@ def _translated(word: str, config: ConfigDict) -> str:
 
 
 def _nearest_class_schedule(config: ConfigDict, value: str) -> tuple[str, str]:
-    """The schedule that an older version's `eval.nearest_class` stands for: with the held-out evaluation, or never."""
+    """Converts the older field `eval.nearest_class`, a boolean: every held-out evaluation, or never."""
     wanted = value.lower() in ("", "=true", "=1", "=t")
     return "evals.nearest_class.every_steps", f"={config.evals.held_out.every_steps if wanted else 0}"
 
@@ -66,11 +68,11 @@ def check_field(name: str, config: ConfigDict) -> None:
     """Checks that a config has a field or section of this name.
 
     Args:
-      name: dotted; an index at its end, as in "sampling.guidance_interval[0]", is ignored.
+      name: dotted name; an index at its end, as in "sampling.guidance_interval[0]", is ignored.
       config: the config.
 
     Raises:
-      ValueError: it has not; names the nearest field.
+      ValueError: there is no such field; the message names the nearest.
     """
     name, section = re.sub(r"\[.*", "", name), config
     for part in name.split("."):

@@ -1,7 +1,8 @@
 """The fields of `config.evals`: the evaluators of a run, one section for each. Nothing here imports jax.
 
-A section named after a built-in evaluator configures that one. A section of any other name needs the field `evaluator`,
-"package.module:Class", a subclass of `train.evaluators.Evaluator`, and `every_steps`; `add_evaluator` adds one to a config.
+A section named after a built-in evaluator configures that evaluator. A section with another name needs the fields
+`evaluator`, the "package.module:Class" of a subclass of `train.evaluator.Evaluator`, and `every_steps`; `add_evaluator`
+adds such a section to a config.
 """
 
 from typing import Any
@@ -20,13 +21,13 @@ HELD_OUT: Schema = {
     "raw_weights": Field(
         True, "Whether the weights of the last step are measured beside their moving average (`eval_..._raw`).", BOOLEAN
     ),
-    "num_pictures": Field(16, "Number of images in the pictures that are written.", integer(0), "images"),
+    "num_pictures": Field(16, "Number of images in each picture.", integer(0), "images"),
 }
 """Losses or reconstruction quality on held-out samples, and pictures."""
 
 FID: Schema = {
     "every_steps": Field(
-        0, "Steps between FID measurements, also after the last step; 0 does not measure FID.", EVERY_STEPS, "steps"
+        0, "Steps between FID measurements, which also run after the last step; 0 turns FID off.", EVERY_STEPS, "steps"
     ),
     "weights": Field(
         "weights/pt_inception-2015-12-05-6726825d.pth",
@@ -34,7 +35,7 @@ FID: Schema = {
         text(),
     ),
     "num_images": Field(
-        5000, "Number of reconstructions or samples that are compared with the reference.", integer(1), "images"
+        5000, "Number of reconstructions or samples to compare with the reference.", integer(1), "images"
     ),
     "reference": Field(
         "", "Images (a folder, a pattern, an .npz) or statistics (an .npz); empty for the held-out images.", text()
@@ -44,18 +45,18 @@ FID: Schema = {
 
 NEAREST_CLASS: Schema = {
     "every_steps": Field(
-        0, "Steps between evaluations, also after the last step; 0 does not evaluate this.", EVERY_STEPS, "steps"
+        0, "Steps between evaluations, which also run after the last step; 0 turns them off.", EVERY_STEPS, "steps"
     ),
-    "num_samples": Field(64, "Number of samples to draw, their classes evenly spread.", integer(1), "images"),
+    "num_samples": Field(64, "Number of samples to draw, with evenly spaced classes.", integer(1), "images"),
 }
-"""How often a sample resembles training images of its class, by color; for class-conditional generators."""
+"""Share of samples whose colors resemble training images of their class; for class-conditional generators."""
 
 EVALS: dict[str, Schema] = {"held_out": HELD_OUT, "fid": FID, "nearest_class": NEAREST_CLASS}
 """The fields of the built-in evaluators."""
 
 
 def evals_schema(*names: str) -> Schema:
-    """The fields of `config.evals` with the built-in evaluators `names`."""
+    """Returns the fields of `config.evals` for the built-in evaluators `names`."""
     return {name: EVALS[name] for name in names}
 
 
@@ -64,10 +65,10 @@ def add_evaluator(config: ConfigDict, name: str, evaluator: str, *, every_steps:
 
     Args:
       config: a training config.
-      name: its section's name in `config.evals`.
-      evaluator: "package.module:Class", a subclass of `train.evaluators.Evaluator`.
+      name: name of the evaluator's section in `config.evals`.
+      evaluator: "package.module:Class", a subclass of `train.evaluator.Evaluator`.
       every_steps: steps between evaluations; the last step is evaluated too.
-      **fields: further fields of its section.
+      **fields: further fields of the section.
     """
     with config.unlocked():
         config.evals[name] = dict(evaluator=evaluator, every_steps=every_steps, **fields)

@@ -1,7 +1,7 @@
 """Declares config fields: default, meaning, unit and allowed values, each in one place.
 
 A schema is a nested dict of `Field`s. The config's defaults, the checks of its values and the reference of all fields are
-made from the same schema, so that they cannot disagree. Nothing here imports jax.
+all made from the schema, so they cannot disagree. Nothing here imports jax.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ class Field:
     """One field of a config.
 
     Attributes:
-      default: its value unless a config file or the command line sets another.
-      doc: what it means, in one or two plain sentences.
-      allowed: the values it may have.
-      unit: of a number, such as "steps" or "pixels"; "" where it has none.
+      default: the value unless a config file or the command line sets another one.
+      doc: the meaning, in one or two plain sentences.
+      allowed: the values that the field may have.
+      unit: unit of a number, such as "steps" or "pixels"; "" for none.
     """
 
     default: Any
@@ -44,16 +44,16 @@ Schema = Mapping[str, "Field | Schema"]
 
 
 def defaults(schema: Schema) -> dict[str, Any]:
-    """The default values of a schema, nested as it is."""
+    """Returns the default values of a schema, as nested dicts."""
     return {name: item.default if isinstance(item, Field) else defaults(item) for name, item in schema.items()}
 
 
 def with_defaults(schema: Schema, values: Mapping[str, Any]) -> Schema:
-    """A schema with other default values for some of its fields.
+    """Returns a schema with other default values for some fields.
 
     Args:
       schema: the fields.
-      values: new defaults by field name, nested as the schema is.
+      values: new defaults by field name, nested like the schema.
 
     Raises:
       KeyError: the schema has no such field.
@@ -68,7 +68,7 @@ def with_defaults(schema: Schema, values: Mapping[str, Any]) -> Schema:
 
 
 def flatten(schema: Schema, prefix: str = "") -> dict[str, Field]:
-    """All fields of a schema by their dotted names, in order."""
+    """Returns all fields of a schema by their dotted names, in order."""
     flat = {}
     for name, item in schema.items():
         flat |= {f"{prefix}{name}": item} if isinstance(item, Field) else flatten(item, f"{prefix}{name}.")
@@ -76,17 +76,17 @@ def flatten(schema: Schema, prefix: str = "") -> dict[str, Field]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite int or float; bool is neither."""
+    """Returns whether `value` is a finite int or float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_integer(value: Any) -> bool:
-    """Whether `value` is an int; bool is not one."""
+    """Returns whether `value` is an int, but not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def integer(low: int, high: int | None = None) -> Allowed:
-    """Integers from `low` to `high`, both included."""
+    """Allows integers from `low` to `high`, inclusive."""
     text = f"an integer of at least {low:,}" if high is None else f"an integer from {low:,} to {high:,}"
     return Allowed(text, lambda x: is_integer(x) and x >= low and (high is None or x <= high))
 
@@ -94,7 +94,7 @@ def integer(low: int, high: int | None = None) -> Allowed:
 def number(
     low: float | None = None, high: float | None = None, *, above: float | None = None, below: float | None = None
 ) -> Allowed:
-    """Finite numbers from `low` to `high`, both included; `above` and `below` are limits that are not included."""
+    """Allows finite numbers from `low` to `high`, inclusive; `above` and `below` are exclusive limits."""
     limits = ((low, "of at least"), (above, "above"), (high, "of at most"), (below, "below"))
     words = " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
     return Allowed(
@@ -110,21 +110,21 @@ def number(
 
 
 def one_of(*values: Any) -> Allowed:
-    """One of the listed values."""
+    """Allows the listed values."""
     return Allowed(
         f"one of {', '.join(map(repr, values))}", lambda x: any(x == v and type(x) is type(v) for v in values)
     )
 
 
 def text(*, empty: bool = True) -> Allowed:
-    """Any string; with `empty=False`, any but the empty one."""
+    """Allows any string; with `empty=False`, any string except the empty one."""
     return Allowed(
         "a string" if empty else "a string that is not empty", lambda x: isinstance(x, str) and (empty or bool(x))
     )
 
 
 def optional(allowed: Allowed) -> Allowed:
-    """None, or an allowed value."""
+    """Allows None, and the values that `allowed` allows."""
     return Allowed(f"None or {allowed.text}", lambda x: x is None or allowed.check(x))
 
 

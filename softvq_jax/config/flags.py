@@ -1,4 +1,4 @@
-"""The flags `--config` and `--config.FIELD` of the commands that take a config, and how these commands are parsed."""
+"""The flags `--config` and `--config.FIELD`, and parsing of the commands that have them."""
 
 import sys
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from ml_collections import ConfigDict, config_flags
 from softvq_jax.config.arguments import resolve_arguments
 from softvq_jax.config.reference import text_reference
 
-flags.disclaim_key_flags()  # --help of a command lists them as its own
+flags.disclaim_key_flags()  # so that --help lists them as flags of the command, not of this module
 
 
 def define_config() -> flags.FlagHolder[ConfigDict]:
-    """Defines `--config`, `--config.FIELD` for each of its fields, and `--help_config`."""
+    """Defines `--config`, `--config.FIELD` for each field of the config, and `--help_config`."""
     flags.DEFINE_bool("help_config", False, "Print every field of the config, and exit.")
     text = "A config by name (l64, sit:xl_l64, studies/bottlenecks) or the path of its file. See --help_config."
     return config_flags.DEFINE_config_file("config", None, text, lock_config=True)
@@ -22,11 +22,11 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
 def parse_flags(argv: Sequence[str], required: Sequence[str] = ()) -> list[str]:
     """Parses a command line for `absl.app.run`; errors end the program with one line.
 
-    With `--help_config` prints the fields of the config and ends the program with code 0.
+    `--help_config` prints the fields of the config and ends the program with exit code 0.
 
     Args:
       argv: the program and its arguments.
-      required: names of flags that must be set, besides `--config`.
+      required: names of flags that must be set in addition to `--config`.
     """
     try:
         sys.argv = resolve_arguments(argv)  # ml_collections reads the config's fields from there

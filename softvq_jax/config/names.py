@@ -1,6 +1,6 @@
 """Finds configs by name: `l64`, `configs/l64.py`, `studies/bottlenecks`, `sit:xl_l64`.
 
-The configs of this project are found from any folder, in a checkout and in an installed wheel. Nothing here imports jax.
+The project's configs are found from any folder, in a checkout and in an installed wheel. Nothing here imports jax.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Found:
 
     Attributes:
       path: the file.
-      argument: what follows the colon; None without one.
-      renamed: whether the file was named by an old name, such as configs/sit_xl_l64.py.
+      argument: the part after the colon; None without a colon.
+      renamed: whether the given name is an old one, such as configs/sit_xl_l64.py.
     """
 
     path: pathlib.Path
@@ -33,14 +33,14 @@ class Found:
 
 @functools.cache
 def configs_folder() -> pathlib.Path:
-    """The folder of the project's configs: inside the package if installed from a wheel, else beside it."""
+    """Returns the folder of the project's configs: inside the package in a wheel, next to it in a checkout."""
     package = pathlib.Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_names() -> list[str]:
-    """The names of the project's configs, without folder and ending: "l64", "studies/bottlenecks"."""
+    """Returns the names of the project's configs, such as "l64" and "studies/bottlenecks"."""
     folder = configs_folder()
     paths = [*sorted(folder.glob("*.py")), *sorted(folder.glob("studies/*.py"))]
     return [str(path.relative_to(folder).with_suffix("")) for path in paths if path.stem != "__init__"]
@@ -50,11 +50,11 @@ def find_config(name: str) -> Found:
     """Finds a config by path or by name.
 
     Args:
-      name: the path of a file; or a name among `config_names`, with or without "configs/" and ".py". A colon separates
-        the argument of a file with several configs, as in "sit:xl_l64".
+      name: path of a file; or a name in `config_names`, with or without "configs/" and ".py". A colon separates the
+        argument of a file with several configs, as in "sit:xl_l64".
 
     Raises:
-      ValueError: there is no such config; names the nearest.
+      ValueError: there is no such config; the message names the nearest.
     """
     file, colon, argument = name.partition(":")
     option = argument if colon else None
@@ -73,7 +73,7 @@ def find_config(name: str) -> Found:
 
 
 def load_config(name: str) -> ConfigDict:
-    """The config of this name or path; see `find_config`.
+    """Loads a config by name or path; see `find_config`.
 
     Raises:
       ValueError: there is no such config, or its file does not accept the argument.
@@ -88,5 +88,5 @@ def load_config(name: str) -> ConfigDict:
 
 
 def takes_argument(path: pathlib.Path) -> bool:
-    """Whether a config file has several configs, named by an argument."""
+    """Returns whether a config file takes an argument, which selects one of several configs."""
     return re.search(r"^def get_config\(\s*\w", path.read_text(), re.MULTILINE) is not None

@@ -12,19 +12,19 @@ VIT_SIZES = {  # width, depth, heads
 TIMM_SIZES = {"S": "small", "B": "base", "L": "large"}
 DTYPE = Field(
     "bfloat16",
-    "Type of the matrix products. Parameters, norms, softmaxes and losses are float32.",
+    "Type of the matmuls. Parameters, norms, softmaxes and losses are float32.",
     one_of("bfloat16", "float32"),
 )
 REMAT = Field(
     "none",
-    'What is recomputed in the backward pass: "dots" keeps matrix products only, "full" keeps only the input of each '
-    "block. Both trade speed for memory.",
+    'Recomputation in the backward pass: "dots" keeps only results of matmuls, "full" only the input of each block. '
+    "Both trade speed for memory.",
     one_of("none", "dots", "full"),
 )
 
 
 def vit_schema(size: str, patch_size: int = 16) -> Schema:
-    """The fields of a ViT-S, -B or -L."""
+    """Returns the fields of a ViT-S, -B or -L."""
     width, depth, num_heads = VIT_SIZES[size]
     return {
         "width": Field(width, "Channels of each token.", integer(1), "channels"),
@@ -43,7 +43,7 @@ def vit_schema(size: str, patch_size: int = 16) -> Schema:
 
 
 def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
-    """The fields of `config.model`.
+    """Returns the fields of `config.model`.
 
     Args:
       encoder: "S", "B" or "L".
@@ -62,7 +62,7 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         ),
         "codebook_size": Field(8192, "Codes of each codebook, K in the paper.", integer(1), "codes"),
         "num_codebooks": Field(
-            4, "Codebooks; each serves the same number of consecutive tokens.", integer(1), "codebooks"
+            4, "Codebooks; each is used by the same number of consecutive tokens.", integer(1), "codebooks"
         ),
         "temperature": Field(0.07, "Temperature of SoftVQ's softmax over codes, tau in the paper.", number(above=0)),
         "l2_normalize": Field(True, "Whether SoftVQ and VQ compare and return unit vectors.", BOOLEAN),
@@ -72,7 +72,7 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
             one_of("released", "paper"),
         ),
         "train_codebook": Field(False, "Whether SimVQ trains its codebook as well as the linear map.", BOOLEAN),
-        "bottleneck_args": {},  # open: further arguments of the bottleneck's class
+        "bottleneck_args": {},  # open section for further arguments of the bottleneck's class
         "local_init": Field(
             False,
             "Whether networks start as a linear code of each patch. Small networks from scratch learn many times faster.",
@@ -84,12 +84,12 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
 
 
 def dinov2_weights(size: str) -> str:
-    """The name of DINOv2-S, -B or -L in timm's format on the Hugging Face Hub."""
+    """Returns the name of DINOv2-S, -B or -L on the Hugging Face Hub, in timm's format."""
     return f"hf://timm/vit_{TIMM_SIZES[size]}_patch14_dinov2.lvd142m/model.safetensors"
 
 
 def weights_schema(encoder: str = "L") -> Schema:
-    """The fields of `config.weights`: pretrained weights, each a path or `hf://owner/name/file`."""
+    """Returns the fields of `config.weights`, pretrained weights by path or `hf://owner/name/file`."""
     schema = {
         "encoder": Field(
             dinov2_weights(encoder),

@@ -1,4 +1,4 @@
-"""The fields of `config.optim`, which all tasks share."""
+"""The fields of `config.optim`, shared by all tasks."""
 
 from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, number, one_of
 
@@ -6,9 +6,7 @@ SCHEDULES = ("cosine", "constant")
 DECAY = number(0, below=1)
 
 OPTIM: Schema = {
-    "learning_rate": Field(
-        1e-4, "Peak learning rate at batch 256; the rate in use is this times batch / 256.", number(0)
-    ),
+    "learning_rate": Field(1e-4, "Peak learning rate for batch 256; it is multiplied by batch / 256.", number(0)),
     "final_factor": Field(0.1, "Learning rate at the end of a cosine, as a share of the peak.", number(0, 1), "share"),
     "beta1": Field(0.9, "Adam's decay of the mean of gradients.", DECAY),
     "eps": Field(1e-8, "Adam's epsilon.", number(above=0)),
@@ -25,7 +23,7 @@ OPTIM: Schema = {
     "warmup_epochs": Field(1.0, "Length of the linear warm-up.", number(0), "epochs"),
     "beta2": Field(0.95, "Adam's decay of the mean of squared gradients.", DECAY),
     "weight_decay": Field(
-        1e-4, "Decoupled weight decay (AdamW); 0 is plain Adam, which the tokenizer's released trainer ran.", number(0)
+        1e-4, "Decoupled weight decay (AdamW); 0 is plain Adam, which the tokenizer's released trainer used.", number(0)
     ),
 }
 

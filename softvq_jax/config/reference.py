@@ -1,4 +1,4 @@
-"""The reference of all config fields, made from the configs themselves: for the terminal and as Markdown."""
+"""The reference of all config fields, generated from the configs, for the terminal and as Markdown."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from softvq_jax.config.fields import Field, flatten
 from softvq_jax.config.names import load_config
 from softvq_jax.config.schemas import field_values, schema_of
 
-REFERENCE_CONFIGS = ("l64", "sit:xl_l64", "dit:xl_l64", "mar:h_l64")  # one of each kind
+REFERENCE_CONFIGS = ("l64", "sit:xl_l64", "dit:xl_l64", "mar:h_l64")  # one for each kind of model
 
 
 def text_reference(config: ConfigDict, width: int = 100) -> str:
-    """All fields of a config for the terminal: name, value in this config, unit, meaning, allowed values.
+    """Returns all fields of a config as text: name, value in this config, unit, meaning, allowed values.
 
     Args:
       config: the config.
-      width: of the lines, in characters.
+      width: width of the lines in characters.
     """
     entries = []
     for name, value, field in _rows(config):
@@ -29,12 +29,12 @@ def text_reference(config: ConfigDict, width: int = 100) -> str:
 
 
 def markdown_reference(names: Sequence[str] = REFERENCE_CONFIGS) -> str:
-    """A Markdown page of all fields of the named configs, a table for each section.
+    """Returns a Markdown page of all fields of the named configs, with a table for each section.
 
-    Of the second config and those after it, only fields that differ from the first config's are listed.
+    For the second and later configs, only fields that differ from those of the first config are listed.
 
     Args:
-      names: as for `load_config`.
+      names: names of configs, as for `load_config`.
     """
     first: dict[str, tuple] = {}
     lines: list[str] = []
@@ -50,7 +50,7 @@ def markdown_reference(names: Sequence[str] = REFERENCE_CONFIGS) -> str:
 
 
 def _rows(config: ConfigDict) -> list[tuple[str, object, Field | None]]:
-    """Name, value and declaration of each field, in the order of the schema; fields without declaration come last."""
+    """Returns name, value and declaration of each field, in the schema's order; undeclared fields come last."""
     declared, values = flatten(schema_of(config)), dict(field_values(config))
     names = [name for name in declared if name in values]
     names += [name for name in values if name not in declared]

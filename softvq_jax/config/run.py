@@ -1,4 +1,4 @@
-"""The fields that all tasks share: how long a run is, on which data and devices, and what it writes."""
+"""The fields shared by all tasks: length of the run, devices, checkpoints and logs."""
 
 from softvq_jax.config.data import DATA
 from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, number, text
@@ -10,28 +10,35 @@ RUN: Schema = {
     "train": {
         "batch_size": Field(256, "Examples of each step, over all devices.", integer(1), "examples"),
         "num_epochs": Field(50.0, "Length of the run, unless `num_steps` is set.", number(above=0), "epochs"),
-        "num_steps": Field(0, "Length of the run; 0: as `num_epochs` says.", integer(0), "steps"),
+        "num_steps": Field(0, "Length of the run; 0 uses `num_epochs`.", integer(0), "steps"),
     },
     "data": DATA,
     "mesh": {
-        "slices": Field(-1, "TPU slices, joined by the data-center network; -1: all.", MESH_AXIS, "slices"),
-        "data": Field(-1, "Devices that share out the batch; -1: those left over.", MESH_AXIS, "devices"),
+        "slices": Field(-1, "TPU slices, connected by the data-center network; -1: all.", MESH_AXIS, "slices"),
+        "data": Field(-1, "Devices that shard only the batch; -1: all remaining devices.", MESH_AXIS, "devices"),
         "fsdp": Field(
-            1, "Devices that shard parameters, and the batch too; -1: those left over.", MESH_AXIS, "devices"
+            1, "Devices that shard the batch and the parameters; -1: all remaining devices.", MESH_AXIS, "devices"
         ),
     },
     "checkpoint": {
         "every_steps": Field(
             1000, "Steps between checkpoints; 0: only at the end and at preemption.", EVERY_STEPS, "steps"
         ),
-        "keep": Field(3, "How many of the latest checkpoints are kept.", integer(1), "checkpoints"),
-        "keep_every_steps": Field(0, "A checkpoint of each such step is kept for good; 0: none.", EVERY_STEPS, "steps"),
+        "keep": Field(3, "Number of newest checkpoints that are kept.", integer(1), "checkpoints"),
+        "keep_every_steps": Field(
+            0, "Steps between checkpoints that are never deleted; 0: none.", EVERY_STEPS, "steps"
+        ),
         "best_metric": Field(
             "", 'Held-out metric, such as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.', text()
         ),
+        "fallback": Field(
+            "",
+            "A folder on another disk, for the last state of a run whose workdir cannot be written; empty: none.",
+            text(),
+        ),
     },
     "log": {
-        "every_steps": Field(50, "Steps between lines of metrics; 0: only with evaluations.", EVERY_STEPS, "steps"),
+        "every_steps": Field(50, "Steps between lines of metrics; 0: only at evaluations.", EVERY_STEPS, "steps"),
         "tensorboard": Field(False, "Whether to write TensorBoard files (extra `tensorboard`).", BOOLEAN),
     },
 }

@@ -1,6 +1,6 @@
 """The schema of a loaded config, and the check of its values.
 
-Each task registers the function that declares its fields, so that this package needs to know no task.
+Each task registers a function that declares its fields, so that this package does not depend on any task.
 """
 
 import math
@@ -15,7 +15,7 @@ _SCHEMAS: dict[str, Callable[[ConfigDict], Schema]] = {}
 
 
 def register_schema(task: str, schema: Callable[[ConfigDict], Schema]) -> None:
-    """Registers the schema of the configs of a task.
+    """Registers the schema of a task's configs.
 
     Args:
       task: `config.task`.
@@ -25,7 +25,7 @@ def register_schema(task: str, schema: Callable[[ConfigDict], Schema]) -> None:
 
 
 def schema_of(config: ConfigDict) -> Schema:
-    """The declared fields of a config.
+    """Returns the declared fields of a config.
 
     Raises:
       ValueError: no schema is registered for the config's task.
@@ -36,10 +36,10 @@ def schema_of(config: ConfigDict) -> Schema:
 
 
 def check_values(config: ConfigDict) -> None:
-    """Checks the value of each field. Fields that no schema declares may hold anything but nan.
+    """Checks the value of each field. Undeclared fields may have any value except nan.
 
     Raises:
-      ValueError: for the first field whose value is not allowed: its name, its value, and the allowed values.
+      ValueError: a value is not allowed; the message names the first such field, its value and the allowed values.
     """
     declared = flatten(schema_of(config))
     for name, value in field_values(config):
@@ -51,7 +51,7 @@ def check_values(config: ConfigDict) -> None:
 
 
 def field_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted names and the values of all fields, in the config's order."""
+    """Yields the dotted names and the values of all fields, in the config's order."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
             yield from field_values(value, f"{prefix}{name}.")
@@ -60,7 +60,7 @@ def field_values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def fields(config: Mapping[str, Any]) -> list[str]:
-    """The dotted names of all fields."""
+    """Returns the dotted names of all fields."""
     return [name for name, _ in field_values(config)]
 
 

@@ -19,23 +19,23 @@ STUDY: Schema = {
     },
     "map": Field("pca", 'How maps of latents are drawn; "umap" needs the extra umap.', one_of("pca", "umap")),
 }
-"""Fields of a study beside its base config, its variants, its table and its figure."""
+"""Fields of a study in addition to its base config, variants, table and figure."""
 
 register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
 
 
-def beside(study: str, name: str) -> ConfigDict:
-    """Loads `configs/NAME.py` for a study in `configs/studies/`.
+def load_base(study: str, name: str) -> ConfigDict:
+    """Loads `configs/NAME.py` from a study in `configs/studies/`.
 
     Args:
       study: the study's `__file__`.
-      name: name of the config.
+      name: the config's NAME.
     """
     return runpy.run_path(str(pathlib.Path(study).parents[1] / f"{name}.py"))["get_config"]()
 
 
 def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
-    """Shortens a training config to `num_steps` steps, with frequent logs and an evaluation at the end only."""
+    """Shortens a training config to `num_steps` steps, with frequent logs and only one evaluation, at the end."""
     base.train.num_steps = num_steps
     base.optim.ema_decay = 0.97  # a longer average would still contain the initial weights
     base.checkpoint.update(every_steps=100, keep=1)
@@ -48,9 +48,9 @@ def variant(line: str, x: float, **change: Mapping[str, Any]) -> dict:
     """Returns one variant of a study.
 
     Args:
-      line: name of the line of the figure that the variant is a point of.
-      x: x of the point.
-      change: fields that differ from the base config, by section: `model=dict(num_latent_tokens=32)`.
+      line: name of the figure's line to which the variant adds a point.
+      x: x coordinate of the point.
+      change: fields that differ from the base config, by section, such as `model=dict(num_latent_tokens=32)`.
     """
     return {"line": line, "x": x, "change": change}
 
@@ -70,12 +70,12 @@ def study_config(
 
     Args:
       name: name of the study.
-      base: training config that all variants start from; on the command line `--config.base...`.
-      variants: variants by name, from `variant`; they run in this order.
-      measures: names of measures, from `studies.measures.MEASURES`.
+      base: training config that all variants change; `--config.base.FIELD` on the command line.
+      variants: variants by name, made by `variant`, in the order in which they run.
+      measures: names of measures in `studies.measures.MEASURES`.
       x: label of the x axis.
-      columns: columns of the table, among the values of the measures.
-      panels: panels of the figure, among the same values.
+      columns: names of measured values, for the columns of the table.
+      panels: names of measured values, for the panels of the figure.
       log_x: whether the x axis is logarithmic.
     """
     config = ConfigDict()
@@ -83,7 +83,7 @@ def study_config(
     config.study = name
     config.base = base
     config.variants = {name: ConfigDict(fields) for name, fields in variants.items()}
-    config.order = tuple(variants)  # a ConfigDict sorts its keys
+    config.order = tuple(variants)  # because a ConfigDict sorts its keys
     config.measures = tuple(measures)
     config.table = dict(x=x, columns=tuple(columns))
     config.figure = dict(panels=tuple(panels), log_x=log_x)

@@ -1,7 +1,7 @@
 """The training config of a tokenizer.
 
-The defaults are the released recipe of SoftVQ-L-64 (SoftVQ-VAE, arXiv 2412.10958, appendix). A file in `configs/` starts
-from `tokenizer_config()` and changes what its experiment changes. Nothing here imports jax.
+The defaults are the released recipe of SoftVQ-L-64 (SoftVQ-VAE, arXiv 2412.10958, appendix). A file in `configs/` calls
+`tokenizer_config()` and changes the fields of its experiment. Nothing here imports jax.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ SEED = Field(0, "Seed of initial weights, of the data's order and crops, and of 
 
 
 def tokenizer_schema(encoder: str = "L", decoder: str = "L") -> Schema:
-    """All fields of a tokenizer's config.
+    """Returns all fields of a tokenizer's config.
 
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
@@ -48,7 +48,7 @@ register_schema("tokenizer", lambda config: tokenizer_schema())
 
 
 def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
-    """A tokenizer's whole training config, locked: fields can be set, not added.
+    """Returns a tokenizer's training config, locked: fields can be set, but not added.
 
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
@@ -61,22 +61,22 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
 
 
 def vit(size: str, patch_size: int = 16) -> ConfigDict:
-    """The fields of a ViT-S, -B or -L."""
+    """Returns the fields of a ViT-S, -B or -L."""
     return ConfigDict(defaults(vit_schema(size, patch_size)))
 
 
 def optim_section(**values: Any) -> dict[str, Any]:
-    """The default values of `config.optim`, with `values` in place of some."""
+    """Returns the default values of `config.optim`, updated by `values`."""
     return defaults(OPTIM) | values
 
 
 def run_sections() -> dict[str, Any]:
-    """The default values of the sections that all tasks share."""
+    """Returns the default values of the sections shared by all tasks."""
     return defaults({**RUN, "evals": evals_schema("held_out", "fid")})
 
 
 def steps(config: ConfigDict, num_images: int) -> tuple[int, int]:
-    """Steps of the whole run, and of one epoch over `num_images`."""
+    """Returns the number of steps of the whole run, and of one epoch over `num_images`."""
     per_epoch = max(1, num_images // config.train.batch_size)
     return config.train.num_steps or max(
         1, round(config.train.num_epochs * num_images / config.train.batch_size)

@@ -1,1 +1,1 @@
-"""Photographs in, batches of crops out. Nothing here imports JAX, save through Grain in `pipeline`."""
+"""Data sources and the input pipeline. Only `pipeline` imports JAX, through Grain."""

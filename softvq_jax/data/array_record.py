@@ -1,4 +1,4 @@
-"""ArrayRecord shards of labeled images, as `tools.prepare_dataset` writes them, and the `dataset.json` beside them."""
+"""Reads the ArrayRecord shards of labeled images and the `dataset.json` that `tools.prepare_dataset` writes."""
 
 import bisect
 import dataclasses
@@ -7,10 +7,14 @@ import itertools
 import json
 import os
 import pathlib
+from typing import Any
 
 from softvq_jax.data import records, source
+from softvq_jax.storage.paths import expand
 
 INDEX = "dataset.json"
+LATENTS = "latents"  # section of `dataset.json`, where the records hold latents
+SHARD_FIELDS = {"file": str, "records": int, "bytes": int}
 MAX_OPEN_SHARDS = 512  # in one process: systems commonly allow 1,024 open files
 
 
@@ -42,20 +46,31 @@ class ArrayRecordShards(source.Source):
     """
 
     record = RecordedImage
+    latents = False  # whether the records hold latents
 
     def __init__(self, folder: str):
-        index = pathlib.Path(folder, INDEX)
-        if not index.exists():
+        folder = expand(folder)
+        path = pathlib.Path(folder, INDEX)
+        if not path.exists():
             raise FileNotFoundError(
-                f"no {index}: data.source='array_record' reads a folder that was written completely by "
+                f"no {path}: data.source='array_record' reads a folder that was written completely by "
                 "`python -m softvq_jax.tools.prepare_dataset`"
             )
-        self._index = json.loads(index.read_text())
-        self._shards = [os.path.join(folder, shard["file"]) for shard in self._index["shards"]]
-        for path, shard in zip(self._shards, self._index["shards"], strict=True):
-            _check_size(path, shard["bytes"])
-        self._ends = list(itertools.accumulate(shard["records"] for shard in self._index["shards"]))
-        self.class_names = tuple(self._index["class_names"])
+        index = read_index(path)
+        if self.latents != (LATENTS in index):
+            kinds = ("array_record", "latents")
+            raise ValueError(
+                f"{folder} holds {'latents' if LATENTS in index else 'images'}: data.source={kinds[self.latents]!r} cannot "
+                f"read them, data.source={kinds[not self.latents]!r} can"
+            )
+        shards = index["shards"]
+        self._shards = [os.path.join(folder, shard["file"]) for shard in shards]
+        for name, shard in zip(self._shards, shards, strict=True):
+            _check_size(name, shard["bytes"])
+        self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
+        if not self._ends or not self._ends[-1]:
+            raise ValueError(f"{path} lists no images")
+        self.class_names = tuple(index["class_names"])
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -77,6 +92,34 @@ class ArrayRecordShards(source.Source):
         return source.digest_of_parts(self.parts)
 
 
+def read_index(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a `dataset.json`.
+
+    Raises:
+      ValueError: it is damaged, or was written by something else; says what it lacks.
+    """
+    try:
+        index = json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again, or write the data set again") from None
+    names = index.get("class_names") if isinstance(index, dict) else None
+    shards = index.get("shards") if isinstance(index, dict) else None
+    if not isinstance(names, list) or not isinstance(shards, list) or not all(map(_is_shard, shards)):
+        raise ValueError(
+            f"{path} was not written by prepare_dataset or encode_latents: expected an object with class_names, and shards "
+            f"with {', '.join(SHARD_FIELDS)}; got {type(index).__name__}{_listed(index)}"
+        )
+    return index
+
+
+def _listed(index: Any) -> str:
+    return f" of {', '.join(sorted(map(str, index))[:5])}" if isinstance(index, dict | list) and index else ", empty"
+
+
+def _is_shard(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in SHARD_FIELDS.items())
+
+
 def read_record(shard: str, position: int) -> dict:
     """Returns the decoded example at a position of a shard."""
     (record,) = _reader(shard).read([position])
@@ -88,7 +131,7 @@ def _check_size(path, size):
         raise FileNotFoundError(f"{path} is missing, but {INDEX} lists it: copy it again")
     if os.path.getsize(path) != size:
         raise ValueError(
-            f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was cut short or replaced; "
+            f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was truncated or replaced; "
             "copy it again, or write the folder again"
         )
 
@@ -101,5 +144,5 @@ def _reader(shard):
         raise ModuleNotFoundError(
             "ArrayRecord files need the package array_record: pip install array_record"
         ) from error
-    # Samples are read in random order, so that reading ahead is of no use.
+    # Samples are read in random order, so reading ahead is useless.
     return ArrayRecordReader(shard, "readahead_buffer_size:0")

@@ -1,4 +1,4 @@
-"""Memory that is reused for large arrays of similar size."""
+"""A pool of reusable memory for large arrays of similar size."""
 
 import collections
 import mmap
@@ -10,7 +10,7 @@ import numpy as np
 class Buffers:
     """A pool of memory: `take(n)` returns an array of n bytes, which is reused once it and all its views are deleted.
 
-    New memory costs more than copying an image into it: the system zeroes and maps every page.
+    New memory costs more than copying an image into it, because the system zeroes and maps every page.
     """
 
     def __init__(self):
@@ -21,7 +21,7 @@ class Buffers:
         kind = max(size, mmap.PAGESIZE - 1).bit_length()
         free = self._free[kind]
         memory = free.pop() if free else mmap.mmap(-1, 1 << kind)
-        # Views refer to the array of `frombuffer`, not to the memory below it, so that this array is deleted last.
+        # Views keep a reference to the `frombuffer` array, not to the memory under it, so this array is deleted last.
         array = np.frombuffer(memory, np.uint8, size)
         weakref.finalize(array, free.append, memory).atexit = False
         return array

@@ -1,7 +1,7 @@
-"""Photographs that need no download: those in scikit-image's wheel.
+"""The photographs in scikit-image's wheel, which need no download.
 
-All of its RGB photographs except `motorcycle_right`, which shows the same scene as `motorcycle_left`. A vertical band in
-the middle of each is held out: no pixel of it is used in training.
+They are all of its RGB photographs except `motorcycle_right`, which shows the same scene as `motorcycle_left`. A vertical
+band in the middle of each photograph is held out: no pixel of it is used in training.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from softvq_jax.data import crops, source
+from softvq_jax.data.decoding import DEFAULT, Decoding
 
 FILES = (
     "astronaut.png",
@@ -39,12 +40,12 @@ class Region:
     def where(self) -> str:
         return f"{self.file}, from {self.box[:2]} to {self.box[2:]}"
 
-    def read(self) -> tuple[Image.Image, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image, int]:
         return _pixels(self), self.label
 
 
 class EmbeddedPhotographs(source.Source):
-    """The regions to train on, left and right of the held-out band of each photograph. The class is the photograph.
+    """The training regions, left and right of each photograph's held-out band. The class is the photograph's index.
 
     Args:
       holdout: width of the band, as a share of the width of the photograph.
@@ -77,7 +78,7 @@ class EmbeddedPhotographs(source.Source):
 
 
 class HeldOutPhotographs(EmbeddedPhotographs):
-    """Squares in the held-out bands, `HELD_OUT_PER_PHOTOGRAPH` of each photograph, with a fixed seed.
+    """Squares in the held-out bands, `HELD_OUT_PER_PHOTOGRAPH` per photograph, drawn with a fixed seed.
 
     Sides and positions are drawn as in `crops.random_region` for crops of `size` pixels.
     """
@@ -108,7 +109,7 @@ def _square(left, right, height, size, rng):
 def _path(file: str) -> pathlib.Path:
     package = importlib.util.find_spec(
         "skimage"
-    )  # found, not imported: the import is slow, and the data does not need it
+    )  # does not import scikit-image, which is slow and not needed to read files
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("data.source='embedded' reads photographs of scikit-image: pip install scikit-image")
     path = pathlib.Path(package.submodule_search_locations[0], "data", file)

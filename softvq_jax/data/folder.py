@@ -1,5 +1,6 @@
-"""A folder of images in ImageNet's layout: one subfolder for each class."""
+"""Image files below a folder: the only listing of them, for training and for every command."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -7,10 +8,19 @@ import glob
 import itertools
 import os
 import pathlib
+from collections.abc import Sequence
+
+from absl import logging
 
 from softvq_jax.data import source
+from softvq_jax.data.decoding import EXTENSIONS
+from softvq_jax.data.labels import LabelFile, class_names
+from softvq_jax.storage.paths import expand
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # in upper or lower case
+CLASSES = ("auto", "folders", "names", "one")
+"""Where the classes of a folder's images come from; see `ImageFolder`."""
+JUNK = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")  # in any case; hidden files and folders are junk too
+OTHER_SOURCES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record", ".tfrecord": "tfds"}
 STAT_THREADS = 16
 
 
@@ -24,34 +34,49 @@ class ImageFile(source.EncodedImage):
     def load(self) -> tuple[bytes, int]:
         try:
             return pathlib.Path(self.where).read_bytes(), self.label
-        except OSError as error:
-            raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: of a name with a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise source.UnreadableImage(self.where, f"{type(error).__name__}: {reason}") from None
 
 
 class ImageFolder(source.Source):
-    """All images below a folder, sorted by path.
+    """All images below a folder, sorted by class and path. Links are followed; hidden files and other junk are not data.
 
-    The class is the index of the first-level subfolder among all of them, sorted by name. In a folder without
-    subfolders all images have class 0.
+    Args:
+      folder: its path.
+      classes: "folders": the class is the first-level subfolder, numbered among all that hold images, sorted by name;
+        "names": the class is the part of the file's name before the first `_`, as in `n01440764_36.JPEG`; "one": all
+        images are of one class. "auto": "folders" if all images are in subfolders, "one" if none is.
+      label_file: path of a file with the class of every image; see `labels.LabelFile`.
 
     Raises:
-      FileNotFoundError: the folder does not exist or holds no image.
+      FileNotFoundError: the folder does not exist or contains no image.
+      ValueError: links form a loop; or images lie beside subfolders with images, and `classes` is "auto".
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, classes: str = "auto", label_file: str = ""):
+        folder = expand(folder)
         self._folder = folder
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must be a folder of images")
-        classes = sorted(
-            entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-        )
-        self.class_names = tuple(classes) or ("",)
-        self._files = [(name, label) for label, part in enumerate(self.class_names) for name in _images(folder, part)]
-        if not self._files:
-            raise FileNotFoundError(
-                f"no image in {folder!r}: expected files ending in {', '.join(EXTENSIONS)}, "
-                "directly in it or in one subfolder per class"
-            )
+        listing = walk(folder)
+        if not listing.images:
+            raise FileNotFoundError(f"no image in {folder!r}: {_instead(listing)}")
+        listing.warn(folder)
+        if label_file:
+            self._class_of = LabelFile(expand(label_file)).classes(listing.images)
+            names = class_names(self._class_of.values())
+        else:
+            self._class_of = _classes(folder, listing.images, classes)
+            names = tuple(sorted(set(self._class_of.values())))
+        self.renumber(names)
+
+    def renumber(self, class_names: tuple[str, ...]) -> None:
+        """Numbers the classes as in `class_names`, among which all of them are."""
+        self.class_names = class_names
+        label = {name: number for number, name in enumerate(class_names)}
+        files = ((name, label[of]) for name, of in self._class_of.items())
+        self._files = sorted(files, key=lambda item: (item[1], item[0]))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -65,7 +90,7 @@ class ImageFolder(source.Source):
 
     @functools.cached_property
     def parts(self) -> dict[str, str]:
-        """The number of images of each class, and a digest of their names and sizes in bytes; no image is read."""
+        """The number of images per class with a digest of their names and file sizes; no image is read."""
         chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
         with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
             sizes = itertools.chain.from_iterable(threads.map(self._sizes, chunks))
@@ -85,35 +110,170 @@ class ImageFolder(source.Source):
 def _size(path):
     try:
         return os.stat(path).st_size
-    except OSError:
-        return -1  # reading it raises UnreadableImage
+    except (OSError, ValueError):
+        return -1  # reading the file raises UnreadableImage later
+
+
+def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]:
+    """The name of the class of every image, "" where there is one class."""
+    inside = [name for name in images if os.sep in name]
+    beside = [name for name in images if os.sep not in name]
+    if classes == "auto":
+        if inside and beside:
+            folders = sorted({name.split(os.sep)[0] for name in inside})
+            raise ValueError(
+                f"{folder} holds {len(beside):,} images (such as {beside[0]}) beside {len(folders):,} folders with "
+                f"{len(inside):,} images (such as {folders[0]}): set data.classes='folders' to use only those in folders, "
+                "'one' to use all as one class, or move some elsewhere"
+            )
+        classes = "folders" if inside else "one"
+        if classes == "one":
+            logging_once(
+                f"{folder}: {len(images):,} images of one class, as there are no subfolders; data.classes='names' takes "
+                "the class from file names like n01440764_36.JPEG"
+            )
+    if classes == "folders":
+        if not inside:
+            raise ValueError(f"{folder} has no subfolders with images, which data.classes='folders' needs")
+        if beside:
+            logging_once(f"{folder}: {len(beside):,} images beside the folders are left out, such as {beside[0]}")
+        return {name: name.split(os.sep)[0] for name in inside}
+    if classes == "names":
+        if without := [name for name in images if "_" not in os.path.basename(name)]:
+            raise ValueError(
+                f"{os.path.join(folder, without[0])} has no '_' in its name, before which data.classes='names' expects the "
+                f"class ({len(without):,} of {len(images):,} images): rename it, or choose another data.classes"
+            )
+        return {name: os.path.basename(name).split("_")[0] for name in images}
+    if classes == "one":
+        return dict.fromkeys(images, "")
+    raise ValueError(f"data.classes={classes!r}: expected one of {', '.join(CLASSES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What lies below a folder, as paths relative to it, sorted.
+
+    Attributes:
+      images: files with one of `EXTENSIONS`.
+      others: other files, without junk.
+      closed: folders that cannot be listed, with the reason.
+    """
+
+    images: list[str]
+    others: list[str]
+    closed: list[tuple[str, str]]
+
+    def warn(self, folder: str) -> None:
+        """Logs, once in a process, what is left out."""
+        if self.others:
+            logging_once(
+                f"{folder}: {_count_by_ending(self.others)} are not read; image files end in {' '.join(EXTENSIONS)}"
+            )
+        for name, reason in self.closed:
+            logging_once(f"{os.path.join(folder, name)} cannot be listed ({reason}): its images are left out")
+
+
+def walk(folder: str) -> Listing:
+    """Lists a folder and all folders below it, following links.
+
+    Raises:
+      ValueError: a link leads to a folder that holds it.
+      OSError: `folder` itself cannot be listed.
+    """
+    found = Listing([], [], [])
+    waiting: list[tuple[str, tuple[str, ...]]] = [
+        ("", (os.path.realpath(folder),))
+    ]  # folders, each with the real paths of those on the way to it
+    while waiting:
+        below, way = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, below)) as scanned:
+                entries = list(scanned)
+        except OSError as error:
+            if not below:
+                raise
+            found.closed.append((below, error.strerror or str(error)))
+            continue
+        for entry in entries:
+            name = os.path.join(below, entry.name)
+            if is_junk(entry.name):
+                continue
+            if _is_folder(entry):
+                waiting.append((name, (*way, _real_folder(folder, name, entry, way))))
+            else:
+                (found.images if entry.name.lower().endswith(EXTENSIONS) else found.others).append(name)
+    found.images.sort()
+    found.others.sort()
+    return found
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left by a system or an archiver."""
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _real_folder(folder, name, entry, way):
+    if not entry.is_symlink():
+        return os.path.join(way[-1], entry.name)
+    real = os.path.realpath(entry.path)
+    if any(passed == real or passed.startswith(real.rstrip(os.sep) + os.sep) for passed in way):
+        raise ValueError(f"{os.path.join(folder, name)} is a link to {real}, which holds it: a loop; remove that link")
+    return real
+
+
+def _count_by_ending(names: Sequence[str]) -> str:
+    counts = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
+    listed = ", ".join(f"{count:,} {ending}" for ending, count in counts.most_common(5))
+    return f"{len(names):,} files ({listed}, such as {names[0]})"
+
+
+def _instead(listing: Listing) -> str:
+    """What to do with a folder without images."""
+    for name in listing.others:
+        if (ending := os.path.splitext(name)[1].lower()) in OTHER_SOURCES:
+            return f"it holds {name}: set data.source={OTHER_SOURCES[ending]!r}"
+    lies_there = f"it holds {_count_by_ending(listing.others)}; " if listing.others else ""
+    return f"{lies_there}expected files ending in {', '.join(EXTENSIONS)}, directly in it or in one subfolder per class"
+
+
+@functools.cache
+def logging_once(text: str) -> None:
+    """Logs a warning once in a process; a run opens its folder for training and for evaluation."""
+    logging.warning("%s", text)
 
 
 def list_images(name: str) -> list[str]:
-    """Returns the image files that `name` stands for, sorted by path, each once.
+    """Returns the image files that `name` refers to, sorted by path, without duplicates.
 
     Args:
-      name: a file, a folder, or a glob pattern for files and folders. In folders, files with one of `EXTENSIONS` at any
-        depth are listed; hidden files and folders are skipped.
+      name: a file, whatever its ending; a folder; or a glob pattern for files and folders. In folders and among the
+        matches of a pattern, files with one of `EXTENSIONS` are listed, in folders at any depth. Links are followed;
+        hidden files and other junk are skipped.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: there are no image files.
+      ValueError: links form a loop.
     """
+    name = expand(name)
     if os.path.isfile(name):
         return [name]
     found = [name] if os.path.isdir(name) else glob.glob(name)
-    files = [path for path in found if path.lower().endswith(EXTENSIONS) and os.path.isfile(path)]
-    below = (os.path.join(folder, path) for folder in found if os.path.isdir(folder) for path in _images(folder))
-    if paths := sorted({*files, *below}):
-        return paths
-    raise FileNotFoundError(f"no image found at {name!r}; image files end in {', '.join(EXTENSIONS)}")
-
-
-def _images(folder, subfolder=""):
-    """Returns the images below a subfolder, sorted, as paths relative to the folder."""
-    found = []
-    for parent, folders, names in os.walk(os.path.join(folder, subfolder)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(parent, folder)
-        found += [os.path.normpath(os.path.join(relative, name)) for name in names if name.lower().endswith(EXTENSIONS)]
-    return sorted(name for name in found if not os.path.basename(name).startswith("."))
+    files = [path for path in found if os.path.isfile(path) and not is_junk(os.path.basename(path))]
+    matched = [path for path in files if path.lower().endswith(EXTENSIONS)]
+    listed = {folder: walk(folder) for folder in found if os.path.isdir(folder)}
+    below = (os.path.join(folder, path) for folder, listing in listed.items() for path in listing.images)
+    if not (paths := sorted({*matched, *below})):
+        raise FileNotFoundError(f"no image found at {name!r}; image files end in {', '.join(EXTENSIONS)}")
+    for folder, listing in listed.items():
+        listing.warn(folder)
+    if left_out := sorted({*files} - {*matched}):
+        logging_once(f"{name}: {_count_by_ending(left_out)} are not read; image files end in {' '.join(EXTENSIONS)}")
+    return paths

@@ -1,23 +1,24 @@
-"""Reads latents that `tools.encode_latents` wrote, for generators to train on.
+"""Reads the latents that `tools.encode_latents` writes, to train generators.
 
-A record holds `latents` (float32 `[2, L, D]`: of a crop, and of its mirror image) and `label`. Training reads one of the
-two, chosen by (seed, global sample index).
+A record holds `latents`, float32 `[2, L, D]`, of a crop and of its mirror image, and `label`. Training uses one of the
+two, chosen by the seed and the global sample index.
 """
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 
 import numpy as np
 
 from softvq_jax.data import records
-from softvq_jax.data.array_record import INDEX, ArrayRecordShards, read_record
+from softvq_jax.data.array_record import INDEX, LATENTS, ArrayRecordShards, read_index, read_record
+from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.samples import Read, read_each
 from softvq_jax.data.source import UnreadableImage
+from softvq_jax.storage.paths import expand
 
-SECTION = "latents"  # of `dataset.json`
+SECTION = LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +26,10 @@ class LatentsInfo:
     """Metadata of a folder of latents.
 
     Attributes:
-      tokenizer: fingerprint of the weights that encoded them.
+      tokenizer: fingerprint of the tokenizer's weights.
       num_tokens, channels: `L` and `D`.
       image_size: side of the crops in pixels.
-      mean, std: over all values.
+      mean, std: mean and standard deviation of all values.
       count: number of crops, without mirror images.
     """
 
@@ -52,7 +53,7 @@ class RecordedLatents:
     def where(self) -> str:
         return f"{self.shard} record {self.position}"
 
-    def read(self) -> tuple[np.ndarray, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[np.ndarray, int]:
         """Reads latents, float32 `[2, L, D]`, and the class; raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
@@ -69,45 +70,51 @@ class LatentShards(ArrayRecordShards):
 
     Raises:
       FileNotFoundError: `dataset.json` or a shard is missing.
-      ValueError: a shard has another size than listed, or the folder has no statistics of latents.
+      ValueError: the size of a shard differs from `dataset.json`, or the folder has no latent statistics.
     """
 
     record = RecordedLatents
+    latents = True
 
     def __init__(self, folder: str):
-        super().__init__(folder)
         self.info = read_info(folder)
+        super().__init__(folder)
 
 
 def read_info(folder: str | os.PathLike) -> LatentsInfo:
     """Reads the metadata of a folder of latents.
 
     Raises:
-      FileNotFoundError: it is not a finished folder of latents.
-      ValueError: it is a data set of images.
+      FileNotFoundError: the folder is not a finished folder of latents.
+      ValueError: the folder holds images.
     """
-    path = pathlib.Path(folder, INDEX)
+    path = pathlib.Path(expand(str(folder)), INDEX)
     if not path.is_file():
         raise FileNotFoundError(
             f"no {INDEX} in {str(folder)!r}: not a finished folder of latents. To make one: python -m "
             f"softvq_jax.tools.encode_latents --from=<tokenizer> --data=<images> --out={folder}"
         )
-    section = json.loads(path.read_text()).get(SECTION)
+    section = read_index(path).get(SECTION)
     if section is None:
         raise ValueError(
             f"{path} has no statistics of latents: encode the images with tools.encode_latents, or train on them with "
             "another data.source"
         )
-    return LatentsInfo(**section)
+    try:
+        return LatentsInfo(**section)
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: the section {SECTION!r} is not complete ({error}): encode the images again"
+        ) from None
 
 
 def training(seed: int) -> Read:
-    """Reads latents of the crop or of its mirror image, chosen by `seed` and the global sample index."""
+    """Returns a function that reads the latents of the crop or its mirror image, by `seed` and global sample index."""
     return functools.partial(read_each, make=functools.partial(_either_flip, seed=seed))
 
 
 def evaluation() -> Read:
-    """Reads latents of the crop."""
+    """Returns a function that reads the latents of the crop."""
     return functools.partial(read_each, make=_unflipped)
 
 

@@ -1,11 +1,11 @@
-"""Batches of crops, with Grain. The image and crop of a sample depend only on the seed and the global sample index.
+"""The input pipeline, which makes batches of crops with Grain.
 
-Sample `g` of a run is item `g % len` of the `g // len`-th shuffled pass over the source. Step `s` takes the samples
-`s * global_batch ... (s + 1) * global_batch - 1`; every process reads the rows of its own devices. A checkpoint therefore
-holds one integer for the position of the data, the index of the next sample, and a run can resume with another number of
-processes, workers or devices.
+The image and the crop of a sample depend only on the seed and the global sample index. Sample `g` of a run is item
+`g % len` of the shuffled pass `g // len` over the source. Step `s` uses samples `s * global_batch` to
+`(s + 1) * global_batch - 1`; each process reads the rows of its own devices. So a checkpoint needs only the index of the
+next sample as its position in the data, and a run can resume with another number of processes, workers or devices.
 
-Images are uint8, a quarter of the bytes of float32 from host to device; they are converted to [-1, 1] on the device.
+Images are copied to the device as uint8, a quarter of the bytes of float32, and converted to [-1, 1] there.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,30 +23,31 @@ from absl import logging
 
 from softvq_jax.data import latents, samples, workers
 from softvq_jax.data.buffers import Buffers
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.shuffle import shuffled
-from softvq_jax.data.source import Source, UnreadableImage
-from softvq_jax.data.sources import held_out_source, side_of_crops, training_source
+from softvq_jax.data.source import UnreadableImage
+from softvq_jax.data.sources import as_source, held_out_source, side_of_crops, training_source
 
 ENDLESS = 2**62
-MAX_REPLACEMENTS = 20  # images drawn in place of an unreadable one
-CHUNK = 16  # samples that a thread or process reads at a time, which share the cost of passing them on
-MIN_SEEN = 1000  # samples (or the length of the source) from which on the share of unreadable ones is meaningful
+MAX_REPLACEMENTS = 20  # replacements tried for an unreadable image
+CHUNK = 16  # samples that a thread or process reads at a time, which amortizes the cost of a transfer
+MIN_SEEN = 1000  # samples (or the length of the source) after which the share of unreadable images is checked
 
 
 class TooManyUnreadable(RuntimeError):
-    """A larger share of images than `data.max_unreadable_share` is unreadable."""
+    """More images are unreadable than `data.max_unreadable_share` allows."""
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
-    """The batches of one process, each a dict of arrays whose first axis is the process's share of the global batch.
+    """The batches of one process: dicts of arrays `[b, ...]`, with the process's `b` rows of the global batch.
 
     - `image`: uint8 `[b, S, S, 3]`; or `latents`: float32 `[b, L, D]`, from a source of latents
     - `label`: int32 `[b]`, the class
     - `index`: int64 `[b]`, the global sample index
     - `unreadable`: int32 `[b]`, 1 where the sample's own image could not be read
-    - `valid`: bool `[b]`, False for padding of the last batch of an evaluation, and for its unreadable images
+    - `valid`: bool `[b]`, False in evaluation for unreadable images and for padding of the last batch
 
-    Close it, or use it in a `with` statement. An error in a reading process or thread is raised by `next`.
+    Must be closed, or used in a `with` statement. `next` raises errors of the reading threads and processes.
     """
 
     def __init__(
@@ -89,30 +91,32 @@ def train_batches(
     global_batch: int,
     start_sample: int = 0,
     rows: Iterable[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
-    """Returns endless batches of random crops, randomly flipped, from `start_sample` on.
+    """Returns an endless iterator over batches of random crops, randomly flipped, from `start_sample` on.
 
     Args:
       config: a `data` section; see `config.default_data_config`.
       image_size: side S of the crops in pixels; None for latents.
       seed: seed of the order and of the crops.
-      global_batch: samples in a step, over all processes.
-      start_sample: global index of the first sample: from a checkpoint, 0 for a new run.
+      global_batch: samples per step, over all processes.
+      start_sample: global index of the first sample: 0 for a new run, else from the checkpoint.
       rows: the rows of every global batch that this process reads, see `parallel.mesh.process_rows`; default: all.
-      source: the opened data source; default: the one in `config`.
+      source: an opened data source, or a Python sequence of `(image, label)` (`data.sequence`); default: the one in
+        `config`.
 
     Raises:
-      ValueError: the config is invalid, or rows are not in the global batch.
+      ValueError: the config is invalid, or `rows` are outside the global batch.
       FileNotFoundError: a path holds no images.
     """
     share = Share.of(global_batch, rows)
-    source = training_source(config) if source is None else source
+    source = training_source(config) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         training = latents.training(seed)
     else:
-        training = samples.training(side_of_crops(image_size), config["augment"], seed)
+        side = side_of_crops(image_size)
+        training = samples.training(side, config["augment"], seed, Decoding.of(config))
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
@@ -140,21 +144,21 @@ def eval_batches(
     image_size: int | None,
     global_batch: int,
     rows: Iterable[int] | None = None,
-    source: Source | None = None,
+    source: Any = None,
 ) -> Batches:
     """Returns batches of the center crops of all held-out images, or of their latents, once and in order.
 
     All processes get the same number of batches; `valid` marks the samples to use. An unreadable image is logged and
-    counted, its pixels are zeros, and `valid` is False. Arguments and errors are those of `train_batches`.
+    counted; its pixels are 0 and its `valid` is False. For arguments and errors see `train_batches`.
     """
     share = Share.of(global_batch, rows)
-    source = held_out_source(config, image_size) if source is None else source
+    source = held_out_source(config, image_size) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         evaluation, (shape, dtype) = latents.evaluation(), _latents_form(source)
     else:
         side = side_of_crops(image_size)
-        evaluation, shape, dtype = samples.evaluation(side), (side, side, 3), np.uint8
+        evaluation, shape, dtype = samples.evaluation(side, Decoding.of(config)), (side, side, 3), np.uint8
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
     black = np.zeros(shape, dtype)
@@ -180,14 +184,14 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of every global batch that a process reads, in its order."""
+    """The rows of every global batch that a process reads, in order."""
 
     global_batch: int
     rows: tuple[int, ...]
 
     @classmethod
     def of(cls, global_batch: int, rows: Iterable[int] | None) -> "Share":
-        """Returns the share of these rows, all for None; ValueError for rows outside the batch."""
+        """Returns the share with these rows (None for all); raises ValueError for rows outside the batch."""
         if global_batch < 1:
             raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
         rows = tuple(range(global_batch) if rows is None else map(int, rows))
@@ -200,7 +204,7 @@ class Share:
         return len(self.rows)
 
     def global_index(self, position: int) -> int:
-        """Returns the global index of the sample at a position among those of this process."""
+        """Returns the global index of this process's sample number `position`."""
         step, place = divmod(position, self.local_batch)
         return step * self.global_batch + self.rows[place]
 
@@ -213,7 +217,7 @@ def _reader(function, num_workers):
 
 
 def _in_parallel(examples, share, length, config):
-    """Returns batches of `examples(global indexes)` over `length` positions, computed in threads a chunk at a time."""
+    """Returns batches of `examples(global indexes)` over `length` positions, computed chunk by chunk in threads."""
     chunk = math.gcd(share.local_batch, CHUNK)
 
     def chunk_of_examples(number: int) -> list[dict]:

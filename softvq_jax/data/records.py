@@ -1,16 +1,16 @@
 """Encoding of one example as an ArrayRecord record: named arrays and byte strings, with a checksum.
 
-Our own instead of msgpack, so that data sets written by every version stay readable without keeping two formats.
+The format is our own and not msgpack, so that data sets of all versions stay readable with one format.
 
 A record is
 
     version     1 byte, now 1
-    checksum    4 bytes, little-endian CRC-32 of all that follows
+    checksum    4 bytes, little-endian CRC-32 of all following bytes
     length      4 bytes, little-endian length of the header
-    header      JSON: {name: [type, shape]}, in the order of the data; the type is NumPy's ("<f4") or "bytes"
-    data        the fields' bytes one after the other, arrays in C order
+    header      JSON: {name: [type, shape]}, in the order of the data; type is "bytes" or NumPy's, such as "<f4"
+    data        the concatenated bytes of all fields, arrays in C order
 
-Images are `image` (the encoded file, "bytes"), `label` (int32) and `name` ("bytes").
+The fields of an image are `image` (the encoded file, "bytes"), `label` (int32) and `name` ("bytes").
 """
 
 import json
@@ -24,15 +24,15 @@ import numpy as np
 
 VERSION = 1
 PREFIX = struct.Struct("<BII")
-CHECKED_FROM = 5  # the checksum covers the bytes after the version and itself
+CHECKED_FROM = 5  # the checksum covers everything after the version and the checksum
 
 
 class CorruptRecord(ValueError):
-    """The bytes of a record are not those that were written."""
+    """A record is damaged."""
 
 
 def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
-    """Returns the record of an example; TypeError for arrays other than booleans and numbers."""
+    """Returns the record of an example; raises TypeError for arrays other than booleans and numbers."""
     header, data = {}, []
     for name, value in example.items():
         if isinstance(value, bytes):
@@ -50,7 +50,7 @@ def encode(example: Mapping[str, np.ndarray | np.generic | bytes]) -> bytes:
 
 
 def decode(record: bytes) -> dict[str, Any]:
-    """Returns the example in a record, with read-only arrays; CorruptRecord where the bytes are damaged."""
+    """Returns the example in a record, with read-only arrays; raises CorruptRecord if the record is damaged."""
     if len(record) < PREFIX.size or record[0] != VERSION:
         raise CorruptRecord(f"not a record of version {VERSION}: it starts with {bytes(record[:1])!r}")
     _, checksum, length = PREFIX.unpack_from(record)

@@ -10,33 +10,40 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from softvq_jax.data import crops, records, source
+from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.storage import files
 
-JPEG_QUALITY = 95  # of images that are made smaller
-UNFINISHED = files.PARTIAL  # suffix of files left behind by a kill
+JPEG_QUALITY = 95  # for images that are shrunk
+UNFINISHED = files.PARTIAL  # suffix of incomplete files, which a killed process leaves behind
 
 
-def write_shard(path: str, images: Sequence[tuple[str, source.EncodedImage]], size: int | None) -> dict:
-    """Writes images to a shard; it gets its name after it has been read back.
+def write_shard(
+    path: str,
+    images: Sequence[tuple[str, source.EncodedImage]],
+    size: int | None,
+    decoding: Decoding = DEFAULT,
+) -> dict:
+    """Writes images to a shard, reads it back, and only then renames it to `path`.
 
     Args:
-      path: of the shard.
-      images: keys and references. Unreadable ones are left out.
-      size: smaller side in pixels that larger images are shrunk to, or None to keep every file's bytes as they are.
+      path: path of the shard.
+      images: keys and references. Unreadable images are left out.
+      size: smaller side in pixels to which larger images are shrunk; None keeps every file's bytes.
+      decoding: how files become RGB, for images that are shrunk.
 
     Returns:
-      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: the key of each image left out, and why.
+      `file`, `records`, `bytes`, `sha256` of the shard, and `unreadable`: key and reason for each image left out.
 
     Raises:
       OSError: the shard cannot be written.
-      ValueError: it does not read back as it was written.
+      ValueError: the data read back differ from the data written.
     """
     unreadable = []
 
     def encoded():
         for key, image in images:
             try:
-                yield records.encode(_example(key, image, size))
+                yield records.encode(_example(key, image, size, decoding))
             except source.UnreadableImage as error:
                 unreadable.append([key, error.reason])
 
@@ -63,7 +70,7 @@ def write_records(path: str, encoded: Iterable[bytes]) -> dict:
 def _write_all(path, partial, encoded):
     checksums = []
     with writing(path):
-        # Groups of one: a record is read without its neighbors. Encoded images do not compress further.
+        # Groups of one record, so that it is read without its neighbors. Encoded images do not compress further.
         writer = ArrayRecordWriter(partial, "group_size:1,uncompressed")
     for record in encoded:
         with writing(path):
@@ -76,7 +83,7 @@ def _write_all(path, partial, encoded):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Turns an error of writing inside it into an `OSError` that names the file, the reason and what to do."""
+    """Converts write errors inside this context to an `OSError` that names the file, the reason and what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # Riegeli's are RuntimeErrors
@@ -115,12 +122,12 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
     return problems
 
 
-def _example(key, reference, size):
+def _example(key, reference, size, decoding):
     encoded, label = reference.load()
-    image = source.decode(encoded, reference.where)  # names a damaged image now, not in the middle of a run
+    image = source.decode(encoded, reference.where, decoding)  # reports a damaged image now, not in the middle of a run
     if size is not None and min(image.size) > size:
         file = io.BytesIO()
-        shrunk = crops.resize_smaller_side(crops.to_rgb(image), size)
+        shrunk = crops.resize_smaller_side(image, size)
         shrunk.save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
         encoded = file.getvalue()
     return {"image": encoded, "label": np.int32(label), "name": key.encode(errors="surrogateescape")}

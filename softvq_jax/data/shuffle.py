@@ -1,11 +1,11 @@
-"""The order of the samples: permutations that are computed index by index, and not stored.
+"""The order of the samples: random permutations that are computed index by index and not stored.
 
 A Feistel network is a permutation of the numbers of a given bit length for any round function (Luby and Rackoff 1988).
-It is applied again while the result is too large, which gives a permutation of any length (Black and Rogaway 2002).
+Applying it again while the result is too large gives a permutation of any length (Black and Rogaway 2002).
 
-Our own instead of `index_shuffle` of Grain, whose orders differ: runs would not resume with the samples that they have
-not seen. Grain's works on at least 16 bits, which takes 12 ms for an index of a dozen items (here 24 us), though 3 us
-for one of ImageNet's (here 80 us).
+It is our own and not Grain's `index_shuffle`, because that gives other orders: runs would not resume with the samples
+that they have not used. Grain's permutes at least 16 bits, which takes 12 ms per index for a dozen items (here 24 us),
+but 3 us for ImageNet (here 80 us).
 """
 
 import functools
@@ -13,15 +13,15 @@ import functools
 import numpy as np
 
 ROUNDS = 8
-MIN_BITS = 6  # with fewer, a network gives too few different orders
+MIN_BITS = 6  # fewer bits give too few different orders
 WORD = 2**64 - 1
 
 
 def shuffled(index: int, length: int, seed: int) -> int:
-    """Returns the item of the global sample `index`; every pass over the items has another order.
+    """Returns the item of the global sample `index`; every pass over the items has a different order.
 
     Args:
-      index: number of the sample since the run began.
+      index: global index of the sample, counted from the start of the run.
       length: number of items; pass `index // length` visits each item once.
       seed: seed of all orders.
     """
@@ -44,7 +44,7 @@ def _permuted(number, bits, keys):
 
 
 def _mixed(word):
-    """The finalizer of SplitMix64: every bit of the result depends on every bit of the 64."""
+    """Applies the finalizer of SplitMix64, by which each bit of the result depends on all 64 bits of `word`."""
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & WORD
     word = (word ^ word >> 27) * 0x94D049BB133111EB & WORD
     return word ^ word >> 31

@@ -2,7 +2,6 @@
 
 import abc
 import hashlib
-import io
 import itertools
 import os
 from collections.abc import Iterable, Mapping
@@ -11,27 +10,23 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from softvq_jax.data.decoding import DEFAULT, Decoding, UnreadableImage, decode
+
+__all__ = [
+    "EncodedImage",
+    "Reference",
+    "Source",
+    "UnreadableImage",
+    "decode",
+    "digest",
+    "digest_of_file",
+    "digest_of_parts",
+]
 END_BYTES = 1 << 16
 
 
-class UnreadableImage(Exception):
-    """An image cannot be read.
-
-    Attributes:
-      where: the file, record or example.
-      reason: the error.
-    """
-
-    def __init__(self, where: str, reason: str):
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
-
-    def __str__(self):
-        return f"{self.where}: {self.reason}"
-
-
 class Reference(Protocol):
-    """A labeled image, or its latents, before it is read. Picklable and small; `read` works in any process.
+    """A reference to a labeled image or its latents, to be read later. Small and picklable; `read` works in any process.
 
     Attributes:
       where: the file, record or example, for messages.
@@ -40,8 +35,8 @@ class Reference(Protocol):
     @property
     def where(self) -> str: ...
 
-    def read(self) -> tuple[Image.Image | np.ndarray, int]:
-        """Returns the decoded image, in its own mode, and its class; raises `UnreadableImage`."""
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image | np.ndarray, int]:
+        """Returns the decoded image, upright RGB, or latents, and the class; raises `UnreadableImage`."""
         ...
 
 
@@ -54,17 +49,17 @@ class EncodedImage(abc.ABC):
     def load(self) -> tuple[bytes, int]:
         """Returns the encoded image and its class; raises `UnreadableImage`."""
 
-    def read(self) -> tuple[Image.Image, int]:
+    def read(self, decoding: Decoding = DEFAULT) -> tuple[Image.Image, int]:
         encoded, label = self.load()
-        return decode(encoded, self.where), label
+        return decode(encoded, self.where, decoding), label
 
 
 class Source(Protocol):
-    """Labeled images by index: `source[i]` is a `Reference`, and does not read the image.
+    """A sequence of labeled images: `source[i]` is a `Reference`, and does not read the image.
 
     Attributes:
-      class_names: the names of the classes, by label.
-      parts: the shards, folders or photographs by name, in order, each with a short fingerprint; computed at first use.
+      class_names: names of the classes, by label.
+      parts: short fingerprints of the shards, folders or photographs, by name and in order; computed at first use.
     """
 
     class_names: tuple[str, ...]
@@ -77,39 +72,29 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> Reference: ...
 
     def key(self, i: int) -> str:
-        """Returns a name of item `i` that does not change when the source is moved."""
+        """Returns a name of item `i` that stays the same if the source is moved."""
         ...
 
     def fingerprint(self) -> str:
-        """Returns a digest that changes with the images, their order and labels, as far as `parts` covers them."""
+        """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
         ...
 
 
-def decode(encoded: bytes, where: str) -> Image.Image:
-    """Decodes the bytes of a JPEG, PNG, WebP or BMP file completely; raises `UnreadableImage`, which names `where`."""
-    try:
-        image = Image.open(io.BytesIO(encoded))
-        image.load()  # exact: `draft`, which shrinks a JPEG while decoding, would change the crops
-    except Exception as error:  # Pillow raises a dozen types on broken files
-        raise UnreadableImage(where, f"{type(error).__name__}: {error}") from None
-    return image
-
-
 def digest(parts: Iterable[str], length: int = 32) -> str:
-    """Returns a fingerprint of strings and their order, of `length` hexadecimal digits."""
+    """Returns a fingerprint of an ordered list of strings, `length` hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
 
 
 def digest_of_parts(parts: Mapping[str, str]) -> str:
-    """Returns the fingerprint of a source with these parts."""
+    """Returns the fingerprint of a source, given its `parts`."""
     return digest(itertools.chain(*parts.items()))
 
 
 def digest_of_file(path: str) -> str:
     """Returns the size of a file and a digest of its first and last 64 KiB; the rest is not read.
 
-    Shards that were rewritten, truncated or exchanged differ in one of these. A few bytes changed in the middle do not
-    show; ArrayRecord's checksums find them when the record is read.
+    It detects shards that were rewritten, truncated or exchanged, but not a few changed bytes in the middle, which
+    ArrayRecord's checksums detect when the record is read.
     """
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

@@ -1,10 +1,11 @@
 """Tar shards of labeled images, read in random order through an index that is made once and cached.
 
 The index is our own: `tarfile` needs to scan a shard before it can seek, in every process, and does not look into tars
-in tars. Three layouts are recognized by the content:
+in tars, nor behind the first of several archives that were written one after the other. Layouts are recognized by content:
 
-- WebDataset: `key.jpg` beside `key.cls`, which holds the number of the class;
-- ImageNet's: a tar of tars, one for each class, named by the class;
+- WebDataset: `key.jpg` and `key.cls`, which contains the number of the class, or `key.json` with a "label"; the key is the
+  name up to its last dot, or as in WebDataset up to the first;
+- ImageNet's: a tar of tars, one for each class and named after it;
 - folders: `class/name.jpg`; images without a folder have class 0.
 """
 
@@ -12,8 +13,11 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import itertools
+import json
 import os
 import pathlib
+import re
 import tarfile
 import time
 from collections.abc import Iterator
@@ -23,8 +27,17 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.data import source
-from softvq_jax.data.folder import EXTENSIONS
+from softvq_jax.data.decoding import EXTENSIONS
+from softvq_jax.data.folder import is_junk, logging_once
+from softvq_jax.data.labels import MAX_CLASSES
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # which no reader here takes
+MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
+INDEX_VERSION = 2  # of what the index holds; older ones in the cache are made again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +56,7 @@ class TarMember(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
-            file = _open(self.shard)  # a reference, since the cache may drop the file meanwhile
+            file = _open(self.shard)  # keep a reference: the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
@@ -51,7 +64,7 @@ class TarMember(source.EncodedImage):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of one shard. Classes are names, or numbers as text where the shard has `.cls` files."""
+    """The images of one shard. Classes are names, or numbers as text if the shard has `.cls` files."""
 
     names: np.ndarray  # bytes [n]
     offsets: np.ndarray  # int64 [n]
@@ -61,17 +74,19 @@ class Index:
 
 
 class TarShards(source.Source):
-    """All images of a tar file, or of the tar files of a folder sorted by name.
+    """All images of tar files, sorted by the files' names.
+
+    Args:
+      path: a tar file, a folder of them, or a pattern such as `shards/*.tar` or `shards/{000..127}.tar`.
 
     Raises:
       FileNotFoundError: there is no tar file, or no image in them.
-      ValueError: a shard is compressed or truncated, or has another layout than the others.
+      ValueError: a shard is compressed or truncated, has a label that is not a class number, or has another layout than
+        the others.
     """
 
     def __init__(self, path: str):
-        self._shards = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar"))) if os.path.isdir(path) else [path]
-        if not self._shards or not os.path.exists(self._shards[0]):
-            raise FileNotFoundError(f"no tar file at {path!r}: expected one .tar, or a folder of .tar files")
+        self._shards = find_shards(expand(path), (".tar",), "tar file")
         indexes = _indexes(self._shards)
         self._shard_of = np.repeat(np.arange(len(indexes)), [len(index.names) for index in indexes])
         if not len(self._shard_of):
@@ -80,9 +95,20 @@ class TarShards(source.Source):
             np.concatenate([getattr(index, name) for index in indexes])
             for name in ("names", "offsets", "sizes", "classes")
         )
-        if len({bool(index.numbered) for index in indexes if len(index.names)}) > 1:
-            raise ValueError(f"some tar files at {path!r} have .cls files and some do not: all need the same layout")
-        self._labels, self.class_names = _numbered(classes) if indexes[0].numbered else _named(classes)
+        filled = [index for index in indexes if len(index.names)]
+        if len({bool(index.numbered) for index in filled}) > 1:
+            raise ValueError(
+                f"some tar files at {path!r} have labels (.cls or .json) and some do not: all need the same layout"
+            )
+        self._labels, self.class_names = _numbered(classes) if filled[0].numbered else _named(classes)
+        if self.class_names == ("",):
+            logging_once(f"{path}: {len(self):,} images without labels (no .cls, no .json with a label, no folders)")
+
+    def renumber(self, class_names: tuple[str, ...]) -> None:
+        """Numbers the classes as in `class_names`, among which all of them are."""
+        order = {name: number for number, name in enumerate(class_names)}
+        new = np.array([order.get(name, -1) for name in self.class_names])  # -1: a number without images
+        self._labels, self.class_names = new[self._labels], class_names
 
     def __len__(self) -> int:
         return len(self._names)
@@ -113,7 +139,7 @@ def _named(classes):
 
 
 def _numbered(classes):
-    labels = classes.astype(np.int64)
+    labels = classes.astype(np.int64)  # each was checked when the index was made
     return labels, tuple(map(str, range(labels.max() + 1)))
 
 
@@ -123,14 +149,16 @@ def _indexes(shards):
         indexes.append(_cached_index(shard))
         if time.monotonic() - start > 10:
             start = time.monotonic()
-            logging.info("Indexed %d of %d tar files.", number, len(shards))
+            logging.info("indexed %d of %d tar files", number, len(shards))
     return indexes
 
 
 def _cached_index(shard):
-    """Returns the index of a shard from the cache folder, or makes and caches it; the key changes with the shard."""
+    """Returns the index of a shard from the cache, or makes and caches it; the cache key changes with the shard."""
     stat = os.stat(shard)
-    key = hashlib.sha256(f"{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        f"{INDEX_VERSION}\0{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
+    ).hexdigest()[:32]
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
     path = folder / f"{key}.npz"
     if path.exists():
@@ -150,19 +178,35 @@ def _cached_index(shard):
 
 
 def _index(shard: str) -> Index:
-    images, numbers = [], {}
+    images, numbers, documents, not_read = [], Labels(), Labels(), []
     with open(shard, "rb") as file:
+        first = file.read(8)
+        if archiver := next((name for magic, name in MAGIC.items() if first.startswith(magic)), None):
+            raise ValueError(_compressed(shard, archiver))
+        file.seek(0)
         for name, group, offset, size in _members(file, shard):
-            stem, extension = os.path.splitext(name)
+            if any(map(is_junk, name.split("/"))):
+                continue
+            extension = os.path.splitext(name)[1]
             if extension.lower() == ".cls":
-                numbers[stem] = os.pread(file.fileno(), size, offset).strip()
-            elif extension.lower() in EXTENSIONS and not os.path.basename(name).startswith("."):
+                numbers.add(name, _class_number(os.pread(file.fileno(), size, offset), shard, name))
+            elif extension.lower() == ".json":
+                label = _label_in_json(os.pread(file.fileno(), size, offset), shard, name)
+                if label is not None:
+                    documents.add(name, label)
+            elif extension.lower() in EXTENSIONS:
                 images.append((name, group, offset, size))
-    if numbers:
-        unlabeled = [name for name, *_ in images if os.path.splitext(name)[0] not in numbers]
-        if unlabeled:
-            raise ValueError(f"{shard}: {unlabeled[0]} has no .cls file, but other images have")
-        classes = [numbers[os.path.splitext(name)[0]] for name, *_ in images]
+            elif extension.lower() in OTHER_IMAGES:
+                not_read.append(name)
+    if not_read:
+        logging_once(f"{shard}: {len(not_read):,} images of other formats are not read, such as {not_read[0]}")
+    labels = numbers if len(numbers) else documents
+    if len(labels):
+        found = [labels.of(name) for name, *_ in images]
+        if None in found:
+            name = images[found.index(None)][0]
+            raise ValueError(f"{shard}: {name} has no .cls file or .json with a label, but other images have")
+        classes = [b"%d" % number for number in found if number is not None]
     else:
         classes = [group.encode(errors="surrogateescape") for _, group, *_ in images]
     return Index(
@@ -170,40 +214,158 @@ def _index(shard: str) -> Index:
         np.array([offset for *_, offset, _ in images], np.int64),
         np.array([size for *_, size in images], np.int64),
         np.array(classes, np.bytes_),
-        np.array(bool(numbers)),
+        np.array(len(labels) > 0),
     )
 
 
+class Labels:
+    """Labels of a shard by the names of the files that hold them, to be found by the names of images."""
+
+    def __init__(self):
+        self._by_stem: dict[str, int] = {}
+        self._by_key: dict[str, int | None] = {}  # None: several files with different labels have this key
+
+    def __len__(self) -> int:
+        return len(self._by_stem)
+
+    def add(self, name: str, label: int) -> None:
+        """Adds the label in the file `name`."""
+        self._by_stem[os.path.splitext(name)[0]] = label
+        same = self._by_key.setdefault(_key(name), label) == label
+        if not same:
+            self._by_key[_key(name)] = None
+
+    def of(self, image: str) -> int | None:
+        """The label of an image: of the same name but for the ending, else of the same key."""
+        return self._by_stem.get(os.path.splitext(image)[0], self._by_key.get(_key(image)))
+
+
+def _key(name: str) -> str:
+    """The key that WebDataset groups a file by: its path up to the first dot in its name."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".")[0]
+
+
+def _class_number(content: bytes, shard: str, name: str) -> int:
+    text = content[:100].decode(errors="replace").strip()
+    if not re.fullmatch(r"\d+", text) or int(text) >= MAX_CLASSES:
+        raise ValueError(f"{shard}: {name} holds {text!r}; expected a class number from 0 to {MAX_CLASSES - 1:,}")
+    return int(text)
+
+
+def _label_in_json(content: bytes, shard: str, name: str) -> int | None:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{shard}: {name} is not valid JSON") from None
+    label = document.get("label") if isinstance(document, dict) else None
+    return None if label is None else _class_number(str(label).encode(), shard, f'"label" in {name}')
+
+
 def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
-    """Yields name, class, offset and size of every regular file, including those in inner tars."""
-    for member in _files(file, shard):
+    """Yields name, class, offset and size of every regular file, including files in inner tars."""
+    for member in _files(file, shard, os.fstat(file.fileno()).st_size):
         if not member.name.endswith(".tar"):
             folder = os.path.basename(os.path.dirname(member.name))
             yield member.name, folder, member.offset_data, member.size
             continue
         label = os.path.splitext(os.path.basename(member.name))[0]
         file.seek(member.offset_data)
-        for inner in _files(file, f"{shard}:{member.name}"):
+        for inner in _files(file, f"{shard}:{member.name}", member.offset_data + member.size):
             yield f"{member.name}/{inner.name}", label, inner.offset_data, inner.size
 
 
-def _files(file, where):
-    """Yields the regular files of the tar at the position of `file`, which may be moved between them."""
-    try:
-        tar = tarfile.TarFile(fileobj=file)
-        while (member := tar.next()) is not None:
-            tar.members = []  # drops the list that `tarfile` would keep  # pyright: ignore[reportAttributeAccessIssue]
-            if member.isfile():
-                yield member
-        file.seek(tar.offset)
-        if (
-            file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE
-        ):  # tarfile takes a truncated header for the end
-            raise tarfile.ReadError("no end mark")
-    except tarfile.ReadError as error:
-        raise ValueError(
-            f"{where} is not a complete, uncompressed tar ({error}): unpack it, or copy it again"
-        ) from None
+def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:
+    """Yields the regular files of the tars from the position of `file` to `end`; it may be moved between them."""
+    while True:
+        try:
+            tar = tarfile.TarFile(fileobj=file)
+            while (member := tar.next()) is not None:
+                tar.members = []  # drops the list that `tarfile` would keep  # pyright: ignore[reportAttributeAccessIssue]
+                if member.isfile():
+                    yield member
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a truncated header for the end
+                raise tarfile.ReadError("no end mark")
+        except tarfile.ReadError as error:
+            raise ValueError(
+                f"{where} is not a complete, uncompressed tar ({error}): unpack it, or copy it again"
+            ) from None
+        following = _next_content(file, end)
+        if following is None:
+            if (zeros := end - tar.offset) > MANY_ZEROS:
+                logging_once(f"{where} ends in {zeros:,} bytes of zeros: if it was copied, compare it with its source")
+            return
+        file.seek(following)
+
+
+def _next_content(file: BinaryIO, end: int) -> int | None:
+    """The offset of the first block from the position of `file` that is not zeros, as behind it another tar begins."""
+    while (start := file.tell()) < end:
+        content = file.read(min(1 << 16, end - start))
+        if not content:
+            return None
+        if content.strip(b"\0"):
+            zeros = len(content) - len(content.lstrip(b"\0"))
+            return start + zeros // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    return None
+
+
+def find_shards(path: str, endings: tuple[str, ...], kind: str) -> list[str]:
+    """The files that a path or pattern stands for, sorted.
+
+    Args:
+      path: a file, a folder of files with one of `endings`, or a pattern with `*`, `?`, `[]` or `{first..last}`.
+      endings: of the files in a folder.
+      kind: of the files, for messages.
+
+    Raises:
+      FileNotFoundError: there are none, or one of a numbered range is missing.
+      ValueError: they are compressed.
+    """
+    if os.path.isdir(path):
+        names = [name for name in sorted(os.listdir(path)) if not is_junk(name)]
+        if packed := [name for name in names if name.endswith(COMPRESSED)]:
+            raise ValueError(_compressed(os.path.join(path, packed[0]), "gunzip or its like"))
+        found = [os.path.join(path, name) for name in names if name.endswith(endings)]
+    elif os.path.exists(path):
+        found = [path]
+    else:
+        found = []
+        for pattern in _braces(path):
+            matched = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+            if pattern != path and not all(map(os.path.exists, matched)):
+                raise FileNotFoundError(f"{pattern} is missing; {path!r} names it")
+            found += [name for name in matched if os.path.exists(name)]
+    if not found:
+        raise FileNotFoundError(
+            f"no {kind} at {path!r}: expected a {endings[0]} file, a folder of them, or a pattern such as "
+            f"'*{endings[0]}' or '{{000..127}}{endings[0]}'"
+        )
+    if found[0].endswith(COMPRESSED):
+        raise ValueError(_compressed(found[0], "gunzip or its like"))
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    """The patterns that `{a,b}` and `{000..127}` stand for, as in a shell."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", match[1]):
+        width = len(numbers[1]) if numbers[1].startswith("0") else 0
+        options = [str(n).zfill(width) for n in range(int(numbers[1]), int(numbers[2]) + 1)]
+    else:
+        options = match[1].split(",")
+    expanded = (_braces(pattern[: match.start()] + option + pattern[match.end() :]) for option in options)
+    return list(itertools.chain.from_iterable(expanded))
+
+
+def _compressed(path: str, archiver: str) -> str:
+    return (
+        f"{path} is compressed, so that its images cannot be read in random order: unpack it to a .tar ({archiver}); "
+        "images hardly shrink by it"
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -32,7 +32,7 @@ class TfdsSplit(source.Source):
     """A split of a data set with the features `image` and `label`.
 
     Args:
-      name: `name[/config][:version]@split`, in TFDS's data folder (TFDS_DATA_DIR), or `folder@split` with the folder of
+      name: `name[/config][:version]@split` in TFDS's data folder (TFDS_DATA_DIR), or `folder@split`, where `folder` holds
         a prepared version; the default split is `train`.
 
     Raises:

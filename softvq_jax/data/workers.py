@@ -1,8 +1,8 @@
-"""Worker processes that read images for the threads of this one.
+"""Worker processes that read images for the threads of the parent process.
 
-Our own instead of Grain's, which import JAX, through Grain and through the main module, so that a worker could hold
-memory of the accelerator. Ours import only what they need for reading, and end when the pipe to their parent closes,
-also when the parent was killed.
+They are our own, because Grain's workers import JAX, through Grain and through the main module, and could then hold
+memory of the accelerator. Ours import only modules for reading, and exit when the pipe to the parent closes, even if
+the parent was killed.
 """
 
 import itertools
@@ -26,15 +26,15 @@ from absl import logging
 from softvq_jax.data.buffers import Buffers
 
 ENVIRONMENT = {
-    # With dozens of workers, BLAS would start thousands of threads at import.
+    # Dozens of workers would otherwise start thousands of BLAS threads at import.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # glibc keeps the memory of an image for the next one; returning and faulting in megabytes takes 3 % longer.
+    # glibc keeps freed memory for the next image; returning it to the system and mapping it again takes 3 % longer.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
-END_SECONDS = 5  # to wait for a process that should end
+END_SECONDS = 5  # seconds to wait for a process to end
 
 
 class WorkerDied(RuntimeError):
@@ -44,9 +44,9 @@ class WorkerDied(RuntimeError):
 class WorkerPool:
     """Calls a function in worker processes: `pool(*arguments)` returns `function(*arguments)`.
 
-    Up to `count` threads can call it at once. The function, its arguments and results are pickled. An exception of the
-    function is raised here, with the worker's traceback in its notes. The result of a generator function is the list of
-    its items; each item leaves the worker's memory before the next is made.
+    Up to `count` threads can call the pool at once. The function, its arguments and results are pickled. An exception of
+    the function is raised in the calling thread, with the worker's traceback in its notes. A generator function returns
+    the list of its items; a worker holds only one item at a time.
     """
 
     def __init__(self, function: Callable, count: int):
@@ -71,7 +71,7 @@ class WorkerPool:
             try:
                 self._idle.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
-                break  # a worker hangs, perhaps on a lost file system; it is killed below
+                break  # a worker hangs, perhaps because of a lost file system; it is killed below
         self._idle.put(None)
         for worker in self._workers:
             worker.let_end()
@@ -104,7 +104,7 @@ class _Worker:
         except (EOFError, OSError):
             raise WorkerDied(
                 f"a worker process ended with exit code {self._process.wait(END_SECONDS)} at {arguments}; see its output. "
-                "-9 usually means that memory ran out: fewer data.num_workers need less"
+                "-9 usually means out of memory: reduce data.num_workers"
             ) from None
         if kind == "yielded":
             return results
@@ -127,10 +127,10 @@ class _Worker:
 
 
 class SharedMemory:
-    """Pickles with their arrays in memory that two processes share; through a pipe they would be copied five times.
+    """Pickles values with their arrays in memory that two processes share; a pipe would copy the arrays five times.
 
     Args:
-      file: descriptor of a file that both have open. Each `dumps` overwrites the one before.
+      file: descriptor of a file that both processes have open. Each `dumps` overwrites the previous one.
     """
 
     def __init__(self, file: int):
@@ -162,7 +162,7 @@ class SharedMemory:
         if self._map is None or len(self._map) < size:
             length = os.fstat(self._file).st_size
             if length < size:
-                length = 2 * size  # so that growing values do not map the file again each time
+                length = 2 * size  # so that growing values do not remap the file each time
                 os.ftruncate(self._file, length)
             self._map = mmap.mmap(self._file, length)
         return self._map
@@ -178,7 +178,7 @@ def serve(pipe: int, memory_file: int) -> None:
     Args:
       pipe, memory_file: descriptors inherited from the parent.
     """
-    # Signals go to the whole job. The parent handles them, and may still need images before it saves.
+    # The system sends signals to all processes of a job. The parent handles them, and may still need images to save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection, memory = multiprocessing.connection.Connection(pipe), SharedMemory(memory_file)
@@ -194,5 +194,5 @@ def serve(pipe: int, memory_file: int) -> None:
                 error.add_note(traceback.format_exc())
                 reply = "raised", memory.dumps([error])
             connection.send(reply)
-    except (EOFError, OSError):  # the parent has closed the pipe, or ended
+    except (EOFError, OSError):  # the parent closed the pipe or ended
         os._exit(0)  # no cleanup needed

@@ -1,8 +1,8 @@
 """Gaussian diffusion with a learned variance: forward process, hybrid loss, ancestral step.
 
-The network predicts the noise and, per element, the place of the reverse variance between its two bounds, on a logarithmic
-scale (improved DDPM, section 3.1). The arithmetic is float32; terms that would cancel are first simplified with float64
-constants. `index` is the index of a step in the `Schedule`.
+The network predicts the noise and, per element, the place of the reverse variance between its two bounds on a logarithmic
+scale: 0 is the posterior variance, 1 is beta (improved DDPM, section 3.1). The arithmetic is float32; differences of
+nearly equal terms are first simplified by hand, with float64 constants. `index` is the index of a step in the `Schedule`.
 """
 
 import math
@@ -21,7 +21,7 @@ PROBABILITY_FLOOR = 1e-12
 
 @flax.struct.dataclass
 class HybridLoss:
-    """Losses per example, `[B]`: `total = mse + vb`; `vb` is the term of the variational bound in bits per element."""
+    """Losses per example, `[B]`: `total = mse + vb`, with the term `vb` of the variational bound in bits per element."""
 
     total: jax.Array
     mse: jax.Array
@@ -29,24 +29,26 @@ class HybridLoss:
 
 
 def add_noise(schedule: Schedule, x: jax.Array, noise: jax.Array, index: jax.Array) -> jax.Array:
-    """The noisy sample `x_t` after the steps up to `index` `[B]` (DDPM, equation 4)."""
+    """Returns the noisy sample `x_t` at the step `index` `[B]` (DDPM, equation 4)."""
     return _at(np.sqrt(schedule.signal), index, x) * x + _at(np.sqrt(1 - schedule.signal), index, x) * noise
 
 
 def split_output(output: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits the network's `[..., 2D]` into the predicted noise `[..., D]` and the place of the variance.
+    """Splits the network's output `[..., 2D]` into the predicted noise `[..., D]` and the place of the variance.
 
-    The place is in [0, 1], from the lower bound to the upper, for outputs in [-1, 1].
+    Outputs in [-1, 1] give places in [0, 1], from the lower bound of the variance to the upper one.
     """
     noise, place = jnp.split(output, 2, axis=-1)
     return noise, (place + 1) / 2
 
 
 def hybrid_loss(schedule: Schedule, output: jax.Array, x: jax.Array, noise: jax.Array, index: jax.Array) -> HybridLoss:
-    """Squared error of the noise plus the variational bound, which trains the variance only (improved DDPM, section 3.1).
+    """Returns the noise's squared error plus the variational bound, which trains only the variance.
+
+    Improved DDPM, section 3.1.
 
     Args:
-      output: the network's `[B, ..., 2D]` at `add_noise(schedule, x, noise, index)`.
+      output: the network's output `[B, ..., 2D]` at `add_noise(schedule, x, noise, index)`.
       x, noise: `[B, ..., D]`.
       index: `[B]`.
     """
@@ -63,10 +65,10 @@ def hybrid_loss(schedule: Schedule, output: jax.Array, x: jax.Array, noise: jax.
 
 
 def _posterior_kl(schedule, error, place, index):
-    """KL divergence of the predicted reverse step from the true one (DDPM, equation 5), in nats.
+    """Returns the KL divergence of the predicted reverse step from the true one (DDPM, equation 5), in nats.
 
-    Both means are `mean_on_x * x_t - mean_on_noise * noise`, so their difference is proportional to that of the noises,
-    and the ratio of the variances depends only on `place`.
+    Both means are `mean_on_x * x_t - mean_on_noise * noise`, so their difference is proportional to the error of the
+    noise. The ratio of the variances depends only on `place`.
     """
     log_ratio = -place * _at(_log_bounds_gap(schedule), index, error)
     weight = _at(schedule.mean_on_noise**2 / schedule.posterior_variance, index, error)
@@ -74,10 +76,10 @@ def _posterior_kl(schedule, error, place, index):
 
 
 def _discretized_nll(schedule, error, place, x, index):
-    """Negative log-probability of the 8-bit bin around `x` (DDPM, equation 13), in nats; for index 0 only.
+    """Returns the negative log-probability of the 8-bit bin around `x` (DDPM, equation 13), in nats; for index 0 only.
 
-    Both ends of a bin are mirrored to the side where the distribution function is small: differences of numbers near
-    one would lose the digits of float32.
+    Both ends of a bin are mirrored to the side where the distribution function is small, because differences of numbers
+    near 1 lose precision in float32.
     """
     from_mean = _at(schedule.mean_on_noise, index, x) * error
     inverse_std = jnp.exp(-0.5 * log_variance(schedule, place, index))
@@ -94,7 +96,7 @@ def _discretized_nll(schedule, error, place, x, index):
 
 
 def log_variance(schedule: Schedule, place: jax.Array, index: jax.Array) -> jax.Array:
-    """Logarithm of the reverse variance, interpolated between the posterior variance and beta (improved DDPM, eq. 15)."""
+    """Returns the log of the reverse variance, between the posterior variance and beta (improved DDPM, equation 15)."""
     return _at(np.log(schedule.posterior_variance), index, place) + place * _at(_log_bounds_gap(schedule), index, place)
 
 
@@ -104,7 +106,7 @@ def ancestral_step(
     """Draws `x_{t-1}` given `x_t` (DDPM, algorithm 2), without clipping; returns the mean if `noise` is None.
 
     Args:
-      output: the network's `[B, ..., 2D]` at `x`.
+      output: the network's output `[B, ..., 2D]` at `x`.
       index: `[B]` or a scalar.
       temperature: factor on the noise.
     """

@@ -9,16 +9,16 @@ ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def drop_labels(labels: jax.Array, num_classes: int, rate: float, key: jax.Array) -> jax.Array:
-    """Replaces each of `labels` `[B]` with probability `rate` by `num_classes`, which means no class."""
+    """Replaces each label in `labels` `[B]` by `num_classes`, which means no class, with probability `rate`."""
     return jnp.where(jax.random.bernoulli(key, rate, labels.shape), num_classes, labels)
 
 
 def guided(pair_fn: ModelFn, scale: float | jax.Array, channels: int) -> ModelFn:
-    """Returns the guided network, a function of `(x, t)`: `u + scale (c - u)`.
+    """Returns the network with guidance, `u + scale (c - u)`, as a function of `(x, t)`.
 
     Args:
-      pair_fn: the network on a doubled batch, `x` `[2B, ..., D]` and `t` `[2B]`: conditional (`c`) on the first half,
-        unconditional (`u`) on the second. One call for both keeps the matrix products large.
+      pair_fn: the network on a doubled batch, `x` `[2B, ..., D]` and `t` `[2B]`, conditional (`c`) on the first half and
+        unconditional (`u`) on the second. One call for both keeps the matmuls large.
       scale: 1 is no guidance.
       channels: number of output channels that are guided; the others (variances) are the conditional ones.
     """

@@ -9,30 +9,30 @@ import numpy as np
 
 from softvq_jax.diffusion import masking
 
-# (tokens [B, L], number of the step) -> logits [B, L, K], guided where guidance is on
+# (tokens [B, L], step index) -> logits [B, L, K], with guidance if it is on
 LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]
-# number of the step -> uniform draws in [0, 1) for the codes, [B, L, K], and for the confidence, [B, L]
+# step index -> uniform draws in [0, 1) for the codes, [B, L, K], and for the confidence, [B, L]
 UniformFn = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 GUIDANCE_SCHEDULES = ("linear", "power-cosine", "constant")
-_GUIDANCE_POWER = 3.0  # of "power-cosine"
-_FLOOR = 1e-20  # of the arguments of both logarithms in a Gumbel draw
+_GUIDANCE_POWER = 3.0  # exponent of the schedule "power-cosine"
+_FLOOR = 1e-20  # lower bound of the arguments of both logarithms in a Gumbel draw
 
 
 def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
-    """Training mask `[B, L]`, True for masked: a share `arccos(u) / (pi / 2)` of each example, `u` uniform in [0, 1)."""
+    """Draws a training mask `[B, L]`, True for a share `arccos(u) / (pi / 2)` of each example, `u` uniform in [0, 1)."""
     share_key, order_key = jax.random.split(key)
     counts = masked_count(jax.random.uniform(share_key, (batch, 1)), num_tokens)
     return masking.mask_first(masking.random_orders(jax.random.split(order_key, batch), num_tokens), counts)
 
 
 def masked_count(u: jax.Array, num_tokens: int) -> jax.Array:
-    """How many tokens a training mask hides for a draw `u` in [0, 1); at least one."""
+    """Returns the number of tokens that a training mask hides, at least one, given a draw `u` in [0, 1)."""
     return jnp.maximum(1.0, jnp.round(num_tokens * jnp.arccos(u) / (math.pi / 2)))
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, *, smoothing: float = 0.0) -> jax.Array:
-    """Cross-entropy `[B, L]` of `logits` `[B, L, K]`, with label smoothing (Szegedy et al., 2016).
+    """Returns the cross-entropy `[B, L]` of `logits` `[B, L, K]`, with label smoothing (Szegedy et al., 2016).
 
     The target distribution is `1 - smoothing` at the target plus `smoothing / K` everywhere.
     """
@@ -42,21 +42,21 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, *, smoothing: float = 0
 
 
 def loss_weights(mask: jax.Array, unmasked_weight: float) -> jax.Array:
-    """Weights `[B, L]` of the tokens in the training loss: 1 where masked, else `unmasked_weight` (0.1 in the release)."""
+    """Returns weights `[B, L]` of tokens in the training loss: 1 if masked, else `unmasked_weight` (0.1 in the release)."""
     return jnp.where(mask, 1.0, unmasked_weight)
 
 
 def pooled_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """`[B, L]` to `[B]`, whose mean over the batch is the weighted mean over all of the batch's tokens."""
+    """Reduces `[B, L]` to `[B]` such that the mean over the batch is the weighted mean over all tokens of the batch."""
     weights = weights.astype(jnp.float32)
     return jnp.sum(values * weights, axis=1) / jnp.mean(jnp.sum(weights, axis=1))
 
 
 def masked_after_steps(num_tokens: int, steps: int) -> np.ndarray:
-    """`[steps]`: tokens still masked after each step, 0 after the last (arccos schedule).
+    """Returns the number of masked tokens after each step, `[steps]`, by the arccos schedule; it is 0 after the last.
 
     Raises:
-      ValueError: fewer than one step.
+      ValueError: `steps` is below 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
@@ -68,13 +68,13 @@ def masked_after_steps(num_tokens: int, steps: int) -> np.ndarray:
 
 
 def guidance_weights(schedule: str, scale: float | jax.Array, steps: int) -> jax.Array:
-    """`[steps]`: the weight `w` of each step in the guided logits `cond + w (cond - uncond)`.
+    """Returns the weight `w` of each step in the guided logits `cond + w (cond - uncond)`, `[steps]`.
 
-    "linear" grows as `scale * step / steps`, steps counted from 0; "constant" is `scale`; "power-cosine" grows from 0 to
-    almost `scale - 1` as `(scale - 1) (1 - cos(pi (step / steps)^3)) / 2` (MDT, arXiv 2303.14389).
+    "linear" is `scale * step / steps`, with steps counted from 0; "constant" is `scale`; "power-cosine" grows from 0 to
+    almost `scale - 1`, `(scale - 1) (1 - cos(pi (step / steps)^3)) / 2` (MDT, arXiv 2303.14389).
 
     Raises:
-      ValueError: another schedule.
+      ValueError: the schedule is unknown.
     """
     if schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"guidance schedule is {schedule!r}; expected one of {', '.join(GUIDANCE_SCHEDULES)}")
@@ -85,7 +85,7 @@ def guidance_weights(schedule: str, scale: float | jax.Array, steps: int) -> jax
 
 
 def uniform_from_keys(keys: jax.Array, num_tokens: int, codebook_size: int) -> UniformFn:
-    """Draws from each example's own key, `keys` `[B]`: independent of what else is in the batch."""
+    """Returns a `UniformFn` with one key per example, `keys` `[B]`, independent of the rest of the batch."""
 
     def of_example(key, step):
         code_key, confidence_key = jax.random.split(jax.random.fold_in(key, step))
@@ -107,22 +107,23 @@ def sample_tokens(
     temperature: float | jax.Array,
     anneal_softmax: bool = False,
 ) -> jax.Array:
-    """Codes `[B, L]` int32: all masked at first, a few more kept in each step, in one compiled loop.
+    """Samples codes `[B, L]` int32; all are masked at first, and each step fills some, in one compiled loop.
 
-    Every step draws all masked codes by Gumbel noise, then masks again the ones with the least confidence: their logit
-    (the release's choice; MaskGIT's is the log-probability) plus noise. The noise falls to 0 with the steps.
+    Every step draws all masked codes with Gumbel noise, then masks those with the least confidence again. The confidence
+    is a code's logit (in the release; its log-probability in MaskGIT) plus noise, which falls to 0 over the steps.
 
     Args:
-      logits_fn: gives the logits of every position.
-      uniform_fn: gives the draws of every step.
+      logits_fn: returns the logits of all positions.
+      uniform_fn: returns the random draws of a step.
       shape: `(B, L)`.
-      mask_token: what stands for a masked code.
+      mask_token: index that represents a masked code.
       steps: number of steps.
-      temperature: of the noise in the first step, divided by `1 - 1/steps`.
-      anneal_softmax: divides the logits by `0.5 + 0.8 (1 - ratio)`, `ratio` the share of the steps done after this one.
+      temperature: scale of the confidence's noise in the first step, divided by `1 - 1/steps`.
+      anneal_softmax: whether to divide the logits by `0.5 + 0.8 (1 - ratio)`, where `ratio` is the share of steps done
+        after this one.
 
     Raises:
-      ValueError: fewer than one step.
+      ValueError: `steps` is below 1.
     """
     left = masked_after_steps(shape[1], steps)
     remaining = 1 - (np.arange(steps) + 1) / steps
@@ -150,5 +151,5 @@ def sample_tokens(
 
 
 def gumbel(u: jax.Array) -> jax.Array:
-    """Gumbel noise of uniform draws, finite for 0 and 1: `-log(-log(u))`."""
+    """Converts uniform draws to Gumbel noise, `-log(-log(u))`, finite for 0 and 1."""
     return -jnp.log(jnp.maximum(-jnp.log(jnp.maximum(u, _FLOOR)), _FLOOR))

@@ -14,40 +14,48 @@ PredictFn = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], ja
 
 
 def max_visible(num_tokens: int) -> int:
-    """Largest number of tokens that a training mask leaves visible."""
+    """Returns the largest number of tokens that a training mask leaves visible."""
     return num_tokens - math.ceil(LEAST_MASKED_SHARE * num_tokens)
 
 
 def random_orders(keys: jax.Array, num_tokens: int) -> jax.Array:
-    """A random order of the tokens for each key, `[B, L]`; sampling fills tokens from its end to its beginning."""
+    """Returns a random order of the tokens for each key, `[B, L]`; sampling fills tokens from the last to the first."""
     return jax.vmap(lambda key: jax.random.permutation(key, num_tokens))(keys)
 
 
 def mask_first(orders: jax.Array, count: int | jax.Array) -> jax.Array:
-    """Mask `[B, L]`, True for the first `count` tokens of each order."""
+    """Returns a mask `[B, L]`, True for the first `count` tokens of each order."""
     return jnp.argsort(orders, axis=1) < count
 
 
-def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
+def draw_mask(
+    batch: int, num_tokens: int, key: jax.Array, *, least: float = LEAST_MASKED_SHARE, most: float = 1.0
+) -> jax.Array:
     """Draws a training mask `[B, L]` (MAR, section 4.1).
 
-    The share of masked tokens is drawn once for the batch, from a normal(1, 0.25) truncated to [0.7, 1]; the masked
-    tokens are drawn for each example.
+    The share of masked tokens is drawn once for the batch, from a normal distribution with mean `most` and standard
+    deviation 0.25, truncated to [least, most]. The masked tokens are drawn for each example. MAR's shares are in [0.7, 1],
+    MAETok's in [0.4, 0.6].
     """
     share_key, order_key = jax.random.split(key)
-    lowest = (LEAST_MASKED_SHARE - 1) / MASKED_SHARE_STD
-    share = 1 + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
-    orders = random_orders(jax.random.split(order_key, batch), num_tokens)
+    lowest = (least - most) / MASKED_SHARE_STD
+    share = most + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
+    return mask_share(batch, num_tokens, share, order_key)
+
+
+def mask_share(batch: int, num_tokens: int, share: float | jax.Array, key: jax.Array) -> jax.Array:
+    """Masks `ceil(num_tokens * share)` tokens of each example at random, `[B, L]`; `share` is in [0, 1]."""
+    orders = random_orders(jax.random.split(key, batch), num_tokens)
     return mask_first(orders, jnp.ceil(num_tokens * share))
 
 
 def masked_counts(num_tokens: int, iterations: int) -> np.ndarray:
-    """Number of masked tokens before each iteration, and 0 after the last: `[iterations + 1]`.
+    """Returns the number of masked tokens before each iteration, and 0 after the last, `[iterations + 1]`.
 
-    The cosine schedule of MaskGIT (Chang et al., 2022), changed to fill at least one token in each iteration.
+    It follows MaskGIT's cosine schedule (Chang et al., 2022), but each iteration fills at least one token.
 
     Raises:
-      ValueError: there are fewer iterations than one, or more than tokens.
+      ValueError: `iterations` is below 1 or above `num_tokens`.
     """
     if not 1 <= iterations <= num_tokens:
         raise ValueError(f"{iterations} iterations for {num_tokens} tokens; expected 1 to {num_tokens}")
@@ -59,7 +67,7 @@ def masked_counts(num_tokens: int, iterations: int) -> np.ndarray:
 
 
 def guidance_ramp(scale: float | jax.Array, still_masked: np.ndarray, num_tokens: int) -> jax.Array:
-    """Guidance scale of each iteration: rises from 1 to `scale` with the share of tokens unmasked after the iteration."""
+    """Returns each iteration's guidance scale, which rises from 1 to `scale` with the share of tokens filled after it."""
     return 1 + (scale - 1) * jnp.asarray((num_tokens - still_masked) / num_tokens, jnp.float32)
 
 
@@ -68,14 +76,14 @@ def fill_tokens(
 ) -> jax.Array:
     """Samples all tokens of a batch, `[B, L, D]`, a few in each iteration (MAR, section 3.4), in one compiled loop.
 
-    Shapes must not depend on the iteration, so every iteration predicts as many tokens as the one that fills most, and
-    drops those in excess of its own number.
+    Shapes must not depend on the iteration. So each iteration predicts `k` tokens, the most that any iteration fills, and
+    drops the surplus.
 
     Args:
-      predict_fn: `(latents [B, L, D], masked [B, L], positions [B, k], guidance, number) -> [B, k, D]`: samples the
-        tokens at `positions` given the unmasked ones; `number` counts the iterations.
+      predict_fn: `(latents [B, L, D], masked [B, L], positions [B, k], guidance, number) -> [B, k, D]`, which samples the
+        tokens at `positions` given the unmasked ones; `number` is the index of the iteration.
       orders: `[B, L]`, see `random_orders`.
-      guidance: the scale at the end of the ramp.
+      guidance: guidance scale at the end of the ramp.
     """
     batch, num_tokens = orders.shape
     counts = masked_counts(num_tokens, iterations)
@@ -87,7 +95,7 @@ def fill_tokens(
         positions = orders[:, jnp.minimum(slots, num_tokens - 1)]
         masked = mask_first(orders, step["masked"])
         tokens = predict_fn(latents, masked, positions, step["guidance"], step["number"])
-        positions = jnp.where(slots < step["masked"], positions, num_tokens)  # past the end: dropped
+        positions = jnp.where(slots < step["masked"], positions, num_tokens)  # out of range: dropped
         return latents.at[examples, positions].set(tokens, mode="drop"), None
 
     steps = {

@@ -1,7 +1,6 @@
 """Paths from data to noise: `x_t = alpha(t) x + sigma(t) e`, `t` from 0 (data) to 1 (noise) (SiT, arXiv 2401.08740).
 
-Coefficients have the type of `t`: float64 NumPy arrays for the constants of a sampler, traced JAX arrays for the times
-of a loss.
+Coefficients have the type of `t`: float64 NumPy arrays in samplers, traced JAX arrays in losses.
 """
 
 import dataclasses
@@ -16,12 +15,18 @@ import numpy as np
 TIME_DISTRIBUTIONS = ("uniform", "lognormal")
 
 Coefficient: TypeAlias = Callable[[Any], Any]
-"""A function of times, NumPy or JAX arrays, with a result of their shape and library."""
+"""Maps times, a NumPy or JAX array, to an array of the same shape and library."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """A path: its two coefficients, their time derivatives, and the time at which `sigma / alpha` has a given value."""
+    """A path from data to noise.
+
+    Attributes:
+      alpha, sigma: coefficients of data and noise, as functions of time.
+      alpha_rate, sigma_rate: their time derivatives.
+      time_of_ratio: the time at which `sigma / alpha` has a given value.
+    """
 
     alpha: Coefficient
     sigma: Coefficient
@@ -30,15 +35,15 @@ class Path:
     time_of_ratio: Coefficient
 
     def interpolate(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """The point `x_t` of the path; `t` broadcasts against `x`."""
+        """Returns the point `x_t` of the path; `t` broadcasts against `x`."""
         return self.alpha(t) * x + self.sigma(t) * noise
 
     def velocity(self, x: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-        """The time derivative of `x_t`, which the network is trained to predict."""
+        """Returns the time derivative of `x_t`, which the network is trained to predict."""
         return self.alpha_rate(t) * x + self.sigma_rate(t) * noise
 
     def score_coefficients(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients `(a, b)` of the score `a v + b x_t`, the gradient of the log density (SiT, section 2.4); t > 0."""
+        """Returns `(a, b)` of the score `a v + b x_t`, the gradient of the log density (SiT, section 2.4); t > 0."""
         ratio = self.alpha(t) / self.alpha_rate(t)
         scale = self.sigma(t) ** 2 - ratio * self.sigma_rate(t) * self.sigma(t)
         return ratio / scale, -1.0 / scale

@@ -1,10 +1,10 @@
-"""Samplers: turn noise into latents by repeated evaluation of a network.
+"""Samplers, which turn noise into latents by evaluating a network repeatedly.
 
-A sampler is a traceable function, one program under `jax.jit`. Its time grid is float64 NumPy; all that depends only on
-the grid is computed there and enters the program as float32 constants.
+A sampler is a traceable function. Its time grid, and everything that depends only on the grid, is computed in float64
+NumPy and enters the program as float32 constants.
 
-Guidance costs a second evaluation. The steps inside the guidance interval are known from the grid, so they and those
-outside run as separate loops: a sampler gets the network with and without guidance, and calls each where it applies.
+Guidance doubles the cost of an evaluation. The time grid determines which steps are inside the guidance interval, so
+steps inside and outside run as separate loops, and the steps outside evaluate the network without guidance.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from softvq_jax.diffusion.guidance import ModelFn
 from softvq_jax.diffusion.paths import Path
 from softvq_jax.diffusion.schedules import Schedule
 
-NoiseFn = Callable[[ArrayLike], jax.Array]  # index of the step -> standard normal noise of the sample's shape
+NoiseFn = Callable[[ArrayLike], jax.Array]  # step index -> standard normal noise of the sample's shape
 SDE_LAST_TIME = 0.04
-# A grid time that equals an end of the interval is inside, whatever the rounding of its last bit.
+# Tolerance for rounding: a grid time equal to an end of the interval is inside.
 _INTERVAL_SLACK = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network without and with guidance, as functions of `(x [B, ..., D], t [B])`.
+    """A network without guidance (`plain`) and with it (`guided`), as functions of `(x [B, ..., D], t [B])`.
 
-    `guided` applies while `low <= t <= high`; None means no guidance.
+    `guided` is used where `low <= t <= high`; None means no guidance.
     """
 
     plain: ModelFn
@@ -40,43 +40,43 @@ class Model:
     high: float = 1.0
 
     def is_guided(self, times: np.ndarray) -> np.ndarray:
-        """Whether each of the steps that begin at `times` is guided."""
+        """Returns whether each of the steps that begin at `times` is guided."""
         inside = (times >= self.low - _INTERVAL_SLACK) & (times <= self.high + _INTERVAL_SLACK)
         return inside if self.guided is not None else np.zeros_like(inside)
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> NoiseFn:
-    """Noise `[B, *shape]` from a key for each example `[B]`, independent of the rest of the batch."""
+    """Returns a `NoiseFn` of noise `[B, *shape]` with one key `[B]` per example, independent of the rest of the batch."""
     return lambda step: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
 
 
 def ode_times(steps: int) -> np.ndarray:
-    """Times of an ODE sampler from noise (1) to data (0), `[steps + 1]`."""
+    """Returns the times of an ODE sampler from noise (1) to data (0), `[steps + 1]`."""
     return np.linspace(1.0, 0.0, steps + 1)
 
 
 def sde_times(steps: int) -> np.ndarray:
-    """Times of an SDE sampler from noise (1) to data (0), `[steps + 1]`; the last step, from 0.04, has no noise."""
+    """Returns the times of an SDE sampler from noise (1) to data (0), `[steps + 1]`; the last step starts at 0.04."""
     return np.append(np.linspace(1.0, SDE_LAST_TIME, steps), 0.0)
 
 
 def ode_euler(model: Model, x: jax.Array, steps: int) -> jax.Array:
-    """Euler's method on the probability flow `dx/dt = v`, from `x` at t = 1: one evaluation per step.
+    """Solves the probability flow `dx/dt = v` from `x` at t = 1 by Euler's method: one evaluation per step.
 
     Raises:
-      ValueError: there are fewer than one step.
+      ValueError: `steps` is below 1.
     """
     check_steps(steps, 1)
     return _solve(_euler_step, model, x, _grid(model, ode_times(steps)))
 
 
 def ode_heun(model: Model, x: jax.Array, steps: int) -> jax.Array:
-    """Heun's second-order method: two evaluations per step, and an Euler step at the end.
+    """Solves the probability flow by Heun's second-order method: two evaluations per step, and an Euler step at the end.
 
-    Both evaluations of a step are guided if its beginning is inside the interval.
+    Both evaluations of a step are guided if the step begins inside the guidance interval.
 
     Raises:
-      ValueError: there are fewer than one step.
+      ValueError: `steps` is below 1.
     """
     check_steps(steps, 1)
     before_last, last = _split_last(_grid(model, ode_times(steps)))
@@ -94,15 +94,15 @@ def _heun_step(fn, x, step):
 
 
 def sde_euler_maruyama(model: Model, x: jax.Array, steps: int, *, path: Path, noise_fn: NoiseFn) -> jax.Array:
-    """Euler-Maruyama on the reverse SDE `dx = (v - t s) dt + sqrt(2t) dw` (SiT, equation 6), with `s` the score.
+    """Solves the reverse SDE `dx = (v - t s) dt + sqrt(2t) dw` by Euler-Maruyama (SiT, equation 6); `s` is the score.
 
-    One evaluation per step: the score is a function of the velocity. The last step has no noise.
+    One evaluation per step, since the score is a function of the velocity. The last step has no noise.
 
     Args:
       noise_fn: noise of the steps 0 to `steps - 2`.
 
     Raises:
-      ValueError: there are fewer than two steps.
+      ValueError: `steps` is below 2.
     """
     check_steps(steps, 2)
     grid = _grid(model, sde_times(steps))
@@ -125,9 +125,9 @@ def sde_euler_maruyama(model: Model, x: jax.Array, steps: int, *, path: Path, no
 
 
 def ddpm(model: Model, x: jax.Array, schedule: Schedule, *, noise_fn: NoiseFn, temperature=1.0) -> jax.Array:
-    """Ancestral sampling over the schedule's steps (DDPM, algorithm 2); the last step has no noise.
+    """Samples by the ancestral steps of a schedule (DDPM, algorithm 2); the last step has no noise.
 
-    The network gets the original timesteps; for the guidance interval, t is their share of all timesteps.
+    The network takes the original timesteps. The guidance interval refers to `timestep / num_timesteps`.
 
     Args:
       noise_fn: noise of the steps 0 to `len(schedule) - 2`.
@@ -159,7 +159,7 @@ def check_steps(steps: int, least: int) -> None:
 
 
 def _grid(model, times):
-    """Beginning, end, length, index and guidance of each step of a time grid, as float64."""
+    """Returns begin, end, length, index and guidance of each step of a time grid, as float64."""
     t, t_next = times[:-1], times[1:]
     guided = model.is_guided(t)
     return {"t": t, "t_next": t_next, "dt": t_next - t, "number": np.arange(len(t)), "guided": guided}
@@ -170,7 +170,7 @@ def _split_last(grid):
 
 
 def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) -> jax.Array:
-    """Applies `x = step_fn(fn, x, step)` along the grid, in one compiled loop for each run of steps with equal guidance."""
+    """Applies `x = step_fn(fn, x, step)` along the grid; consecutive steps with equal guidance form one compiled loop."""
     batch = x.shape[:1]
     for start, stop, is_guided in _runs(grid["guided"]):
         network = model.guided if is_guided and model.guided is not None else model.plain
@@ -181,7 +181,7 @@ def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) 
 
 
 def _runs(flags: np.ndarray) -> Iterator[tuple[int, int, bool]]:
-    """Yields `(start, stop, flag)` of each run of equal flags."""
+    """Yields `(start, stop, flag)` for each run of equal flags."""
     start = 0
     for flag, run in itertools.groupby(flags.tolist()):
         stop = start + len(list(run))
@@ -190,5 +190,5 @@ def _runs(flags: np.ndarray) -> Iterator[tuple[int, int, bool]]:
 
 
 def _to_32_bits(constants: np.ndarray) -> jax.Array:
-    """Floating point numbers as float32, integers as int32."""
+    """Converts floating-point numbers to float32 and integers to int32."""
     return jnp.asarray(constants, jnp.float32 if np.issubdtype(constants.dtype, np.floating) else jnp.int32)

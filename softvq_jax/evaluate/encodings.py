@@ -1,4 +1,4 @@
-"""Encodes images with a tokenizer and returns what goes into its bottleneck and what comes out."""
+"""Encodes images with a tokenizer and returns the input and the output of its bottleneck."""
 
 import jax
 import jax.numpy as jnp
@@ -31,17 +31,17 @@ class Encodings:
         self._apply = DeviceFunction(jax.jit(apply), tokenizer.params, devices)
 
     def __call__(self, images: np.ndarray) -> Rows:
-        """Rows of uint8 `[n, S, S, 3]`.
+        """Encodes images, uint8 `[n, S, S, 3]`.
 
         Returns:
-          `before`, `after`: float32 `[n, L, D]`. `codes`: int32 `[n, C, L/C]`, if there is a codebook. For SoftVQ
-          `posterior_entropy`, `[n]` in nats, and `max_probability`, `[n]`: means over the tokens.
+          `before` and `after` the bottleneck, float32 `[n, L, D]`; with a codebook, `codes`, int32 `[n, C, L/C]`; for
+          SoftVQ, `posterior_entropy` `[n]` in nats and `max_probability` `[n]`, means over the tokens.
         """
         return self._apply(images)
 
 
 def posterior_rows(log_p: jax.Array) -> dict[str, jax.Array]:
-    """Entropy and largest probability of posteriors, from log-probabilities `[C, n, L/C, K]`; means over the tokens."""
+    """Returns entropy and largest probability of posteriors `[C, n, L/C, K]`, as means over the tokens of each image."""
     p = jnp.exp(log_p)
     return {
         "posterior_entropy": -jnp.mean(jnp.sum(p * log_p, -1), axis=(0, 2)),

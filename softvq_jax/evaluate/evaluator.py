@@ -1,4 +1,4 @@
-"""Evaluates predictions against a reference: measures all images, computes the metrics, and records what they depend on.
+"""Evaluates predictions against a reference: measures all images, computes metrics, and records their settings.
 
 `tools.evaluate` and training both call `evaluate`.
 """
@@ -33,23 +33,26 @@ from softvq_jax.models.inception import FEATURES
 from softvq_jax.weights import files, fingerprints
 
 NEEDS = {"inception": "needs the Inception weights", "lpips": "needs the weights of LPIPS: of VGG16 and of the heads"}
-"""Why metrics are absent if a network is not given."""
+"""Why metrics are absent without each network."""
+
+NAMED_UNREADABLE = 5  # images in a warning; `evaluation.json` names all
 
 OnProgress = Callable[[str, int, int, str], None]
-"""Called with what is being done, the number of finished items, the number of all items, and the unit of the items."""
+"""Called with the current stage, the number of finished items, the number of all items, and the unit of the items."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedSet:
-    """The measured reference or samples: rows of its images, statistics of their features, or both.
+    """The measured reference or samples: rows of the images, feature statistics, or both.
 
     Attributes:
       name: `reference` or `samples`.
-      predictions: its images; None if only statistics are given.
-      rows_by_column: what was measured of the images; None if only statistics are given or kept.
-      statistics: from a statistics file if there is one, else of the features of the images; None without features.
-      fingerprint: of the images; None if only statistics are given.
-      statistics_fingerprint: of the arrays of a statistics file; None if there is no file.
+      predictions: the images; None if only statistics are given.
+      rows_by_column: the measured rows of the images; None if only statistics are given or kept.
+      statistics: feature statistics, of a file if one is given, else of the images; None without features.
+      fingerprint: fingerprint of the images; None if only statistics are given.
+      statistics_fingerprint: fingerprint of the arrays of the statistics file; None without a file.
+      unreadable: descriptions of the images that could not be read; nothing counts them.
     """
 
     name: str
@@ -58,10 +61,11 @@ class EvaluatedSet:
     statistics: FeatureStatistics | None = None
     fingerprint: str | None = None
     statistics_fingerprint: str | None = None
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def of_statistics(cls, name: str, statistics: FeatureStatistics) -> "EvaluatedSet":
-        """A set of which only a statistics file is given."""
+        """Makes a set that has only the statistics of a file."""
         return cls(name, statistics=statistics, statistics_fingerprint=_statistics_fingerprint(statistics))
 
     @classmethod
@@ -73,55 +77,58 @@ class EvaluatedSet:
         statistics: FeatureStatistics | None = None,
         on_progress: OnProgress = lambda *_: None,
     ) -> "EvaluatedSet":
-        """A set whose images were measured; its statistics are computed unless those of a file are given."""
+        """Makes a set from measured images; computes their feature statistics unless those of a file are given."""
         fingerprint = fingerprints.of_images(rows["digest"])
+        left_out = np.setdiff1d(np.arange(len(predictions)), rows.items).tolist()
+        unreadable = tuple(predictions.unreadable.get(i, predictions.describe(i)) for i in left_out)
         if statistics is not None:
-            return cls(name, predictions, rows, statistics, fingerprint, _statistics_fingerprint(statistics))
+            digest = _statistics_fingerprint(statistics)
+            return cls(name, predictions, rows, statistics, fingerprint, digest, unreadable)
         if "f2048" in rows:
             pool3, spatial = (
                 Moments.of(rows[column], _stage(on_progress, f"computing {kind} statistics of {name}"))
                 for column, kind in (("f2048", "pool3"), ("sfid", "spatial"))
             )
             statistics = FeatureStatistics.of(pool3, spatial)
-        return cls(name, predictions, rows, statistics, fingerprint)
+        return cls(name, predictions, rows, statistics, fingerprint, unreadable=unreadable)
 
     def without_rows(self) -> "EvaluatedSet":
-        """The same set without its row cache, whose folder may then be removed."""
+        """Returns the same set without its row cache, so that the cache's folder can be removed."""
         return dataclasses.replace(self, rows_by_column=None)
 
     @property
     def image_counts(self) -> Counts:
-        """The number of images by name; empty if only statistics are given."""
-        return {} if self.predictions is None else {self.name: len(self.predictions)}
+        """The number of readable images by name; empty if only statistics are given."""
+        return {} if self.predictions is None else {self.name: len(self.predictions) - len(self.unreadable)}
 
     @property
     def statistics_counts(self) -> Counts:
-        """The number of images that the statistics are of, by name."""
+        """The number of images that the feature statistics were computed from, by name."""
         if self.statistics_fingerprint is None:
             return self.image_counts
         return {f"{self.name} statistics": self.require_statistics().count}
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the images and of the statistics of a file."""
+        """Fingerprints of the images and of the statistics file."""
         both = {self.name: self.fingerprint, f"{self.name} statistics": self.statistics_fingerprint}
         return {name: value for name, value in both.items() if value is not None}
 
     def rows(self, column: str) -> np.ndarray:
-        """A column of features; raises NotMeasured if only statistics are given, NoFeatures without the network."""
+        """Returns a column of features; raises NotMeasured if only statistics are given, NoFeatures without the network."""
         rows = self.require_rows()
         if column not in rows:
             raise NoFeatures
         return rows[column]
 
     def require_rows(self) -> RowCache:
-        """What was measured; raises NotMeasured if only statistics are given or kept."""
+        """Returns the measured rows; raises NotMeasured if only statistics are given or kept."""
         if self.rows_by_column is None:
             raise NotMeasured(f"needs the images of the {self.name}, and there are only statistics")
         return self.rows_by_column
 
     def require_statistics(self) -> FeatureStatistics:
-        """The statistics; raises NoFeatures if there are none."""
+        """Returns the feature statistics; raises NoFeatures if there are none."""
         if self.statistics is None:
             raise NoFeatures
         return self.statistics
@@ -137,8 +144,8 @@ class EvaluationRecord:
     """The results of `evaluate`.
 
     Attributes:
-      content: what `evaluation.json` holds: the metrics and everything they depend on, as JSON values.
-      samples, reference: the two sets.
+      content: the content of `evaluation.json`: the metrics and everything they depend on, as JSON values.
+      samples, reference: the two measured sets.
     """
 
     content: dict[str, Any]
@@ -155,7 +162,7 @@ class EvaluationRecord:
 
         Args:
           folder: an existing folder.
-          pictures: which images the pictures beside it show, from `report.evaluation_pictures.draw`.
+          pictures: the images shown in the pictures in the same folder, from `report.evaluation_pictures.draw`.
           statistics: also write the feature statistics that were computed, as `samples.npz` and `reference.npz`.
         """
         for side in (self.samples, self.reference) if statistics else ():
@@ -180,23 +187,23 @@ def evaluate(
     """Evaluates predictions against a reference. Called by all processes; each host measures its share of the images.
 
     Args:
-      predictions: what is evaluated.
-      reference: its images, or a set that was measured before; None if only `statistics` are given.
+      predictions: the images to evaluate.
+      reference: the reference images, or a set that was measured before; None if only `statistics` are given.
       protocol: the metrics and their settings.
-      folder: for the row caches; an evaluation that was interrupted resumes from them.
+      folder: folder for the row caches, from which an interrupted evaluation resumes.
       batch_size: images per host and batch.
-      statistics: of the reference, from a file; None to compute them from its images.
-      codebook_size: of the tokenizer that is evaluated, if there is one.
-      needs: why metrics are absent if a network is not given, as `NEEDS`.
+      statistics: feature statistics of the reference, from a file; None computes them from the images.
+      codebook_size: codebook size of the evaluated tokenizer; None without a codebook.
+      needs: why metrics are absent without each network, like `NEEDS`.
       on_progress: called on process 0.
-      on_batch: called after every batch of images in all processes, equally often; an exception from it ends the
+      on_batch: called after every batch of images, equally often in all processes; an exception from it ends the
         evaluation.
 
     Returns:
       The results on process 0, None in the other processes.
 
     Raises:
-      NotFinite: a network gives values that are not finite.
+      NotFinite: a network returns values that are not finite.
       ValueError: `folder` holds rows of another evaluation, images cannot be read, or a metric is not finite.
     """
     measure_named = functools.partial(
@@ -239,7 +246,7 @@ def measure_set(
         show(done, len(predictions), "images")
         on_batch()
 
-    show(0 if rows is None else len(rows), len(predictions), "images")
+    show(0 if rows is None else rows.next_item, len(predictions), "images")
     try:
         measure(predictions, rows, batch_size=batch_size, on_batch=after_batch)
     except NotFinite as error:
@@ -271,7 +278,7 @@ def distribution_metrics(
     """Computes the metrics of a protocol.
 
     Returns:
-      The numbers by name, the images each is computed from, and why the other metrics are absent.
+      The numbers by name, the images that each is computed from, and why the other metrics are absent.
     """
     values, counts, absent = {}, {}, {}
     for name, metric in METRICS.items():
@@ -295,9 +302,10 @@ def _stage(on_progress, stage):
 
 
 def pair_metrics(rows: RowCache) -> dict[str, float]:
-    """Returns the means over the images of all pixel metrics that were measured, and of LPIPS.
+    """Returns the means over the images of all measured pixel metrics and LPIPS.
 
-    If pairs are equal, the mean PSNR is infinite; then also the number of equal pairs and the mean PSNR of the others.
+    If pairs are equal, the mean PSNR is infinite, and the number of equal pairs and the mean PSNR of the others are
+    returned too.
     """
     values = {}
     for name in (*PAIR_METRICS, "lpips"):
@@ -312,7 +320,7 @@ def pair_metrics(rows: RowCache) -> dict[str, float]:
 
 
 def codebook_usage(rows: RowCache, codebook_size: int) -> CodebookUsage:
-    """Counts the codes that were measured."""
+    """Returns the usage of the measured codes."""
     codes = rows["codes"]
     usage = CodebookUsage(codes.shape[1], codebook_size)
     for start in range(0, len(rows), BLOCK):
@@ -329,7 +337,7 @@ def latent_metrics(rows: RowCache) -> dict[str, float]:
 
 
 def _content(protocol, samples, reference, codebook_size, needs, on_progress) -> dict:
-    """What `evaluation.json` holds; raises ValueError if a number other than the PSNR of equal images is not finite."""
+    """Returns the content of `evaluation.json`; raises ValueError for a non-finite number except equal images' PSNR."""
     values, counts, absent = distribution_metrics(protocol, samples, reference, needs=needs, on_progress=on_progress)
     absent |= _absent_in(protocol)
     rows, usage = samples.require_rows(), None
@@ -352,6 +360,7 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
     return {
         "protocol": {**dataclasses.asdict(protocol), **protocols.COMMON, "settings": protocol.settings()},
         "counts": samples.image_counts | reference.image_counts | file_counts,
+        "unreadable": {side.name: list(side.unreadable) for side in (samples, reference) if side.unreadable},
         "fingerprints": samples.fingerprints | reference.fingerprints,
         **sources,
         "metrics": {name: None if name in absent else value for name, value in values.items()},
@@ -363,7 +372,7 @@ def _content(protocol, samples, reference, codebook_size, needs, on_progress) ->
 
 
 def _sources(samples: EvaluatedSet, reference: EvaluatedSet) -> dict:
-    """What the numbers depend on in addition to the protocol and the images."""
+    """Returns what the numbers depend on in addition to the protocol and the images."""
     assert samples.predictions is not None, "samples are always measured"
     sides = {"reference": reference.predictions, "samples": samples.predictions}
     of_reference = None if reference.predictions is None else reference.predictions.metadata()
@@ -385,7 +394,7 @@ def _sources(samples: EvaluatedSet, reference: EvaluatedSet) -> dict:
 
 
 def _absent_in(protocol):
-    """Why the metrics that only other protocols define are absent."""
+    """Returns why each metric that only other protocols define is absent."""
     reasons = {}
     for other in protocols.PROTOCOLS.values():
         for name in other.metrics:
@@ -395,17 +404,28 @@ def _absent_in(protocol):
 
 
 def _warnings(values, samples, reference, sizes) -> list[str]:
-    lines = [_size_warning(sizes)]
+    lines = [_size_warning(sizes), *filter(None, map(_unreadable_warning, (samples, reference)))]
     if samples.fingerprint == reference.fingerprint:
         lines.append(
-            f"reference and samples are the same {len(samples.predictions):,} images: distances between them are 0 by "
-            "construction"
+            f"reference and samples are the same {samples.image_counts['samples']:,} images: distances between them are 0 "
+            "by construction"
         )
     if "fid" in values:
         for side in (samples, reference):
             [(name, count)] = side.statistics_counts.items()
             lines.append(small_sample_warning(count, FEATURES["f2048"], name))
     return [line for line in lines if line]
+
+
+def _unreadable_warning(side: EvaluatedSet) -> str | None:
+    if side.predictions is None or not side.unreadable:
+        return None
+    shown = "; ".join(side.unreadable[:NAMED_UNREADABLE])
+    more = len(side.unreadable) - NAMED_UNREADABLE
+    return (
+        f"{len(side.unreadable):,} of {len(side.predictions):,} images of {side.name} are unreadable and left out of every "
+        f"measure: {shown}{f'; and {more:,} more' if more > 0 else ''}"
+    )
 
 
 def _size_warning(sizes: Mapping) -> str | None:

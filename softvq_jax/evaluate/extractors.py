@@ -10,7 +10,7 @@ from softvq_jax.models.functional import Functional
 from softvq_jax.pixels import as_float
 
 FEATURES = ("f2048", "sfid", "logits_unbiased")
-"""The features that our metrics are computed from, among those of `models.inception.FEATURES`."""
+"""The features of `models.inception.FEATURES` that our metrics use."""
 
 
 class FeatureExtractor:
@@ -18,8 +18,8 @@ class FeatureExtractor:
 
     Args:
       net, params: from `weights.inception.load_inception`.
-      names: the features, among those of `models.inception.FEATURES`.
-      devices: where it runs; all devices of this process by default.
+      names: names of features in `models.inception.FEATURES`.
+      devices: the devices to run on; all devices of this process by default.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class FeatureExtractor:
         """Fingerprint of the weights."""
 
     def __call__(self, images: np.ndarray) -> Rows:
-        """Features of uint8 `[n, H, W, 3]` by name, float32 `[n, width]`, for any n."""
+        """Returns features of images uint8 `[n, H, W, 3]` by name, float32 `[n, width]`, for any n."""
         return self._extract(images)
 
 
@@ -48,5 +48,5 @@ class PerceptualDistance:
         """Fingerprint of the weights."""
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Distances `[n]`, float32, of uint8 `[n, H, W, 3]` and uint8 `[n, H, W, 3]`."""
+        """Returns distances `[n]` float32 between images `a` and `b`, uint8 `[n, H, W, 3]` each."""
         return self._distance(a, b)["lpips"]

@@ -18,8 +18,8 @@ LABELS = ("uniform", "balanced")
 def draw_labels(kind: str, count: int, num_classes: int, seed: int) -> np.ndarray:
     """Returns the classes of the samples, int32 `[count]`.
 
-    "uniform" draws each independently; "balanced" has every class equally often (up to one), in random order, which
-    lowers the FID of 50,000 ImageNet samples by about 0.1.
+    "uniform" draws each label independently. "balanced" uses every class equally often (up to one), in random order,
+    which lowers the FID of 50,000 ImageNet samples by about 0.1.
     """
     if kind not in LABELS:
         raise ValueError(f"labels are {kind!r}; expected one of {', '.join(LABELS)}")
@@ -31,10 +31,10 @@ def draw_labels(kind: str, count: int, num_classes: int, seed: int) -> np.ndarra
 
 
 def open_generator(name: str, tokenizer: str) -> Generator:
-    """Opens the generator `name`; latent statistics that it lacks are those of the tokenizer `tokenizer`.
+    """Opens the generator `name`; if it has no latent statistics, it gets those of the tokenizer `tokenizer`.
 
     Raises:
-      ValueError: neither has latent statistics.
+      ValueError: neither of them has latent statistics.
     """
     return Generator.from_pretrained(name, statistics=carried_statistics(name) or tokenizer)
 
@@ -43,10 +43,10 @@ class ImageSampler:
     """Draws samples of a generator and decodes them with its tokenizer, on all devices of this process.
 
     Attributes:
-      fingerprints: of the weights of `generator` and `tokenizer`.
+      fingerprints: fingerprints of the weights of `generator` and `tokenizer`.
 
     Raises:
-      ValueError: the tokenizer cannot decode the latents of the generator, or a label is out of range.
+      ValueError: the tokenizer cannot decode the generator's latents, or a label is out of range.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageSampler:
         options: Mapping[str, Any],
         devices: LocalDevices | None = None,
     ):
-        """`labels[i]` is the class of image i; `options` are further arguments of `Generator.sample`."""
+        """Creates a sampler; `labels[i]` is the class of image i, `options` are arguments of `Generator.sample`."""
         nets = {"generator": generator, "tokenizer": tokenizer}
         self.fingerprints = {name: fingerprints.of_weights(net.params) for name, net in nets.items()}
         shape = tokenizer.config
@@ -68,7 +68,7 @@ class ImageSampler:
         self._generator, self._tokenizer, self._labels = generator, tokenizer, labels
         key, options = jax.random.key(seed), dict(options)
 
-        def sample(params, indices, labels):  # both networks jit their own methods
+        def sample(params, indices, labels):  # not jitted: both networks jit their own methods
             generator.params, tokenizer.params = params["generator"], params["tokenizer"]
             latents = generator.sample(labels, key=key, indices=indices, **options)
             return {"images": tokenizer.decode(latents), "latents": latents}
@@ -94,17 +94,17 @@ class ImageSampler:
         return len(self._labels)
 
     def load(self, params: Mapping) -> None:
-        """Replaces the weights by others of the same generator, without compiling again."""
+        """Replaces the generator's weights by new ones of the same shapes, without compiling again."""
         self._params["generator"] = params
         self._sample.load(self._params)
         self.fingerprints["generator"] = fingerprints.of_weights(params)
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        """Images `indices` `[n]` as uint8 `[n, S, S, 3]`."""
+        """Returns the images with numbers `indices` `[n]`, uint8 `[n, S, S, 3]`."""
         return self.with_latents(indices)[0]
 
     def with_latents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images `indices` `[n]` as uint8 `[n, S, S, 3]`, and the latents `[n, L, D]` they are decoded from."""
+        """Returns the images with numbers `indices` `[n]`, uint8 `[n, S, S, 3]`, and their latents `[n, L, D]`."""
         indices = np.asarray(indices, np.int32)
         rows = self._sample(indices, self._labels[indices])
         return to_uint8(rows["images"]), rows["latents"]

@@ -1,47 +1,58 @@
 """Sets of images to measure: arrays, `.npz` files, folders and files, read by row number."""
 
 import concurrent.futures
-import glob
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from absl import logging
 
-from softvq_jax.data import crops, samples, source
-from softvq_jax.data.folder import EXTENSIONS, ImageFile
+from softvq_jax.data import samples, source
+from softvq_jax.data.decoding import DEFAULT, Decoding, decode_as_stored
+from softvq_jax.data.folder import ImageFile, list_images
 from softvq_jax.metrics.npz import ArrayRows, array_names
+from softvq_jax.storage.paths import expand
 
 
 class Images(Protocol):
-    """A set of 8-bit RGB images of one size, in a fixed order."""
+    """A set of 8-bit RGB images of one size, in a fixed order.
+
+    Attributes:
+      name: for messages.
+      shape: of one image.
+      unreadable: why images that were read so far cannot be read, by index. Their pixels are zeros, and no measure may
+        count them.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
+        """Height, width and channels of one image."""
         ...
+
+    @property
+    def unreadable(self) -> Mapping[int, str]: ...
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Images `start ... stop - 1`: uint8 `[stop - start, H, W, 3]`."""
+        """Returns images `start` to `stop - 1`, uint8 `[stop - start, H, W, 3]`."""
         ...
 
     def version(self) -> str:
-        """A value that changes when the images do, found without reading them; resuming compares it."""
+        """Returns a value that changes with the images, without reading them; it is compared on resuming."""
         ...
 
     def crop(self) -> str:
-        """How the images were cropped."""
+        """Returns how the images were cropped."""
         ...
 
     def describe(self, i: int) -> str:
-        """A description of image `i` for messages."""
+        """Returns a description of image `i` for messages."""
         ...
 
 
@@ -51,6 +62,7 @@ class ArrayImages:
     def __init__(self, images: np.ndarray, name: str = "array"):
         check_images(images.dtype, images.shape, name)
         self.name, self._images = name, images
+        self.unreadable: dict[int, str] = {}
         _, height, width, channels = images.shape
         self.shape = height, width, channels
 
@@ -71,14 +83,15 @@ class ArrayImages:
 
 
 class NpzImages:
-    """The images of an `.npz` file (`arr_0`, or its only array), read a few at a time.
+    """The images of an `.npz` file (`arr_0`, or its only array), read on demand.
 
     Raises:
       ValueError: there is no such array, or it is not uint8 `[N, H, W, 3]`.
     """
 
     def __init__(self, path: str):
-        self.name, names = path, array_names(path)
+        path = expand(path)
+        self.name, self.unreadable, names = path, {}, array_names(path)
         key = "arr_0" if "arr_0" in names else names[0]
         if key != "arr_0" and len(names) > 1:
             raise ValueError(
@@ -106,49 +119,73 @@ class NpzImages:
 
 
 class FileImages:
-    """Image files, decoded by threads; with a `size`, center-cropped to it as ADM does.
+    """Image files, decoded by threads. With a `size`, they are center-cropped to it as ADM does.
+
+    Images that cannot be read are named in the log and in `unreadable`.
 
     Raises:
-      ValueError: without a `size`, on reading an image that is not RGB or has another size than the first one.
+      ValueError: no image is readable; or, without a `size`, an image that is read is not RGB or has another size than
+        the first one.
     """
 
-    def __init__(self, paths: Sequence[str], name: str, size: int | None = None):
-        self.name, self._paths, self._size = name, list(paths), size
+    def __init__(self, paths: Sequence[str], name: str, size: int | None = None, decoding: Decoding = DEFAULT):
+        self.name, self._paths, self._size, self._decoding = name, list(paths), size, decoding
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-        self.shape = self._load(self._paths[0], None).shape
+        self._crop = None if size is None else samples.evaluation(size, decoding)
+        self.unreadable: dict[int, str] = {}
+        self._first = 0  # the first readable image
+        self.shape: tuple[int, int, int] = None  # type: ignore[assignment]  # while the first image is read
+        for i in range(len(self._paths)):
+            if (image := self._read_image(i)) is not None:
+                self._first, self.shape = i, image.shape
+                break
+        else:
+            raise ValueError(f"none of the {len(self._paths):,} images of {name} is readable; {self.unreadable[0]}")
 
     def __len__(self) -> int:
         return len(self._paths)
 
     @property
     def stems(self) -> list[str]:
-        """File names without suffix, which pairs of sets must agree on."""
+        """File names without suffix, which must be the same in paired sets."""
         return [pathlib.Path(path).stem for path in self._paths]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        paths = self._paths[start:stop]
-        return np.stack(list(self._pool.map(self._load, paths, [self.shape] * len(paths))))
+        found = self._pool.map(self._read_image, range(start, stop))
+        return np.stack([np.zeros(self.shape, np.uint8) if image is None else image for image in found])
 
     def version(self) -> str:
         return source.digest([str(self._size), *map(_stat, self._paths)])
 
     def crop(self) -> str:
-        return "none" if self._size is None else f"ADM center crop to {self._size}"
+        return "none" if self._size is None else _crop_in_words(self._size, self._decoding)
 
     def describe(self, i: int) -> str:
         return self._paths[i]
 
-    def _load(self, path, expected):
-        image, _ = ImageFile(path, 0).read()
-        if self._size is not None:
-            return crops.center_crop(image, self._size)
+    def _read_image(self, i):
+        """Image `i`; None where it cannot be read."""
+        try:
+            return self._load(self._paths[i])
+        except source.UnreadableImage as error:
+            _name_unreadable(self.unreadable, i, error)
+            return None
+
+    def _load(self, path):
+        file = ImageFile(path, 0)
+        if self._crop is not None:
+            [result] = self._crop([file], [0])
+            if isinstance(result, source.UnreadableImage):
+                raise result
+            return result[0]
+        image = decode_as_stored(file.load()[0], path, self._decoding)
         hint = "give --image_size to convert to RGB and center-crop all to one size"
         if image.mode != "RGB":
             raise ValueError(f"{path} has mode {image.mode}; expected 8-bit RGB: {hint}")
-        if expected is not None and (image.height, image.width, 3) != tuple(expected):
+        if self.shape is not None and (image.height, image.width, 3) != tuple(self.shape):
             raise ValueError(
-                f"{path} is {image.height} x {image.width}, but {self._paths[0]} is {expected[0]} x {expected[1]} "
-                f"(height x width): {hint}"
+                f"{path} is {image.height} x {image.width}, but {self._paths[self._first]} is {self.shape[0]} x "
+                f"{self.shape[1]} (height x width): {hint}"
             )
         return np.asarray(image)
 
@@ -156,7 +193,7 @@ class FileImages:
 class SourceImages:
     """The first `count` images of a training source (all of them by default), center-cropped.
 
-    An image that cannot be read is black; with `complete`, reading it raises `UnreadableImage`.
+    Images that cannot be read are named in the log and in `unreadable`.
     """
 
     def __init__(
@@ -165,12 +202,15 @@ class SourceImages:
         size: int,
         count: int | None = None,
         name: str = "images",
-        *,
-        complete: bool = False,
+        decoding: Decoding = DEFAULT,
     ):
-        self.name, self.shape, self._complete = name, (size, size, 3), complete
+        self.name, self.shape, self._decoding = name, (size, size, 3), decoding
+        self.unreadable: dict[int, str] = {}
         self._source, self._count = images, len(images) if count is None else min(count, len(images))
-        self._load, self._pool = samples.evaluation(size), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        self._load, self._pool = (
+            samples.evaluation(size, decoding),
+            concurrent.futures.ThreadPoolExecutor(os.cpu_count()),
+        )
 
     def __len__(self) -> int:
         return self._count
@@ -182,7 +222,7 @@ class SourceImages:
         return self._source.fingerprint()
 
     def crop(self) -> str:
-        return f"ADM center crop to {self.shape[0]}"
+        return _crop_in_words(self.shape[0], self._decoding)
 
     def describe(self, i: int) -> str:
         return self._source[i].where
@@ -190,25 +230,25 @@ class SourceImages:
     def _read_image(self, i):
         [result] = self._load([self._source[i]], [i])
         if isinstance(result, source.UnreadableImage):
-            if self._complete:
-                raise result
-            logging.warning("unreadable image, black in this evaluation: %s", result)
+            _name_unreadable(self.unreadable, i, result)
             return np.zeros(self.shape, np.uint8)
         return result[0]
 
 
-def open_images(name: str, size: int | None = None) -> Images:
-    """Opens an `.npz` file, a folder (all images below it), one image file, or a pattern such as `out/*.png` or
-    `val/n0*` (all images below the folders that match).
+def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT) -> Images:
+    """Opens a set of images.
 
     Args:
-      name: a path or pattern.
+      name: an `.npz` file, a folder (all images below it), an image file, or a pattern such as `out/*.png` or `val/n0*`
+        (all images below matching folders).
       size: center-crop image files to this size; None leaves them as they are.
+      decoding: how image files become RGB.
 
     Raises:
       FileNotFoundError: there is no such file, folder or match.
       ValueError: the images are not 8-bit RGB or not of one size.
     """
+    name = expand(name)
     if name.endswith(".npz"):
         if not os.path.isfile(name):
             raise FileNotFoundError(f"no file {name!r}")
@@ -219,21 +259,7 @@ def open_images(name: str, size: int | None = None) -> Images:
                 f"{name} holds images of {height} x {width} pixels, not {size}; only image files are cropped"
             )
         return images
-    return FileImages(image_files(name), name, size)
-
-
-def image_files(name: str) -> list[str]:
-    """Returns the image files at a path, sorted: the file itself, those below a folder, or those that match a pattern.
-
-    Raises:
-      FileNotFoundError: there are no image files.
-    """
-    found = [name] if os.path.isdir(name) else glob.glob(name)
-    below = (map(str, pathlib.Path(path).rglob("*")) if os.path.isdir(path) else [path] for path in found)
-    paths = sorted({path for paths in below for path in paths if path.lower().endswith(EXTENSIONS)})
-    if not paths:
-        raise FileNotFoundError(f"no image in or at {name!r}; image files end in {', '.join(EXTENSIONS)}")
-    return paths
+    return FileImages(list_images(name), name, size, decoding)
 
 
 def take(images: Images, rows: Iterable[int]) -> np.ndarray:
@@ -251,6 +277,19 @@ def check_images(dtype: np.dtype, shape: Sequence[int], name: str) -> None:
         raise ValueError(f"{name} has shape {tuple(shape)}; expected [N, H, W, 3] with at least one image")
 
 
+def _name_unreadable(unreadable: dict[int, str], i: int, error: source.UnreadableImage) -> None:
+    if i not in unreadable:
+        logging.warning("unreadable image, left out of every measure: %s", error)
+    unreadable[i] = str(error)
+
+
+def _crop_in_words(size: int, decoding: Decoding) -> str:
+    return ", ".join(filter(None, (f"ADM center crop to {size}", decoding.describe())))
+
+
 def _stat(path: str) -> str:
-    stat = os.stat(path)
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return f"{os.path.realpath(path)} missing"
     return f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""Measures every image of a set once: on all hosts, reading ahead, resuming after an interruption."""
+"""Measures every image of a set once, on all hosts; reads ahead, and resumes after an interruption."""
 
 import concurrent.futures
 import math
@@ -12,9 +12,11 @@ from softvq_jax.evaluate.devices import Rows
 from softvq_jax.evaluate.predictions import Predictions
 from softvq_jax.evaluate.row_cache import RowCache
 
+READABLE = "readable"  # column that is not stored: whether the image of a row could be read
+
 
 class NotFinite(ValueError):
-    """A measured value of an image is NaN or infinite; `network` names the weights that it was computed with."""
+    """A measured value of an image is NaN or infinite; `network` is the network that computed it."""
 
     def __init__(self, message: str, network: str):
         super().__init__(message)
@@ -28,31 +30,50 @@ def measure(
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Appends the rows of the images that `cache` lacks; each host measures its share. Called by all processes.
+    """Measures the images missing from `cache` and appends their rows; each host measures its share.
+
+    Called by all processes.
+
+    Images that cannot be read get no row.
 
     Args:
       predictions: the images.
-      cache: the rows, on process 0; None in the other processes.
+      cache: the row cache on process 0; None in the other processes.
       batch_size: images per host and batch.
       on_batch: called after every batch, in all processes, with the number of finished images; an exception from it ends
-        the measurement, which then resumes there the next time.
+        the measurement, and the next call resumes there.
 
     Raises:
-      NotFinite: on all hosts, at the first image with a value that is not finite.
+      NotFinite: a value is not finite; raised on all hosts.
+      ValueError: on all hosts, if no image is readable.
     """
-    done = _from_process_0(0 if cache is None else len(cache))
+    done = _from_process_0(0 if cache is None else cache.next_item)
+    readable_before = done
     together = jax.process_count() * batch_size
     steps = [(start, min(start + together, len(predictions))) for start in range(done, len(predictions), together)]
     shares = [host_share(start, stop, jax.process_index(), jax.process_count()) for start, stop in steps]
-    for (start, stop), batch in zip(steps, _read_ahead(predictions.read, shares), strict=True):
-        rows = _gather(predictions.rows(batch), stop - start)
-        _check_finite(rows, predictions, start)
-        if cache is not None:
-            cache.append(rows)
+    for (start, stop), share, batch in zip(steps, shares, _read_ahead(predictions.read, shares), strict=True):
+        rows = predictions.rows(batch)
+        rows = _gather({**rows, READABLE: _readable(predictions, *share)}, stop - start)
+        readable = rows.pop(READABLE)
+        items = start + np.flatnonzero(readable)
+        rows = {name: values[readable] for name, values in rows.items()} if len(items) < stop - start else rows
+        _check_finite(rows, predictions, items)
+        if cache is not None and len(items):
+            cache.append(rows, items)
+        readable_before += len(items)
         on_batch(stop)
+    if not readable_before:
+        raise ValueError(f"none of the {len(predictions):,} images is readable: the warnings above say why")
 
 
-def _check_finite(rows, predictions, start):
+def _readable(predictions, start, stop) -> np.ndarray:
+    """Which of the images `start ... stop - 1`, which were read, are readable: bool `[stop - start]`."""
+    unreadable = getattr(predictions, "unreadable", {})
+    return np.array([i not in unreadable for i in range(start, stop)], bool)
+
+
+def _check_finite(rows, predictions, items):
     for name, values in rows.items():
         if values.dtype.kind != "f":
             continue
@@ -63,16 +84,16 @@ def _check_finite(rows, predictions, start):
             latents = "generator" if "generator" in weights else "tokenizer"
             network = {"lpips": "lpips", "latents": latents}.get(name, "inception")
             raise NotFinite(
-                f"{name} of {predictions.describe(start + first)} is not finite: the {network} weights "
+                f"{name} of {predictions.describe(int(items[first]))} is not finite: the {network} weights "
                 f"(fingerprint {weights.get(network)}) may be broken",
                 network,
             )
 
 
 def host_share(start: int, stop: int, host: int, hosts: int) -> tuple[int, int]:
-    """Returns the part of `start ... stop` that a host measures.
+    """Returns the range within `start ... stop` that a host measures.
 
-    A host that gets nothing of a short last batch repeats the last image, so that all hosts run the same programs.
+    If a short last batch leaves nothing for a host, it repeats the last image, so that all hosts run the same programs.
     """
     each = math.ceil((stop - start) / hosts)
     first = min(start + host * each, stop - 1)
@@ -80,7 +101,7 @@ def host_share(start: int, stop: int, host: int, hosts: int) -> tuple[int, int]:
 
 
 def _read_ahead(read, shares) -> Iterator:
-    """Yields what `read` returns for each of `shares`, while a thread reads the next one."""
+    """Yields `read(*share)` for each of `shares`, while a thread reads the next one."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pending = None
         for share in shares:

@@ -1,5 +1,6 @@
-"""Predictions: a set of images, pairs of images, the reconstructions of a tokenizer, or the samples of a generator."""
+"""Predictions to evaluate: images, pairs of images, reconstructions by a tokenizer, or samples of a generator."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,47 +16,55 @@ from softvq_jax.weights import fingerprints
 
 @runtime_checkable
 class Predictions(Protocol):
-    """A set of images to evaluate, and the rows that are measured of them.
+    """A set of images to evaluate, and the rows to measure.
 
     Attributes:
       size: height and width of the images.
+      unreadable: why images that were read so far cannot be read, by index; they are left out of every measure.
     """
 
     size: tuple[int, int]
 
+    @property
+    def unreadable(self) -> Mapping[int, str]: ...
+
     def __len__(self) -> int: ...
 
     def metadata(self) -> dict:
-        """JSON values that change when the rows would, which resuming compares; `weights` are fingerprints by network."""
+        """Returns JSON values that identify the rows, compared on resuming; `weights` are fingerprints by network."""
         ...
 
     def crop(self) -> str:
-        """How the images were cropped."""
+        """Returns how the images were cropped."""
         ...
 
     def describe(self, i: int) -> str:
-        """A description of image `i` for messages."""
+        """Returns a description of image `i` for messages."""
         ...
 
     def compute(self) -> dict[str, str]:
-        """Types of the matmuls that make the images, by network."""
+        """Returns the types of the matmuls of the networks that make the images, by network."""
         ...
 
     def read(self, start: int, stop: int) -> Any:
-        """Reads what images `start ... stop - 1` are made of; called in a thread, ahead of `rows`."""
+        """Reads the inputs of images `start` to `stop - 1`; called in a thread, ahead of `rows`."""
         ...
 
     def rows(self, batch: Any) -> Rows:
-        """Measures what `read` returned: one row for each image in every column."""
+        """Measures a batch that `read` returned; returns one row for each image in every column."""
         ...
 
 
 class ImageSet:
-    """Images as they are. Without an extractor, only their digests are measured."""
+    """Images that are evaluated as they are. Without an extractor, only their digests are measured."""
 
     def __init__(self, images: Images, extractor: FeatureExtractor | None):
         self.images, self._extractor = images, extractor
         self.size = images.shape[:2]
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return self.images.unreadable
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,7 +89,7 @@ class ImageSet:
 
 
 class Pairs:
-    """Reconstructions that another program made, each with its original.
+    """Reconstructions made by another program, each with its original.
 
     Raises:
       ValueError: the two sets differ in count, size or file names.
@@ -96,6 +105,10 @@ class Pairs:
         check_pairs(originals, images)
         self.originals, self._set, self._perceptual = originals, ImageSet(images, extractor), perceptual
         self.size = self._set.size
+
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return {**self.originals.unreadable, **self._set.unreadable}
 
     def __len__(self) -> int:
         return len(self._set)
@@ -139,6 +152,10 @@ class Reconstructions:
         self._extractor, self._perceptual = extractor, perceptual
         self.size = originals.shape[:2]
 
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return self.originals.unreadable
+
     def __len__(self) -> int:
         return len(self.originals)
 
@@ -176,6 +193,10 @@ class Samples:
         self._sampler, self._settings, self._extractor = sampler, settings, extractor
         self.size = (sampler.image_size, sampler.image_size)
 
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        return {}
+
     def __len__(self) -> int:
         return len(self._sampler)
 
@@ -206,13 +227,13 @@ def image_rows(images: np.ndarray, extractor: FeatureExtractor | None) -> Rows:
 
 
 def pair_rows(originals: np.ndarray, images: np.ndarray, perceptual: PerceptualDistance | None) -> Rows:
-    """Returns every pixel metric of pairs of images, and with `perceptual` LPIPS."""
+    """Returns all pixel metrics of pairs of images and, with `perceptual`, LPIPS."""
     rows = {name: metric(originals, images) for name, metric in PAIR_METRICS.items()}
     return rows | ({"lpips": perceptual(originals, images)} if perceptual else {})
 
 
 def _weights(**networks) -> dict[str, str | None]:
-    """Fingerprints by network; None for a network that is not used."""
+    """Returns fingerprints by network; None for a network that is not used."""
     return {name: network.fingerprint if network else None for name, network in networks.items()}
 
 

@@ -1,4 +1,4 @@
-"""Evaluation protocols: named settings that must be equal for two numbers to be comparable."""
+"""Evaluation protocols: named settings. Two numbers are comparable only if all settings are equal."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ COMMON = {
     "moments": "float64, covariance with ddof 1, root through symmetric eigenvalues",
     "rounding": "8-bit images; ours are round((x + 1) * 127.5)",
 }
-"""Settings that all protocols share."""
+"""Settings shared by all protocols."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Protocol:
 
     Attributes:
       name: printed with every number.
-      description: the numbers that its numbers can be compared with.
-      metrics: the metrics that it defines, among those of `metrics.registry.METRICS`.
+      description: the published numbers to compare with.
+      metrics: names of metrics in `metrics.registry.METRICS`.
       paired: whether image i of the samples is a reconstruction of image i of the reference; if so, PSNR, SSIM and LPIPS
         are computed too.
-      split_size, num_splits: of the consecutive splits of the Inception score; one of the two is None.
-      shuffle_seed: of the shuffle before the rows are split (files are often sorted by class) and of random subsets.
-      neighbors: k of precision and recall.
+      split_size, num_splits: size or number of the consecutive splits of the Inception score; one of the two is None.
+      shuffle_seed: seed of random subsets, and of the shuffle before splitting (files are often sorted by class).
+      neighbors: k in precision and recall.
       max_references: precision and recall use this many random reference images; None uses all.
       kid_subsets, kid_subset_size: number and size of the random subsets of KID.
     """
@@ -47,13 +47,13 @@ class Protocol:
     kid_subset_size: int = 1000
 
     def settings(self) -> dict[str, str]:
-        """The settings of its metrics in words, by the title of the metric."""
+        """Returns the settings of the metrics in words, by the metric's title."""
         used = (metric for name, metric in METRICS.items() if name in self.metrics or metric.every_protocol)
         described = {metric.title: metric.describe(self) for metric in used}
         return {title: words for title, words in described.items() if words is not None}
 
     def splits(self, count: int) -> Iterator[slice]:
-        """The splits of the Inception score for `count` shuffled rows."""
+        """Returns the splits of the Inception score for `count` shuffled rows."""
         if self.split_size is not None:
             return inception_score.splits_of_size(count, self.split_size)
         if self.num_splits is None:

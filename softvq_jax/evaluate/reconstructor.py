@@ -17,7 +17,7 @@ class Reconstructor:
     """Computes reconstructions, latents and codes on all devices of this process.
 
     Attributes:
-      config: of the tokenizer.
+      config: config of the tokenizer.
     """
 
     def __init__(self, config: TokenizerConfig, params: Mapping, *, devices: LocalDevices | None = None):
@@ -34,7 +34,7 @@ class Reconstructor:
         self._apply = DeviceFunction(jax.jit(apply), params, devices)
 
     def load(self, params: Mapping) -> None:
-        """Replaces the weights by others of the same tokenizer, without compiling again."""
+        """Replaces the weights by new ones of the same shapes, without compiling again."""
         self._apply.load(params)
 
     @property
@@ -43,17 +43,17 @@ class Reconstructor:
         return self._apply.fingerprint
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, Rows]:
-        """Returns reconstructions, and the latents and codes that they are decoded from.
+        """Returns reconstructions of images, with their latents and codes.
 
         Args:
           images: uint8 `[n, S, S, 3]`.
 
         Returns:
-          uint8 `[n, S, S, 3]`, rounded; and `latents` `[n, L, D]` float32 with, if there is a codebook, `codes`
-          `[n, C, L/C]` int32; for SoftVQ the most probable ones.
+          Reconstructions, uint8 `[n, S, S, 3]`, rounded; and rows `latents` float32 `[n, L, D]` and, with a codebook,
+          `codes` int32 `[n, C, L/C]` (the most probable codes for SoftVQ).
 
         Raises:
-          ValueError: the images do not have the size of the tokenizer.
+          ValueError: the images do not have the tokenizer's image size.
         """
         side = self.config.image_size
         if images.shape[1:] != (side, side, 3):

@@ -1,7 +1,8 @@
-"""The row cache: what was measured of each image, on disk, so that memory stays constant and interrupted work resumes.
+"""The row cache: measured values of each image on disk, so that memory stays constant and interrupted work resumes.
 
-A column is a file of equal rows, one for each image, in the order of the images. `records.json` holds the metadata: what
-the rows are computed from.
+A column is a file of rows of equal size, one for each readable image, in the order of the images; `item` holds their
+indexes. `records.json` holds the
+metadata, which identify what the rows were computed from.
 """
 
 import math
@@ -13,16 +14,18 @@ import numpy as np
 
 from softvq_jax.weights import files
 
+ITEM = "item"  # the column of the images' indexes
+
 
 class RowCache:
     """The columns of one set of images in a folder.
 
     Args:
-      folder: created if it does not exist; rows that an interrupted run left in it are kept.
-      metadata: JSON values that identify what is measured: the version of the images, the weights, and so on.
+      folder: folder of the columns, created if it does not exist; rows from an interrupted run are kept.
+      metadata: JSON values that identify what is measured, such as the version of the images and the weights.
 
     Raises:
-      ValueError: the folder holds rows with other metadata; the message names the first difference.
+      ValueError: the folder holds rows with different metadata; the message names the first difference.
     """
 
     def __init__(self, folder: str | os.PathLike, metadata: Mapping):
@@ -32,23 +35,46 @@ class RowCache:
         if self._index.exists():
             found = files.read_json(self._index)
             self._check(found["about"])
-            self._columns = {name: (np.dtype(t), tuple(w)) for name, (t, w) in found["columns"].items()}
+            if ITEM in found["columns"]:  # rows of older versions, which had none, are measured again
+                self._columns = {name: (np.dtype(t), tuple(w)) for name, (t, w) in found["columns"].items()}
+            else:
+                for path in self.folder.glob("*.rows"):
+                    path.unlink()
         self._count = self._truncate_to_complete_rows()
 
     def __len__(self) -> int:
-        """The number of images measured so far."""
+        """The number of rows: of readable images so far."""
         return self._count
+
+    @property
+    def items(self) -> np.ndarray:
+        """The index of the image of each row, int64 `[len(self)]`."""
+        return self[ITEM] if self._count else np.zeros(0, np.int64)
+
+    @property
+    def next_item(self) -> int:
+        """The index of the first image that is not measured yet."""
+        return int(self.items[-1]) + 1 if self._count else 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A column `[len(self), ...]`, memory-mapped: slices and rows are read on demand."""
+        """A column `[len(self), ...]`, memory-mapped, so that slices and rows are read on demand."""
         dtype, shape = self._columns[name]
         return np.asarray(np.memmap(self._path(name), dtype, "r", shape=(self._count, *shape)))
 
-    def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Appends the rows of the next images, `[n, ...]` in every column."""
+    def append(self, rows: Mapping[str, np.ndarray], items: np.ndarray | None = None) -> None:
+        """Appends the rows of the next images.
+
+        Args:
+          rows: `[n, ...]` in every column.
+          items: the images' indexes `[n]`, in increasing order; default: those that follow.
+        """
+        if items is None:
+            count = len(next(iter(rows.values())))
+            items = np.arange(self.next_item, self.next_item + count)
+        rows = {**rows, ITEM: np.asarray(items, np.int64)}
         if not self._columns:
             self._columns = {name: (np.asarray(value).dtype, np.shape(value)[1:]) for name, value in rows.items()}
             layout = {name: (dtype.str, shape) for name, (dtype, shape) in self._columns.items()}
@@ -75,7 +101,7 @@ class RowCache:
                 )
 
     def _truncate_to_complete_rows(self) -> int:
-        """Removes rows that an interruption left incomplete; returns the number of rows."""
+        """Removes incomplete rows after an interruption; returns the number of rows."""
         rows = {}
         for name, layout in self._columns.items():
             self._path(name).touch()

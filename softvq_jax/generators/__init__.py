@@ -1,4 +1,4 @@
-"""Latent generators: each family is one file, and one line here registers it."""
+"""Latent generators. Each family is one file, and is registered by one line here."""
 
 from softvq_jax.generators.dit import DIT
 from softvq_jax.generators.family import register_family

@@ -1,7 +1,7 @@
-"""The training config of a latent generator: every field, its default and its meaning.
+"""The training config of a latent generator.
 
-A file in `configs/` starts from `generator_config(...)` and changes what its experiment changes. The sections `optim`,
-`train`, `data`, `mesh`, `checkpoint`, `log` and those of the evaluation have the same fields as a tokenizer's.
+A file in `configs/` calls `generator_config(...)` and changes the fields of its experiment. The sections `optim`, `train`,
+`data`, `mesh`, `checkpoint`, `log` and `evals` have the same fields as a tokenizer's.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from softvq_jax.generators.family import FAMILIES, Family, check_name, find_fami
 
 
 class Latents(NamedTuple):
-    """Latents of a published tokenizer: `num_tokens` of `channels`."""
+    """Size of the latents of a published tokenizer: `num_tokens` tokens of `channels` channels."""
 
     tokenizer: str
     num_tokens: int
@@ -34,7 +34,7 @@ LATENTS = {
 
 
 def generator_schema(family: Family) -> Schema:
-    """All fields of the config of a generator of this family."""
+    """Returns all fields of the config of a family's generators."""
     return {
         "task": Field("generator", "What is trained.", one_of("generator")),
         "seed": SEED,
@@ -82,15 +82,15 @@ register_schema("generator", lambda config: generator_schema(find_family(config.
 
 
 def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict:
-    """A generator's whole training config, locked: fields can be set, not added.
+    """Returns a generator's training config, locked: fields can be set, but not added.
 
     Args:
       family: name of a registered family: "sit", "dit" or "mar".
-      size: one of the family's presets: "S", "B", "L", "XL" of SiT and DiT; "B", "L", "H" of MAR.
-      latents: "l64" or "l32", those of the published tokenizers.
+      size: name of one of the family's presets: "S", "B", "L", "XL" for SiT and DiT; "B", "L", "H" for MAR.
+      latents: "l64" or "l32", the latents of the published tokenizers.
 
     Raises:
-      ValueError: an unknown family, size or kind of latents.
+      ValueError: the family, size or kind of latents is unknown.
     """
     chosen = find_family(family)
     check_name(size, chosen.presets, f"size of a {family}")
@@ -109,14 +109,14 @@ def generator_config(family: str, size: str, latents: str = "l64") -> ConfigDict
 
 
 def config_from_argument(family: str, argument: str) -> ConfigDict:
-    """The config of a config file's argument, for `get_config(argument)`.
+    """Returns the config that a config file's argument selects, for `get_config(argument)`.
 
     Args:
       family: name of a registered family.
       argument: size and latents, such as "xl_l64".
 
     Raises:
-      ValueError: there is no such argument; the message lists those there are.
+      ValueError: the argument is unknown; the message lists the known ones.
     """
     known = {
         f"{size.lower()}_{latents}": (size, latents) for size in find_family(family).presets for latents in LATENTS

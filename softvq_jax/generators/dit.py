@@ -1,4 +1,4 @@
-"""DiT: a transformer that predicts the noise and its variance, trained and sampled by DDPM (arXiv 2212.09748)."""
+"""DiT, a transformer that predicts noise and variance, trained and sampled by DDPM (arXiv 2212.09748)."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ OBJECTIVE_FIELDS = {"process": Field("linear", "Noise schedule of its 1,000 time
 
 
 def make_losses(objective) -> Losses:
-    """DDPM's hybrid loss (improved DDPM, section 3.1): `loss = noise_error + variational_bound`, `[B]` each."""
+    """Returns the hybrid loss (improved DDPM, section 3.1): `loss = noise_error + variational_bound`, `[B]` each."""
     return partial(_losses, make_schedule(objective.process))
 
 
@@ -28,7 +28,7 @@ def _losses(schedule: Schedule, network: DiT, x, labels, key, training):
 def draw(
     network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None, step_noises=None
 ) -> jax.Array:
-    """Normalized latents `[B, L, D]` by ancestral sampling; `process` is the noise schedule."""
+    """Draws normalized latents `[B, L, D]` by ancestral sampling; `process` is the noise schedule."""
     model, x, noise_fn = transformer.denoiser(network, labels, keys, guidance, noise, step_noises, settings)
     return samplers.ddpm(model, x, make_schedule(process, steps=settings.steps), noise_fn=noise_fn)
 
@@ -55,4 +55,6 @@ DIT = Family(
     process_field="schedule",
     optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
     train_defaults=transformer.TRAIN_DEFAULTS,
+    anchors=transformer.ANCHORS,
+    config_json=transformer.CONFIG_JSON,
 )

@@ -1,10 +1,12 @@
-"""What defines a family of latent generators, and the registry of families.
+"""The interface of families of latent generators, and the registry of families.
 
-A family is one file that ends in `NAME = Family(...)`. The families of this package are registered in
-`generators/__init__.py`; user code registers its own with `register_family`, in the config file for example.
+A family is one file that defines `NAME = Family(...)`. The families of this package are registered in
+`generators/__init__.py`; user code registers its own by `register_family`, for example in the config file.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,13 +14,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import Field, Schema
+from softvq_jax.config.fields import Allowed, Field, Schema
 from softvq_jax.models.functional import Functional
-from softvq_jax.weights.layout import Rule, WeightsError
+from softvq_jax.weights.config_json import STATISTICS, stated
+from softvq_jax.weights.layout import Rule, WeightsError, reading
 
 
 class GeneratorConfig(Protocol):
-    """Shape of a generator's network: a frozen dataclass of the family's own, with at least these fields."""
+    """Shape of a generator's network. Each family has its own frozen dataclass, with at least these fields."""
 
     @property
     def num_tokens(self) -> int: ...
@@ -31,9 +34,7 @@ class GeneratorConfig(Protocol):
 
 
 Losses = Callable[[Any, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
-"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized.
-
-The network is the family's own."""
+"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Settings:
     Attributes:
       sampler: one of the family's samplers.
       steps: number of denoising steps (SiT, DiT) or of iterations over the tokens (MAR).
-      guided: whether guidance is on; its scale is an argument of the program.
-      guidance_interval: `(low, high)`, the times at which it is on.
+      guided: whether guidance is on; the scale is an argument of the program.
+      guidance_interval: `(low, high)`, the times with guidance.
       head_steps: denoising steps of each token (MAR).
     """
 
@@ -57,13 +58,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One way in which a family draws samples.
+    """A sampling method of a family.
 
     Attributes:
       draw: `(network, labels [B], keys [B], guidance, *, settings, process, **arrays) -> normalized latents [B, L, D]`,
-        a traceable function. `arrays` are those of `noise`, `step_noises` and `temperature` that the sampler takes.
-      takes: the optional arguments of `Generator.sample` that it takes, of `guidance_interval`, `head_steps`, `noise`,
-        `step_noises` and `temperature`.
+        a traceable function. `arrays` may be `noise`, `step_noises` and `temperature`, as listed in `takes`.
+      takes: names of the optional arguments of `Generator.sample` that the sampler takes, among `guidance_interval`,
+        `head_steps`, `noise`, `step_noises` and `temperature`.
       steps: default number of steps; None means as many as there are tokens.
     """
 
@@ -72,28 +73,30 @@ class Sampler:
     steps: int | None = 250
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Family:
-    """A family of generators: everything that training, sampling and files need to know about it.
+    """A family of generators: everything that training, sampling and reading and writing weights depend on.
 
     Attributes:
-      name: of the family, as in `config.model.family`.
-      presets: sizes by name, each the fields of `config.model` that it sets.
+      name: name of the family in `config.model.family`.
+      presets: fields of `config.model` for each named size.
       fields: the family's own fields of `config.model`, `config.objective` and `config.sampling`, by section.
-        `objective.process` is required: the name of the path or noise schedule that the network is trained on.
-      make_config: from the fields of `config.model`, without the family, to the config of the network.
-      owns: whether a network's config is one of this family.
-      network: from its config to the network as a pure function, cached.
-      losses: from `config.objective` to the loss function.
-      samplers: by name, the default first.
-      weight_rules: the rules between the parameters and the published tensors.
-      read_config: `(tensors, published config.json, dtype=, remat=)` to the network's config; None where the tensors
+        `objective.process` is required; it names the path or noise schedule that the network is trained on.
+      make_config: `(fields of config.model, without the family) -> config of the network`.
+      owns: `(config of a network) -> bool`, whether it belongs to this family.
+      network: `(config) -> Functional`, the network as a pure function, cached.
+      losses: `(config.objective) -> loss function`.
+      samplers: samplers by name, the default first.
+      weight_rules: `(config) -> rules` that map parameters to published tensors.
+      read_config: `(tensors, published config.json, dtype=, remat=) -> config of the network`, or None if the tensors
         are not of this family.
-      published_fields: `(config, process)` to the content of `config.json`.
+      published_fields: `(config, process) -> content of config.json`.
       process_field: the field of `config.json` that holds the process.
-      optimizer_defaults: fields of `config.optim` in which families differ.
-      train_defaults: fields of `config.train`, likewise.
-      fixed: parameters that are not trained, such as sinusoidal positions, of a config.
+      anchors: names of tensors by which a network of the family is found in a file, see `weights.entries`.
+      config_json: the allowed values of the fields of `config.json` that `read_config` uses.
+      optimizer_defaults: default values of `config.optim` that differ between families.
+      train_defaults: default values of `config.train` that differ between families.
+      fixed: `(config) -> parameters that are not trained`, such as sinusoidal positions.
     """
 
     name: str
@@ -111,6 +114,8 @@ class Family:
     optimizer_defaults: Mapping[str, Any]
     train_defaults: Mapping[str, Any]
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
+    anchors: tuple[str, ...] = ()
+    config_json: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
 
     @property
     def process(self) -> Field:
@@ -120,10 +125,10 @@ class Family:
         return field
 
     def preset(self, size: str, **fields: Any) -> GeneratorConfig:
-        """The network's config of a size, with further fields of `config.model`.
+        """Returns the network's config for a named size, with further fields of `config.model`.
 
         Raises:
-          ValueError: an unknown size.
+          ValueError: the size is unknown.
         """
         check_name(size, self.presets, f"size of a {self.name}")
         return self.make_config({**self.presets[size], **fields})
@@ -133,10 +138,10 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register_family(family: Family) -> None:
-    """Makes a family known to configs, training, `Generator` and the tools.
+    """Registers a family for configs, training, `Generator` and the tools.
 
     Raises:
-      ValueError: another family has its name.
+      ValueError: another family has this name.
     """
     if FAMILIES.get(family.name, family) is not family:
         raise ValueError(f"a generator family {family.name!r} is registered already; choose another name")
@@ -144,16 +149,16 @@ def register_family(family: Family) -> None:
 
 
 def find_family(name: str) -> Family:
-    """The family of this name; ValueError for an unknown one."""
+    """Returns the family with this name; raises ValueError if it is unknown."""
     check_name(name, FAMILIES, "config.model.family")
     return FAMILIES[name]
 
 
 def family_of(config: GeneratorConfig) -> Family:
-    """The family that a network's config belongs to.
+    """Returns the family of a network's config.
 
     Raises:
-      ValueError: none does; the family must be registered first.
+      ValueError: no registered family has such configs.
     """
     for family in FAMILIES.values():
         if family.owns(config):
@@ -167,25 +172,38 @@ def family_of(config: GeneratorConfig) -> Family:
 def read_config(
     tensors: Mapping[str, np.ndarray], published: Mapping[str, Any], *, dtype: str, remat: str, source: str
 ) -> GeneratorConfig:
-    """The config of the network that published tensors belong to, of any registered family.
+    """Returns the config of the network that published tensors belong to, for all registered families.
 
     Args:
-      tensors: a state dict in the published naming; most of the shape is read from it.
-      published: the content of its `config.json`, for what tensors do not show, such as the number of heads.
-      dtype, remat: of the network; no file holds them.
+      tensors: a state dict in the published naming, which determines most of the shape.
+      published: the content of its `config.json`, for the rest, such as the number of heads.
+      dtype, remat: compute options of the network, which no file contains.
       source: name of the tensors' file, for messages.
 
     Raises:
-      WeightsError: the tensors fit no family, or lack some of a family's.
+      WeightsError: the tensors fit no family, or lack some of a family's, or a field has a value that is not allowed.
     """
+    published = published_fields(published, source=f"the config.json of {source}")
     for family in FAMILIES.values():
-        config = family.read_config(tensors, published, dtype=dtype, remat=remat)
+        with reading(source, f"a {family.name}"):
+            config = family.read_config(tensors, published, dtype=dtype, remat=remat)
         if config is not None and family.owns(config):
             return config
     first = ", ".join(sorted(tensors)[:3])
     raise WeightsError(
         f"{source}: {len(tensors)} tensors ({first}, ...) that fit none of the generator families {', '.join(FAMILIES)}"
     )
+
+
+def published_fields(published: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """The fields of a generator's `config.json` that are not null; see `weights.config_json.stated`."""
+    fields = [family.config_json for family in FAMILIES.values()]
+    return stated(published, functools.reduce(operator.or_, map(dict, fields), STATISTICS), source=source)
+
+
+def anchors() -> tuple[str, ...]:
+    """The names of tensors by which the families' networks are found in a file."""
+    return tuple(anchor for family in FAMILIES.values() for anchor in family.anchors)
 
 
 def check_name(name: str, known: Mapping[str, Any], what: str) -> None:

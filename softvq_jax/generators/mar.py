@@ -1,4 +1,4 @@
-"""MAR: a masked autoencoder over tokens with a diffusion head that samples each token (arXiv 2406.11838)."""
+"""MAR, a masked autoencoder over tokens with a diffusion head that samples each token (arXiv 2406.11838)."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +16,6 @@ from softvq_jax.generators.family import Family, Losses, Sampler, Settings
 from softvq_jax.generators.published import (
     attention_and_mlp_rules,
     check_tensors,
-    count_blocks,
     final_rules,
     num_heads,
     time_rules,
@@ -25,7 +24,7 @@ from softvq_jax.generators.sampling import fold_in, split_keys
 from softvq_jax.models import mar
 from softvq_jax.models.functional import functional
 from softvq_jax.models.mar import MARConfig, StackConfig
-from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, Layout, Rule, count_blocks, linear, norm
 
 TWO_LEADING_ONES = Layout(lambda w: w[0, 0], lambda w: w[None, None])  # [1, 1, ...] <-> [...]
 
@@ -69,7 +68,7 @@ SAMPLING_FIELDS: Schema = {
 
 
 def make_losses(objective) -> Losses:
-    """The diffusion loss of the masked tokens (MAR, equation 2): `{"loss": [B]}`."""
+    """Returns the diffusion loss of the masked tokens (MAR, equation 2): `{"loss": [B]}`."""
     return partial(_losses, make_schedule(objective.process), objective.head_repeats)
 
 
@@ -82,9 +81,9 @@ def _losses(schedule: Schedule, repeats: int, network: mar.MAR, x, labels, key, 
 
 
 def draw(network: mar.MAR, labels, keys, guidance, *, settings: Settings, process: str, temperature=1.0) -> jax.Array:
-    """Normalized latents `[B, L, D]`, a few tokens an iteration; `process` is the noise schedule of the head.
+    """Draws normalized latents `[B, L, D]`, a few tokens per iteration; `process` is the noise schedule of the head.
 
-    With guidance, network and head run on a doubled batch: the first half has its classes, the second none.
+    With guidance, network and head run on a doubled batch: the first half with classes, the second half without.
     """
     config = network.config
     length, channels = config.num_tokens, config.channels
@@ -111,7 +110,7 @@ def draw(network: mar.MAR, labels, keys, guidance, *, settings: Settings, proces
 
 
 def weight_rules(config: MARConfig) -> list[Rule]:
-    """The rules between a `MAR`'s parameters, its head's included, and the tensors as its authors name them."""
+    """Returns the rules of `MAR`, including its head, in the naming of its authors."""
     rules = [
         Rule("class_embeddings", "class_emb.weight"),
         Rule("no_class", "fake_latent", LEADING_ONE),
@@ -138,7 +137,7 @@ def weight_rules(config: MARConfig) -> list[Rule]:
 def read_config(
     tensors: Mapping[str, np.ndarray], published: Mapping[str, Any], *, dtype: str, remat: str
 ) -> MARConfig | None:
-    """The config of a MAR from its tensors; None where they are another network's.
+    """Returns the config of a MAR, given its tensors; None if they belong to another network.
 
     Raises:
       WeightsError: a tensor is missing, or the number of heads is unknown.
@@ -169,7 +168,7 @@ def read_config(
 
 
 def published_fields(config: MARConfig, process: str) -> dict[str, Any]:
-    """The flat `config.json` of a MAR."""
+    """Returns the flat `config.json` of a MAR."""
     fields = {
         "vae_embed_dim": config.channels,
         "num_latent_tokens": config.num_tokens,
@@ -203,7 +202,13 @@ MAR = Family(
     read_config=read_config,
     published_fields=published_fields,
     process_field="schedule",
-    # Of MAR's appendix: warm-up, decay and the second beta
+    # warm-up, weight decay and beta2 as in MAR's appendix
     optimizer_defaults=dict(schedule="constant", warmup_epochs=100.0, beta2=0.95, weight_decay=0.02),
     train_defaults=dict(batch_size=2048, num_epochs=400.0),
+    anchors=("diffloss.net.input_proj.weight",),
+    config_json={
+        "encoder_num_heads": integer(1),
+        "decoder_num_heads": integer(1),
+        "attn_dropout": number(0, below=1),
+    },
 )

@@ -1,5 +1,6 @@
-"""Pieces of the published layout that several families share: weight rules, and shapes read from tensors."""
+"""Code for the published layout shared by several families: weight rules, and shapes read from tensors."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,19 +11,20 @@ from softvq_jax.weights.layout import Rule, WeightsError, linear
 
 
 def attention_and_mlp_rules(path: str, key: str, depth: int) -> list[Rule]:
-    """Rules of the linear maps of `depth` transformer blocks."""
+    """Returns the rules of the linear maps in `depth` transformer blocks."""
     names = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     return [rule for name in names for rule in linear(f"{path}/{name.replace('.', '/')}", f"{key}.{name}", depth)]
 
 
 def time_rules(path: str, key: str) -> list[Rule]:
-    """Rules of a `TimeEmbedding`."""
+    """Returns the rules of a `TimeEmbedding`."""
     return linear(f"{path}/fc1", f"{key}.mlp.0") + linear(f"{path}/fc2", f"{key}.mlp.2")
 
 
-def final_rules(path: str, key: str) -> list[Rule]:
-    """Rules of a `FinalLayer`."""
-    return linear(f"{path}/linear", f"{key}.linear") + linear(f"{path}/modulation", f"{key}.adaLN_modulation.1")
+def final_rules(path: str, key: str, *, first_half: bool = False) -> list[Rule]:
+    """Returns the rules of a `FinalLayer`; see `Rule` for `first_half`."""
+    outputs = [dataclasses.replace(rule, first_half=first_half) for rule in linear(f"{path}/linear", f"{key}.linear")]
+    return outputs + linear(f"{path}/modulation", f"{key}.adaLN_modulation.1")
 
 
 def check_tensors(tensors: Mapping[str, np.ndarray], needed: Iterable[str], network: str) -> None:
@@ -32,22 +34,17 @@ def check_tensors(tensors: Mapping[str, np.ndarray], needed: Iterable[str], netw
             raise WeightsError(f"the weights have no tensor {key!r}, which {network} needs")
 
 
-def count_blocks(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
-    """Number of blocks in tensors called `{prefix}{i}.…`."""
-    return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in tensors if key.startswith(prefix))
-
-
 def num_heads(stated: Any, width: int, presets: Mapping[str, tuple[int, int]], model: str = "") -> int:
-    """Number of attention heads, which tensors do not show.
+    """Returns the number of attention heads, which the shapes of tensors do not determine.
 
     Args:
-      stated: number in `config.json`, None where it has none.
-      width: of the blocks.
-      presets: size -> (width, heads).
-      model: name in `config.json`, such as "SiT-XL/1", which may end in a preset's name.
+      stated: the number in `config.json`; None if it has none.
+      width: width of the blocks.
+      presets: width and number of heads by size.
+      model: the model's name in `config.json`, such as "SiT-XL/1", which may contain a size.
 
     Raises:
-      WeightsError: neither the number nor a preset is named, and no preset has this width.
+      WeightsError: the number is not stated, and no size has this name or width.
     """
     if stated is not None:
         return int(stated)

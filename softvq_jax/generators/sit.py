@@ -1,4 +1,4 @@
-"""SiT: a transformer that predicts the velocity of the path from data to noise (arXiv 2401.08740)."""
+"""SiT, a transformer that predicts the velocity of the path from data to noise (arXiv 2401.08740)."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ OBJECTIVE_FIELDS = {
 
 
 def make_losses(objective) -> Losses:
-    """Flow matching (SiT, equation 5): `{"loss": [B]}`."""
+    """Returns the flow matching loss (SiT, equation 5): `{"loss": [B]}`."""
     return partial(_losses, PATHS[objective.process], objective.time_distribution)
 
 
@@ -35,7 +35,7 @@ def _losses(path: Path, time_distribution, network: DiT, x, labels, key, trainin
 def draw_sde(
     network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None, step_noises=None
 ) -> jax.Array:
-    """Normalized latents `[B, L, D]` by Euler-Maruyama on the reverse SDE; `process` is the path."""
+    """Draws normalized latents `[B, L, D]` by Euler-Maruyama on the reverse SDE; `process` is the path."""
     model, x, noise_fn = transformer.denoiser(network, labels, keys, guidance, noise, step_noises, settings)
     return samplers.sde_euler_maruyama(model, x, settings.steps, path=PATHS[process], noise_fn=noise_fn)
 
@@ -43,7 +43,7 @@ def draw_sde(
 def draw_ode(
     solver, network: DiT, labels, keys, guidance, *, settings: Settings, process: str, noise=None
 ) -> jax.Array:
-    """Normalized latents `[B, L, D]` by a solver of the probability flow ODE."""
+    """Draws normalized latents `[B, L, D]` by a solver of the probability flow ODE."""
     model, x, _ = transformer.denoiser(network, labels, keys, guidance, noise, None, settings)
     return solver(model, x, settings.steps)
 
@@ -74,4 +74,6 @@ SIT = Family(
     process_field="path_type",
     optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
     train_defaults=transformer.TRAIN_DEFAULTS,
+    anchors=transformer.ANCHORS,
+    config_json=transformer.CONFIG_JSON,
 )

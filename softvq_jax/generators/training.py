@@ -1,4 +1,4 @@
-"""The network of a generator run and its loss, for every family alike."""
+"""The network and the loss of a generator run, for all families."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ from softvq_jax.models.functional import Functional
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorNetwork:
-    """A generator as training uses it.
+    """The network of a generator in training.
 
     Attributes:
-      family: of the generator.
+      family: family of the generator.
       config: shape of the network.
-      process: SiT's path, or DiT's or MAR's noise schedule.
+      process: SiT's path, or the noise schedule of DiT or MAR.
       functional: the network as a function of its trained parameters and `fixed`.
-      losses: per example, of the network on normalized latents.
+      losses: the loss function, see `generators.family.Losses`.
       fixed: parameters that are not trained, such as the positions of SiT and DiT.
     """
 
@@ -31,12 +31,12 @@ class GeneratorNetwork:
     fixed: dict
 
     def __call__(self, params) -> nnx.Module:
-        """The network with these trained parameters."""
+        """Returns the network with these trained parameters."""
         return self.functional(params, self.fixed)
 
 
 def build(config: ConfigDict) -> GeneratorNetwork:
-    """The network that a training config describes.
+    """Builds the network of a training config.
 
     Raises:
       ValueError: a field has a value that is not allowed.

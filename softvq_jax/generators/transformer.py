@@ -1,4 +1,4 @@
-"""What SiT and DiT share: sizes, config fields, guidance and files of the diffusion transformer (`models/dit.py`)."""
+"""Code shared by SiT and DiT: sizes, config fields, guidance and files of the diffusion transformer (`models/dit.py`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,21 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, is_number, number, one_of
+from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, is_number, number, one_of, text
 from softvq_jax.diffusion import samplers
 from softvq_jax.diffusion.guidance import guided
 from softvq_jax.generators.family import Settings
 from softvq_jax.generators.published import (
     attention_and_mlp_rules,
     check_tensors,
-    count_blocks,
     final_rules,
     num_heads,
     time_rules,
 )
 from softvq_jax.generators.sampling import split_keys
 from softvq_jax.models.dit import DiT, DiTConfig, sincos_positions
-from softvq_jax.weights.layout import LEADING_ONE, Rule, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, Rule, count_blocks, linear, norm
 
 PRESETS = {  # S is DiT's; SoftVQ-VAE trains the others
     "S": dict(width=384, depth=12, num_heads=6),
@@ -47,7 +46,7 @@ _INTERVAL = Allowed(
 
 
 def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
-    """Fields of `config.sampling`, the default sampler first."""
+    """Returns the fields of `config.sampling`; the first sampler is the default."""
     interval = "Guidance is on while low <= t <= high, where t goes from 1 (noise) to 0 (data)."
     return {
         "sampler": Field(sampler_names[0], "Method of integration.", one_of(*sampler_names)),
@@ -55,13 +54,15 @@ def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
     }
 
 
-# 1e-4 without decay, as SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's own 7 M (SoftVQ-VAE, abstract)
+ANCHORS = ("x_embedder.weight",)
+CONFIG_JSON = {"num_heads": integer(1), "model": text()}
+# 1e-4 without decay, as in SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's 7 M (SoftVQ-VAE, abstract)
 OPTIMIZER_DEFAULTS = dict(schedule="constant", warmup_epochs=0.0, beta2=0.999, weight_decay=0.0)
 TRAIN_DEFAULTS = dict(num_epochs=600.0)
 
 
 def fixed_positions(config: DiTConfig) -> dict[str, np.ndarray]:
-    """The positions, which belong to the parameters and are not trained."""
+    """Returns the position embeddings, which are parameters that are not trained."""
     return {"pos_embed": sincos_positions(config.num_tokens, config.width)}
 
 
@@ -74,13 +75,13 @@ def denoiser(
     step_noises: jax.Array | None,
     settings: Settings,
 ) -> tuple[samplers.Model, jax.Array, samplers.NoiseFn]:
-    """The network as samplers take it, the noise `[B, L, D]` that they start from, and the noise of their steps.
+    """Returns the inputs of a sampler: the network, the initial noise `[B, L, D]`, and the noise of the steps.
 
     Args:
       labels, keys: `[B]`.
-      guidance: scale.
+      guidance: guidance scale.
       noise: `[B, L, D]`; None draws it with `keys`.
-      step_noises: `[steps - 1, B, L, D]`, likewise.
+      step_noises: `[steps - 1, B, L, D]`; None draws them with `keys`.
     """
     config = network.config
     shape = (config.num_tokens, config.channels)
@@ -96,7 +97,7 @@ def denoiser(
 
 
 def weight_rules(config: DiTConfig) -> list[Rule]:
-    """The rules between a `DiT`'s parameters and the tensors as SiT's and DiT's authors name them."""
+    """Returns the rules of `DiT` in the naming of the authors of SiT and DiT."""
     depth = config.depth
     rules = [
         Rule("pos_embed", "pos_embed", LEADING_ONE),
@@ -108,13 +109,14 @@ def weight_rules(config: DiTConfig) -> list[Rule]:
     if config.qk_norm:
         for name in ("q_norm", "k_norm"):
             rules += norm(f"blocks/attn/{name}", f"blocks.{{i}}.attn.{name}", depth)
-    return rules + final_rules("final_layer", "final_layer")
+    # A SiT that was saved with learn_sigma has twice the outputs; the velocity is the first half.
+    return rules + final_rules("final_layer", "final_layer", first_half=not config.learn_sigma)
 
 
 def read_config(
     tensors: Mapping[str, np.ndarray], published: Mapping[str, Any], *, dtype: str, remat: str
 ) -> DiTConfig | None:
-    """The config of a SiT or DiT from its tensors; None where they are another network's.
+    """Returns the config of a SiT or DiT, given its tensors; None if they belong to another network.
 
     Raises:
       WeightsError: a tensor is missing, or the number of heads is unknown.
@@ -124,6 +126,8 @@ def read_config(
     needed = ("pos_embed", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "blocks.0.mlp.fc1.weight")
     check_tensors(tensors, needed, "a SiT or DiT on 1-D latents")
     width, channels = tensors["x_embedder.weight"].shape
+    doubled = tensors["final_layer.linear.weight"].shape[0] == 2 * channels
+    is_sit = "path_type" in published or str(published.get("model", "")).startswith("SiT")
     heads = {size: (preset["width"], preset["num_heads"]) for size, preset in PRESETS.items()}
     return DiTConfig(
         num_tokens=tensors["pos_embed"].shape[1],
@@ -131,7 +135,7 @@ def read_config(
         width=width,
         depth=count_blocks(tensors, "blocks."),
         num_heads=num_heads(published.get("num_heads"), width, heads, published.get("model", "")),
-        learn_sigma=tensors["final_layer.linear.weight"].shape[0] == 2 * channels,
+        learn_sigma=doubled and not is_sit,
         num_classes=tensors["y_embedder.embedding_table.weight"].shape[0] - 1,
         mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / width,
         qk_norm="blocks.0.attn.q_norm.weight" in tensors,
@@ -141,7 +145,7 @@ def read_config(
 
 
 def published_fields(config: DiTConfig, model: str) -> dict[str, Any]:
-    """The flat `config.json` of a SiT or DiT, without its process; `model` is "SiT" or "DiT"."""
+    """Returns the flat `config.json` of a SiT or DiT, without its process; `model` is "SiT" or "DiT"."""
     sizes = [size for size, preset in PRESETS.items() if preset.items() <= vars(config).items()]
     return {
         "model": f"{model}-{sizes[0]}/1" if sizes else model,

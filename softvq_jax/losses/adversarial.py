@@ -1,4 +1,4 @@
-"""GAN losses of logits of any shape, and LeCam regularization; all in float32."""
+"""GAN losses for logits of any shape, and LeCam regularization, in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ def _non_saturating_generator(fake):
     return jnp.mean(jax.nn.softplus(-fake))
 
 
-# "vanilla" is VQGAN's pairing (Esser et al., 2021): the logistic discriminator against the generator of hinge.
-# "non_saturating" is that of Goodfellow et al., 2014.
+# "vanilla" pairs the logistic discriminator loss with hinge's generator loss, as VQGAN does (Esser et al., 2021).
+# "non_saturating" is the loss of Goodfellow et al., 2014.
 _LOSSES = {
     "hinge": (_hinge_discriminator, _linear_generator),
     "vanilla": (_logistic_discriminator, _linear_generator),
@@ -32,7 +32,7 @@ _LOSSES = {
 
 
 def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The discriminator's loss, from its logits of real and generated images.
+    """Returns the discriminator's loss, given its logits of real and generated images.
 
     Args:
       kind: "hinge", "vanilla" or "non_saturating".
@@ -44,7 +44,7 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
 
 
 def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
-    """The generator's loss, from the logits of its images; `kind` as in `discriminator_loss`."""
+    """Returns the generator's loss, given the logits of its images; `kind` as in `discriminator_loss`."""
     return _losses(kind)[1](fake.astype(jnp.float32))
 
 
@@ -55,16 +55,16 @@ def _losses(kind):
 
 
 def lecam_update(averages: Averages, real: jax.Array, fake: jax.Array, decay: float) -> Averages:
-    """Moving averages of the mean logits, updated by one batch. They start at 0 and carry no gradient."""
+    """Returns the moving averages of the mean logits after one batch. They start at 0 and have no gradient."""
     means = {"real": jnp.mean(real.astype(jnp.float32)), "fake": jnp.mean(fake.astype(jnp.float32))}
     return {name: decay * averages[name] + (1 - decay) * jax.lax.stop_gradient(means[name]) for name in means}
 
 
 def lecam(averages: Averages, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """LeCam regularizer (Tseng et al., 2021, arXiv 2104.03310, equation 3); `averages` already include this batch.
+    """Returns the LeCam regularizer (Tseng et al., 2021, arXiv 2104.03310, equation 3).
 
-    One-sided, as in the released code: it pulls real logits down to the average fake logit, and fake logits up to the
-    average real one.
+    `averages` already include this batch. The regularizer is one-sided, as in the released code: it penalizes real
+    logits above the average fake logit, and fake logits below the average real logit.
     """
     averages = jax.lax.stop_gradient(averages)
     above = jax.nn.relu(real.astype(jnp.float32) - averages["fake"])

@@ -20,19 +20,19 @@ def check_alignment(mode: str, num_latents: int, num_patches: int) -> None:
 
 
 def alignment_inputs(mode: str, latents: jax.Array) -> jax.Array:
-    """Inputs of the alignment head: the latents `[B, L, D]`, or their mean `[B, 1, D]` in mode "global"."""
+    """Returns the alignment head's inputs: the latents `[B, L, D]`, or their mean `[B, 1, D]` in mode "global"."""
     return jnp.mean(latents, axis=1, keepdims=True) if mode == "global" else latents
 
 
 def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.Array | None = None) -> jax.Array:
-    """Targets of the alignment head's outputs.
+    """Returns the targets of the alignment head's outputs.
 
     Args:
-      mode: "repeat" takes every patch, "global" the mean of all, "avg_1d" means of consecutive patches, "avg_1d_shuffle"
-        means of patches in a random order, the same for the whole batch.
-      patches: the teacher's `[B, N, width]`.
+      mode: "repeat" takes every patch, "global" the mean of all patches, "avg_1d" means of consecutive patches,
+        "avg_1d_shuffle" means of patches in a random order, which is the same for the whole batch.
+      patches: the teacher's patch tokens `[B, N, width]`.
       num_latents: `L`.
-      key: draws the order in mode "avg_1d_shuffle".
+      key: random key for the order in mode "avg_1d_shuffle".
 
     Returns:
       `[B, N, width]`, `[B, 1, width]` or `[B, L, width]`.
@@ -50,10 +50,11 @@ def alignment_targets(mode: str, patches: jax.Array, num_latents: int, key: jax.
 
 
 def alignment_loss(projected: jax.Array, targets: jax.Array) -> jax.Array:
-    """`-cos`, averaged over patches and batch, in float32.
+    """Returns the negative cosine similarity, averaged over targets and batch, in float32.
 
-    If there are more targets (N) than rows of `projected` `[B, M, width]`, row `i` is compared with targets
-    `i*N/M ... (i+1)*N/M - 1`.
+    Args:
+      projected: outputs of the alignment head, `[B, M, width]`.
+      targets: `[B, N, width]`; M divides N. Output `i` is compared with targets `i*N/M ... (i+1)*N/M - 1`.
     """
     projected = jnp.repeat(projected, targets.shape[1] // projected.shape[1], axis=1)
     return -jnp.mean(jnp.sum(unit_vectors(projected) * unit_vectors(targets), axis=-1))

@@ -15,8 +15,8 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
     Args:
       key: random key.
       images: `[B, H, W, C]` in [-1, 1].
-      probability: of each of the three.
-      cutout: side of the square set to 0, as a share of the image's.
+      probability: probability of each of the three augmentations.
+      cutout: side of the square that is set to 0, as a share of the image's side.
     """
     groups = (random_color, random_translation, partial(random_cutout, share=cutout))
     for group_key, distort in zip(jax.random.split(key, len(groups)), groups, strict=True):
@@ -28,13 +28,13 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
 
 
 def random_color(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Randomly changes brightness by up to 0.5, saturation by factors 0 to 2, contrast by factors 0.5 to 1.5."""
+    """Changes brightness by -0.5 to 0.5, saturation by a factor of 0 to 2 and contrast by a factor of 0.5 to 1.5."""
     draws = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1))
     return adjust_color(images, draws[0] - 0.5, 2 * draws[1], 0.5 + draws[2])
 
 
 def adjust_color(images: jax.Array, brightness: jax.Array, saturation: jax.Array, contrast: jax.Array) -> jax.Array:
-    """Adds brightness, then scales each pixel's distance from its gray value, then from the mean of the image."""
+    """Adds `brightness`, scales distances from each pixel's gray value, then distances from the image's mean."""
     images = images + brightness
     gray = jnp.mean(images, axis=-1, keepdims=True)
     images = (images - gray) * saturation + gray
@@ -64,15 +64,15 @@ def _reach(images):
 
 
 def random_cutout(key: jax.Array, images: jax.Array, *, share: float) -> jax.Array:
-    """Cuts out a square with a side of `share` of the image's, centered anywhere in the image."""
+    """Cuts out a square of `share` times the image's sides, with its center anywhere in the image."""
     sides = [_rounded(share * side) for side in images.shape[1:3]]
-    # The center of an even square lies between pixels: one position more.
+    # The center of a square with an even side lies between pixels, which gives one more position.
     positions = jnp.array([size + 1 - side % 2 for size, side in zip(images.shape[1:3], sides, strict=True)])
     return cut_out(images, jax.random.randint(key, (images.shape[0], 2), 0, positions), sides)
 
 
 def cut_out(images: jax.Array, centers: jax.Array, sides: Sequence[int]) -> jax.Array:
-    """Sets `side` rows and columns, starting at `center - side//2`, to 0, as far as they lie in the image."""
+    """Sets the square of `sides` around each center to 0; it starts at `center - side//2` and may leave the image."""
 
     def inside(length, center, side):
         offset = jnp.arange(length) - (center[:, None] - side // 2)
@@ -83,5 +83,5 @@ def cut_out(images: jax.Array, centers: jax.Array, sides: Sequence[int]) -> jax.
 
 
 def _rounded(x: float) -> int:
-    """The nearest integer; halves round up."""
+    """Returns the nearest integer; halves are rounded up."""
     return int(x + 0.5)

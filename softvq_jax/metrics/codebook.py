@@ -4,17 +4,17 @@ import numpy as np
 
 
 class CodebookUsage:
-    """Counts how often each code is used by a stream of tokens.
+    """Counts the tokens of each code in a stream of indices.
 
     Attributes:
-      counts: `[C, K]` int64, tokens of each code of each codebook.
+      counts: `[C, K]` int64, number of tokens for each code of each codebook.
     """
 
     def __init__(self, num_codebooks: int, codebook_size: int):
         self.counts = np.zeros((num_codebooks, codebook_size), np.int64)
 
     def update(self, indices: np.ndarray) -> None:
-        """Counts indices `[B, C, tokens of each codebook]`.
+        """Counts indices `[B, C, L/C]`.
 
         Raises:
           ValueError: the number of codebooks is wrong, or an index is out of range.
@@ -30,18 +30,18 @@ class CodebookUsage:
 
     @property
     def usage(self) -> float:
-        """Share of all codes that at least one token has."""
+        """Share of all codes that are used by at least one token."""
         return float((self.counts > 0).mean())
 
     @property
     def perplexity(self) -> float:
-        """`exp` of the entropy of the codes' frequencies, averaged over the codebooks; K if all are equally used."""
+        """`exp` of the entropy of the codes' frequencies, averaged over codebooks; K if all codes are used equally."""
         p = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
         entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
         return float(np.exp(entropy).mean())
 
     def profile(self, points: int = 100) -> list[float]:
-        """Counts of the codes over their mean, from the most to the least used code, at `points` evenly spaced ranks."""
+        """Returns counts of codes divided by their mean, at `points` evenly spaced ranks from most to least used."""
         counts = np.sort(self.counts.ravel())[::-1]
         rows = np.linspace(0, len(counts) - 1, min(points, len(counts))).round().astype(int)
         return (counts[rows] / max(counts.mean(), 1e-300)).tolist()

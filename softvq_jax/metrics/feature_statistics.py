@@ -1,7 +1,7 @@
-"""Mean and covariance of a set's features: computed from a stream of features, read from and written to `.npz` files.
+"""Mean and covariance of features, computed from a stream of features, or read from and written to `.npz` files.
 
-The files have the layout that FID code shares: `mu`, `sigma` of pool3, `mu_s`, `sigma_s` of the spatial features of sFID.
-A file may also hold images (`arr_0`), as ADM's reference batches do; `evaluate.image_sets.NpzImages` reads those.
+The files have the usual layout of FID code: `mu`, `sigma` of pool3 and `mu_s`, `sigma_s` of the spatial features of sFID.
+A file may also hold images (`arr_0`), as ADM's reference batches do; `evaluate.image_sets.NpzImages` reads them.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.metrics.npz import array_names
 from softvq_jax.storage import files
 
-BLOCK = 2048  # rows
+BLOCK = 2048  # rows per block
 
 
 class Moments:
     """Count, mean and scatter matrix of rows `[n, d]` in float64 (Chan, Golub and LeVeque, 1983).
 
-    The result does not depend on how the rows are divided into batches, devices and hosts. Own code because `np.cov`
+    The result does not depend on how the rows are divided into batches, devices and hosts. `np.cov` is not used because it
     needs all rows in memory at once.
 
     Attributes:
@@ -34,10 +34,10 @@ class Moments:
 
     @classmethod
     def of(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
-        """Moments of all rows of `features` `[n, d]`: an array, or anything that slices into arrays.
+        """Returns the moments of all rows of `features`.
 
         Args:
-          features: the rows.
+          features: rows `[n, d]`, as an array or an object whose slices are arrays.
           on_progress: called with the number of finished blocks and the number of all blocks.
         """
         moments, starts = cls(features.shape[1]), range(0, len(features), BLOCK)
@@ -72,19 +72,19 @@ class Moments:
         self.count = total
 
     def covariance(self, ddof: int = 1) -> np.ndarray:
-        """`scatter / (count - ddof)`, `[d, d]`; raises TooFewImages for fewer than two rows."""
+        """Returns `scatter / (count - ddof)`, `[d, d]`; raises TooFewImages for fewer than two rows."""
         require(self.count, 2, "a covariance")
         return self.scatter / (self.count - ddof)
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """Mean and covariance of the features of a set of images; FID and sFID compare two of them.
+    """Mean and covariance of the features of a set of images, which FID and sFID compare.
 
     Attributes:
-      mu, sigma: of pool3, float64 `[d]` and `[d, d]`.
-      mu_s, sigma_s: of the spatial features; None if unknown.
-      count: the number of images; None if unknown.
+      mu, sigma: mean and covariance of pool3, float64 `[d]` and `[d, d]`.
+      mu_s, sigma_s: mean and covariance of the spatial features; None if unknown.
+      count: number of images; None if unknown.
     """
 
     mu: np.ndarray
@@ -95,20 +95,20 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
-        """Statistics of the images whose pool3 and spatial features have these moments."""
+        """Returns the statistics, given the moments of pool3 and spatial features."""
         extra = (None, None) if spatial is None else (spatial.mean, spatial.covariance(ddof))
         return cls(pool3.mean, pool3.covariance(ddof), *extra, count=pool3.count)
 
 
 def has_statistics(path: str | os.PathLike) -> bool:
-    """Whether `path` is an `.npz` with `mu` and `sigma`."""
+    """Returns whether `path` is an `.npz` file with `mu` and `sigma`."""
     if not str(path).endswith(".npz") or not os.path.isfile(path):
         return False
     return {"mu", "sigma"} <= set(array_names(path))
 
 
 def has_images(path: str | os.PathLike) -> bool:
-    """Whether `path` may hold images: anything except an `.npz` that holds only statistics."""
+    """Returns whether `path` may hold images, which is not so for an `.npz` file with only statistics."""
     return not has_statistics(path) or "arr_0" in array_names(path)
 
 
@@ -116,7 +116,7 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
     """Reads `mu`, `sigma` and, if present, `mu_s`, `sigma_s` and `count` (which only our files have).
 
     Raises:
-      ValueError: an array is missing, has the wrong shape, or holds NaN.
+      ValueError: an array is missing, has the wrong shape, or contains values that are not finite.
     """
     with np.load(path) as file:
         arrays = {
@@ -139,14 +139,14 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
 
 
 def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics) -> None:
-    """Writes all known arrays atomically, under the names that FID code shares."""
+    """Writes all known arrays atomically, under the usual names of FID code."""
     known = {name: value for name, value in vars(statistics).items() if value is not None}
     with files.replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, **known)
 
 
 def small_sample_warning(count: int | None, features: int, name: str) -> str | None:
-    """A warning if the covariance of `features` numbers is estimated from fewer images; None if it is not."""
+    """Returns a warning if a covariance of `features` features is estimated from fewer images, else None."""
     if count is None or count >= features:
         return None
     return (

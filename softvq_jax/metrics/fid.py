@@ -8,9 +8,9 @@ from softvq_jax.metrics.metric import Metric, NotMeasured
 def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma2: np.ndarray) -> float:
     """Returns `|mu1 - mu2|^2 + Tr(sigma1 + sigma2 - 2 (sigma1 sigma2)^(1/2))`.
 
-    With `sigma = R R^T`, the trace of the root is the sum of the singular values of `R1^T R2`. The roots come from
-    symmetric eigenvalues: a covariance of fewer images than features loses no accuracy, and no matrix is squared.
-    `scipy.linalg.sqrtm` of the product of two singular covariances is inaccurate.
+    With `sigma = R R^T`, the trace of the root is the sum of the singular values of `R1^T R2`, and `R` is computed from the
+    eigenvalues of `sigma`. This is accurate for singular covariances (fewer images than features), for which
+    `scipy.linalg.sqrtm(sigma1 @ sigma2)` is not.
 
     Args:
       mu1, mu2: `[d]`.
@@ -28,9 +28,9 @@ def frechet_distance(mu1: np.ndarray, sigma1: np.ndarray, mu2: np.ndarray, sigma
 def covariance_root(sigma: np.ndarray) -> np.ndarray:
     """Returns `R` `[d, rank]` with `R R^T = sigma`; raises ValueError for a matrix with negative eigenvalues."""
     values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
-    if values[0] < -1e-4 * abs(values[-1]):  # what float32 files round to stays well above
+    if values[0] < -1e-4 * abs(values[-1]):  # rounding to float32 in files gives values well above this
         raise ValueError(f"eigenvalues from {values[0]:.3g} to {values[-1]:.3g}: sigma is not a covariance matrix")
-    kept = values > np.finfo(float).eps * len(values) * values[-1]  # the others are rounding
+    kept = values > np.finfo(float).eps * len(values) * values[-1]  # smaller ones are rounding errors
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
@@ -61,7 +61,7 @@ def _sfid(samples, reference, protocol, on_progress):
 
 
 FID = Metric("FID", {"fid": "FID"}, "lower", _fid)
-"""On pool3 features."""
+"""FID, on pool3 features."""
 
 SFID = Metric("sFID", {"sfid": "sFID"}, "lower", _sfid)
-"""On spatial features (Nash et al., 2021)."""
+"""sFID, on spatial features (Nash et al., 2021)."""

@@ -12,12 +12,12 @@ from softvq_jax import pixels
 
 
 def to_uint8(images) -> np.ndarray:
-    """`pixels.to_uint8` of anything that converts to a NumPy array."""
+    """Converts images in [-1, 1] to uint8 by `pixels.to_uint8`, for anything that converts to a NumPy array."""
     return pixels.to_uint8(np.asarray(images))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio, `10 log10(255^2 / mean (a - b)^2)`.
+    """Returns the peak signal-to-noise ratio, `10 log10(255^2 / mean (a - b)^2)`, of each pair of images.
 
     Args:
       a, b: uint8 `[B, H, W, C]`.
@@ -26,7 +26,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
       `[B]` float64 in dB; infinite if the two images are equal.
 
     Raises:
-      ValueError: the two are not batches of 8-bit images of one shape.
+      ValueError: `a` and `b` are not batches of 8-bit images of one shape.
     """
     _check_pairs(a, b)
     with np.errstate(divide="ignore"):
@@ -37,26 +37,26 @@ WINDOWS = {
     "gauss": (11, {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}),
     "uniform7": (7, {}),
 }
-"""The windows of SSIM: side in pixels, and scikit-image's options for it."""
+"""The windows of SSIM: side in pixels, and scikit-image's options."""
 
 
 def ssim(a: np.ndarray, b: np.ndarray, window: str = "gauss", data_range: float = 255) -> np.ndarray:
-    """Structural similarity (Wang et al., 2004, eq. 13), averaged over positions and channels.
+    """Returns the structural similarity (Wang et al., 2004, eq. 13), averaged over positions and channels.
 
     Only windows inside the image count.
 
     Args:
-      a, b: uint8 `[B, H, W, C]`, no side shorter than the window.
-      window: "gauss" is the paper's, 11 x 11 with sigma 1.5 and population covariance; "uniform7" the 7 x 7 box with
-        sample covariance that scikit-image uses by default.
-      data_range: span of the pixel values that the stabilizing constants assume. 255 on 8-bit images is the same as 1
-        on images in [0, 1]; 510 gives the numbers of code that assumes 2 on images in [0, 1], as SoftVQ's release does.
+      a, b: uint8 `[B, H, W, C]`, with no side shorter than the window.
+      window: "gauss" is the paper's window, 11 x 11 with sigma 1.5 and population covariance; "uniform7" is scikit-image's
+        default, a 7 x 7 box with sample covariance.
+      data_range: range of pixel values in the stabilizing constants. 255 on 8-bit images equals 1 on images in [0, 1];
+        510 gives the same numbers as code that uses 2 on images in [0, 1], such as SoftVQ's release.
 
     Returns:
       `[B]` float64.
 
     Raises:
-      ValueError: the window is unknown, or the two are not batches of 8-bit images of one shape.
+      ValueError: the window is unknown, or `a` and `b` are not batches of 8-bit images of one shape.
     """
     if window not in WINDOWS:
         raise ValueError(f"window is {window!r}; expected one of {', '.join(WINDOWS)}")
@@ -66,7 +66,7 @@ def ssim(a: np.ndarray, b: np.ndarray, window: str = "gauss", data_range: float 
     if min(height, width) < side:
         raise ValueError(f"images of {height} x {width} pixels; SSIM's window needs {side} each way")
     similarity = functools.partial(metrics.structural_similarity, channel_axis=-1, data_range=data_range, **options)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # its filters release the GIL
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # scikit-image's filters release the GIL
         return np.array(list(pool.map(similarity, a, b)))
 
 
@@ -74,10 +74,10 @@ PAIR_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "psnr": psnr,
     "ssim_gauss": ssim,
     "ssim_uniform7": functools.partial(ssim, window="uniform7"),
-    # The released code's SSIM: a data range of 2 on images in [0, 1].
+    # The SSIM of the released code, which uses a data range of 2 on images in [0, 1].
     "ssim_uniform7_range2": functools.partial(ssim, window="uniform7", data_range=2 * 255),
 }
-"""Metrics of an image and its reconstruction by their keys in `evaluation.json`: `(originals, images) -> [B]`."""
+"""Metrics of pairs, `(originals, images) -> [B]`, by their keys in `evaluation.json`."""
 
 
 def _check_pairs(a, b):

@@ -8,11 +8,11 @@ from softvq_jax.metrics.metric import Metric, require
 
 
 def inception_score(logits, splits: Iterable[slice | np.ndarray]) -> tuple[float, float]:
-    """Mean and population standard deviation of the score over `splits` of the rows.
+    """Returns mean and population standard deviation of the score over `splits` of the rows, computed in float64.
 
     Args:
-      logits: `[n, classes]`, an array, or anything that `splits` can index; computed in float64.
-      splits: the rows of each split: `splits_of_size`, `number_of_splits`, or arrays of row numbers.
+      logits: `[n, classes]`, an array or an object that `splits` can index.
+      splits: the rows of each split, from `splits_of_size` or `number_of_splits`, or as arrays of row numbers.
 
     Raises:
       ValueError: a logit is not finite.

@@ -14,13 +14,14 @@ def kernel_distance(
     seed: int = 2020,
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[float, float]:
-    """Mean and population standard deviation of the squared MMD over random subsets.
+    """Returns mean and population standard deviation of the squared MMD over random subsets, computed in float64.
 
     Args:
-      real, fake: features `[n, d]`: arrays, or anything that an array of row numbers can index; computed in float64.
+      real, fake: features `[n, d]`, arrays or objects that an array of row numbers can index.
       subsets: number of random subsets.
       subset_size: rows of each set in a subset, drawn without replacement.
-      seed: of the draws (`numpy.random.RandomState`, first `fake`, then `real`: torch-fidelity's inputs 1 and 2).
+      seed: seed of `numpy.random.RandomState`, which draws first from `fake`, then from `real` (torch-fidelity's inputs 1
+        and 2).
       on_progress: called with the number of finished subsets and the number of all subsets.
 
     Raises:
@@ -43,7 +44,7 @@ def kernel_distance(
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared MMD of `[n, d]` and `[m, d]` under the kernel `(x.y / d + 1)^3`."""
+    """Returns the unbiased squared MMD of `x` `[n, d]` and `y` `[m, d]` with the kernel `(x.y / d + 1)^3`."""
     return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * float(_kernel(x, y).mean())
 
 

@@ -1,22 +1,22 @@
-"""The interface that all metrics of a set of images share, and the errors they raise when they cannot be computed."""
+"""The interface of metrics of a set of images, and the errors raised if they cannot be computed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 Counts = dict[str, int | None]
-"""Images by set: `samples`, `reference`, `reference statistics`; None where a statistics file does not give its count."""
+"""Number of images by set (`samples`, `reference`, `reference statistics`); None if a statistics file has no count."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of finished parts of a computation and the number of all parts."""
 
 
 class NotMeasured(Exception):
-    """A metric needs something that this evaluation does not have."""
+    """A metric cannot be computed in this evaluation because an input is missing."""
 
 
 class NoFeatures(NotMeasured):
-    """A metric needs Inception features, and the evaluation ran without the network."""
+    """A metric needs Inception features, but the evaluation ran without the network."""
 
 
 class TooFewImages(ValueError):
@@ -34,8 +34,8 @@ class MeasuredSet(Protocol):
 
     Attributes:
       name: `samples` or `reference`.
-      image_counts: the number of its images by `name`; empty if only statistics are known.
-      statistics_counts: the number of images that its feature statistics are computed from, by name.
+      image_counts: number of images by `name`; empty if only statistics are given.
+      statistics_counts: number of images that the feature statistics were computed from, by name.
     """
 
     @property
@@ -48,32 +48,32 @@ class MeasuredSet(Protocol):
     def statistics_counts(self) -> Counts: ...
 
     def rows(self, column: str) -> Any:
-        """A column of features `[n, d]`; raises NotMeasured or NoFeatures if there is none."""
+        """Returns a column of features `[n, d]`; raises NotMeasured or NoFeatures if there is none."""
         ...
 
     def require_statistics(self) -> Any:
-        """`feature_statistics.FeatureStatistics` of its images; raises NoFeatures if there are none."""
+        """Returns the images' `feature_statistics.FeatureStatistics`; raises NoFeatures if there are none."""
         ...
 
 
 Measured = tuple[dict[str, float], Counts]
-"""The numbers of a metric by name, and the images they are computed from."""
+"""The numbers of a metric by name, and the images that they are computed from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric that compares two sets of images, and everything that other code needs to know about it.
+    """A metric that compares two sets of images, with its names and settings.
 
-    To add one, write a file in `metrics/` that defines a `Metric` and add a line to `metrics.registry.METRICS`.
+    To add one, write a file in `metrics/` that defines a `Metric`, and add a line to `metrics.registry.METRICS`.
 
     Attributes:
-      title: its name in reports.
-      titles: the name in reports of each of its numbers, by the number's key in `evaluation.json`.
-      better: whether a higher or a lower value of its numbers is better.
-      compute: `(samples, reference, protocol, on_progress) -> Measured`; `protocol` is an `evaluate.protocols.Protocol`,
-        whose fields are the metric's settings. Raises NotMeasured or TooFewImages if it cannot be computed.
-      describe: the settings in words, given the protocol; None if it has none.
-      every_protocol: whether it is computed in every protocol; if not, in those whose `metrics` name it.
+      title: name of the metric for people.
+      titles: name for people of each number, by its key in `evaluation.json`.
+      better: "higher" or "lower", whichever is better.
+      compute: `(samples, reference, protocol, on_progress) -> Measured`; the fields of `protocol`, an
+        `evaluate.protocols.Protocol`, are the settings. Raises NotMeasured or TooFewImages if it cannot be computed.
+      describe: `(protocol) -> settings in words`; None if there are no settings.
+      every_protocol: whether all protocols compute it, or only those with its name in `metrics`.
     """
 
     title: str

@@ -1,6 +1,6 @@
 """Reads rows of arrays in `.npz` files without loading whole arrays.
 
-Own code because `np.load(..., mmap_mode="r")` ignores the mode for `.npz` files.
+`np.load(..., mmap_mode="r")` is not used because it ignores the mode for `.npz` files.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def array_names(path: str | os.PathLike) -> list[str]:
-    """Names of the arrays in an `.npz` file; raises ValueError if it is truncated or not an `.npz`."""
+    """Returns the names of the arrays in an `.npz` file; raises ValueError if it is truncated or not an `.npz` file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -37,7 +37,7 @@ class ArrayRows:
         self._begin = self._file.tell()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows `start ... stop - 1`; raises ValueError if the file ends before."""
+        """Returns rows `start` to `stop - 1`; raises ValueError if the file is truncated."""
         size = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         self._file.seek(self._begin + start * size)
         content = self._file.read((stop - start) * size)
@@ -47,14 +47,14 @@ class ArrayRows:
 
 
 def _open_member(path: str, name: str) -> IO[bytes]:
-    """Opens a file in a zip archive; an uncompressed one is opened in place, so that seeking is fast."""
+    """Opens a member of a zip archive; an uncompressed member is opened in place, so that seeking is fast."""
     archive = zipfile.ZipFile(path)
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED:
         return archive.open(name)
     archive.close()
     file = open(path, "rb")  # noqa: SIM115 (it stays open)
-    file.seek(member.header_offset + 26)  # the lengths of the two fields between the local header and the content
+    file.seek(member.header_offset + 26)  # lengths of the two fields between the local header and the content
     name_length, extra_length = struct.unpack("<HH", file.read(4))
     file.seek(name_length + extra_length, os.SEEK_CUR)
     return file

@@ -1,7 +1,7 @@
 """Improved precision and recall (Kynkäänniemi et al., 2019, eq. 1 and 2).
 
-The manifold of a set is the union of balls around its features, each with the distance to the k-th nearest neighbor as its
-radius. Distances are squared, in float64, and computed block by block: memory does not grow with the product of the
+The manifold of a set is the union of balls around its features; a ball's radius is the distance to the k-th nearest
+neighbor. Squared distances are computed in float64, block by block, so that memory does not grow with the product of the
 counts.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from softvq_jax.metrics.metric import Metric, OnProgress, require
 
-BLOCK = 2048  # rows
+BLOCK = 2048  # rows per block
 
 
 def precision_recall(
@@ -22,7 +22,7 @@ def precision_recall(
     """Returns the share of `fake` inside the manifold of `real`, and of `real` inside the manifold of `fake`.
 
     Args:
-      real, fake: features `[n, d]`: arrays, or anything that slices into arrays.
+      real, fake: features `[n, d]`, arrays or objects whose slices are arrays.
       neighbors: k; a feature is not its own neighbor.
       on_progress: called with the number of finished blocks of distances and the number of all blocks.
 
@@ -51,17 +51,17 @@ def f_score(precision: float, recall: float) -> float:
 
 
 def _ticks(real, fake, on_progress) -> Callable[[], None]:
-    """Returns a function to be called after every block of distances of sets of `real` and `fake` rows."""
+    """Returns a function to call after every block of distances, for sets of `real` and `fake` rows."""
     a, b = (math.ceil(count / BLOCK) for count in (real, fake))
     total, done = a * (a + 1) // 2 + b * (b + 1) // 2 + a * b, itertools.count(1)
     return lambda: on_progress(next(done), total)
 
 
 def squared_radii(features, neighbors: int, on_block: Callable[[], None] = lambda: None) -> np.ndarray:
-    """`[n]`: squared distance of every row of `features` to the k-th nearest other row."""
+    """Returns the squared distance of every row of `features` to its k-th nearest other row, `[n]`."""
     nearest = np.full((len(features), neighbors), np.inf)
     for rows, x in _blocks(features):
-        for columns, y in _blocks(features, rows.start):  # the earlier blocks are transposes of known ones
+        for columns, y in _blocks(features, rows.start):  # earlier blocks are transposes of computed ones
             distances = squared_distances(x, y)
             if rows == columns:
                 np.fill_diagonal(distances, np.inf)
@@ -73,13 +73,13 @@ def squared_radii(features, neighbors: int, on_block: Callable[[], None] = lambd
 
 
 def _smallest(nearest, distances):
-    """Returns the smallest of each row of both together, as many as `nearest` has."""
+    """Merges two arrays of distances; returns the smallest of each row, as many as `nearest` has."""
     neighbors = nearest.shape[1]
     return np.partition(np.concatenate([nearest, distances], axis=1), neighbors - 1, axis=1)[:, :neighbors]
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`[n, m]` float64 for float64 rows `[n, d]` and `[m, d]`."""
+    """Returns squared distances `[n, m]` float64 of float64 rows `x` `[n, d]` and `y` `[m, d]`."""
     distances = x @ y.T
     distances *= -2
     distances += (x * x).sum(axis=1)[:, None]

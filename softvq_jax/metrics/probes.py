@@ -1,11 +1,11 @@
-"""Probes: how well the class of an image can be predicted from its latents, by a linear model and by nearest neighbors."""
+"""Probes, which predict the class of an image from its latents by a linear model or nearest neighbors."""
 
 import importlib.util
 
 import numpy as np
 
 STRENGTHS = 10.0 ** np.arange(-4, 5)
-"""Ridge penalties that the linear probe chooses among, in units of the features' mean squared singular value."""
+"""Ridge penalties among which the linear probe chooses, in units of the features' mean squared singular value."""
 
 
 def check_installed() -> None:
@@ -17,8 +17,8 @@ def check_installed() -> None:
 def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Predicts classes by ridge regression on one-hot targets (scikit-learn's `RidgeClassifierCV`).
 
-    Features are standardized with the mean and std of `train`. The penalty is the one of `STRENGTHS` with the least
-    squared error in leave-one-out cross-validation on `train`.
+    Features are standardized by the mean and standard deviation of `train`. The penalty in `STRENGTHS` with the least
+    squared error in leave-one-out cross-validation on `train` is used.
 
     Args:
       train: features `[n, d]`.
@@ -43,16 +43,16 @@ def linear_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.
 
 
 def nearest(train: np.ndarray, test: np.ndarray, count: int) -> np.ndarray:
-    """Returns the rows of `train` with the largest cosine similarity to each row of `test`: `[m, count]`, nearest first."""
+    """Returns the indices of the rows of `train` most similar (by cosine) to each row of `test`, `[m, count]`."""
     similarity = _unit(test) @ _unit(train).T
     return np.argsort(-similarity, axis=1, kind="stable")[:, :count]
 
 
 def nearest_class(train: np.ndarray, labels: np.ndarray, test: np.ndarray, neighbors: int = 10) -> np.ndarray:
-    """Predicts classes by a vote of the nearest neighbors: `[m]`.
+    """Predicts classes `[m]` by a vote of the nearest neighbors.
 
-    A tie goes to the class of the nearest neighbor. scikit-learn's `KNeighborsClassifier` gives it to the class that
-    sorts first, which with ten neighbors and many classes decides often.
+    The nearest neighbor breaks ties. In scikit-learn's `KNeighborsClassifier` the first class in sorted order does, and
+    ties are frequent with ten neighbors and many classes.
     """
     votes = labels[nearest(train, test, neighbors)]
     counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)

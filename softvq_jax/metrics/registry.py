@@ -1,4 +1,4 @@
-"""All metrics that compare two sets of images, by the name that a protocol gives them."""
+"""All metrics that compare two sets of images, by their names in protocols."""
 
 from softvq_jax.metrics import fid, inception_score, kid, precision_recall
 from softvq_jax.metrics.metric import Metric
@@ -13,7 +13,7 @@ METRICS: dict[str, Metric] = {
 
 
 def titles() -> dict[str, str]:
-    """The names in reports of all metrics and of all their numbers, by key."""
+    """Returns the names for people of all metrics and of all their numbers, by key."""
     found = {}
     for name, metric in METRICS.items():
         found |= {name: metric.title, **metric.titles}

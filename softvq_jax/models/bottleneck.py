@@ -1,7 +1,7 @@
-"""The interface of bottlenecks: what stands between the encoder's output and the decoder's input.
+"""The interface of bottlenecks, the modules between the encoder's output and the decoder's input.
 
-A new bottleneck is a subclass of `Bottleneck` and one call of `models.quantizers.register_bottleneck`. This is a whole
-one, trained with `config.model.bottleneck = "noise"`:
+To add a bottleneck, subclass `Bottleneck` and register the class. A complete example, selected by
+`config.model.bottleneck = "noise"`:
 
     class Noise(Bottleneck):
         loss_weights = {"energy": 1e-3}
@@ -52,8 +52,8 @@ class Tensor(NamedTuple):
     """The tensor of a published file that holds a parameter.
 
     Attributes:
-      name: its name, without the bottleneck's prefix `quantize.`.
-      transposed: the parameter is a kernel `[in, out]` and the tensor a PyTorch weight `[out, in]`.
+      name: the tensor's name, without the bottleneck's prefix `quantize.`.
+      transposed: the parameter is a kernel `[in, out]` and the tensor is a PyTorch weight `[out, in]`.
       squeezed: the parameter has a leading axis of length 1 that the tensor lacks.
     """
 
@@ -65,29 +65,31 @@ class Tensor(NamedTuple):
 class Bottleneck(nnx.Module):
     """Base class of bottlenecks.
 
-    The token sequence of length `L` is cut into `C` segments of `L/C` tokens, and segment `i` uses codebook `i`; indices
+    The `L` tokens are divided into `C` segments of `L/C` consecutive tokens. Segment `i` uses codebook `i`, so indices
     are `[B, C, L/C]`.
 
     Attributes:
-      input_dim: channels of `z`, the input.
-      has_codebook: whether `__call__` gives indices into `config.num_codebooks` codebooks of `config.codebook_size`.
+      input_dim: channels of the input `z`.
+      has_codebook: whether `__call__` returns indices into `config.num_codebooks` codebooks of `config.codebook_size`.
       discrete: whether the latents are codes, so that indices determine them.
-      loss_weights: default weights of its losses, by name. A field `config.loss.<name>_weight` takes precedence.
+      has_temperature: whether `encode` and `log_posterior` take a `temperature`.
+      loss_weights: default weights of the losses, by name. A field `config.loss.<name>_weight` takes precedence.
     """
 
     input_dim: int
     has_codebook: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
+    has_temperature: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = {}
 
     if TYPE_CHECKING:
 
         def __init__(self, dim: int, *, rngs: nnx.Rngs, **arguments: Any):
-            """Every bottleneck's own; `dim` are the channels of the latents."""
+            """Each bottleneck has its own arguments; `dim` is the number of channels of the latents."""
 
     @classmethod
     def from_config(cls, config: "TokenizerConfig", *, rngs: nnx.Rngs) -> "Bottleneck":
-        """Returns a fresh bottleneck; by default `cls(latent_dim, **bottleneck_args, rngs=rngs)`."""
+        """Returns a new bottleneck; by default `cls(latent_dim, **bottleneck_args, rngs=rngs)`."""
         return cls(config.latent_dim, **dict(config.bottleneck_args), rngs=rngs)
 
     @classmethod
@@ -101,12 +103,15 @@ class Bottleneck(nnx.Module):
 
     @classmethod
     def frozen_parameters(cls, config: "TokenizerConfig") -> frozenset[str]:
-        """The `/`-joined paths of parameters that are not trained, and have no optimizer state."""
+        """Returns the `/`-joined paths of parameters that are not trained and have no optimizer state."""
         return frozenset()
 
     @classmethod
     def tensors(cls, config: "TokenizerConfig") -> dict[str, Tensor]:
-        """The tensor of each parameter, by the parameter's `/`-joined path; by default the path, joined by dots."""
+        """Returns the published tensor of each parameter, by the parameter's `/`-joined path.
+
+        By default the tensor's name is the path joined by dots.
+        """
         module = nnx.eval_shape(lambda: cls.from_config(config, rngs=nnx.Rngs(0)))
         paths = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(module, nnx.Param)), sep="/")
         return {path: Tensor(path.replace("/", ".")) for path in paths}
@@ -116,12 +121,12 @@ class Bottleneck(nnx.Module):
         """Recognizes this bottleneck in a published file.
 
         Args:
-          tensors: the file's tensors, those of the bottleneck under `quantize.`.
-          fields: the content of its `config.json`.
+          tensors: the file's tensors; the bottleneck's names start with `quantize.`.
+          fields: the content of the file's `config.json`.
 
         Returns:
-          Fields of `TokenizerConfig`; None if the file's bottleneck is another one. Files of bottlenecks that are never
-          recognized, the default, carry our own `softvq_jax.json`.
+          Fields of `TokenizerConfig`, or None if the file has another bottleneck. The default always returns None;
+          such bottlenecks are read from our own `softvq_jax.json` instead.
         """
         return None
 
@@ -130,23 +135,23 @@ class Bottleneck(nnx.Module):
 
         Args:
           z: output of the encoder.
-          step: int32, number of training steps done, for annealing; None outside of training.
-          key: random key, for noise; None: none, as in evaluation.
+          step: int32, number of completed training steps, for annealing; None outside of training.
+          key: random key for noise; None, as in evaluation, adds no noise.
         """
         raise NotImplementedError
 
     def encode(self, z: jax.Array) -> jax.Array:
-        """The latents `[B, L, D]` that inference stores."""
+        """Returns the latents `[B, L, D]` of `z` in inference."""
         raise NotImplementedError
 
     def encode_indices(self, z: jax.Array) -> jax.Array:
-        """The indices `[B, C, L/C]` of the latents, for discrete bottlenecks."""
+        """Returns the code indices `[B, C, L/C]` of `z`, for discrete bottlenecks."""
         raise NotImplementedError(f"{type(self).__name__} is not discrete")
 
     def lookup(self, indices: jax.Array) -> jax.Array:
-        """The latents `[B, L, D]` of indices `[B, C, L/C]`, for discrete bottlenecks."""
+        """Returns the latents `[B, L, D]` of indices `[B, C, L/C]`, for discrete bottlenecks."""
         raise NotImplementedError(f"{type(self).__name__} is not discrete")
 
     def log_posterior(self, z: jax.Array) -> jax.Array | None:
-        """Log-probabilities `[C, B, L/C, K]` of the codes, for bottlenecks that average codes; None for all others."""
+        """Returns log-probabilities `[C, B, L/C, K]` of the codes if the bottleneck averages codes, else None."""
         return None

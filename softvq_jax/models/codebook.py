@@ -1,4 +1,4 @@
-"""Functions of codebooks: segments of the token sequence, distances, code counts, the entropy loss."""
+"""Codebook operations: segments of the token sequence, distances, code counts, the entropy loss."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ ENTROPY_TEMPERATURE = 0.01
 
 
 def uniform_codebook(rngs: nnx.Rngs, num_codebooks: int, codebook_size: int, dim: int) -> jax.Array:
-    """A fresh codebook `[C, K, D]`, uniform in +-1/K."""
+    """Returns a new codebook `[C, K, D]`, uniform in [-1/K, 1/K]."""
     bound = 1.0 / codebook_size
     return jax.random.uniform(rngs.params(), (num_codebooks, codebook_size, dim), minval=-bound, maxval=bound)
 
@@ -26,22 +26,28 @@ def unsegment(z: jax.Array) -> jax.Array:
 
 
 def gather(codes: jax.Array, indices: jax.Array) -> jax.Array:
-    """Looks up codes: `[C, K, D]` at indices `[B, C, L/C]` gives `[B, L, D]`."""
+    """Looks up `codes` `[C, K, D]` at `indices` `[B, C, L/C]`; returns `[B, L, D]`."""
     batch, num_codebooks, length = indices.shape
     z_q = codes[jnp.arange(num_codebooks)[None, :, None], indices]
     return z_q.reshape(batch, num_codebooks * length, -1)
 
 
 def squared_distances(z: jax.Array, codes: jax.Array) -> jax.Array:
-    """`|z - c|^2` of every token of a segment to every code of its codebook: `[C, B, L/C, K]`."""
+    """Returns `|z - c|^2` between each token and each code of its segment's codebook, `[C, B, L/C, K]`.
+
+    Args:
+      z: segments `[C, B, L/C, D]`.
+      codes: `[C, K, D]`.
+    """
     products = jnp.einsum("cbld,ckd->cblk", z, codes)
     return jnp.sum(z * z, -1)[..., None] + jnp.sum(codes * codes, -1)[:, None, None] - 2 * products
 
 
 def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:
-    """`mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks together.
+    """Returns `mean_tokens H(q) - H(mean_tokens q)`, `q = softmax(logits / 0.01)`, over all tokens of all codebooks.
 
-    Low if every token is sure of its code and all codes are used equally: the KL term of SoftVQ-VAE, equation 5.
+    Low if each token's distribution is concentrated on one code and all codes are used equally: the KL term of
+    SoftVQ-VAE, equation 5.
 
     Args:
       logits: `[..., K]`.
@@ -54,14 +60,14 @@ def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:
 
 
 def code_counts(indices: jax.Array, codebook_size: int, weights: jax.Array | None = None) -> jax.Array:
-    """Counts how often each code occurs: `[B, C, L/C] -> [C, K]` float32; image `b` counts `weights[b]` times."""
+    """Counts the occurrences of each code, `[B, C, L/C] -> [C, K]` float32; image `b` has weight `weights[b]`."""
     codebook = jnp.arange(indices.shape[1])[None, :, None]
     amount = 1.0 if weights is None else jnp.broadcast_to(weights[:, None, None], indices.shape)
     return jnp.zeros((indices.shape[1], codebook_size), jnp.float32).at[codebook, indices].add(amount)
 
 
 def perplexity(indices: jax.Array, codebook_size: int) -> jax.Array:
-    """`exp` of the entropy of the codes used in this batch, averaged over codebooks; `indices` is `[B, C, L/C]`."""
+    """Returns `exp` of the entropy of the codes `indices` `[B, C, L/C]` of this batch, averaged over codebooks."""
     counts = code_counts(indices, codebook_size)
     shares = counts / jnp.sum(counts, -1, keepdims=True)
     return jnp.mean(jnp.exp(-jnp.sum(shares * jnp.log(jnp.maximum(shares, 1e-12)), -1)))

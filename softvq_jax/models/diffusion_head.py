@@ -1,4 +1,4 @@
-"""MAR's diffusion head: a small MLP that denoises one token given its condition (arXiv 2406.11838, section 3.3)."""
+"""MAR's diffusion head, a small MLP that denoises one token given its condition (arXiv 2406.11838, section 3.3)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from softvq_jax.models.dit import FinalLayer, TimeEmbedding, modulate, reset_to_
 
 
 class HeadBlock(nnx.Module):
-    """`x + gate * mlp(modulated norm of x)`; `silu_condition` `[..., width]` is SiLU of the condition."""
+    """Residual block `x + gate * mlp(modulate(norm(x)))`; `silu_condition` `[..., width]` is SiLU of the condition."""
 
     def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(width, rngs=rngs)
@@ -24,7 +24,7 @@ class HeadBlock(nnx.Module):
 
 
 class DiffusionHead(nnx.Module):
-    """Predicts noise and variance of tokens, each from its timestep and its condition."""
+    """Predicts the noise and the variance of each token from its timestep and its condition."""
 
     def __init__(
         self, channels: int, condition_width: int, width: int, depth: int, *, dtype=None, remat="none", rngs: nnx.Rngs

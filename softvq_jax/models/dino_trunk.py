@@ -15,7 +15,7 @@ NUM_FEATURES = 5
 class DinoTrunk(nnx.Module):
     """Features of images at five depths of a ViT: before the first block and after each quarter of the blocks.
 
-    GELU is the tanh approximation, as in the discriminators of StyleGAN-T and VAR; DINO itself uses the exact one.
+    GELU is the tanh approximation, as in the discriminators of StyleGAN-T and VAR; DINO itself uses the exact GELU.
 
     Raises:
       ValueError: the depth is not divisible by 4, or the image size by the patch size.
@@ -36,7 +36,7 @@ class DinoTrunk(nnx.Module):
         self.vit = ViT(config, image_size, dtype=dtype, remat=remat, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Patch tokens plus the class token, at five depths.
+        """Returns patch tokens plus the class token, at five depths.
 
         Args:
           images: `[B, S, S, 3]` in [-1, 1]; S is `image_size`.
@@ -45,6 +45,6 @@ class DinoTrunk(nnx.Module):
           `[5, B, N, width]` float32; N is the number of patches.
         """
         tokens = self.vit.embed(imagenet_normalize(images))
-        quarters = self.vit.transformer.parts(tokens, NUM_FEATURES - 1)
+        quarters = self.vit.transformer.outputs_by_group(tokens, NUM_FEATURES - 1)
         depths = jnp.concatenate([tokens[None], quarters])
         return depths[:, :, 1:] + depths[:, :, :1]

@@ -23,7 +23,10 @@ def antialiased_resize(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def resample_positions(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """Resamples positions `[1 + n*n, width]` to `grid * grid` patches, as timm does; the class position stays."""
+    """Resamples position embeddings `[1 + n*n, width]` to `grid * grid` patches, as timm does.
+
+    The class token's embedding is unchanged.
+    """
     first, positions = _square(pos_embed)
     if positions.shape[0] == grid:
         return pos_embed
@@ -32,7 +35,7 @@ def resample_positions(pos_embed: np.ndarray, grid: int) -> np.ndarray:
 
 
 def interpolate_positions_hf(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """`resample_positions` as Hugging Face's own model does it: a = -0.75, not antialiased."""
+    """Resamples as `resample_positions`, but as Hugging Face's model does: a = -0.75, not antialiased."""
     first, positions = _square(pos_embed)
     matrix = bicubic_matrix(positions.shape[0], grid)
     resized = np.einsum("ij,kl,jlw->ikw", matrix, matrix, positions, optimize=True).astype(np.float32)
@@ -51,8 +54,8 @@ def _square(pos_embed):
 def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
     """Resamples a patch kernel `[width, 3, p, p]` to another patch size (FlexiViT, arXiv 2212.08013, section 3.4).
 
-    The new kernel embeds a resized patch as the old kernel embeds the original: `new = old @ pinv(R)`, where the matrix
-    `R` resizes a flattened patch.
+    The new kernel embeds a resized patch as the old kernel embeds the original patch: `new = old @ pinv(R)`, where the
+    matrix `R` resizes a flattened patch.
     """
     width, channels, old, _ = kernel.shape
     if old == patch:
@@ -65,5 +68,5 @@ def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
 
 
 def patch_features(tokens: jax.Array, config: ViTConfig) -> jax.Array:
-    """Patch tokens `[B, N, width]` among a ViT's `[class, registers, patches]`."""
+    """Returns the patch tokens `[B, N, width]` of a ViT's `[class, registers, patches]`."""
     return tokens[:, 1 + config.num_registers :]

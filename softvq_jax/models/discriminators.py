@@ -1,8 +1,8 @@
 """Discriminators: small heads on a frozen DINO (StyleGAN-T, arXiv 2301.09515), and PatchGAN (arXiv 1611.07004).
 
-Both are called `discriminator(inputs, train=...)` and return logits in float32. The inputs are images for PatchGAN and
-features of the frozen DINO for the other. The buffers that a training-mode forward pass updates (BatchNorm's running
-statistics, spectral norm's vectors) are variables that are not `nnx.Param`:
+Both are called as `discriminator(inputs, train=...)` and return logits in float32. PatchGAN takes images, the DINO
+discriminator takes features of the frozen DINO. A training-mode forward pass updates buffers (BatchNorm's running
+statistics, spectral norm's singular vectors), which are variables other than `nnx.Param`:
 
     discriminator = nnx.merge(graphdef, params, buffers)
     logits = discriminator(inputs, train=True)
@@ -20,7 +20,7 @@ from softvq_jax.models.dino_trunk import NUM_FEATURES
 from softvq_jax.models.resize import area_resize, bicubic_resize
 from softvq_jax.parallel.mesh import constrain_batch
 
-MOMENTUM = 0.9  # share of the running statistics that is kept; PyTorch's momentum of 0.1
+MOMENTUM = 0.9  # share of the running statistics that is kept: PyTorch's momentum is 1 - 0.9 = 0.1
 # Uniform within 1/sqrt(fan_in), as PyTorch initializes convolutions.
 _conv_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -60,8 +60,8 @@ class SpectralConv1d(nnx.Module):
     Spectral norm as in PyTorch: one power iteration in each training-mode forward pass (Miyato et al., 2018, arXiv
     1802.05957, algorithm 1).
 
-    A BatchNorm that follows cancels the bias. Its gradient then consists of rounding errors, which Adam would scale to
-    full steps: `learn_bias=False` keeps the bias fixed.
+    If BatchNorm follows, it cancels the bias, and the gradient of the bias is only rounding error, which Adam would
+    scale to full steps. `learn_bias=False` keeps the bias fixed.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ def _unit(x):
 
 
 def _circular_windows(x, size):
-    """`[B, T, C] -> [B, T, size * C]`: each position with its neighbors, so that a convolution is one matmul.
+    """Gathers each position with its neighbors, `[B, T, C] -> [B, T, size * C]`, so that a convolution is one matmul.
 
     Each head has its own kernel, and a batch of matmuls takes half the time of a grouped convolution (forward and
     backward, on a CPU).
@@ -130,7 +130,7 @@ class SpectralBlock(nnx.Module):
 
 
 class Head(nnx.Module):
-    """Logits `[B, N]` of the tokens `[B, N, width]` of one feature map."""
+    """Computes logits `[B, N]` of the tokens `[B, N, width]` of one feature map."""
 
     def __init__(self, width: int, *, dtype=None, rngs: nnx.Rngs):
         self.pointwise = SpectralBlock(width, 1, dtype=dtype, rngs=rngs)
@@ -150,11 +150,11 @@ class DinoDiscriminator(nnx.Module):
         self.heads = layers.stack(lambda r: Head(width, dtype=dtype, rngs=r), NUM_FEATURES, rngs)
 
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[B, 5 * N]`, one for each token of each feature map.
+        """Returns logits `[B, 5 * N]`, one for each token of each feature map.
 
         Args:
           features: `[5, B, N, width]`, from a `DinoTrunk`.
-          train: normalizes by the statistics of this batch, and updates the buffers.
+          train: normalize by the statistics of this batch, and update the buffers.
         """
         graphdef, params, buffers = nnx.split(self.heads, nnx.Param, ...)
 
@@ -168,9 +168,10 @@ class DinoDiscriminator(nnx.Module):
 
 
 def fit(images: jax.Array, size: int, crop_key: jax.Array | None = None) -> jax.Array:
-    """Resizes square images to `size`: enlarges bicubically, shrinks by area or, with a key, crops half of the time.
+    """Resizes square images to `size`: enlarges bicubically, shrinks by area averages.
 
-    One draw decides for the whole batch, and all images are cropped at the same place.
+    With `crop_key`, larger images are cropped instead with probability 1/2. One draw decides for the whole batch, and
+    all images are cropped at the same position.
     """
     if images.shape[1] == size:
         return images
@@ -193,10 +194,10 @@ def random_crop(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
 
 
 class PatchGAN(nnx.Module):
-    """The discriminator of pix2pix (Isola et al., 2017): a logit for each of many overlapping patches.
+    """The discriminator of pix2pix (Isola et al., 2017), which returns a logit for each of many overlapping patches.
 
-    4 x 4 convolutions with padding 1: `num_layers` halve the image, two more keep its size. BatchNorm follows all but the
-    first and the last, the only ones with a bias.
+    4 x 4 convolutions with padding 1: `num_layers` of stride 2, then two of stride 1. BatchNorm follows all except the
+    first and the last convolution, which are the only ones with a bias.
     """
 
     def __init__(self, width: int = 64, num_layers: int = 3, *, dtype=None, rngs: nnx.Rngs):
@@ -217,7 +218,7 @@ class PatchGAN(nnx.Module):
         self.logit = conv(widths[-1], 1, 1, True)
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[B, h, w, 1]` of images `[B, H, W, 3]`."""
+        """Returns logits `[B, h, w, 1]` of images `[B, H, W, 3]`."""
         x = constrain_batch(jax.nn.leaky_relu(self.conv0(images), 0.2))
         for i in range(1, self.num_layers + 1):
             x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x), train=train)

@@ -1,7 +1,7 @@
 """The diffusion transformer of SiT and DiT, on 1-D latents (arXiv 2212.09748, section 3; arXiv 2401.08740).
 
-`L` tokens of `D` channels with fixed positions. Time and class enter through adaptive layer norms with gates that start at
-zero (adaLN-Zero).
+The input is `L` tokens of `D` channels; position embeddings are fixed. Time and class enter through adaptive layer norms
+with gates that start at zero (adaLN-Zero).
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ class DiTConfig:
 
     Attributes:
       num_tokens, channels: `L` and `D` of the latents.
-      width, depth, num_heads: of the blocks.
+      width, depth, num_heads: width, number and attention heads of the blocks.
       learn_sigma: whether each token has `2D` outputs, noise and variance (DiT), or `D`, the velocity (SiT).
       num_classes: number of classes; the label `num_classes` means no class.
       mlp_ratio: hidden width of the MLPs, as a multiple of `width`.
       qk_norm: LayerNorm on the queries and keys of each head.
-      dtype: type of the matrix products; parameters are float32.
+      dtype: type of the matmuls; parameters are float32.
       remat: what the blocks recompute in the backward pass; see `layers.scan_blocks`.
     """
 
@@ -50,7 +50,7 @@ class DiTConfig:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one evaluation on one example: matrix products with weights, and attention."""
+        """Multiply-adds of one forward pass on one example: matmuls with weights, and attention."""
         width, length, hidden = self.width, self.num_tokens, int(self.mlp_ratio * self.width)
         block = length * (4 * width**2 + 2 * width * hidden) + 2 * length**2 * width + 6 * width**2
         ends = length * width * (self.channels + self.out_channels) + 2 * width**2
@@ -58,11 +58,11 @@ class DiTConfig:
 
 
 class FixedPositions(nnx.Variable):
-    """Positions that are saved with the weights and not trained."""
+    """Position embeddings that are saved with the weights but not trained."""
 
 
 def sincos_positions(length: int, width: int) -> np.ndarray:
-    """Positions `[L, width]`: sines in even channels, cosines in odd ones (Vaswani et al., 2017, section 3.5)."""
+    """Returns embeddings `[L, width]` with sines in even and cosines in odd channels (Vaswani et al., 2017, sec. 3.5)."""
     angles = np.arange(length)[:, None] / LONGEST_PERIOD ** (np.arange(0, width, 2) / width)
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, width).astype(np.float32)
 
@@ -105,7 +105,7 @@ class Block(nnx.Module):
 
 
 class FinalLayer(nnx.Module):
-    """Modulated norm and a linear map; modulation and map start at zero."""
+    """Modulated norm and a linear map; both the modulation and the map start at zero."""
 
     def __init__(self, width: int, out_channels: int, *, dtype=None, rngs: nnx.Rngs):
         self.norm = layers.layer_norm(width, affine=False, rngs=rngs)
@@ -132,7 +132,7 @@ class DiT(nnx.Module):
         self.final_layer = FinalLayer(width, config.out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, t: jax.Array, labels: jax.Array) -> jax.Array:
-        """The prediction at `x_t`.
+        """Returns the prediction at `x_t`.
 
         Args:
           x: `[B, L, D]`.
@@ -155,17 +155,20 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def reset_to_xavier(linear: nnx.Linear, rngs: nnx.Rngs) -> nnx.Linear:
-    """Draws a new Xavier uniform kernel, as DiT and MAR do; `layers.linear` initializes as ViT does. Returns `linear`."""
+    """Replaces the kernel by a Xavier uniform one, as in DiT and MAR (`layers.linear` initializes as in ViT).
+
+    Returns `linear`.
+    """
     linear.kernel[...] = nnx.initializers.xavier_uniform()(rngs.params(), linear.kernel.shape)
     return linear
 
 
 def normal_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map of the time embedding, initialized from a normal of 0.02."""
+    """Returns a linear map with a normal kernel of standard deviation 0.02, for the time embedding."""
     init = nnx.initializers.normal(0.02)
     return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 def zero_linear(in_features: int, out_features: int, *, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map that starts at zero, as in adaLN-Zero."""
+    """Returns a linear map that starts at zero, as in adaLN-Zero."""
     return nnx.Linear(in_features, out_features, dtype=dtype, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)

@@ -1,7 +1,7 @@
-"""Inception-v3 of 2015-12-05, the feature network of FID, sFID, IS, KID, precision and recall.
+"""The Inception-v3 published on 2015-12-05, the feature network of FID, sFID, IS, KID, precision and recall.
 
-It differs from the Inception-v3 of later papers: average pools do not count the padding, the last block uses a maximum
-pool, and there are 1,008 classes. Evaluation only, in float32 with full matmul precision.
+It differs from the Inception-v3 of later papers: average pools do not count the padding, the last block uses a max pool,
+and there are 1,008 classes. Evaluation only, in float32 with full matmul precision.
 """
 
 import functools
@@ -13,7 +13,7 @@ from flax import nnx
 
 INPUT_SIZE = 299
 BATCH_NORM_EPS = 1e-3
-SPATIAL_CHANNELS = 7  # of mixed_6/conv: what sFID keeps
+SPATIAL_CHANNELS = 7  # channels of mixed_6/conv that sFID uses
 
 FEATURES = {"f64": 64, "f192": 192, "f768": 768, "f2048": 2048, "logits_unbiased": 1008, "sfid": 17 * 17 * 7}
 
@@ -33,13 +33,13 @@ class Conv(nnx.Module):
         self.bias, self.mean = nnx.Param(jnp.zeros(outputs)), nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The norm is folded into the kernel here, so that the parameters stay those of the file.
+        # The norm is folded into the kernel here and not at loading, so that parameters match the published file.
         gain = self.scale[...] * jax.lax.rsqrt(self.var[...] + BATCH_NORM_EPS)
         return jax.nn.relu(self._convolve(x, self.kernel[...] * gain) + (self.bias[...] - self.mean[...] * gain))
 
     def _convolve(self, x, kernel):
         if kernel.shape[:2] == (1, 1):
-            # CPUs run this as a matmul at twice the rate of the equal convolution.
+            # On CPUs twice as fast as the equivalent convolution.
             return jnp.matmul(x, kernel[0, 0], precision=jax.lax.Precision.HIGHEST)
         by_library = functools.partial(_convolution, stride=self.stride, padding=self.padding)
         if not self.by_rows:
@@ -60,10 +60,10 @@ def _convolution(x, kernel, *, stride, padding):
 
 
 def _sum_of_row_products(x, kernel, *, stride, padding):
-    """`_convolution` for kernels of odd sides, as one matmul for each row of the kernel.
+    """Computes `_convolution` for kernels with odd sides, by one matmul for each row of the kernel.
 
-    On large images and with strides, XLA's own convolution reaches an eighth to a third of a CPU's matmul rate; this one
-    reaches two thirds, if the image stays in the cache.
+    On large images and with strides, XLA's convolution reaches an eighth to a third of a CPU's matmul rate; this one
+    reaches two thirds if the image stays in the cache.
     """
     size, width = kernel.shape[:2]
     if padding == "SAME":
@@ -95,7 +95,7 @@ def _chain(x, *convs):
 
 
 def _max_pool(x, stride: int = 2):
-    """3 x 3 maxima. By slices, rows first: on CPUs several times as fast as a window reduction."""
+    """3 x 3 max pool without padding. Maxima of slices are several times as fast on CPUs as a window reduction."""
     for axis in (1, 2):
         count = (x.shape[axis] - 3) // stride + 1
         x = functools.reduce(jnp.maximum, _shifted(x, axis, count, stride))
@@ -103,7 +103,7 @@ def _max_pool(x, stride: int = 2):
 
 
 def _average_pool(x):
-    """3 x 3 means that count only positions inside the image."""
+    """3 x 3 average pool that counts only positions inside the image."""
 
     def sums(x):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -115,7 +115,7 @@ def _average_pool(x):
 
 
 def _shifted(x, axis, count, stride):
-    """`count` slices along an axis, `stride` apart, from each of its first three positions."""
+    """Returns three slices along `axis`: `count` elements, `stride` apart, starting at positions 0, 1 and 2."""
     end = stride * (count - 1) + 1
     return [jax.lax.slice_in_dim(x, first, first + end, stride, axis) for first in range(3)]
 
@@ -160,7 +160,7 @@ class Mixed6a(nnx.Module):
 
 
 class Mixed6(nnx.Module):
-    """Figure 6 with n = 7, 17 x 17; `width` is that of the factorized convolutions."""
+    """Figure 6 with n = 7, 17 x 17; `width` is the number of channels of the factorized convolutions."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         row, column = (1, 7), (7, 1)
@@ -241,7 +241,7 @@ def _same_max_pool(x):
 
 
 class Inception(nnx.Module):
-    """8-bit images of any size to every feature that a metric asks for; jit drops those that are not used."""
+    """Computes all features that metrics use from 8-bit images of any size; jit drops those that are not used."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.conv2d_1a_3x3 = Conv(3, 32, 3, stride=2, rngs=rngs)
@@ -263,19 +263,19 @@ class Inception(nnx.Module):
         self.fc = nnx.Linear(2048, 1008, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
-        """Features of 8-bit images.
+        """Returns the features of 8-bit images.
 
         Args:
           images: uint8 `[B, H, W, 3]`.
 
         Returns:
-          Float32 `[B, n]` by name, widths as in `FEATURES`: `f64` and `f192` are the spatial means after the first and
-          second max-pool, `f768` after mixed_6e, `f2048` (pool3) after mixed_7c; `logits_unbiased` leaves out the
-          classifier's bias (Inception score); `sfid` is the 7 first channels of mixed_6d's 1x1 branch over its 17 x 17
-          positions (spatial FID; Nash et al., 2021).
+          Float32 `[B, n]` by name, with the widths in `FEATURES`: `f64` and `f192` are the spatial means after the first
+          and second max pool, `f768` after mixed_6e, `f2048` (pool3) after mixed_7c; `logits_unbiased` are the logits
+          without the classifier's bias (Inception score); `sfid` are the first 7 channels of mixed_6d's 1x1 branch at
+          all 17 x 17 positions (spatial FID; Nash et al., 2021).
 
         Raises:
-          ValueError: for images that are not uint8 RGB.
+          ValueError: the images are not uint8 RGB.
         """
         if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images are {images.dtype} of shape {images.shape}; Inception takes uint8 [B, H, W, 3]")
@@ -290,7 +290,7 @@ class Inception(nnx.Module):
         return {"f64": f64, **pooled, "logits_unbiased": logits, "sfid": spatial.reshape(len(images), -1)}
 
     def _stem(self, images):
-        """What comes before the first mixed block, and on the way the means after the first pool."""
+        """Runs the layers before the first mixed block; returns the means after the first pool, and the output."""
         x = (tf1_bilinear_resize(images.astype(jnp.float32), INPUT_SIZE) - 128) / 128
         x = _max_pool(_chain(x, self.conv2d_1a_3x3, self.conv2d_2a_3x3, self.conv2d_2b_3x3))
         return x.mean(axis=(1, 2)), _max_pool(_chain(x, self.conv2d_3b_1x1, self.conv2d_4a_3x3))
@@ -299,7 +299,7 @@ class Inception(nnx.Module):
 def tf1_bilinear_resize(images: jax.Array, size: int) -> jax.Array:
     """TensorFlow 1's `resize_bilinear`: output pixel i reads input position `i * in / out`, with no half-pixel offset.
 
-    Neither antialiased nor centered, as in the original Inception graph; published FIDs depend on it.
+    Neither antialiased nor centered, as in the original Inception graph. Published FIDs depend on it.
 
     Args:
       images: float32 `[B, H, W, C]`.
@@ -308,14 +308,14 @@ def tf1_bilinear_resize(images: jax.Array, size: int) -> jax.Array:
       `[B, size, size, C]`.
     """
     for axis in (1, 2):
-        low, high, weight = _tf1_neighbours(images.shape[axis], size)
+        low, high, weight = _tf1_neighbors(images.shape[axis], size)
         weight = weight.reshape(-1, 1, 1) if axis == 1 else weight.reshape(-1, 1)
         images = images.take(low, axis) * (1 - weight) + images.take(high, axis) * weight
     return images
 
 
-def _tf1_neighbours(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two inputs that each output lies between, and the weight of the second: `[outputs]` each."""
+def _tf1_neighbors(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the two input positions around each output position, and the weight of the second: `[outputs]` each."""
     # Positions in float32, as TensorFlow computes them.
     position = np.arange(outputs, dtype=np.float32) * (np.float32(inputs) / np.float32(outputs))
     low = np.minimum(position.astype(int), inputs - 1)

@@ -1,7 +1,8 @@
 """Transformer building blocks, shared by all networks.
 
-Blocks of equal shape are stacked, `[depth, ...]` on every parameter, and applied by one `jax.lax.scan`: neither compile
-time nor the number of parameter names grows with depth. The residual stream is float32; `dtype` is the type of the matmuls.
+Blocks of equal shape are stacked (each parameter is `[depth, ...]`) and applied by one `jax.lax.scan`, so that neither
+compile time nor the number of parameter names grows with depth. The residual stream is float32; `dtype` is the type of
+the matmuls.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softvq_jax.models.attention import attention
+from softvq_jax.models.attention import attention, split_heads
+from softvq_jax.models.rotary import fresh_frequencies, rotate
 from softvq_jax.parallel.mesh import constrain_batch
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -26,10 +28,10 @@ REMAT_POLICIES = {
 
 @jax.checkpoint
 def gelu(x: jax.Array) -> jax.Array:
-    """`x Phi(x)`, computed in float32. The backward pass recomputes its intermediates from `x`.
+    """Computes `x Phi(x)` in float32. The backward pass recomputes intermediates from `x`.
 
     `jax.nn.gelu` keeps two more arrays of the MLP's hidden size, and its erfc, unlike erf, is not fused into the matmul
-    that gives `x`: on a v5e, B-64's step moved 43 % more bytes.
+    that produces `x`: on a v5e, B-64's step moved 43 % more bytes.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
@@ -41,14 +43,14 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
 }
 
-INIT_STD = 0.02  # of ViTs
+INIT_STD = 0.02  # standard deviation of kernels in ViTs
 
 
 class Linear(nnx.Linear):
-    """A linear map of the last axis, as one matrix product over all others: a tenth faster on CPUs.
+    """A linear map of the last axis. All other axes are flattened for one matmul, which is a tenth faster on CPUs.
 
-    On a mesh, input and output stay sharded by images. If the kernel is sharded too, the partitioner then gathers the
-    kernel; it would otherwise gather the tokens of all images, which are many times larger.
+    On a mesh, input and output are constrained to be sharded by images. If the kernel is sharded too, the partitioner
+    then gathers the kernel instead of the tokens of all images, which are many times larger.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,28 +59,40 @@ class Linear(nnx.Linear):
 
 
 def linear(in_features: int, out_features: int, *, use_bias: bool = True, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear map with the ViT initialization: truncated normal kernel, zero bias."""
+    """Returns a linear map with the ViT initialization: truncated normal kernel, zero bias."""
     init = nnx.initializers.truncated_normal(stddev=INIT_STD)
     return Linear(in_features, out_features, use_bias=use_bias, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm that keeps only its input for the backward pass, instead of two more float32 arrays of the input's size."""
+    """LayerNorm that keeps only its input for the backward pass; nnx's keeps two more float32 arrays of that size."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.checkpoint(super().__call__)(x)
 
 
 def layer_norm(width: int, *, affine: bool = True, eps: float = LAYER_NORM_EPS, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm in float32; eps 1e-6 as in DINOv2 and DiT."""
+    """Returns a LayerNorm in float32; epsilon is 1e-6 by default, as in DINOv2 and DiT."""
     return LayerNorm(width, epsilon=eps, use_bias=affine, use_scale=affine, dtype=jnp.float32, rngs=rngs)
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`; `qk_norm` normalizes queries and keys."""
+    """Multi-head self-attention, `[B, N, width] -> [B, N, width]`.
+
+    `qk_norm` normalizes queries and keys. With a `rope_theta` they turn by mixed rotary positions, whose learned
+    frequencies start from it; calls then take the tokens' `coordinates`, see `rotary.patch_coordinates`.
+    """
 
     def __init__(
-        self, width: int, num_heads: int, *, qk_norm: bool = False, qkv_bias: bool = True, dtype=None, rngs: nnx.Rngs
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        qk_norm: bool = False,
+        qkv_bias: bool = True,
+        rope_theta: float | None = None,
+        dtype=None,
+        rngs: nnx.Rngs,
     ):
         if width % num_heads:
             raise ValueError(f"width is {width}; expected a multiple of num_heads, {num_heads}")
@@ -87,13 +101,23 @@ class Attention(nnx.Module):
         self.proj = linear(width, width, dtype=dtype, rngs=rngs)
         self.q_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
         self.k_norm = layer_norm(width // num_heads, rngs=rngs) if qk_norm else None
+        self.freqs = (
+            nnx.Param(fresh_frequencies(num_heads, width // num_heads, rope_theta, rngs))
+            if rope_theta is not None
+            else None
+        )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, length, width = x.shape
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(batch, length, 3, self.num_heads, -1), 2, 0)
+    def __call__(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
+        qkv = self.qkv(x)
         if self.q_norm is not None and self.k_norm is not None:
+            q, k, v = split_heads(qkv, self.num_heads)
             q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
-        return self.proj(attention(q, k, v).reshape(batch, length, width))
+            qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
+        if self.freqs is not None:
+            q, k, v = split_heads(qkv, self.num_heads)
+            q, k = (rotate(each, coordinates, self.freqs[...]) for each in (q, k))
+            qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
+        return self.proj(attention(qkv, self.num_heads))
 
 
 class MLP(nnx.Module):
@@ -123,7 +147,7 @@ class SwiGLU(nnx.Module):
 def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sample: bool = False) -> jax.Array:
     """Dropout (Srivastava et al., 2014), or stochastic depth (Huang et al., 2016) with one draw per sample.
 
-    Returns `x` itself without a key, as in evaluation.
+    Without a key, as in evaluation, it returns `x`.
     """
     if key is None:
         return x
@@ -133,7 +157,7 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sa
 
 
 def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Module:
-    """Makes `count` independently initialized modules, stacked into one: its parameters are `[count, ...]`."""
+    """Makes `count` independently initialized modules and stacks them into one with parameters `[count, ...]`."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -155,32 +179,32 @@ def scan_blocks(
     Args:
       blocks: made by `stack`.
       x: input of the first block.
-      shared: further arguments, the same for every block, such as a condition.
+      shared: further arguments that are the same for all blocks, such as a condition.
       per_block: tuple of trees with a leading axis of the stack's length, such as keys and rates.
-      remat: "none" keeps every activation for the backward pass, "dots" the results of the weight matmuls, "full"
-        only each block's input.
+      remat: activations kept for the backward pass: "none" keeps all, "dots" the results of the weight matmuls, "full"
+        only the input of each block.
     """
     params, step = _scannable(blocks, shared, remat)
     return jax.lax.scan(step, x, (params, per_block))[0]
 
 
-def scan_parts(blocks: nnx.Module, x: jax.Array, parts: int, *, remat: str = "none") -> jax.Array:
-    """Applies the stacked `blocks` and returns the outputs `[parts, ...]` after each of `parts` equal groups of blocks.
+def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
+    """Applies the stacked `blocks` and returns the outputs `[groups, ...]` after each of `groups` equal groups.
 
-    A nested loop: a separate loop for each group would be compiled once for each.
+    It is a nested loop, because separate loops for the groups would each be compiled.
     """
     params, step = _scannable(blocks, (), remat)
-    params = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), params)
+    params = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), params)
 
-    def part(x, params):
+    def group(x, params):
         x = jax.lax.scan(step, x, (params, ()))[0]
         return x, x
 
-    return jax.lax.scan(part, x, params)[1]
+    return jax.lax.scan(group, x, params)[1]
 
 
 def _scannable(blocks, shared, remat):
-    """Stacked parameters of `blocks`, and the function of one block for `jax.lax.scan`."""
+    """Returns the stacked parameters of `blocks`, and the function that `jax.lax.scan` applies."""
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat is {remat!r}; expected one of {', '.join(REMAT_POLICIES)}")
     graphdef, params = nnx.split(blocks)

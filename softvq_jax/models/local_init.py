@@ -2,10 +2,10 @@
 
 A fresh ViT attends uniformly, so its latents start as averages of the whole image. A small network then spends most of
 a run of minutes on learning which patches belong to which latent; the published tokenizers start from DINOv2 and do not
-need this. Here attention starts as a copy (after the mimetic initialization of Trockman and Kolter, 2023, arXiv
-2305.09828). Every second channel of a token holds its position, the others its content. Queries select the token of the
-other kind at their own position; values and the output map carry content. From patch to bottleneck and from bottleneck
-to patch, the network thus starts as a linear map.
+need this. Here attention starts as a copy (similar to the mimetic initialization of Trockman and Kolter, 2023, arXiv
+2305.09828). Every second channel of a token holds its position, the others its content. The query of a latent selects
+the patches at its position, the query of a patch selects its latent; values and the output map carry content. The
+network thus starts as a linear map from patches to the bottleneck and from the bottleneck to patches.
 """
 
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ from flax import nnx
 if TYPE_CHECKING:
     from softvq_jax.models.tokenizer import TokenizerModel
 
-QUERY_GAIN = 1.5  # of queries and of keys: a token's own position then outweighs a few hundred others
-EMBED_GAIN = 2.0  # of a patch's content, relative to its position
+QUERY_GAIN = 1.5  # gain of queries and keys: large enough that the matching position outweighs a few hundred others
+EMBED_GAIN = 2.0  # gain of a patch's content relative to its position
 
 
 def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
-    """Sets the parameters of a fresh `models.tokenizer.TokenizerModel` as the module's docstring describes."""
+    """Sets the parameters of a new `models.tokenizer.TokenizerModel` as described in the module's docstring."""
     encoder, decoder = model.encoder, model.decoder
     _start_copying(encoder.vit.transformer, encoder.vit.pos_embed, encoder.latent_pos_embed, rngs)
     _start_copying(decoder.transformer, decoder.pos_embed, decoder.latent_pos_embed, rngs)
@@ -32,19 +32,19 @@ def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     kernel = model.to_latents.kernel
     out_of_content = _content(kernel.shape[0])[:, None]
     kernel[...] = jax.random.normal(rngs.params(), kernel.shape) * out_of_content / (kernel.shape[0] / 2) ** 0.5
-    # Latents are short vectors: mixtures of unit codes have norm 1 at most.
+    # Latents have a small norm: at most 1 for averages of unit codes.
     kernel = decoder.embed_latents.kernel
     kernel[...] = jax.random.normal(rngs.params(), kernel.shape) * _content(kernel.shape[1])
 
 
 def _start_copying(transformer, pos_embed: nnx.Param, latent_pos_embed: nnx.Param, rngs: nnx.Rngs) -> None:
-    """Makes patches copy the content of their latents, and latents that of their patches."""
+    """Makes patches copy the content of their latents, and latents copy the content of their patches."""
     width, patches, latents = pos_embed.shape[1], pos_embed.shape[0] - 1, latent_pos_embed.shape[0]
     content = _content(width)
     swap = _swap(width)
     positions = 2**0.5 * jax.random.normal(rngs.params(), (patches, width)) * (1 - content)
     pos_embed[...] = pos_embed[...].at[1:].set(positions)
-    # A latent's position is that of its patches, swapped: a query finds the other kind of token, never itself.
+    # A latent's position is the sum of its patches' positions, swapped. So a query matches tokens of the other kind.
     overlap = _overlap(latents, patches)
     latent_pos_embed[...] = overlap / jnp.sum(overlap, axis=1, keepdims=True) ** 0.5 @ positions @ swap
     attention = transformer.blocks.attn
@@ -56,17 +56,23 @@ def _start_copying(transformer, pos_embed: nnx.Param, latent_pos_embed: nnx.Para
 
 
 def _content(width: int) -> jax.Array:
-    """1 at the channels of content, 0 at those of position."""
+    """Returns 1 for content channels and 0 for position channels, `[width]`."""
     return jnp.arange(width, dtype=jnp.float32) % 2
 
 
 def _swap(width: int) -> jax.Array:
-    """Matrix `[width, width]` that exchanges the halves of the position's channels; an involution if 4 divides width."""
+    """Returns the matrix `[width, width]` that exchanges the two halves of the position channels.
+
+    It is its own inverse if 4 divides `width`.
+    """
     position = jnp.arange(0, width, 2)
     return jnp.zeros((width, width)).at[position, jnp.roll(position, width // 4)].set(1.0)
 
 
 def _overlap(latents: int, patches: int) -> jax.Array:
-    """Matrix `[latents, patches]`: 1 where the image's i-th of `latents` parts overlaps its j-th of `patches`."""
+    """Returns a matrix `[latents, patches]`, 1 where latent i and patch j overlap.
+
+    The sequence of patches is divided into `latents` equal intervals; interval i belongs to latent i.
+    """
     i, j = jnp.arange(latents)[:, None], jnp.arange(patches)
     return ((i * patches < (j + 1) * latents) & (j * latents < (i + 1) * patches)).astype(jnp.float32)

@@ -7,7 +7,7 @@ from flax import nnx
 
 from softvq_jax.parallel.mesh import constrain_batch
 
-STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and number of VGG16's convolutions between its pools
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (width, number) of VGG16's convolutions between pools
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 UNIT_EPS = 1e-10
@@ -28,7 +28,7 @@ class LPIPS(nnx.Module):
             setattr(self, f"head{stage}", nnx.Param(jnp.full((width,), 1 / width)))
 
     def features(self, images: jax.Array) -> list[jax.Array]:
-        """Activations after relu1_2, 2_2, 3_3, 4_3 and 5_3 for images `[B, H, W, 3]` in [-1, 1]."""
+        """Returns activations after relu1_2, 2_2, 3_3, 4_3 and 5_3 for images `[B, H, W, 3]` in [-1, 1]."""
         x = (images - SHIFT) / SCALE
         taps = []
         for stage, (_, depth) in enumerate(STAGES, 1):
@@ -39,7 +39,7 @@ class LPIPS(nnx.Module):
         return taps
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Distances `[B]`, float32, between images `[B, H, W, 3]` in [-1, 1] (equation 1).
+        """Returns distances `[B]` float32 between images `[B, H, W, 3]` in [-1, 1] (equation 1).
 
         The two images pass through the trunk separately: if only one depends on the parameters, only its pass is
         differentiated.
@@ -53,14 +53,14 @@ class LPIPS(nnx.Module):
 
 
 def _max_pool(x):
-    """2 x 2 maximum, without an odd last row or column; on CPUs the gradient of slices is much faster than a window's."""
+    """2 x 2 max pool that drops an odd last row or column; on CPUs, slices have a much faster gradient than a window."""
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     x = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
 def _unit(x):
-    """Unit vectors over channels, as LPIPS defines them, with a finite gradient where all channels are 0."""
+    """Normalizes over channels as LPIPS does, with a finite gradient where all channels are 0."""
     x = x.astype(jnp.float32)
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     some = squares > 0

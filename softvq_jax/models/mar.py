@@ -32,11 +32,11 @@ class MARConfig:
     Attributes:
       num_tokens, channels: `L` and `D` of the latents.
       encoder, decoder: the two stacks.
-      head_width, head_depth: of the diffusion head.
+      head_width, head_depth: width and number of blocks of the diffusion head.
       num_classes: number of classes; the label `num_classes` means no class.
       buffer_size: copies of the class embedding before the tokens.
-      dropout: rate in training.
-      dtype: type of the matrix products; parameters are float32.
+      dropout: dropout rate in training.
+      dtype: type of the matmuls; parameters are float32.
       remat: what the blocks recompute in the backward pass; see `layers.scan_blocks`.
     """
 
@@ -61,10 +61,10 @@ class MARConfig:
 
 
 class Attention(layers.Attention):
-    """Self-attention with dropout of its probabilities and a mask of keys."""
+    """Self-attention with a mask of keys, and dropout on the attention probabilities."""
 
     def __call__(self, x: jax.Array, attended=None, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
-        """Self-attention of tokens `x` `[B, N, width]`.
+        """Computes self-attention of tokens `x` `[B, N, width]`.
 
         Args:
           attended: `[B, N]`, False for tokens that no token attends to; None attends to all.
@@ -83,14 +83,14 @@ class Attention(layers.Attention):
 
 
 class MLP(layers.MLP):
-    """`fc2(gelu(fc1(x)))` with dropout after the activation; a key turns it on."""
+    """`fc2(gelu(fc1(x)))`, with dropout after the activation if a key is given."""
 
     def __call__(self, x: jax.Array, *, dropout: float = 0.0, key: jax.Array | None = None) -> jax.Array:
         return self.fc2(layers.drop(layers.ACTIVATIONS[self.activation](self.fc1(x)), dropout, key))
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block with dropout; a key turns dropout on."""
+    """A pre-norm transformer block, with dropout if a key is given."""
 
     def __init__(self, width: int, num_heads: int, dropout: float, *, dtype=None, rngs: nnx.Rngs):
         self.dropout = dropout
@@ -126,10 +126,10 @@ class Stack(nnx.Module):
 class MAR(nnx.Module):
     """Encoder, decoder and diffusion head.
 
-    Shapes must not depend on the number of masked tokens. The encoder runs on `num_visible` tokens, an upper bound from
-    the caller (`masking.max_visible` in training: 19 of 64): first the visible ones in the order of their positions,
-    then masked ones up to that number, which no token attends to. With the buffer that is 83 tokens instead of 128 with a
-    mask over all, and one program for all masks.
+    Shapes must not depend on the number of masked tokens. The encoder runs on a fixed number of tokens, `num_visible`, an
+    upper bound from the caller (`masking.max_visible` in training: 19 of 64). The visible tokens come first, by position;
+    masked tokens, which no token attends to, fill the rest. With the buffer that is 83 tokens instead of 128, and one
+    program for all masks.
     """
 
     def __init__(self, config: MARConfig, *, rngs: nnx.Rngs):
@@ -162,13 +162,13 @@ class MAR(nnx.Module):
         num_visible: int,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Conditions of all tokens for the head.
+        """Returns the conditions of all tokens for the head.
 
         Args:
           latents: `[B, L, D]`; values at masked positions do not matter.
           labels: `[B]` integers; `num_classes` means no class.
-          masked: `[B, L]` booleans, at most `num_visible` of each row False.
-          num_visible: see the class.
+          masked: `[B, L]` booleans, with at most `num_visible` False in each row.
+          num_visible: number of tokens that the encoder runs on, see the class.
           key: turns dropout on, for training.
 
         Returns:

@@ -1,8 +1,8 @@
-"""Masked token generators: networks that predict the masked codes of an image (MaskGIT, arXiv 2202.04200).
+"""Masked token generators, networks that predict the masked codes of an image (MaskGIT, arXiv 2202.04200).
 
-The two published with TiTok (arXiv 2406.07550): `ImageBert`, a BERT, and `UViTBert`, a transformer with long skips
-(U-ViT, arXiv 2209.12152). Both read one sequence, `[class, L codes]`, from one vocabulary: the `K` codes, then the
-mask, then the classes, then "no class".
+These are the two networks published with TiTok (arXiv 2406.07550): `ImageBert`, a BERT, and `UViTBert`, a transformer with
+long skip connections (U-ViT, arXiv 2209.12152). The input of both is a sequence `[class, L codes]` with one vocabulary: the
+`K` codes, the mask, the classes, "no class".
 """
 
 import dataclasses
@@ -28,11 +28,12 @@ class MaskGITConfig:
       network: "bert" (`ImageBert`) or "uvit" (`UViTBert`).
       codebook_size: `K`; token `K` is the mask.
       num_tokens: `L`.
-      width, depth, num_heads, hidden: of the transformer. UViT has `depth` blocks and one in the middle.
-      num_classes: label `num_classes` stands for none.
-      dropout, attention_dropout: of `ImageBert` in training; `UViTBert` has none.
+      width, depth, num_heads, hidden: width, blocks, attention heads and the MLPs' hidden width. UViT has one more block,
+        in the middle.
+      num_classes: number of classes; the label `num_classes` means no class.
+      dropout, attention_dropout: dropout rates of `ImageBert` in training; `UViTBert` has no dropout.
       dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+      remat: activations that the blocks recompute in the backward pass, see `layers.scan_blocks`.
     """
 
     codebook_size: int
@@ -60,12 +61,12 @@ class MaskGITConfig:
 
     @property
     def vocabulary_size(self) -> int:
-        """Codes, mask, classes and "no class"."""
+        """Number of codes, mask, classes and "no class"."""
         return self.codebook_size + self.num_classes + 2
 
 
 def _sequence(config: MaskGITConfig, tokens: jax.Array, labels: jax.Array) -> jax.Array:
-    """Vocabulary indices `[B, 1 + L]` of `[class, codes]`."""
+    """Returns the vocabulary indices `[B, 1 + L]` of the sequence `[class, codes]`."""
     return jnp.concatenate([config.codebook_size + 1 + labels[:, None], tokens], axis=1)
 
 
@@ -100,12 +101,12 @@ class ImageBert(nnx.Module):
         self.to_logits = layers.linear(width, config.codebook_size, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, labels: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Logits over the codes at every position.
+        """Returns logits over the codes at every position.
 
         Args:
           tokens: `[B, L]` integers, codes or `mask_token`.
-          labels: `[B]` integers; `num_classes` for none.
-          key: turns dropout on (training).
+          labels: `[B]` integers; `num_classes` means no class.
+          key: turns dropout on, for training.
 
         Returns:
           `[B, L, K]` float32.
@@ -122,7 +123,7 @@ class ImageBert(nnx.Module):
 
 
 class UViTBlock(nnx.Module):
-    """A pre-norm block; with `skip`, `x` is first made of itself and an earlier block's output by a linear map."""
+    """A pre-norm block; with `skip`, a linear map first combines `x` and the output of an earlier block."""
 
     def __init__(self, config: MaskGITConfig, *, skip: bool = False, rngs: nnx.Rngs):
         width, options = config.width, _options(config, rngs)
@@ -140,7 +141,7 @@ class UViTBlock(nnx.Module):
 
 
 class UViTBert(nnx.Module):
-    """U-ViT over `[class, L codes]`: the last block takes the first one's output, and so on inwards."""
+    """U-ViT over `[class, L codes]`, with skip connections from the first block to the last, and so on inwards."""
 
     def __init__(self, config: MaskGITConfig, *, rngs: nnx.Rngs):
         self.config, width, half = config, config.width, config.depth // 2
@@ -153,10 +154,10 @@ class UViTBert(nnx.Module):
         self.to_logits = layers.linear(width, config.codebook_size, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, labels: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Logits over the codes at every position; see `ImageBert`. Training is no different: there is no dropout."""
+        """Returns logits over the codes at every position; see `ImageBert`. There is no dropout, so `key` is not used."""
         config = self.config
         x = self.embeddings[...][_sequence(config, tokens, labels)] + self.positions[...]
-        outputs = layers.scan_parts(self.in_blocks, x, config.depth // 2, remat=config.remat)
+        outputs = layers.scan_groups(self.in_blocks, x, config.depth // 2, remat=config.remat)
         x = self.mid_block(outputs[-1])
         x = layers.scan_blocks(self.out_blocks, x, per_block=(outputs[::-1],), remat=config.remat)
         return self.to_logits(self.norm(x)[:, 1:]).astype(jnp.float32)
@@ -164,7 +165,7 @@ class UViTBert(nnx.Module):
 
 @functools.cache
 def functional(config: MaskGITConfig) -> Functional:
-    """The network that `config.network` names as a pure function of its parameters."""
+    """Returns the network `config.network` as a pure function of its parameters."""
     network = ImageBert if config.network == "bert" else UViTBert
     return Functional(lambda rngs: network(config, rngs=rngs))
 

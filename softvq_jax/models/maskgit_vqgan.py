@@ -1,4 +1,4 @@
-"""The decoder of MaskGIT's VQGAN: a grid of codes to pixels (arXiv 2202.04200; weights as in TiTok's release)."""
+"""The decoder of MaskGIT's VQGAN, from a grid of codes to pixels (arXiv 2202.04200; weights as in TiTok's release)."""
 
 import dataclasses
 from typing import Any
@@ -14,14 +14,14 @@ NUM_GROUPS, EPS = 32, 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class PixelDecoderConfig:
-    """Shape of a `PixelDecoder`. The defaults are the published one.
+    """Shape of a `PixelDecoder`; the defaults are those of the published decoder.
 
     Attributes:
-      num_codes, code_dim: the codebook, `[num_codes, code_dim]`.
+      num_codes, code_dim: shape of the codebook, `[num_codes, code_dim]`.
       width: channels at the output resolution.
-      multipliers: channels of each resolution as multiples of `width`, highest resolution first; each but the first
-        is doubled in size, so that a code covers `2 ** (len(multipliers) - 1)` pixels in each direction.
-      num_blocks: residual blocks of each resolution.
+      multipliers: channels of each resolution as multiples of `width`, highest resolution first. The resolution doubles
+        between them, so a code covers `2 ** (len(multipliers) - 1)` pixels in each direction.
+      num_blocks: number of residual blocks at each resolution.
     """
 
     num_codes: int = 1024
@@ -36,22 +36,22 @@ class PixelDecoderConfig:
 
     @property
     def patch_size(self) -> int:
-        """Pixels that a code covers in each direction."""
+        """Number of pixels that a code covers in each direction."""
         return 2 ** (len(self.multipliers) - 1)
 
     def level_name(self, level: int, block: int) -> str:
-        """Attribute name of a residual block."""
+        """Returns the attribute name of a residual block."""
         return f"level{level}_block{block}"
 
     def upsample_name(self, level: int) -> str:
-        """Attribute name of the convolution after an enlargement; level 0 has none."""
+        """Returns the attribute name of the convolution after upsampling; level 0 has none."""
         return f"level{level}_upsample"
 
 
 class ResidualBlock(nnx.Module):
-    """`h = conv2(swish(norm2(conv1(swish(norm1(x))))))`; `h + x`, or `h + shortcut(h)` where the channels change.
+    """Residual block `h + x`, or `h + shortcut(h)` if channels change; `h = conv2(swish(norm2(conv1(swish(norm1(x))))))`.
 
-    The shortcut of the published network acts on `h`, not on `x`.
+    In the published network, the shortcut acts on `h`, not on `x`.
     """
 
     def __init__(self, inputs: int, outputs: int, *, dtype=None, rngs: nnx.Rngs):
@@ -69,7 +69,7 @@ class ResidualBlock(nnx.Module):
 
 
 class PixelDecoder(nnx.Module):
-    """`[B, h, w, code_dim]` to pixels `[B, P h, P w, 3]` float32, around [0, 1] and not clipped.
+    """Decodes codes `[B, h, w, code_dim]` to pixels `[B, P h, P w, 3]` float32, about in [0, 1] and not clipped.
 
     `dtype` is the type of the convolutions; the norms are float32.
     """
@@ -93,7 +93,7 @@ class PixelDecoder(nnx.Module):
         self.conv_out = _conv(channels, 3, **options)
 
     def average(self, logits: jax.Array) -> jax.Array:
-        """Logits over the codes `[..., num_codes]` to the codes' average under their softmax, `[..., code_dim]`."""
+        """Returns the average of the codes, `[..., code_dim]`, weighted by the softmax of `logits` `[..., num_codes]`."""
         return jax.nn.softmax(logits.astype(jnp.float32)) @ self.codebook[...]
 
     def __call__(self, codes: jax.Array) -> jax.Array:
@@ -107,7 +107,7 @@ class PixelDecoder(nnx.Module):
 
 
 def _double(x):
-    """Twice the height and width, nearest neighbor."""
+    """Doubles height and width by nearest neighbors."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)

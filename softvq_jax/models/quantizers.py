@@ -1,4 +1,4 @@
-"""The bottlenecks that come with the package, and the registry of all: SoftVQ, VQ, SimVQ, KL and none."""
+"""The built-in bottlenecks (SoftVQ, VQ, SimVQ, KL, AE), and the registry of bottlenecks."""
 
 import importlib
 from typing import ClassVar
@@ -33,11 +33,18 @@ def _cosine(a, b):
 class SoftVQ(Bottleneck):
     """Soft vector quantization: a latent is the posterior average of all codes (SoftVQ-VAE, equations 3 and 4).
 
-    `posterior="released"` is `softmax(<z, c> / tau)` with the codebook detached inside the logits: the codes learn only
-    through the average. `posterior="paper"` is `softmax(-|z - c| / tau)`, not detached.
+    `posterior="released"` is `softmax(<z, c> / tau)` with no gradient from the logits to the codebook: codes are trained
+    only through the average. `posterior="paper"` is `softmax(-|z - c| / tau)`, with all gradients.
+
+    Args:
+      dim: channels `D` of a code.
+      codebook_size, num_codebooks: `K` and `C`.
+      temperature: tau.
+      l2_normalize: normalize tokens and codes to unit length first.
+      posterior: "released" or "paper".
     """
 
-    has_codebook = True
+    has_codebook = has_temperature = True
     loss_weights: ClassVar = {"entropy": 0.01}
 
     def __init__(self, dim, codebook_size, num_codebooks, *, temperature, l2_normalize, posterior, rngs: nnx.Rngs):
@@ -76,7 +83,7 @@ class SoftVQ(Bottleneck):
         return dict(num_codebooks=count, codebook_size=size, temperature=float(fields.get("tau", 0.07)))
 
     def posterior_logits(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits before division by the temperature, `[C, B, L/C, K]`, and the codes that are averaged, `[C, K, D]`."""
+        """Returns logits before division by the temperature, `[C, B, L/C, K]`, and the codes to average, `[C, K, D]`."""
         codes = self.codebook[...]
         z = segment(z, codes.shape[0])
         if self.l2_normalize:
@@ -86,9 +93,9 @@ class SoftVQ(Bottleneck):
         # The square root has no gradient at 0: a floor of 1e-12 on the squared distance keeps it finite.
         return -jnp.sqrt(jnp.maximum(squared_distances(z, codes), 1e-12)), codes
 
-    def log_posterior(self, z):
+    def log_posterior(self, z, *, temperature=None):
         logits, _ = self.posterior_logits(z)
-        return jax.nn.log_softmax(logits / self.temperature)
+        return jax.nn.log_softmax(logits / (self.temperature if temperature is None else temperature))
 
     def __call__(self, z, *, step=None, key=None):
         logits, codes = self.posterior_logits(z)
@@ -102,9 +109,10 @@ class SoftVQ(Bottleneck):
         }
         return Bottlenecked(latents, {"entropy": entropy_loss(logits, 1e-6)}, indices, stats)
 
-    def encode(self, z):
+    def encode(self, z, *, temperature=None):
         logits, codes = self.posterior_logits(z)
-        return unsegment(jnp.einsum("cblk,ckd->cbld", jax.nn.softmax(logits / self.temperature), codes))
+        probabilities = jax.nn.softmax(logits / (self.temperature if temperature is None else temperature))
+        return unsegment(jnp.einsum("cblk,ckd->cbld", probabilities, codes))
 
 
 class NearestCode(Bottleneck):
@@ -126,11 +134,11 @@ class NearestCode(Bottleneck):
         return dict(num_codebooks=count, codebook_size=codebook.shape[-2])
 
     def codes(self) -> jax.Array:
-        """The codes `[C, K, D]`."""
+        """Returns the codes `[C, K, D]`."""
         raise NotImplementedError
 
     def prepare(self, z: jax.Array) -> jax.Array:
-        """The vectors `[B, L, D]` that are compared with the codes."""
+        """Returns the vectors `[B, L, D]` that are compared with the codes."""
         return z
 
     def __call__(self, z, *, step=None, key=None):
@@ -182,7 +190,10 @@ class VQ(NearestCode):
 
 
 class SimVQ(NearestCode):
-    """A normal codebook, frozen by default, behind one learned linear map (SimVQ, arXiv 2411.02038)."""
+    """Vector quantization with codes `codebook @ projection + bias` (SimVQ, arXiv 2411.02038).
+
+    The codebook is drawn from a normal distribution and frozen by default; the linear map is trained.
+    """
 
     def __init__(self, dim, codebook_size, num_codebooks, *, train_codebook, rngs: nnx.Rngs):
         self.train_codebook, self.input_dim = train_codebook, dim
@@ -219,7 +230,7 @@ class SimVQ(NearestCode):
 
 
 class KL(Bottleneck):
-    """A diagonal Gaussian latent, sampled in training (Kingma and Welling, 2014); `z` is `[mean, log-variance]`."""
+    """Diagonal Gaussian latents, sampled in training (Kingma and Welling, 2014); `z` is `[mean, log-variance]`."""
 
     loss_weights: ClassVar = {"kl": 1e-6}
 
@@ -242,7 +253,7 @@ class KL(Bottleneck):
         return Bottlenecked(latents, {"kl": jnp.mean(kl)}, stats=stats)
 
     def moments(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log-variance `[B, L, D]`, the latter clipped to [-30, 20]."""
+        """Returns mean and log-variance, `[B, L, D]` each; the log-variance is clipped to [-30, 20]."""
         mean, log_variance = jnp.split(z, 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
@@ -286,17 +297,17 @@ def register_bottleneck(name: str, bottleneck: type[Bottleneck]) -> None:
     """Makes a bottleneck available as `config.model.bottleneck = name`.
 
     Raises:
-      ValueError: the name belongs to another class.
+      ValueError: another class is registered under this name.
     """
     if BOTTLENECKS.setdefault(name, bottleneck) is not bottleneck:
         raise ValueError(f"bottleneck {name!r} is already registered, as {BOTTLENECKS[name].__qualname__}")
 
 
 def bottleneck_class(name: str) -> type[Bottleneck]:
-    """The class of a registered bottleneck, or of one in user code by its import path, "package.module:Class".
+    """Returns a bottleneck's class by its registered name or its import path, "package.module:Class".
 
     Raises:
-      ValueError: no such bottleneck.
+      ValueError: there is no such bottleneck.
     """
     if name in BOTTLENECKS:
         return BOTTLENECKS[name]

@@ -1,4 +1,4 @@
-"""PyTorch's image resizes that JAX lacks, as linear maps: one small matrix for rows, one for columns."""
+"""PyTorch's image resizing methods that JAX lacks, as linear maps: one small matrix for rows, one for columns."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def area_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """Matrix `[out, in]` of PyTorch's "area": row `i` averages `floor(i*in/out) ... ceil((i+1)*in/out) - 1`."""
+    """Returns the matrix `[out, in]` of PyTorch's "area": row `i` averages `floor(i*in/out) ... ceil((i+1)*in/out) - 1`."""
     matrix = np.zeros((out_size, in_size), np.float32)
     for i in range(out_size):
         start, stop = i * in_size // out_size, -(-(i + 1) * in_size // out_size)
@@ -15,17 +15,20 @@ def area_matrix(in_size: int, out_size: int) -> np.ndarray:
 
 
 def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """Matrix `[out, in]` of PyTorch's "bicubic" without antialiasing (a = -0.75, half-pixel centers, border clamped)."""
+    """Returns the matrix `[out, in]` of PyTorch's "bicubic" without antialiasing.
+
+    It has a = -0.75, half-pixel centers and a clamped border.
+    """
     centers = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
     taps = np.floor(centers).astype(int)[:, None] + np.arange(-1, 3)
     matrix = np.zeros((out_size, in_size))
-    # Taps beyond the border are clipped to it. Several may then share an index, which add.at sums.
+    # Positions beyond the border are clamped to it, so an index can occur several times in a row; add.at sums them.
     np.add.at(matrix, (np.arange(out_size)[:, None], taps.clip(0, in_size - 1)), _cubic(centers[:, None] - taps))
     return matrix.astype(np.float32)
 
 
 def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' convolution kernel (Keys, 1981, equation 4, where a = -0.5)."""
+    """Computes Keys' convolution kernel (Keys, 1981, equation 4, where a = -0.5)."""
     x = np.abs(distance)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)

@@ -1,7 +1,8 @@
-"""TiTok: an image to a short sequence of discrete (or Gaussian) tokens, and back (arXiv 2406.07550).
+"""TiTok, which encodes an image as a short sequence of discrete (or Gaussian) tokens (arXiv 2406.07550).
 
-The released tokenizers are of three kinds. Two-stage VQ: the token decoder gives logits over the 1,024 codes of
-MaskGIT's VQGAN, whose decoder makes the pixels. One-stage VQ and VAE: the token decoder gives the pixels.
+There are three kinds of released tokenizers. In two-stage VQ, the token decoder predicts logits over the 1,024 codes of
+MaskGIT's VQGAN (proxy codes), and the VQGAN's decoder predicts pixels. In one-stage VQ and VAE, the token decoder predicts
+pixels.
 """
 
 import dataclasses
@@ -29,10 +30,10 @@ SIZES = {
 
 
 def vit_config(size: str, **fields) -> ViTConfig:
-    """The transformer of a published size: "small", "base" or "large".
+    """Returns the shape of the transformer of a published size: "small", "base" or "large".
 
     Raises:
-      ValueError: another size.
+      ValueError: the size is unknown.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
@@ -42,13 +43,13 @@ def vit_config(size: str, **fields) -> ViTConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TiTokConfig(TokenizerConfig):
-    """Shape of a TiTok tokenizer. The release has "vq", of one codebook, and "kl" (its `vae`) as bottlenecks.
+    """Shape of a TiTok tokenizer. Bottlenecks in the release are "vq", with one codebook, and "kl" (its `vae`).
 
     Attributes:
-      pixel_decoder: the VQGAN decoder of the two-stage kind, None for the one-stage kinds.
+      pixel_decoder: the VQGAN decoder of a two-stage tokenizer; None for one stage.
 
     Raises:
-      ValueError: fields that do not fit together.
+      ValueError: fields do not fit together.
     """
 
     latent_dim: int = 12
@@ -69,7 +70,7 @@ class TiTokConfig(TokenizerConfig):
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "TiTokConfig":
-        """From nested fields, as in a config file."""
+        """Creates a config from nested fields, as in a config file."""
         fields = dict(fields)
         for name in ("encoder", "decoder"):
             fields[name] = ViTConfig(**fields[name])
@@ -79,12 +80,12 @@ class TiTokConfig(TokenizerConfig):
 
     @property
     def two_stage(self) -> bool:
-        """Whether pixels come from proxy codes. The release calls these `is_legacy`."""
+        """Whether pixels are decoded from proxy codes. The release calls such tokenizers `is_legacy`."""
         return self.pixel_decoder is not None
 
 
 class Encoder(nnx.Module):
-    """Images `[B, H, W, 3]` in [0, 1] to latent tokens `[B, L, width]` after the last norm."""
+    """Maps images `[B, H, W, 3]` in [0, 1] to latent tokens `[B, L, width]` after the last norm."""
 
     def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
         width = config.encoder.width
@@ -104,9 +105,9 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents `[B, L, D]` to features of the image's patches, `[B, N, width]`, and those to pixels.
+    """Maps latents `[B, L, D]` to features of the image's patches, `[B, N, width]`, and these to pixels.
 
-    The first `L' < L` latents are enough for One-D-Piece (arXiv 2501.10064), which is trained with fewer.
+    One-D-Piece (arXiv 2501.10064) can decode the first `L' < L` latents alone, because it is trained to.
     """
 
     def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
@@ -134,16 +135,16 @@ class Decoder(nnx.Module):
         embedded = self.embed_latents(latents).astype(jnp.float32) + positions
         count = self.grid**2
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.vit.width))
-        tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
+        tokens = with_prefix(masks, self.cls_token, self.pos_embed)
         tokens = self.norm_pre(jnp.concatenate([tokens, embedded], axis=1))
         return self.transformer(tokens, key=key)[:, 1 : 1 + count]
 
     def code_logits(self, decoded: jax.Array) -> jax.Array:
-        """Features to logits over the proxy codes, `[B, N, num_codes]` float32; two-stage tokenizers only."""
+        """Maps features to logits over the proxy codes, `[B, N, num_codes]` float32; only for two-stage tokenizers."""
         return self.to_codes(jnp.tanh(self.to_hidden(decoded))).astype(jnp.float32)
 
     def to_pixels(self, decoded: jax.Array) -> jax.Array:
-        """Features to images `[B, H, W, 3]` float32 in [-1, 1]; not clipped."""
+        """Maps features to images `[B, H, W, 3]` float32, about in [-1, 1] and not clipped."""
         if self.two_stage:
             codes = self.pixel_decoder.average(self.code_logits(decoded))
             images = self.pixel_decoder(codes.reshape(len(codes), self.grid, self.grid, -1))
@@ -160,15 +161,15 @@ class TiTokModel(TokenizerModel):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Few parameters and the numbers that a codebook is compared with: float32 whatever `dtype` says.
+        # Always float32: it has few parameters, and its outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Images `[B, H, W, 3]` to the bottleneck's input `[B, L, bottleneck.input_dim]`.
+        """Maps images `[B, H, W, 3]` to the bottleneck's input `[B, L, bottleneck.input_dim]`.
 
-        The two-stage tokenizers read the memory of `[B, L, width]` as `[B, width, L]` before the last linear map: a
-        mistake of the release that their weights were trained with.
+        Two-stage tokenizers reshape (not transpose) `[B, L, width]` to `[B, width, L]` before the last linear map, a
+        mistake in the release with which their weights were trained.
         """
         tokens = self.encoder((images + 1.0) / 2.0, key=key)
         if self.config.two_stage:
@@ -179,10 +180,10 @@ class TiTokModel(TokenizerModel):
 
 @functools.cache
 def functional(config: TiTokConfig) -> Functional:
-    """The network of this shape as a pure function of its parameters."""
+    """Returns the network as a pure function of its parameters."""
     return Functional(lambda rngs: TiTokModel(config, rngs=rngs))
 
 
 def _token(rngs, count, width):
-    """Learned vectors `[count, width]`, initialized as in the release."""
+    """Returns learned vectors `[count, width]`, initialized as in the release."""
     return nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (count, width)))

@@ -13,7 +13,15 @@ from softvq_jax.models import layers
 from softvq_jax.models.bottleneck import Bottlenecked
 from softvq_jax.models.local_init import start_local
 from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
+from softvq_jax.models.vit import (
+    Transformer,
+    ViT,
+    ViTConfig,
+    fresh_class_token,
+    fresh_positions,
+    unpatchify,
+    with_prefix,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,21 +30,21 @@ class TokenizerConfig:
 
     Attributes:
       image_size: side of the square images, in pixels.
-      encoder, decoder: the two transformers.
+      encoder, decoder: shapes of the two transformers.
       num_latent_tokens, latent_dim: `L` and `D`.
       bottleneck: a name in `quantizers.BOTTLENECKS`, or "package.module:Class".
-      codebook_size, num_codebooks: `K` and `C`; each codebook serves `L/C` consecutive tokens.
+      codebook_size, num_codebooks: `K` and `C`; each codebook is used by `L/C` consecutive tokens.
       temperature: SoftVQ's tau.
-      l2_normalize: SoftVQ and VQ compare and return unit vectors.
-      posterior: SoftVQ's, "released" or "paper".
-      train_codebook: SimVQ trains its codebook as well as the linear map.
-      bottleneck_args: further arguments of the bottleneck's class, a mapping; kept as sorted pairs, which are hashable.
-      local_init: fresh networks start as a linear code of every patch, see `models.local_init`.
+      l2_normalize: whether SoftVQ and VQ compare and return unit vectors.
+      posterior: the posterior of SoftVQ, "released" or "paper".
+      train_codebook: whether SimVQ trains its codebook as well as the linear map.
+      bottleneck_args: further arguments of the bottleneck's class, a mapping; stored as sorted pairs, to be hashable.
+      local_init: whether new networks start as a linear code of every patch, see `models.local_init`.
       dtype: type of the matmuls; parameters are float32.
-      remat: what the blocks recompute in the backward pass, see `layers.scan_blocks`.
+      remat: activations that the blocks recompute in the backward pass, see `layers.scan_blocks`.
 
     Raises:
-      ValueError: fields that do not fit together.
+      ValueError: fields do not fit together.
     """
 
     encoder: ViTConfig
@@ -62,10 +70,15 @@ class TokenizerConfig:
         bottleneck_class(self.bottleneck).check(self)
         for vit in (self.encoder, self.decoder):
             vit.grid(self.image_size)
+            plain = vit.class_token and vit.absolute_positions and vit.rope_theta is None and not vit.modulated
+            if self.local_init and not plain:
+                raise ValueError(
+                    "local_init is true; it needs a class token, absolute positions, no rotary positions and no modulation"
+                )
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "TokenizerConfig":
-        """From nested fields, as in a config file."""
+        """Creates a config from nested fields, as in a config file."""
         fields = dict(fields)
         vits = {name: ViTConfig(**fields.pop(name)) for name in ("encoder", "decoder")}
         return cls(**vits, **fields)
@@ -80,6 +93,11 @@ class TokenizerConfig:
         """Whether the latents are codes, so that indices determine them."""
         return bottleneck_class(self.bottleneck).discrete
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether the latents are averages of codes, as sharp as a temperature says."""
+        return bottleneck_class(self.bottleneck).has_temperature
+
 
 def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
@@ -87,14 +105,19 @@ def _hashable(value):
 
 @flax.struct.dataclass
 class TokenizerOutput:
-    """`decoded`: the decoder's last features `[B, N, width]`, which `to_pixels` turns into images `[B, H, W, 3]`."""
+    """The output of a tokenizer.
+
+    Attributes:
+      decoded: the decoder's last features `[B, N, width]`; `Decoder.to_pixels` converts them to images.
+      bottlenecked: the output of the bottleneck.
+    """
 
     decoded: jax.Array
     bottlenecked: Bottlenecked
 
 
 class Encoder(nnx.Module):
-    """A ViT in which learned latent tokens attend to the image, `[B, H, W, 3] -> [B, L, width]`."""
+    """A ViT with additional learned latent tokens, `[B, H, W, 3] -> [B, L, width]`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         width, length = config.encoder.width, config.num_latent_tokens
@@ -104,38 +127,51 @@ class Encoder(nnx.Module):
         self.latent_pos_embed = nnx.Param(normal(rngs.params(), (length, width), jnp.float32))
 
     def __call__(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        tokens = self.vit.embed(images)
+        return self.latents(self.vit.embed(images), key=key)
+
+    def latents(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """The latent tokens after the last norm, from the image's embedded `tokens`."""
         latents = self.latent_tokens[...] + self.latent_pos_embed[...]
         latents = jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))
-        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), key=key)
+        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), grid=self.vit.grid, key=key)
         return tokens[:, -latents.shape[1] :]
 
 
 class Decoder(nnx.Module):
-    """A ViT in which a mask token at each patch attends to the latents, `[B, L, D] -> [B, N, width]`."""
+    """A transformer over a mask token for each patch and the latents, `[B, L, D] -> [B, N, width]`.
 
-    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+    A modulated ViT has the latents themselves as its condition, which acts on the latent tokens. `to_patches` maps the
+    features of a patch to its pixels, or to `num_outputs` numbers.
+    """
+
+    def __init__(self, config: TokenizerConfig, num_outputs: int | None = None, *, rngs: nnx.Rngs):
         vit = config.decoder
         self.config, self.grid = vit, vit.grid(config.image_size)
         normal = nnx.initializers.truncated_normal(stddev=0.02)
         self.embed_latents = layers.linear(config.latent_dim, vit.width, dtype=config.dtype, rngs=rngs)
         self.latent_pos_embed = nnx.Param(normal(rngs.params(), (config.num_latent_tokens, vit.width), jnp.float32))
-        self.cls_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, vit.width)))
+        self.cls_token = fresh_class_token(vit, rngs)
         self.mask_token = nnx.Param(normal(rngs.params(), (1, vit.width), jnp.float32))
-        self.pos_embed = nnx.Param(normal(rngs.params(), (1 + self.grid**2, vit.width), jnp.float32))
-        self.transformer = Transformer(vit, dtype=config.dtype, remat=config.remat, rngs=rngs)
-        self.to_patches = layers.linear(vit.width, 3 * vit.patch_size**2, dtype=config.dtype, rngs=rngs)
+        self.pos_embed = fresh_positions(vit, self.grid, rngs)
+        condition_dim = config.latent_dim if vit.modulated else None
+        self.transformer = Transformer(
+            vit, condition_dim=condition_dim, dtype=config.dtype, remat=config.remat, rngs=rngs
+        )
+        num_outputs = num_outputs or 3 * vit.patch_size**2
+        self.to_patches = layers.linear(vit.width, num_outputs, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
         count = self.grid**2
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.config.width))
-        tokens = with_prefix(masks, self.cls_token[...], self.pos_embed[...])
-        tokens = self.transformer(jnp.concatenate([tokens, embedded], axis=1), key=key)
-        return tokens[:, 1 : 1 + count]
+        tokens = jnp.concatenate([with_prefix(masks, self.cls_token, self.pos_embed), embedded], axis=1)
+        condition = latents.astype(jnp.float32) if self.config.modulated else None
+        tokens = self.transformer(tokens, grid=self.grid, condition=condition, key=key)
+        prefix = self.config.num_prefix_tokens
+        return tokens[:, prefix : prefix + count]
 
     def to_pixels(self, decoded: jax.Array) -> jax.Array:
-        """`[B, N, width] -> [B, H, W, 3]` float32."""
+        """Maps features to images, `[B, N, width] -> [B, H, W, 3]` float32."""
         patches = self.to_patches(decoded).astype(jnp.float32)
         return unpatchify(patches, self.config.patch_size, self.grid)
 
@@ -147,7 +183,7 @@ class TokenizerModel(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Always float32: few parameters, and their outputs are compared with the codebook.
+        # Always float32: it has few parameters, and its outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
         if config.local_init:
@@ -156,19 +192,33 @@ class TokenizerModel(nnx.Module):
     def __call__(
         self, images: jax.Array, *, step: jax.Array | None = None, key: jax.Array | None = None
     ) -> TokenizerOutput:
-        """A training pass with the number of steps done and a `key` (noise, stochastic depth), else an evaluation pass."""
+        """Encodes and decodes images, except for the last map to pixels.
+
+        Args:
+          images: `[B, H, W, 3]` in [-1, 1].
+          step: number of completed training steps; None in evaluation.
+          key: random key for noise and stochastic depth, in training; None in evaluation.
+        """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         z = self.pre_bottleneck(images, key=keys[0])
         bottlenecked = self.bottleneck(z, step=step, key=keys[1])
         return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
     def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, 3] -> [B, L, bottleneck.input_dim]`: the bottleneck's input."""
+        """Returns the bottleneck's input, `[B, H, W, 3] -> [B, L, bottleneck.input_dim]`."""
         return self.to_latents(self.encoder(images, key=key))
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`."""
-        return self.bottleneck.encode(self.pre_bottleneck(images))
+    def encode(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
+
+        `options` are those of the bottleneck: `temperature`, where it has one.
+        """
+        return self.bottleneck.encode(self.pre_bottleneck(images), **options)
+
+    def posterior(self, images: jax.Array, **options: jax.Array) -> jax.Array:
+        """Probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
+        log_posterior = self.bottleneck.log_posterior(self.pre_bottleneck(images), **options)
+        return jnp.moveaxis(jnp.exp(log_posterior), 0, 1)
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
         """Encodes images `[B, H, W, 3]` as code indices `[B, C, L/C]`, for discrete bottlenecks."""

@@ -1,1 +1,1 @@
-"""Meshes, shardings and start-up of several processes: the only package that handles more than one device."""
+"""Meshes, shardings and start-up of several processes. The only package that deals with more than one device."""

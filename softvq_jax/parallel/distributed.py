@@ -1,4 +1,4 @@
-"""Start-up of several processes, before anything uses a device."""
+"""Start-up of several processes, before a device is used."""
 
 import hashlib
 import json
@@ -35,15 +35,15 @@ def initialize(
     config: dict | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """Joins this process to the others; does nothing where there is only one.
+    """Connects this process to the others; does nothing if there is only one.
 
-    From then on an error in one process ends all of them, see `parallel.errors`.
+    Afterwards, an error in one process ends all of them, see `parallel.errors`.
 
     TPU pods, SLURM, Open MPI and Kubernetes jobs are detected; elsewhere give all of `coordinator` (`host:port` of
-    process 0), `num_processes` and `process_id`. Call it before anything that uses a device.
+    process 0), `num_processes` and `process_id`. Call this before a device is used.
 
-    Process 0 listens at the coordinator's address only, or where `JAX_COORDINATOR_BIND_ADDRESS` says. JAX's service has
-    no authentication: keep its port inside the cluster's network.
+    Process 0 listens only at the coordinator's address, or at `JAX_COORDINATOR_BIND_ADDRESS` if set. JAX's service has no
+    authentication: keep its port inside the cluster's network.
 
     Args:
       config: the run's configuration as JSON values, compared among the processes.
@@ -77,14 +77,14 @@ def _bind_address(coordinator):
 
 
 def _config_problems(config: dict, timeout: float) -> str:
-    """Compares the processes' configs; returns the same text in all, empty where all are equal.
+    """Compares the configs of all processes; returns the same message in all processes, empty if all are equal.
 
-    The store of JAX's service holds digests. Values enter it only where configs differ, and are deleted.
+    The key-value store of JAX's service holds digests; values are stored only if configs differ, and then deleted.
     """
     client, me = global_state.client, global_state.process_id
     assert client is not None, "jax.distributed is initialized"
     milliseconds = int(1000 * timeout)
-    config = json.loads(json.dumps(config))  # tuples become the lists that process 0 sends
+    config = json.loads(json.dumps(config))  # converts tuples to lists, as in the config from process 0
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     client.key_value_set(f"{_KEY}/digests/{me}", digest)
     client.wait_at_barrier(f"{_KEY}/digests", milliseconds)
@@ -107,7 +107,7 @@ def _config_problems(config: dict, timeout: float) -> str:
 
 
 def differences(expected, found, path: str = "") -> Iterator[str]:
-    """Yields where two JSON values differ, one line each: `optimizer.lr: 0.0001 and 0.0002`."""
+    """Yields a line for each difference between two JSON values, such as `optimizer.lr: 0.0001 and 0.0002`."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted(expected.keys() | found.keys()):
             inner = f"{path}.{key}" if path else key
@@ -137,8 +137,8 @@ def resolve_cluster(
 
 
 def _detect_cluster(timeout: float) -> Cluster | None:
-    # JAX's own detection, without its start-up: the rendezvous needs the address before JAX is started. A private name;
-    # a test covers it.
+    # JAX's own detection without its start-up, because the rendezvous needs the address before JAX starts. The name is
+    # private; a test covers it.
     coordinator, num_processes, process_id, devices = ClusterEnv.auto_detect_unset_distributed_params(
         None, None, None, None, None, int(timeout)
     )
@@ -156,7 +156,7 @@ def set_compilation_cache(directory: str | os.PathLike) -> None:
     """Keeps compiled programs in `directory`, so that a restart does not compile them again.
 
     Raises:
-      OSError: the directory cannot be made or written.
+      OSError: the directory cannot be created or written to.
     """
     path = str(directory)
     if "://" not in path:

@@ -1,8 +1,8 @@
-"""An error in one process ends all of them, with its message.
+"""Ends all processes with the same message if an error occurs in one of them.
 
-If a process exits by itself, the others wait in their next collective until JAX's timeouts end them, minutes later and
-without a reason. So it first writes its message to the coordination service. In every other process a thread polls for
-it, prints it and exits.
+If a process just exits, the others wait in their next collective until JAX's timeouts end them, minutes later and without
+a reason. So a failing process first writes its message to the coordination service. In every other process, a thread
+polls for the message, prints it and exits.
 """
 
 import atexit
@@ -23,11 +23,11 @@ _exiting = threading.Lock()
 
 
 def listen() -> None:
-    """From now on an error of another process ends this one, and an uncaught error here ends the others."""
+    """Starts ending this process on errors of other processes, and the others on an uncaught error in this one."""
     stop = threading.Event()
     thread = threading.Thread(target=_listen, args=(stop,), daemon=True, name="failure")
     thread.start()
-    # Before the interpreter and JAX's client shut down, during which a call of the thread would crash.
+    # The thread must stop before the interpreter and JAX's client shut down, because its calls would then crash.
     atexit.register(lambda: (stop.set(), thread.join()))
     sys.excepthook = _uncaught
 
@@ -46,12 +46,12 @@ def _uncaught(kind, error, trace) -> NoReturn:
 
 
 def _end_all(message: str) -> NoReturn:
-    _exiting.acquire(timeout=_poll_seconds())  # messages of other processes do not matter any more
+    _exiting.acquire(timeout=_poll_seconds())  # from here on, ignore messages of other processes
     try:
         sender = f"process {global_state.process_id} on {socket.gethostname()}"
         _store().key_value_set(_KEY, f"{sender}: {message}", allow_overwrite=True)
     except jax.errors.JaxRuntimeError:
-        pass  # the service has ended, and the other processes with it
+        pass  # the service has ended, and so have the other processes
     _exit()
 
 
@@ -60,7 +60,7 @@ def _listen(stop: threading.Event) -> None:
         try:
             message = _store().key_value_try_get(_KEY)
         except jax.errors.JaxRuntimeError:
-            continue  # no message yet, or the service has ended, which JAX handles
+            continue  # there is no message yet, or the service has ended, which JAX handles
         if _exiting.acquire(blocking=False):
             print(f"ended by {message}", file=sys.stderr, flush=True)
             _exit()
@@ -75,12 +75,12 @@ def _store():
 
 
 def _poll_seconds() -> float:
-    return 1.0 + global_state.num_processes / 512  # with thousands of processes, each polls less often
+    return 1.0 + global_state.num_processes / 512  # many processes poll less often, to limit the load on the service
 
 
 def _exit() -> NoReturn:
     if global_state.process_id == 0:
-        time.sleep(2 * _poll_seconds())  # until all have read it, before the service ends
+        time.sleep(2 * _poll_seconds())  # keeps the service running until all processes have read the message
     # A normal exit would wait for the other processes at JAX's shutdown.
     sys.stdout.flush()
     sys.stderr.flush()

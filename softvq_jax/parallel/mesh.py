@@ -1,17 +1,17 @@
 """The only place that makes a mesh.
 
-A mesh has the three axes `slice`, `data`, `fsdp`, outermost first. The batch is sharded over all three; they differ in
-how parameters are placed, and in the network they use:
+A mesh has the three axes `slice`, `data`, `fsdp`, outermost first. The batch is sharded over all three axes, which differ
+in the placement of parameters and in the network that they use:
 
 - `slice`: one entry per pod slice (or per host, for GPUs). Parameters are replicated; only the all-reduce of gradients
-  crosses slices, which is as much as a data-center network can carry.
+  crosses slices, because a data-center network cannot carry more.
 - `data`: parameters are replicated inside a slice.
-- `fsdp`: parameters, optimizer state and EMA are sharded over it (Zhao et al., 2023; ZeRO-3) and gathered block by
-  block, so it needs the fastest links.
+- `fsdp`: parameters, optimizer state and EMA are sharded (Zhao et al., 2023; ZeRO-3) and gathered block by block, so this
+  axis needs the fastest links.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -23,14 +23,14 @@ BATCH_SPEC = PartitionSpec(AXES)
 
 
 def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm] (jaxlib has no stubs)
-    """Arranges `devices` (default: all, of all processes) as `[slices, data, fsdp]`.
+    """Arranges `devices` (by default all devices of all processes) as a mesh `[slices, data, fsdp]`.
 
     Args:
-      slices: number of pod slices, connected by the data-center network; -1: as the devices report, 1 where they report
-        none. Devices that report none can be split into any number of slices, in their order: hosts with GPUs, or a
-        simulation.
-      data: replicas of the parameters in each slice; -1: all devices that `slices` and `fsdp` leave.
-      fsdp: devices over which the parameters are sharded; -1: all that `slices` and `data` leave.
+      slices: number of pod slices, connected by the data-center network; -1 uses the number that the devices report, or 1
+        if they report none (such as GPUs, or simulated devices). The latter can be split into any number of slices, in
+        order.
+      data: replicas of the parameters in each slice; -1 uses all remaining devices.
+      fsdp: devices over which the parameters are sharded; -1 uses all remaining devices.
 
     Raises:
       ValueError: the product of the axes is not the number of devices, or `slices` contradicts the hardware.
@@ -39,15 +39,15 @@ def make_mesh(slices: int = -1, data: int = -1, fsdp: int = 1, devices: Sequence
     reported = len({getattr(device, "slice_index", 0) for device in devices})
     shape = resolve_axes(reported if slices == -1 else slices, data, fsdp, len(devices))
     if reported > 1 and shape[0] != reported:
-        raise ValueError(f"the mesh has slices={shape[0]}, but the devices lie in {reported} slices: set slices=-1")
+        raise ValueError(f"the mesh has slices={shape[0]}, but the devices are in {reported} slices: set slices=-1")
     return Mesh(_arrange(devices, shape, reported), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def resolve_axes(slices: int, data: int, fsdp: int, num_devices: int) -> tuple[int, int, int]:
-    """Returns `(slices, data, fsdp)`, with a -1 in `data` or `fsdp` replaced by the devices that the other axes leave.
+    """Returns `(slices, data, fsdp)`, with a -1 in `data` or `fsdp` replaced by the number of remaining devices.
 
     Raises:
-      ValueError: the axes do not fit the number of devices; the message names both, and a mesh that fits.
+      ValueError: the axes do not fit the number of devices; the message names both and suggests a mesh that fits.
     """
     given = f"mesh slices={slices}, data={data}, fsdp={fsdp}"
     if slices < 1 or any(size < 1 and size != -1 for size in (data, fsdp)):
@@ -66,7 +66,7 @@ def resolve_axes(slices: int, data: int, fsdp: int, num_devices: int) -> tuple[i
 
 
 def _arrange(devices, shape, reported_slices) -> np.ndarray:
-    """Returns devices `[slices, data, fsdp]`; neighbors in the mesh are neighbors in the hardware's network."""
+    """Returns devices `[slices, data, fsdp]`, such that neighbors in the mesh are neighbors in the network."""
     inner = (1, *shape[1:])
     if reported_slices > 1:
         return mesh_utils.create_hybrid_device_mesh(inner, (shape[0], 1, 1), devices, allow_split_physical_axes=True)
@@ -86,7 +86,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_global_batch(batch: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ValueError where the devices of the mesh cannot have equal shares of `batch` images."""
+    """Raises ValueError if `batch` images cannot be divided equally among the devices of the mesh."""
     if batch < 1 or batch % mesh.size:
         below = batch // mesh.size * mesh.size
         near = f"{below} or {below + mesh.size}" if below else f"{mesh.size}"
@@ -105,18 +105,37 @@ def process_rows(batch: int, mesh: Mesh) -> np.ndarray:
 
 
 def global_batch(local, mesh: Mesh):
-    """Makes global, sharded arrays from the rows of each process, a tree of arrays `[batch / processes, ...]`."""
+    """Makes global sharded arrays from each process's rows, a tree of arrays `[batch / processes, ...]`."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), local)
 
 
 def constrain_batch(tree, mesh: Mesh | AbstractMesh | None = None):
-    """Inside `jit`: keeps the first axis of every array in `tree` sharded over all devices.
+    """Keeps the first axis of every array in `tree` sharded over all devices, inside `jit`.
 
-    Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`;
-    without a mesh, or with one device, this does nothing.
+    Without this, the partitioner may gather a batch instead of a weight. The default mesh is that of `jax.set_mesh`, if
+    it is one of this library: its axes are `AXES`, of type Auto. Without a mesh, with one device, on any other mesh and
+    inside `jax.shard_map`, this does nothing.
     """
-    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if mesh is None:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.axis_names != AXES or any(kind != AxisType.Auto for kind in mesh.axis_types):
+            return tree
     if mesh.empty or mesh.size == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH_SPEC)), tree)
+
+
+def call_with_auto_axes(function: Callable[..., jax.Array], batch: jax.Array, *args) -> jax.Array:
+    """Returns `function(batch, *args)`, computed with all axes of a user's mesh of type Auto.
+
+    On a mesh with axes of type Explicit (`jax.make_mesh`'s default) every operation must say how its output is sharded;
+    here the partitioner decides inside `function`, and the output is sharded like the first axis of `batch`.
+    """
+    sharding = jax.typeof(batch).sharding
+    mesh = jax.sharding.get_abstract_mesh() if sharding.mesh.empty else sharding.mesh.abstract_mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return function(batch, *args)
+    output = PartitionSpec(*sharding.spec[:1])
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(function, out_sharding=output)(batch, *args)

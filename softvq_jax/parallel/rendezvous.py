@@ -1,12 +1,13 @@
-"""Waits for all processes before JAX is started, and names those that are missing.
+"""Waits for all processes before JAX starts, and reports missing ones by name.
 
-JAX's coordination service cannot do this. Its client answers no request before `connect`, and `connect` is a barrier:
-where a process is missing, jaxlib aborts the interpreter of all others (jaxlib 0.10; its callback for errors cannot be
-set from Python either). So the processes first meet at a listener of process 0, which closes before JAX opens the same
-port. Everything else, such as the comparison of configs, goes through JAX's service (`distributed`).
+JAX's coordination service cannot do this. Its client cannot be used before `connect`, and `connect` is a barrier: if a
+process is missing, jaxlib aborts the interpreters of all others (jaxlib 0.10; its error callback cannot be set from
+Python either). So all processes first connect to a listener in process 0, which closes before JAX opens the same port.
+Everything else, such as the comparison of configs, uses JAX's service (`distributed`).
 
-The listener binds to the coordinator's own address. A message has at most 1 KiB and 5 seconds, and one that is malformed
-or has another token is ignored. The token is `SOFTVQ_JAX_TOKEN`, or SLURM's job id; give all processes the same.
+The listener binds to the coordinator's own address. A message may have 1 KiB and take 5 seconds; malformed messages and
+those with another token are ignored. The token is `SOFTVQ_JAX_TOKEN`, or SLURM's job id; it must be the same in all
+processes.
 """
 
 import asyncio
@@ -26,10 +27,12 @@ _REPLY_MARGIN_SECONDS = 30.0
 
 
 def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Returns once all processes are here.
+    """Returns once all processes are connected.
 
     Args:
       coordinator: `host:port` of process 0. The port is free again afterwards.
+      num_processes: number of processes.
+      process_id: index of this process.
       timeout: seconds to wait for the others.
 
     Raises:
@@ -45,7 +48,7 @@ def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Splits `host:port`; ValueError for anything else."""
+    """Splits `host:port`; raises ValueError for anything else."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ValueError(f"coordinator address {address!r}: expected host:port, for instance 10.0.0.1:8476")
@@ -53,10 +56,10 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def bind_host(host: str) -> str:
-    """Returns the address to listen on in process 0: the coordinator's own where this host has it, else all (`::`).
+    """Returns the address on which process 0 listens: the coordinator's if this host has it, else all (`::`).
 
-    A service name of Kubernetes resolves to no address of this host, and Debian's `/etc/hosts` resolves a host's name
-    to a loopback address, at which no other host reaches it.
+    The latter is needed for a Kubernetes service name, which does not resolve to an address of this host, and on Debian,
+    where `/etc/hosts` resolves the host's own name to a loopback address, which other hosts cannot reach.
     """
     try:
         address = str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
@@ -80,7 +83,7 @@ def _token():
 
 
 class _Listener:
-    """Process 0: collects a message from each of the others, and sends all of them the same result."""
+    """The listener in process 0, which collects a message from each process and sends all of them the same result."""
 
     def __init__(self, me: dict, timeout: float):
         self._me, self._timeout, self._present = me, timeout, {0: me}
@@ -112,7 +115,7 @@ class _Listener:
             if not hmac.compare_digest(message["token"].encode(), self._me["token"].encode()):
                 await self._send(writer, _error("ValueError", f"{TOKEN} is not the same here as in process 0"))
                 return
-            self._connections.add(task)  # from here on the result waits for this connection
+            self._connections.add(task)  # from here on, the end waits for this connection to get the result
             if error := _contradiction(self._present, message):
                 if not self._result.done():
                     self._result.set_result(error)
@@ -121,13 +124,13 @@ class _Listener:
             if self._result.done():
                 await self._send(writer, self._result.result())
         except (OSError, ValueError, asyncio.IncompleteReadError):
-            pass  # TimeoutError is an OSError; ValueError is a line that is too long
+            pass  # TimeoutError is an OSError; ValueError means that the line is too long
         finally:
             self._connections.discard(task)
             writer.close()
 
     async def _register(self, message, reader):
-        """Waits for the result; a process that disconnects before it is missing again, and may come back."""
+        """Waits for the result. A process that disconnects earlier counts as missing again, and may reconnect."""
         self._present[message["process"]] = message
         self._finish_if_complete()
         closed = asyncio.ensure_future(reader.read(1))
@@ -151,7 +154,7 @@ def _join(host: str, port: int, me: dict, timeout: float) -> None:
     """Retries until connected to process 0, sends this process's message, and returns or raises the result."""
     deadline = time.monotonic() + timeout
     while True:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # process 0 is not up yet, or something else answers
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not started yet, or another program answers
             with socket.create_connection((host, port), timeout=max(deadline - time.monotonic(), 0.1)) as connection:
                 connection.sendall(json.dumps(me).encode() + b"\n")
                 connection.settimeout(max(deadline - time.monotonic(), 0) + _REPLY_MARGIN_SECONDS)
@@ -173,7 +176,7 @@ def _raise(result: dict | None) -> None:
 
 
 def _parse(line: bytes) -> dict | None:
-    """Returns the message in a line, None where it is not one."""
+    """Returns the message in a line; None if it is malformed."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Shardings of all arrays of a state: ordered rules from paths to shardings, of which the first match is used.
+"""Shardings of all arrays of a state, by ordered rules from paths to shardings; the first rule that matches is used.
 
-Optimizer moments and averages contain the paths of the parameters (`opt/0/mu/encoder/...`), so that one rule places a
-parameter and all arrays of the same shape that belong to it.
+Paths of optimizer moments and averages contain the paths of parameters (`opt/0/mu/encoder/...`), so one rule places a
+parameter and its moments and average.
 """
 
 import math
@@ -15,21 +15,21 @@ Shape = tuple[int, ...]
 Policy = Callable[[Shape, int], PartitionSpec]
 
 MIN_SIZE_TO_SHARD = 2**16
-"""Smaller tensors are replicated: gathering one costs a network latency, keeping it at most 256 KiB."""
+"""Arrays with fewer elements are replicated, which costs at most 256 KiB; gathering them would cost a network latency."""
 
 
 def replicate(shape: Shape, fsdp: int) -> PartitionSpec:
-    """Policy that replicates an array on every device."""
+    """Policy that replicates an array on all devices."""
     return PartitionSpec()
 
 
 def largest_axis(first: int = 0, min_size: int = MIN_SIZE_TO_SHARD) -> Policy:
-    """Returns a policy that shards the largest axis whose length the number of `fsdp` devices divides.
+    """Returns a policy that shards the largest axis with a length divisible by the number of `fsdp` devices.
 
     Args:
       first: axes before this one are not sharded and do not count towards the size. It is 1 for stacked blocks, which
-        are scanned one at a time: their leading axis must not be sharded.
-      min_size: tensors with fewer elements are replicated.
+        are scanned one at a time, so their leading axis must not be sharded.
+      min_size: arrays with fewer elements are replicated.
     """
 
     def policy(shape: Shape, fsdp: int) -> PartitionSpec:
@@ -51,7 +51,7 @@ DEFAULT_RULES: tuple[tuple[str, Policy], ...] = (
 def shardings_for(tree, mesh: Mesh, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
     """Returns a tree with a `NamedSharding` for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s).
 
-    A rule is a regular expression, searched in the '/'-joined path of the leaf, and a policy.
+    A rule is a policy and a regular expression, which is searched in the '/'-joined path of the leaf.
 
     Raises:
       ValueError: no rule matches a leaf.
@@ -68,11 +68,11 @@ def shardings_for(tree, mesh: Mesh, rules: Sequence[tuple[str, Policy]] = DEFAUL
 
 
 def abstract(tree, shardings):
-    """Returns the `jax.ShapeDtypeStruct`s of `tree` with `shardings`, for lowering or for restoring a checkpoint."""
+    """Returns `jax.ShapeDtypeStruct`s of `tree` with `shardings`, to lower a function or restore a checkpoint."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def init_sharded(init: Callable, mesh: Mesh, *args, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
-    """Computes `init(*args)` directly into its shards: no device or host ever holds the full tree."""
+    """Computes `init(*args)` directly as shards, so that no device or host ever holds the full tree."""
     shardings = shardings_for(jax.eval_shape(init, *args), mesh, rules)
     return jax.jit(init, out_shardings=shardings)(*args)

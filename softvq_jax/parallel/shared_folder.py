@@ -1,4 +1,4 @@
-"""Checks that all processes see the same folder."""
+"""Checks that all processes have the same folder."""
 
 import os
 import pathlib
@@ -13,17 +13,18 @@ _BARRIER_MILLISECONDS = 120_000
 
 
 def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> None:
-    """Makes `folder` and returns once every process has seen a file of process 0 in it.
+    """Creates `folder`, and returns once every process has found a file of process 0 in it.
 
     Does nothing in a single process.
 
     Args:
+      folder: the folder.
       flag: the command-line flag of the folder, for the message.
-      timeout: seconds in which a file must appear; network file systems cache their listings.
+      timeout: seconds in which the file must appear; network file systems cache their listings.
 
     Raises:
-      ValueError: this process sees another folder.
-      OSError: process 0 cannot write to it.
+      ValueError: the folder is not that of process 0.
+      OSError: process 0 cannot write to the folder.
     """
     client = global_state.client
     if client is None:

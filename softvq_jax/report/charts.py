@@ -1,4 +1,4 @@
-"""Line charts by matplotlib, as SVG without files or fonts of its own."""
+"""Line charts by matplotlib, as SVG elements that need no other files or fonts."""
 
 import dataclasses
 import io
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
-INCHES = (4.6, 2.8)  # width and height of one chart; a page shows it at any size
+INCHES = (4.6, 2.8)  # width and height of a chart; the page scales it
 LOG_DECADES = 2.5  # values that span more decades than this get a logarithmic axis
 
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "softvq",  # the same chart gives the same file
+    "svg.fonttype": "none",  # text remains text, not paths
+    "svg.hashsalt": "softvq",  # makes files reproducible
     "font.size": 10,
-    "path.simplify_threshold": 0.5,  # 100,000 noisy points make an SVG of 35 kB, with their peaks
+    "path.simplify_threshold": 0.5,  # 100,000 noisy points then give an SVG of 35 kB that still shows the peaks
     "axes.labelcolor": "#5b6470",
     "grid.color": "#9aa3ad",
     "grid.alpha": 0.4,
@@ -45,11 +45,11 @@ class Chart:
     """A chart for a page.
 
     Attributes:
-      title: shown above the chart.
-      svg: an `<svg>` element of axes and lines; empty if no value is finite. Line i has the class `series{i}`.
+      title: title above the chart.
+      svg: an `<svg>` element with axes and lines; empty if no value is finite. Line i has the class `series{i}`.
       alt: alt text for screen readers.
       legend: names of the lines; empty for a single line.
-      last: the last value of a single line; empty for several.
+      last: last value of a single line; empty for several lines.
     """
 
     title: str
@@ -60,13 +60,15 @@ class Chart:
 
 
 def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, show_last: bool = True) -> Chart:
-    """Draws one chart of one or several lines.
+    """Draws a chart with one or several lines.
 
     Points that are not finite are left out. The vertical axis is logarithmic if all values are positive and span more
     than `LOG_DECADES` decades.
 
     Args:
-      show_last: whether a single line's last value is shown beside the title.
+      title, x_label: title of the chart and label of the x axis.
+      series: the lines.
+      show_last: whether the last value of a single line is shown next to the title.
     """
     drawn = [line for line in map(finite, series) if line.x]
     if not drawn:
@@ -85,7 +87,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, s
 
 
 def new_figure(inches: tuple[float, float]) -> "Figure":
-    """Returns an empty matplotlib figure that touches no global state."""
+    """Returns an empty matplotlib figure, without using pyplot's global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=inches)
@@ -95,9 +97,9 @@ def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: b
     """Plots lines on `axes`.
 
     Args:
-      series: finite values only; line i has color i, also if lines before it are empty.
-      log_x: whether x is logarithmic; then every x that occurs has a tick.
-      marker: matplotlib's name of the mark on every point; a line of a single point always has one.
+      series: lines with only finite values; line i has color i even if earlier lines are empty.
+      log_x: whether the x axis is logarithmic; then every x value has a tick.
+      marker: matplotlib's name of the marker; a line with a single point always has a marker.
     """
     from matplotlib import rc_context
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -105,7 +107,7 @@ def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: b
     with rc_context(_STYLE):
         axes.clear()  # applies the style
         axes.spines[:].set_visible(False)
-        axes.grid(axis="y", clip_on=False)  # an inline SVG has no clip paths
+        axes.grid(axis="y", clip_on=False)  # `inline_svg` drops clip paths
         values = [y for line in series for y in line.y]
         if min(values) > 0 and math.log10(max(values) / min(values)) > LOG_DECADES:
             axes.set_yscale("log")
@@ -120,7 +122,7 @@ def plot_lines(axes: "Axes", series: Sequence[Series], x_label: str, *, log_x: b
         axes.minorticks_off()
         for i, line in enumerate(series):
             if not line.x:
-                continue  # matplotlib lays out an empty line with infinite size
+                continue  # matplotlib would give an empty line an infinite size
             shape = (marker or ("o" if len(line.x) == 1 else "")) + "-"
             color = COLORS[i % len(COLORS)]
             [drawn] = axes.plot(line.x, line.y, shape, color=color, lw=1.6, ms=4, label=line.name, clip_on=False)
@@ -143,9 +145,9 @@ def save_svg(figure: "Figure", title: str, *, transparent: bool = False) -> str:
 
 
 def inline_svg(figure: "Figure") -> str:
-    """Returns a figure as an `<svg>` element for a page that holds many: without fixed size, background and group ids.
+    """Returns a figure as an `<svg>` element for a page with many: without fixed size, background and group ids.
 
-    What matplotlib knows as `gid` becomes the element's class, so that the page's style sheet chooses the colors.
+    matplotlib's `gid` becomes the element's class, so that the page's style sheet can set the colors.
     """
     for prefix, uri in (("", _SVG), ("xlink", "http://www.w3.org/1999/xlink")):
         ElementTree.register_namespace(prefix, uri)
@@ -153,7 +155,7 @@ def inline_svg(figure: "Figure") -> str:
     for name in ("width", "height"):
         root.attrib.pop(name)
     for child in [child for child in root if child.tag != f"{{{_SVG}}}g"]:
-        root.remove(child)  # metadata, and a style for the whole page
+        root.remove(child)  # metadata, and a style that would apply to the whole page
     for group in root.iter(f"{{{_SVG}}}g"):
         name = group.attrib.pop("id", "")
         if name.startswith("series"):
@@ -162,13 +164,13 @@ def inline_svg(figure: "Figure") -> str:
 
 
 def finite(series: Series) -> Series:
-    """Returns a line without the points that are not finite."""
+    """Returns a line without non-finite points."""
     points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     return Series(series.name, [x for x, _ in points], [y for _, y in points])
 
 
 def number(value: float) -> str:
-    """Returns a number in at most four digits: `0.00123`, `12.3`, `12k`, `1.2M`, `infinite`."""
+    """Returns a number as text with at most four digits: `0.00123`, `12.3`, `12k`, `1.2M`, `infinite`."""
     if math.isinf(value):
         return "infinite" if value > 0 else "-infinite"
     for limit, divisor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):

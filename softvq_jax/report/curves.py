@@ -1,4 +1,4 @@
-"""The curves of a run: which metrics are shown, in which group, and under which title."""
+"""The curves of a run: the metrics shown, their groups and their titles."""
 
 import dataclasses
 import re
@@ -15,11 +15,11 @@ GROUPS = (
     ("Optimization", r"grad_norm|learning_rate"),
     ("Losses", r""),
 )
-"""Title of a group of curves, and what their names match; the first match counts."""
+"""Title of each group of curves, and a pattern for the names of its metrics; the first match counts."""
 
 ORDER = ("Losses", "Held-out", "Adversarial", "Codebook and latents", "Optimization", "Speed")
 LINES = {"raw": "weights of the step"}  # legends of curves that share a chart, by the ending of their names
-COUNTS = ("eval_images", "eval_samples")  # logged beside held-out numbers; the same at every step
+COUNTS = ("eval_images", "eval_samples")  # logged with held-out metrics; the same at every step
 
 Metrics = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 
@@ -29,8 +29,8 @@ class Curves:
     """The charts of a run.
 
     Attributes:
-      groups: a title and its charts.
-      always_zero: metrics that are 0 at every step, which have no chart.
+      groups: titles with their charts.
+      always_zero: names of metrics that are 0 at every step, and so have no chart.
     """
 
     groups: list[tuple[str, list[Chart]]]
@@ -41,7 +41,7 @@ def curves(metrics: Metrics) -> Curves:
     """Draws the curves of all metrics; `NAME_real` and `NAME_fake` share a chart, and so do `NAME` and `NAME_raw`.
 
     Args:
-      metrics: name -> the steps and values that were logged.
+      metrics: logged steps and values by name.
     """
     shown = [name for name in sorted(metrics) if name not in COUNTS]
     nonzero = [name for name in shown if any(metrics[name][1])]

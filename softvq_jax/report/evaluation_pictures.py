@@ -1,4 +1,4 @@
-"""The images beside an `evaluation.json`: the worst and the best reconstructions, and a map of the latents."""
+"""The pictures of an evaluation: the worst and the best reconstructions, and a map of the latents."""
 
 import pathlib
 
@@ -19,10 +19,11 @@ def draw(out: pathlib.Path, predictions: Predictions, cache: RowCache) -> dict[s
 
     Args:
       out: an existing folder.
+      predictions: the evaluated images.
       cache: the measured rows of all images.
 
     Returns:
-      The images in `worst.png` and `best.png`, from left to right, as JSON values:
+      The images shown in `worst.png` and `best.png`, from left to right, as JSON values:
       `{"worst": [{"index": 3, "image": "cat.png", "psnr": 17.2}, ...], "best": ...}`. PSNR is in dB; None if it is
       infinite. Empty for generated images.
     """
@@ -31,18 +32,19 @@ def draw(out: pathlib.Path, predictions: Predictions, cache: RowCache) -> dict[s
         psnr = cache["psnr"][:]
         order = np.argsort(psnr, kind="stable")
         for name, rows in (("worst", order[:NUM_PICTURES]), ("best", order[::-1][:NUM_PICTURES])):
-            image_grid.save_png(out / f"{name}.png", image_grid.pairs_grid(*predictions.pictures(rows)))
-            shown[name] = [_pair(predictions, int(row), psnr[row]) for row in rows]
+            items = cache.items[rows]
+            image_grid.save_png(out / f"{name}.png", image_grid.pairs_grid(*predictions.pictures(items)))
+            shown[name] = [_pair(predictions, int(i), psnr[row]) for i, row in zip(items, rows, strict=True)]
     if isinstance(predictions, Reconstructions):
-        rows = np.random.default_rng(0).permutation(len(predictions))[:MAP_IMAGES]
-        latent_map = draw_map(cache["latents"][rows], take(predictions.originals, rows.tolist()))
+        rows = np.random.default_rng(0).permutation(len(cache))[:MAP_IMAGES]
+        latent_map = draw_map(cache["latents"][rows], take(predictions.originals, cache.items[rows].tolist()))
         image_grid.save_png(out / "latent_map.png", latent_map)
     return shown
 
 
-def _pair(predictions, row, psnr):
+def _pair(predictions, i, psnr):
     return {
-        "index": row,
-        "image": predictions.originals.describe(row),
+        "index": i,
+        "image": predictions.originals.describe(i),
         "psnr": float(psnr) if np.isfinite(psnr) else None,
     }

@@ -1,4 +1,4 @@
-"""What a run's page shows of an `evaluation.json`."""
+"""The section of a run's page about an `evaluation.json`."""
 
 import dataclasses
 import pathlib
@@ -11,17 +11,17 @@ from softvq_jax.report.page import EmbeddedImage, Table, embed
 from softvq_jax.report.run_files import Evaluation
 from softvq_jax.report.text import LABELS, PROTOCOL_FACTS, capitalized, image_counts, value_text
 
-QUOTED = LABELS["ssim_gauss"]  # the SSIM to quote; the others compare with papers that used them
+QUOTED = LABELS["ssim_gauss"]  # the SSIM to quote; the others are for comparison with papers that used them
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationView:
-    """One evaluation, as the template shows it.
+    """The template's values for one evaluation.
 
     Attributes:
-      images: how many images of each set were measured.
-      missing: metrics that were not measured, with the reasons.
-      details: what the numbers depend on.
+      images: text on the number of images in each set.
+      missing: metrics that were not measured, with reasons.
+      details: everything that the numbers depend on.
     """
 
     title: str
@@ -35,16 +35,16 @@ class EvaluationView:
 
 
 def latest_evaluations(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Returns the last evaluation made during training, then all that were made by `tools.evaluate`.
+    """Returns the last evaluation made during training, then all evaluations by `tools.evaluate`.
 
-    The numbers of earlier evaluations during training are among the curves.
+    The numbers of earlier evaluations during training are shown as curves.
     """
     own = [e for e in evaluations if re.fullmatch(r"step_\d+", e.folder.name)]
     return own[-1:] + [e for e in evaluations if e not in own]
 
 
 def view(evaluation: Evaluation) -> EvaluationView:
-    """Returns what the page shows of an evaluation."""
+    """Returns the template's values for an evaluation."""
     content, name = evaluation.content, evaluation.folder.name
     metrics = [(LABELS.get(str(key), str(key)), value_text(value)) for key, value in content["metrics"].items()]
     missing = {key: reason for key, reason in content["absent"].items() if key not in content["metrics"]}
@@ -90,7 +90,7 @@ def _pictures(evaluation: Evaluation) -> list[EmbeddedImage]:
 
 
 def _listed(images: Sequence[dict[str, Any]]) -> str:
-    """Returns `17.25 dB (cat.png, no. 3), ...`: the PSNR and name of each pictured image, from left to right."""
+    """Returns PSNR and name of each image in a picture, from left to right: `17.25 dB (cat.png, no. 3), ...`."""
     return ", ".join(
         f"{'identical' if image['psnr'] is None else format(image['psnr'], '.2f') + ' dB'} "
         f"({pathlib.PurePath(image['image']).name}, no. {image['index']})"

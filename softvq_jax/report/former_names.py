@@ -1,4 +1,4 @@
-"""Names that older versions wrote to `metrics.jsonl` and `evaluation.json`, and their names today."""
+"""Maps names that older versions wrote to `metrics.jsonl` and `evaluation.json` to the current names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ PROTOCOL = {"about": "description", "normalisation": "normalization"}
 
 
 def metric(name: str) -> str:
-    """Returns today's name of a logged metric."""
+    """Returns the current name of a logged metric."""
     return METRICS.get(name, name)
 
 
 def evaluation(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the JSON values of an `evaluation.json` under today's names."""
+    """Returns the JSON values of an `evaluation.json` with current names."""
     renamed = {key: _renamed(content.get(key, {}), METRICS) for key in ("metrics", "metric_counts", "absent")}
     return {**content, **renamed, "protocol": _renamed(content["protocol"], PROTOCOL)}
 

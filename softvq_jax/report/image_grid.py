@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from softvq_jax.storage import files
+
 GAP = 2  # white pixels between images
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Arranges images `[n, H, W, 3]` uint8 in reading order on a white canvas."""
+    """Arranges images `[n, H, W, 3]` uint8 row by row on a white canvas."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
@@ -21,7 +23,7 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def rows_grid(rows: Sequence[np.ndarray], per_line: int = 8) -> np.ndarray:
-    """Stacks rows of images `[n, H, W, 3]`; rows longer than `per_line` images are wrapped together."""
+    """Stacks rows of images `[n, H, W, 3]`; if they are longer than `per_line` images, all rows wrap together."""
     per_line = min(per_line, len(rows[0]))
     parts = []
     for start in range(0, len(rows[0]), per_line):
@@ -37,5 +39,6 @@ def pairs_grid(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes an image `[H, W, 3]` uint8 as PNG."""
-    Image.fromarray(image).save(path)
+    """Writes an image `[H, W, 3]` uint8 as PNG, atomically."""
+    with files.replacing(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")

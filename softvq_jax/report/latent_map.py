@@ -1,4 +1,4 @@
-"""A map of latents: images with similar latents are near each other."""
+"""A map of latents, in which images with similar latents are near each other."""
 
 import importlib.util
 
@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 
 def principal_components(points: np.ndarray, count: int = 2) -> np.ndarray:
-    """Projects `[n, d]` on the `count` directions of largest variance: `[n, count]`, with mean 0."""
+    """Projects points `[n, d]` onto the `count` directions of largest variance; returns `[n, count]` with mean 0."""
     centered = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
     left, lengths, _ = np.linalg.svd(centered, full_matrices=False)
     projected = left[:, :count] * lengths[:count]
@@ -16,7 +16,7 @@ def principal_components(points: np.ndarray, count: int = 2) -> np.ndarray:
 
 
 def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Assigns points to different cells of a square grid, with the least total squared distance.
+    """Assigns points to different cells of a square grid such that the total squared distance is least.
 
     Args:
       points: `[n, 2]`.
@@ -25,7 +25,7 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
       Column and row of each point's cell, `[n, 2]`, and the number of columns.
     """
     side = int(np.ceil(len(points) ** 0.5))
-    ranks = points.argsort(axis=0).argsort(axis=0)  # ranks, so that outliers do not leave most of the grid empty
+    ranks = points.argsort(axis=0).argsort(axis=0)  # because outliers would leave most of the grid empty
     targets = ranks / max(len(points) - 1, 1) * (side - 1)
     cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
     cost = ((targets[:, None] - cells[None]) ** 2).sum(axis=-1)
@@ -33,7 +33,7 @@ def square_cells(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def umap_plane(points: np.ndarray) -> np.ndarray:
-    """Embeds `[n, d]` in the plane by UMAP (McInnes et al., 2018): `[n, 2]`."""
+    """Embeds points `[n, d]` in the plane by UMAP (McInnes et al., 2018); returns `[n, 2]`."""
     import umap  # pyright: ignore[reportMissingImports] (extra)
 
     return umap.UMAP(n_neighbors=min(15, len(points) - 1), random_state=0).fit_transform(points)
@@ -43,13 +43,14 @@ PLANES = {"pca": principal_components, "umap": umap_plane}
 
 
 def check_method(method: str, name: str = "method") -> None:
-    """Checks that a map can be drawn.
+    """Checks that a map can be drawn by a method.
 
     Args:
-      name: how the message names the setting.
+      method: "pca" or "umap".
+      name: name of the setting, for messages.
 
     Raises:
-      ValueError: an unknown method.
+      ValueError: the method is unknown.
       ImportError: the method's package is not installed.
     """
     if method not in PLANES:
@@ -59,12 +60,12 @@ def check_method(method: str, name: str = "method") -> None:
 
 
 def draw_map(latents: np.ndarray, images: np.ndarray, thumbnail: int = 40, method: str = "pca") -> np.ndarray:
-    """Draws thumbnails of images at the places of their latents in the plane.
+    """Draws thumbnails of images at the positions of their latents in the plane.
 
     Args:
       latents: `[n, L, D]`.
       images: uint8 `[n, H, W, 3]`.
-      thumbnail: width and height of an image on the map, in pixels.
+      thumbnail: side of an image on the map, in pixels.
       method: "pca", the first two principal components, or "umap", which keeps neighbors together.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The frame of a self-contained HTML page: jinja2 templates, and images embedded in the page."""
+"""Self-contained HTML pages: jinja2 templates, and images embedded in the page."""
 
 import base64
 import dataclasses
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     import jinja2
 
 EMBEDDED_BYTES = 300_000  # larger images are recompressed
-WIDEST = 1800  # pixels
+WIDEST = 1800  # pixels; wider images are shrunk
 SHARP_BELOW = 720  # pixels; narrower images are enlarged without smoothing
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedImage:
-    """An image inside the page.
+    """An image embedded in the page.
 
     Attributes:
       source: a `data:` URI.
-      caption: shown above it.
+      caption: caption above the image.
       alt: alt text for screen readers.
     """
 
@@ -36,17 +36,17 @@ class EmbeddedImage:
 
     @property
     def small(self) -> bool:
-        """Whether it is enlarged without smoothing."""
+        """Whether the image is enlarged without smoothing."""
         return self.width < SHARP_BELOW
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table whose first column names the rows.
+    """A table; the first column contains the names of the rows.
 
     Attributes:
-      caption: its name for screen readers.
-      quote: the name of the row to quote in a paper; "" for none.
+      caption: name of the table for screen readers.
+      quote: name of the row to quote in a paper; "" for none.
     """
 
     caption: str
@@ -56,12 +56,12 @@ class Table:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills in one of the package's templates."""
+    """Renders one of the package's templates."""
     return _environment().get_template(template).render(values)
 
 
 def embed(path: pathlib.Path, caption: str, alt: str) -> EmbeddedImage:
-    """Reads a PNG file into the page, recompressed as WebP if it is large."""
+    """Embeds a PNG file; large files are recompressed as WebP."""
     content, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(content)) as image:
         size = image.size

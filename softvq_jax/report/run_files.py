@@ -1,19 +1,19 @@
 """Reads the files that a run writes to its workdir, for its page."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from typing import Any
 
 from softvq_jax.report import former_names
+from softvq_jax.storage import files, json_lines
 
 _PICTURE = re.compile(r"(?P<name>.+?)_(?P<step>\d+)\.png")
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG grid written at a training step."""
+    """A picture, a grid of images, written at a training step."""
 
     name: str
     step: int
@@ -22,31 +22,31 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """An `evaluation.json` and the images beside it.
+    """An `evaluation.json` and the pictures in its folder.
 
     Attributes:
-      content: of the file, with today's names where an older version wrote others.
+      content: content of the file, with names of older versions replaced by current ones.
     """
 
     folder: pathlib.Path
     content: dict[str, Any]
 
     def picture(self, name: str) -> pathlib.Path | None:
-        """Returns the path of `worst`, `best` or `latent_map`; None if it was not drawn."""
+        """Returns the path of the picture `worst`, `best` or `latent_map`; None if there is none."""
         path = self.folder / f"{name}.png"
         return path if path.is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """What a workdir holds of a run.
+    """The files of a run in its workdir.
 
     Attributes:
       name: name of the workdir.
       config: nested fields; empty if there is no `config.json`.
-      metrics: name -> the steps and values that were logged.
-      pictures: sorted by name and step.
-      evaluations: all found below the workdir.
+      metrics: logged steps and values by name.
+      pictures: pictures sorted by name and step.
+      evaluations: all evaluations below the workdir.
     """
 
     name: str
@@ -71,11 +71,11 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
         raise ValueError(f"--workdir must be one run; {workdir} holds {len(inner)}: {', '.join(inner)}{study}")
     run = RunFiles(
         workdir.resolve().name,
-        _read_json(workdir / "config.json") if (workdir / "config.json").exists() else {},
+        files.read_json(workdir / "config.json") if (workdir / "config.json").exists() else {},
         _read_metrics(workdir / "metrics.jsonl"),
         sorted(_pictures(workdir / "images"), key=lambda picture: (picture.name, picture.step)),
         [
-            Evaluation(path.parent, former_names.evaluation(_read_json(path)))
+            Evaluation(path.parent, former_names.evaluation(files.read_json(path)))
             for path in sorted(workdir.rglob("evaluation.json"))
         ],
     )
@@ -95,24 +95,10 @@ def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(path):
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
 def _read_metrics(path):
-    """Reads the logged values; an incomplete last line, which the run may still be writing, is skipped."""
+    """Reads the logged values; skips an incomplete last line, which the run may still be writing."""
     metrics = {}
-    lines = path.read_text().splitlines() if path.exists() else []
-    for i, line in enumerate(lines):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            if i == len(lines) - 1:
-                break
-            raise ValueError(f"{path}, line {i + 1}, is not valid JSON: {error}") from error
+    for values in json_lines.read_metrics(path):
         step = values.pop("step")
         for name, value in values.items():
             steps, logged = metrics.setdefault(former_names.metric(name), ([], []))

@@ -1,4 +1,4 @@
-"""`report.html`: one page about a run, with its curves, images, evaluations and config, readable without a network."""
+"""The page `report.html` of a run, with curves, images, evaluations and config, readable without a network."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from softvq_jax.report.page import EmbeddedImage, Table, embed
 from softvq_jax.report.run_files import Picture, RunFiles, flatten
 from softvq_jax.report.text import LABELS, capitalized, words
 
-MAX_EARLIER = 6  # images of earlier steps
+MAX_EARLIER = 6  # number of images of earlier steps
 IMAGE_KINDS = {
     "reconstructions": ("Held-out images", "held-out originals, each above its reconstruction"),
     "samples": ("Samples", "a grid of generated images"),
@@ -19,7 +19,7 @@ IMAGE_KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageSection:
-    """Images of one name that a run wrote during training: the last, and at most `MAX_EARLIER` earlier ones."""
+    """The images with one name that a run wrote during training: the last, and at most `MAX_EARLIER` earlier ones."""
 
     id: str
     title: str
@@ -60,7 +60,7 @@ def _summary(run: RunFiles) -> str:
 
 
 def _cards(run: RunFiles) -> list[tuple[str, str]]:
-    """Labels and values of the key numbers: the last step, the last held-out numbers, and the last evaluation's."""
+    """Returns labels and values of the key numbers: last step, last held-out metrics, last evaluation."""
     cards = []
     if run.metrics:
         cards.append(("training steps", f"{max(steps[-1] for steps, _ in run.metrics.values()):,}"))

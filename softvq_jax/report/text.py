@@ -1,4 +1,4 @@
-"""An evaluation as plain text, and the names of metrics as people write them."""
+"""Evaluations as plain text, and names of metrics for people."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,10 +19,10 @@ LABELS = titles() | {
     "latent_mean": "Latent mean",
     "latent_std": "Latent std",
 }
-"""Labels of metrics, and of the groups of metrics that `Protocol.metrics` names."""
+"""Labels of metrics, and of the groups of metrics in `Protocol.metrics`."""
 
 PROTOCOL_FACTS = ("network", "resize", "normalization", "features", "moments", "rounding")
-"""What all protocols share: keys of an evaluation's `protocol`."""
+"""Keys of an evaluation's `protocol` that are shared by all protocols."""
 
 _SPELLING = {
     word.lower(): word for word in ("PSNR", "SSIM", "LPIPS", "FID", "rFID", "gFID", "GAN", "LeCam", "KL", "EMA")
@@ -30,7 +30,7 @@ _SPELLING = {
 
 
 def as_text(evaluation: Mapping[str, Any]) -> str:
-    """Returns all numbers of an evaluation, each with its protocol and image counts, then what they depend on.
+    """Returns text with all numbers of an evaluation, their protocol and image counts, and what they depend on.
 
     Args:
       evaluation: JSON values, as in `evaluation.json`.
@@ -52,16 +52,16 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
         if values:
             items = (f"{key} {'none' if value is None else value}" for key, value in values.items())
             lines.append(f"  {name}: {', '.join(items)}")
-    return "\n".join(lines)
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # names of files may be no text
 
 
 def value_text(value: float | None) -> str:
-    """Returns a metric's value in six digits; None is the infinite PSNR of identical images."""
+    """Returns a metric's value with six digits; None means the infinite PSNR of identical images."""
     return "infinite" if value is None else f"{value:.6g}"
 
 
 def image_counts(counts: Mapping[str, int | None]) -> str:
-    """Returns `64 samples and 64 reference images`, from the images of each set; None is an unknown number."""
+    """Returns text such as `64 samples and 64 reference images`, given the counts of each set; None means unknown."""
     names = {
         "samples": "samples",
         "reference": "reference images",
@@ -79,7 +79,7 @@ def words(name: str) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Returns a text whose first letter is upper case, the others unchanged."""
+    """Returns a text with its first letter in upper case and the others unchanged."""
     return text[:1].upper() + text[1:]
 
 
@@ -92,7 +92,7 @@ def _metric_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _count(name: str, count: int | None, counts: Mapping[str, int | None]) -> str:
-    """Returns how many images of one set a metric is computed from."""
+    """Returns text on the number of images of one set that a metric is computed from."""
     number = "an unknown number of" if count is None else f"{count:,}"
     image_set, _, statistics = name.partition(" ")
     if statistics:

@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, and manifests that say which job a folder belongs to."""
+"""Files on disk: atomic writes, and manifests that identify the job that a folder belongs to."""

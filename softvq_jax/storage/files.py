@@ -1,7 +1,7 @@
-"""Atomic writes: a file is complete under its name, or not there under it.
+"""Atomic writes: a file either exists completely or does not exist under its name.
 
-A write is complete when the file and its folder are on disk (`fsync`), so that a power cut loses at most the write
-that was in progress.
+A write returns when the file and its folder are on disk (`fsync`), so that a power failure loses at most the write in
+progress.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 PARTIAL = ".partial"
-"""Suffix of temporary names. After a kill such a file may be left behind; it can always be deleted."""
-_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of network file systems and buckets
+"""Suffix of temporary names. A killed process may leave such files behind; they can always be deleted."""
+_NO_FOLDER_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # on network file systems and buckets
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` at the end.
+    """Yields a temporary path in the folder of `path`, and renames it to `path` at the end.
 
-    The temporary file exists already, is empty, and ends in `.partial` whatever the ending of `path`. The finished file
-    has the permissions of the user's umask, also where the writer creates files of its own. After an error inside,
-    `path` is as it was and the temporary file is deleted.
+    The temporary file exists, is empty, and has a name ending in `.partial`. The finished file has the permissions of the
+    user's umask, even if the writer creates the file itself. After an error inside the context, `path` is unchanged and
+    the temporary file is deleted.
 
     Raises:
       OSError: the file cannot be written, synced or renamed.
@@ -39,8 +39,12 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         sync(partial)
         os.replace(partial, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # errors of `write` do not name their file
+            error.filename = str(path)
+        raise
     finally:
-        with contextlib.suppress(OSError):  # after an error on a full or lost disk, that error is the one to report
+        with contextlib.suppress(OSError):  # on a full or lost disk, the first error is the one to report
             partial.unlink(missing_ok=True)
 
 
@@ -56,7 +60,7 @@ def write_text(path: str | os.PathLike, content: str) -> None:
 
 
 def write_json(path: str | os.PathLike, content: Mapping | Sequence, *, indent: int | None = 2) -> None:
-    """Writes a JSON file atomically, with a newline at its end."""
+    """Writes a JSON file atomically, ending with a newline."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
@@ -74,6 +78,42 @@ def read_json(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object of fields")
     return content
+
+
+def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
+    """Makes a folder and those above it; returns those that are new, outermost first. Their names are on disk then.
+
+    Raises:
+      OSError: a folder cannot be made.
+    """
+    path, new = pathlib.Path(path), []
+    while not path.exists():
+        new.insert(0, path)
+        path = path.parent
+    for folder in new:
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return new
+
+
+def remove_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Removes those of `folders` that are empty, last ones first; the others stay, without an error."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def sync_tree(folder: str | os.PathLike) -> None:
+    """Returns once all files below a folder, and all names in it, are on disk.
+
+    Files of other hosts in a shared folder are on disk when these hosts have closed them (NFS, buckets).
+    """
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(os.path.join(path, name))
+        sync_folder(path)
 
 
 def sync(path: str | os.PathLike) -> None:

@@ -1,7 +1,7 @@
-"""Manifests: a JSON file in a folder that says which job the folder belongs to.
+"""Manifests, JSON files that identify the job that a folder belongs to.
 
-A job that writes many files can go on after an interruption only where the files already there are its own. It writes
-what they depend on (inputs, settings) into a manifest first, and compares the manifest on opening the folder again.
+After an interruption, a job can resume only from its own files. So it first writes a manifest of everything that the
+files depend on (inputs, settings), and compares the manifest when it opens the folder again.
 """
 
 import json
@@ -17,11 +17,13 @@ class OtherJob(ValueError):
 
 
 def claim(folder: str | os.PathLike, name: str, content: Mapping) -> None:
-    """Makes `folder` and writes the manifest `name` into it, or compares the manifest that is there.
+    """Creates `folder` with the manifest `name`, or compares the existing manifest.
 
-    Of several processes, one calls this, and the others `check` after it.
+    With several processes, one calls this, and the others then call `check`.
 
     Args:
+      folder: the job's folder.
+      name: file name of the manifest.
       content: JSON values by field.
 
     Raises:
@@ -40,11 +42,11 @@ def claim(folder: str | os.PathLike, name: str, content: Mapping) -> None:
 
 
 def check(path: str | os.PathLike, content: Mapping) -> None:
-    """Compares a manifest with what is expected in it.
+    """Compares a manifest with its expected content.
 
     Raises:
       FileNotFoundError: there is no manifest.
-      OtherJob: naming the fields that differ, with both values.
+      OtherJob: fields differ; the message names them with both values.
       ValueError: the manifest is damaged.
     """
     if differing := differences(files.read_json(path), content):
@@ -55,8 +57,8 @@ def check(path: str | os.PathLike, content: Mapping) -> None:
 
 
 def differences(found: Mapping, expected: Mapping) -> list[str]:
-    """Returns a phrase for each field that differs: `seed is 1 there, 2 here`."""
-    expected = json.loads(json.dumps(expected))  # tuples as the lists that they are in a file
+    """Returns a phrase for each field that differs, such as `seed is 1 there, 2 here`."""
+    expected = json.loads(json.dumps(expected))  # converts tuples to lists, as in a file
     return [
         f"{name} is {_shown(found, name)} there, {_shown(expected, name)} here"
         for name in sorted(found.keys() | expected.keys())

@@ -1,4 +1,4 @@
-"""The image crops that trained tokenizers are measured on."""
+"""The image crops on which trained tokenizers are measured."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A study's figure: one panel per measure and one line per kind of variant, by matplotlib as an SVG file."""
+"""A study's figure, an SVG file by matplotlib with one panel per value and one line per kind of variant."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,11 @@ PANEL_INCHES = (3.8, 3.0)
 
 
 def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
-    """Draws the panels that the config names.
+    """Draws the panels listed in the config.
 
     Args:
-      rows: of the table; a panel without values is left out.
+      config: the study's config.
+      rows: rows of the table; a panel without values is left out.
 
     Returns:
       The text of an SVG file; None if no panel has values.

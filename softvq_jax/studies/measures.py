@@ -21,7 +21,7 @@ from softvq_jax.storage import files
 from softvq_jax.studies.crops import Crops
 from softvq_jax.tokenizer import Tokenizer
 
-SIDES = ("before", "after")  # the bottleneck
+SIDES = ("before", "after")  # before and after the bottleneck
 PICTURED_NEIGHBORS = 4
 
 
@@ -30,7 +30,7 @@ class Trained:
     """A trained variant, and the images to measure it on.
 
     Attributes:
-      workdir: of the variant's run; images are written there.
+      workdir: folder of the variant's run, to which pictures are written.
       study: the study's config.
       held_out: held-out crops.
       train: training crops.
@@ -48,18 +48,18 @@ class Trained:
 
     @functools.cached_property
     def evaluation(self) -> dict:
-        """The `evaluation.json` that the run wrote after its last step."""
+        """The content of the `evaluation.json` that the run wrote after its last step."""
         return files.read_json(max((self.workdir / "evaluations").glob("step_*/evaluation.json")))
 
     @functools.cached_property
     def encoded(self) -> tuple[Rows, Rows]:
-        """`Encodings` of the training and of the held-out crops."""
+        """Rows of `Encodings` for the training and the held-out crops."""
         encode = Encodings(self.tokenizer)
         return encode(self.train.images), encode(self.held_out.images)
 
 
 def reconstruction(trained: Trained) -> dict[str, float]:
-    """Returns PSNR, SSIM and, if the run measured it, rFID of held-out images; and the size of the latents."""
+    """Returns PSNR, SSIM and (if the run measured it) rFID of held-out images, and the size of the latents."""
     config, metrics = trained.tokenizer.config, trained.evaluation["metrics"]
     columns = {"psnr": "psnr", "ssim_gauss": "ssim_gauss", "rfid": "fid"}
     values = {column: metrics[name] for column, name in columns.items() if metrics.get(name) is not None}
@@ -70,7 +70,7 @@ def reconstruction(trained: Trained) -> dict[str, float]:
 
 
 def codes(trained: Trained) -> dict[str, float]:
-    """Returns usage and perplexity of the codebooks over the training crops; SoftVQ counts each token's likeliest code."""
+    """Returns usage and perplexity of the codebooks on training crops; for SoftVQ, of the most probable codes."""
     config = trained.tokenizer.config
     if not config.has_codebook:
         return {}
@@ -80,13 +80,13 @@ def codes(trained: Trained) -> dict[str, float]:
     return {
         "codebook_usage": usage.usage,
         "perplexity": usage.perplexity,
-        # The expected usage if every token drew its code uniformly at random.
+        # The expected usage if tokens drew their codes uniformly at random.
         "codebook_usage_uniform": 1 - (1 - 1 / config.codebook_size) ** tokens,
     }
 
 
 def posterior(trained: Trained) -> dict[str, float]:
-    """Returns the mean entropy of SoftVQ's posteriors of held-out images, over log K, and their mean max probability."""
+    """Returns the mean of entropy / log K and of the largest probability of SoftVQ's posteriors on held-out images."""
     rows = trained.encoded[1]
     if "posterior_entropy" not in rows:
         return {}
@@ -95,7 +95,7 @@ def posterior(trained: Trained) -> dict[str, float]:
 
 
 def training(trained: Trained) -> dict[str, float]:
-    """Returns the median norm of the gradients before clipping in the second half of the run, and the max over it."""
+    """Returns the median gradient norm before clipping in the second half of the run, and the maximum over the median."""
     lines = [json.loads(line) for line in (trained.workdir / "metrics.jsonl").read_text().splitlines()]
     norms = np.array([line["generator_grad_norm"] for line in lines if "generator_grad_norm" in line])
     norms = norms[len(norms) // 2 :]
@@ -106,8 +106,8 @@ def training(trained: Trained) -> dict[str, float]:
 def latents(trained: Trained) -> dict[str, float]:
     """Returns the accuracy of a linear probe and of nearest neighbors on held-out images.
 
-    Features are the mean token and all tokens, before and after the bottleneck. Baselines are the image in 8 x 8 pixels
-    and the most frequent class. Empty if the training crops have a single class.
+    The features are the mean token, and all tokens, before and after the bottleneck. The baselines are the image in 8 x 8
+    pixels, and the most frequent class. Returns nothing if the training crops have a single class.
     """
     classes = np.unique(trained.train.labels)
     if len(classes) < 2:
@@ -136,7 +136,7 @@ def _accuracies(trained, train, held_out):
 
 
 def _thumbnails(images):
-    """Averages images over a grid of 8 x 8 cells: `[n, 192]`."""
+    """Averages images over a grid of 8 x 8 cells; returns `[n, 192]`."""
     side = images.shape[1] // 8
     return images.reshape(len(images), 8, side, 8, side, 3).mean(axis=(2, 4)).reshape(len(images), -1)
 
@@ -144,7 +144,7 @@ def _thumbnails(images):
 def latent_pictures(trained: Trained) -> dict[str, float]:
     """Writes `map_*.png` and `neighbors_*.png` of held-out images, before and after the bottleneck; returns no values.
 
-    In the latter, the first row are held-out images; below each are the training crops with the most similar latents.
+    In the latter, the first row shows held-out images, with the training crops of most similar latents below each.
     """
     train, held_out = trained.encoded
     chosen = np.unique(trained.held_out.labels, return_index=True)[1][: trained.study.images.neighbors]

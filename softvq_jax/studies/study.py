@@ -25,14 +25,14 @@ MEASURED = "measured.json"
 
 
 class Study:
-    """A study in one workdir, with a folder for each variant. Finished variants are not run again.
+    """A study in one workdir, with a folder for each variant. Finished variants do not run again.
 
     Args:
       config: from `config.study.study_config`.
       workdir: a new folder, or the workdir of a study to resume.
 
     Raises:
-      ValueError: an unknown measure or map, or a variant that changes a field that the base config does not have.
+      ValueError: a measure or map is unknown, or a variant changes a field that the base config does not have.
       ImportError: a measure needs an extra that is not installed.
     """
 
@@ -48,7 +48,7 @@ class Study:
         self.variants = {name: variant_config(config, name) for name in config.order}
 
     def run(self) -> str:
-        """Trains and measures the variants that are not finished; writes `table.json`, `table.md` and `figure.svg`.
+        """Trains and measures all unfinished variants; writes `table.json`, `table.md` and `figure.svg`.
 
         Returns:
           The table, in Markdown.
@@ -75,7 +75,7 @@ class Study:
         return table.markdown(self.config, rows)
 
     def measured(self, name: str) -> dict | None:
-        """Returns the values that were measured of a variant with this config; None if there are none."""
+        """Returns the measured values of a variant with this config; None if there are none."""
         path = self.workdir / name / MEASURED
         content = files.read_json(path) if path.exists() else None
         return content["values"] if content and content.get("metadata") == self.metadata(name) else None
@@ -86,7 +86,7 @@ class Study:
         return json.loads(ConfigDict(fields).to_json_best_effort())
 
     def train_and_measure(self, name: str) -> dict:
-        """Trains and measures one variant; the only value of a diverged run is `diverged`, the message."""
+        """Trains and measures one variant; a diverged run has only the value `diverged`, the error message."""
         config, workdir = self.variants[name], self.workdir / name
         try:
             Run(config, workdir, TASKS[config.task]).train()

@@ -1,4 +1,4 @@
-"""A study's table, as JSON values and in Markdown."""
+"""A study's table, as JSON values and as Markdown."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ LABELS = text.LABELS | {
 
 
 def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
-    """Returns all measured values, and the settings that all runs share."""
+    """Returns all measured values, and the settings shared by all runs."""
     train = config.base.train
     return {
         "study": config.study,
@@ -45,7 +45,7 @@ def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
 
 
 def markdown(config: ConfigDict, rows: Sequence[dict]) -> str:
-    """Returns the columns that the config names, one row per variant; columns without values are left out."""
+    """Returns a Markdown table of the config's columns, with one row per variant; leaves out columns without values."""
     columns = [name for name in config.table.columns if any(name in row for row in rows)]
     lines = [["", config.table.x, *(LABELS[name] for name in columns)]]
     lines.append(["---", *["---:"] * (1 + len(columns))])

@@ -1,12 +1,12 @@
-"""Compiles a config's training step for a TPU slice, without a TPU, and prints its memory, arithmetic and time at best.
+"""Compiles a config's training step for a TPU slice, without a TPU, and prints its memory, arithmetic and least time.
 
     python -m softvq_jax.tools.aot_compile --config=configs/l64.py --topology=v5e:16x16 --batch=4096
 
 Needs the TPU compiler (`pip install 'softvq-jax[aot]'`), but no weights or data. Stops when the compiler has assigned
-the program's memory; `--machine_code` also waits for machine code, which takes minutes and changes no number. Where the
-step does not fit, tries more sharding and more rematerialization until it fits, and prints the flags for it. `--fit`
-finds the largest batch that fits the slice. Any field of the config can be set:
-`--config.mesh.fsdp=16`, `--config.model.remat=dots`.
+the program's memory; `--machine_code` also waits for machine code, which takes minutes and changes no number. If the
+step does not fit, the tool tries more sharding and rematerialization until it does, and prints the flags. `--fit` finds
+the largest batch that fits the slice. Any field of the config can be set, for instance `--config.mesh.fsdp=16` or
+`--config.model.remat=dots`.
 """
 
 import functools
@@ -69,8 +69,8 @@ def measure(config: ConfigDict, name: str, slices: int = 1, *, machine_code: boo
 
 
 def _send_cost(connection, *args) -> None:
-    jax.config.update("jax_platforms", "cpu")  # Nothing runs here, and looking for an accelerator takes time.
-    jax.config.update("jax_enable_compilation_cache", False)  # Programs for other devices cannot be loaded from it.
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here, and searching for accelerators takes time
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot load programs for other devices
     try:
         result = _measure(*args)
     except (ValueError, RuntimeError) as error:
@@ -100,7 +100,7 @@ def check_task(config: ConfigDict) -> None:
 
 
 def check(config: ConfigDict, name: str, slices: int) -> None:
-    """Raises ValueError where the mesh or the batch does not fit `slices` slices called `name`."""
+    """Raises ValueError if the mesh or the batch does not fit `slices` slices called `name`."""
     if slices < 1:
         raise ValueError(f"slices={slices}: expected at least 1")
     check_global_batch(config.train.batch_size, AbstractMesh(_axes(config, name, slices), AXES))
@@ -113,10 +113,10 @@ def _axes(config, name, slices):
 
 
 def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost:
-    """Returns the cost of the largest batch that fits, in whole images per chip; of 1 per chip if that does not fit.
+    """Returns the cost of the largest batch that fits, in whole images per chip (of 1 per chip if even that does not fit).
 
-    Tries 1, 4, 16, ... images per chip until one is refused, then bisects between the largest that fits and the smallest
-    that was refused. Prints the result of each.
+    Tries 1, 4, 16, ... images per chip until the compiler refuses, then searches between the largest that fits and the
+    smallest that was refused. Prints each result.
     """
     config, chips = config.copy_and_resolve_references(), slices * chips_of(name)
 
@@ -133,7 +133,7 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
         fits = refused
     tries = itertools.count()
     while (between := (refused.batch - fits.batch) // chips) > 1:
-        # Memory grows nearly linearly, so interpolation finds the batch; every third try halves, which always ends.
+        # Memory grows nearly linearly, so interpolation is fast; every third try bisects, so that the search ends.
         more = between // 2 if next(tries) % 3 == 2 else _room(fits.memory, refused.memory, between)
         cost = cost_of(fits.batch // chips + min(max(more, 1), between - 1))
         fits, refused = (cost, refused) if cost.memory.fits else (fits, cost)
@@ -141,12 +141,12 @@ def largest_batch(config: ConfigDict, name: str, slices: int = 1, *, machine_cod
 
 
 def _room(fits: Memory, refused: Memory, images: int) -> int:
-    """Returns how many of the `images` between `fits` and `refused` would fit, if memory grew linearly."""
+    """Returns how many of the `images` between `fits` and `refused` would fit if memory grew linearly."""
     return images * (fits.available - fits.total) // max(refused.total - fits.total, 1)
 
 
 def changes_using_less(config: ConfigDict, name: str, slices: int = 1) -> Iterator[dict[str, str | int]]:
-    """Yields fields and values with which a refused step needs less memory, the fastest first."""
+    """Yields fields and values that reduce the memory of a refused step, the fastest first."""
     _, data, fsdp = _axes(config, name, slices)
     for options in options_using_less(MemoryOptions(config.model.remat, fsdp), data * fsdp):
         change: dict[str, str | int] = {"model.remat": options.remat} if options.remat != config.model.remat else {}
@@ -158,7 +158,7 @@ def changes_using_less(config: ConfigDict, name: str, slices: int = 1) -> Iterat
 
 
 def first_that_fits(config: ConfigDict, name: str, slices: int = 1, *, machine_code: bool = False) -> StepCost | None:
-    """Returns the cost of the first of `changes_using_less` that fits, None if none does; prints the result of each."""
+    """Returns the cost of the first of `changes_using_less` that fits, or None if none does; prints each result."""
     for change in changes_using_less(config, name, slices):
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict(change)
@@ -181,7 +181,7 @@ def _outcome(memory: Memory) -> str:
 def print_cost(
     config: ConfigDict, name: str, slices: int = 1, *, fit: bool = False, machine_code: bool = False
 ) -> None:
-    """Prints the cost of the config's batch, or with `fit` of the largest; if it is refused, the first change that fits."""
+    """Prints the cost of the config's batch, or of the largest one with `fit`; if refused, the first change that fits."""
     cost = (largest_batch if fit else measure)(config, name, slices, machine_code=machine_code)
     print(describe(cost), flush=True)
     if cost.memory.fits:
@@ -227,7 +227,7 @@ def main(_):
 
 
 def run() -> None:
-    """The command line; errors that a person can act on end in their message alone."""
+    """Runs the command line. Prints errors that the user can fix as one message, without a traceback."""
     try:
         app.run(main, flags_parser=functools.partial(parse_flags, required=["topology"]))
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,10 +1,14 @@
-"""What the commands have in common: how they start, how they report errors, and flags that several of them have."""
+"""Code shared by the commands: start, reporting of errors, and common flags."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app
+
+from softvq_jax.data.decoding import MAX_PIXELS
+from softvq_jax.data.folder import CLASSES
 
 
 def run_tool(
@@ -12,13 +16,13 @@ def run_tool(
 ) -> None:
     """Runs a command and ends the program with its exit code.
 
-    Errors that a user can act on (OSError, ValueError, ImportError) end in one line on standard error,
-    `NAME: error: MESSAGE`, and exit code 1; wrong flags in argparse's usage and exit code 2. With several processes, an
-    error of one ends all of them.
+    Errors that the user can fix (OSError, ValueError, ImportError) print one line to standard error,
+    `NAME: error: MESSAGE`, and give exit code 1. Wrong flags print argparse's usage and give exit code 2. With several
+    processes, an error in one ends all of them.
 
     Args:
-      main: does the work; returns the exit code, None for 0. Its module's name is the command's.
-      parse: parses the command line, `argv[0]` being the program, with a parser of `absl.flags.argparse_flags`.
+      main: does the work and returns the exit code, None for 0. The command is named after its module.
+      parse: parses the command line (`argv[0]` is the program) with a parser of `absl.flags.argparse_flags`.
     """
     app.run(lambda args: _guarded(main, args), argv=sys.argv, flags_parser=parse)
 
@@ -37,19 +41,43 @@ def _guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Na
 
 
 def tool_name(main: Callable) -> str:
-    """The name of the command whose `main` this is: that of its module, also under `python -m`."""
+    """Returns the command's name, which is that of the module of `main`, also under `python -m`."""
     spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
     return (spec.name if spec is not None else main.__module__).rpartition(".")[2]
 
 
+def add_reading(parser: argparse.ArgumentParser, *, classes: bool = True) -> None:
+    """Adds flags for how images are read, as the fields of `config.data` of the same names.
+
+    Args:
+      parser: of a command.
+      classes: whether the command uses the classes of images.
+    """
+    add = parser.add_argument_group("how images are read").add_argument
+    if classes:
+        add(
+            "--classes", choices=CLASSES, default="auto", help="classes of a folder: its subfolders, or from file names"
+        )
+        add("--label_file", default="", help="file with the class of each image of a folder")
+    add("--exif", choices=["apply", "ignore"], default="apply", help="EXIF orientation (default: apply)")
+    add("--background", default="white", help="color under transparent pixels, or ignore (default: white)")
+    add("--max_pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable (default: 300 million)")
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_reading` as the fields of a `data` section."""
+    names = ("classes", "label_file", "exif", "background", "max_pixels")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
 def first_line(doc: str | None) -> str:
-    """The first line of a module's docstring; empty under `python -OO`, which removes docstrings."""
+    """Returns the first line of a module's docstring; "" under `python -OO`, which removes docstrings."""
     return (doc or "").partition("\n")[0]
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds --coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
-    add = parser.add_argument_group("several processes, where they are not detected").add_argument
+    add = parser.add_argument_group("several processes, if they are not detected").add_argument
     add("--coordinator", help="host:port of process 0")
     add("--num_processes", type=int, help="number of processes")
     add("--process_id", type=int, help="index of this process, from 0")

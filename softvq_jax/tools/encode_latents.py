@@ -1,14 +1,14 @@
-"""Encodes a data set with a tokenizer, once, for generators to train on.
+"""Encodes a data set with a tokenizer, once, to train generators on the latents.
 
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
     python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=...
 
-Each record holds the latents of a crop and of its mirror image, float32, and the class. The crop is ADM's center crop;
-for random crops, give --augment, and with --passes their number per image. `dataset.json`, which is written last, holds
-the statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the tokenizer.
+Each record holds the latents of a crop and of its mirror image, float32, and the class. The default is ADM's center crop;
+--augment chooses random crops, and --passes their number per image. `dataset.json`, which is written last, holds the
+latent statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the tokenizer.
 
-The same command resumes an interrupted run, shard by shard. On several hosts, start it on each, with --out on storage
-that they share: each host encodes its share of the shards.
+The same command resumes an interrupted run, shard by shard. With several hosts, start it on each, with --out on shared
+storage; each host encodes its share of the shards.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 
 from softvq_jax.data import records, samples, shard_writer, sources
 from softvq_jax.data.array_record import INDEX
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
@@ -44,17 +45,18 @@ from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
 from softvq_jax.storage import manifest
 from softvq_jax.storage.files import PARTIAL, read_json, write_json
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import add_processes, check_at_least_one
+from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading
 from softvq_jax.weights import fingerprints
 
-PLAN = "encoding.json"  # manifest of an unfinished folder; beside it lies `SHARD.json` for each finished shard
-MOMENTS = "moments"  # field of `SHARD.json`: of the shard's latents
+PLAN = "encoding.json"  # manifest of an unfinished folder, which also holds `SHARD.json` for each finished shard
+MOMENTS = "moments"  # field of `SHARD.json`: moments of the shard's latents
 SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
 
 
 class Encoder:
-    """Encodes uint8 images `[n, S, S, 3]` to float32 `[n, 2, L, D]`: the latents of each image and of its mirror image."""
+    """Encodes uint8 images `[n, S, S, 3]` and their mirror images to latents, float32 `[n, 2, L, D]`."""
 
     def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
         network = functional(TokenizerModel, tokenizer.config)
@@ -70,10 +72,10 @@ class Encoder:
 
 
 class Crops:
-    """The crops to encode: crop `i` is of image `i % len(source)`.
+    """The crops to encode; crop `i` is taken from image `i % len(source)`.
 
     Attributes:
-      unreadable: name and reason of each image that could not be read.
+      unreadable: name and reason for each image that could not be read.
     """
 
     def __init__(self, source: Source, read: samples.Read, passes: int):
@@ -84,7 +86,7 @@ class Crops:
         return self._count
 
     def batches(self, items: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images and classes of the readable crops among `items`, at most `size` at a time, read one batch ahead."""
+        """Yields images and classes of the readable crops among `items`, at most `size` at a time, one batch ahead."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
 
             def start(begin):
@@ -108,7 +110,7 @@ class Crops:
 
 
 def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int) -> dict:
-    """Writes the latents of crops `items`, and returns the shard's entry with the moments of its latents.
+    """Writes the latents of the crops `items`; returns the shard's entry with the moments of its latents.
 
     Raises:
       ValueError: latents are not finite.
@@ -130,7 +132,7 @@ def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict,
     """Writes this process's share of the shards; process 0 then writes `dataset.json` and returns its content.
 
     Raises:
-      OtherJob: the folder holds something else.
+      OtherJob: the folder belongs to another job.
       ValueError: no image is readable, or latents are not finite.
     """
     main, finished = distributed.is_main_process(), folder / INDEX
@@ -196,7 +198,7 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
 
 
 def open_folder(folder: pathlib.Path, plan: dict) -> None:
-    """Starts or resumes a folder; raises `OtherJob` if it belongs to something else."""
+    """Starts or resumes a folder; raises `OtherJob` if it belongs to another job."""
     if distributed.is_main_process():
         manifest.claim(folder, PLAN, plan)
         for left_behind in folder.glob(f"*{PARTIAL}"):
@@ -207,17 +209,17 @@ def open_folder(folder: pathlib.Path, plan: dict) -> None:
 
 
 def is_finished(shard: pathlib.Path) -> bool:
-    """Whether a shard is complete. Shards of older versions, whose moments are not known, are encoded again."""
+    """Returns whether a shard is complete. Shards of older versions, without moments, count as incomplete."""
     return sidecar(shard).exists() and MOMENTS in read_json(sidecar(shard))
 
 
 def sidecar(shard: pathlib.Path) -> pathlib.Path:
-    """The file that marks a shard as finished; holds its entry and the moments of its latents."""
+    """Returns the path of the file that marks a shard as finished and holds its entry and the moments of its latents."""
     return shard.with_name(f"{shard.name}.json")
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.encode_latents",
         description=__doc__,
@@ -233,8 +235,9 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of random crops")
     add("--crops_per_shard", type=int, default=5000, help="crops in each file (default: 5,000)")
     add("--batch_size", type=int, help="images in a batch on each host (default: by the kind of device)")
+    add_reading(parser)
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "passes", "crops_per_shard", "batch_size")
     if args.augment == "center" and args.passes > 1:
         parser.error(f"--passes={args.passes}: all center crops of an image are the same; give --augment")
@@ -242,7 +245,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command. Returns 1 after an error of the input, and prints it in one line."""
+    """Runs the command; prints one line and returns 1 if the input is wrong."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         check_shared(args.out, "--out")
@@ -253,17 +256,21 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Encodes and prints a summary; returns the content of `dataset.json` on process 0, nothing elsewhere."""
-    source = sources.training_source({"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0})
+    """Encodes, prints a summary, and returns the content of `dataset.json` on process 0, {} in the others."""
+    fields = reading(args)
+    decoding = Decoding.of(fields)
+    data = {"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0, **fields}
+    source = sources.training_source(data)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     size = tokenizer.config.image_size
     center = args.augment == "center"
-    read = samples.evaluation(size) if center else samples.training(size, args.augment, args.seed)
+    read = samples.evaluation(size, decoding) if center else samples.training(size, args.augment, args.seed, decoding)
+    words = f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}"
     crops = Crops(source, read, args.passes)
-    plan = {  # compared with that of folders that people have: values keep their words
+    plan = {  # compared with the plans in existing folders, so the wording of values must not change
         "tokenizer": fingerprints.of_weights(tokenizer.params),
         "images": source.fingerprint(),
-        "crops": f"ADM centre crop to {size}" if center else f"{args.augment} to {size}, seed {args.seed}",
+        "crops": ", ".join(filter(None, (words, decoding.describe()))),
         "passes": args.passes,
         "crops_per_shard": args.crops_per_shard,
     }

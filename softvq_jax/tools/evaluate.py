@@ -1,20 +1,20 @@
 """Evaluates images: FID and related metrics against a reference, quality of reconstructions, codebook usage.
 
-    # finished samples against a reference batch, its statistics, or a folder
+    # existing samples against a reference batch, its statistics, or a folder
     python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz \
         --samples=samples.npz --inception=pt_inception-2015-12-05-6726825d.pth --out=results
-    # reconstructions beside their originals
+    # existing reconstructions against their originals
     python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=originals --samples=reconstructions ...
-    # the reconstructions that a tokenizer makes of photographs
+    # reconstructions of photographs by a tokenizer
     python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=imagenet/val \
         --tokenizer=SoftVQVAE/softvq-l-64 ...
-    # the samples of a generator
+    # samples of a generator
     python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz --num=50000 \
         --generator=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \
         --guidance=1.75 --guidance_high=0.7 ...
 
-The folder --out receives `evaluation.json`, feature statistics as `.npz`, pictures, and what is measured of every image:
-after an interruption, the same command resumes from there. With several hosts, start it on each.
+Writes `evaluation.json`, feature statistics as `.npz`, pictures, and a cache of measured values to the folder --out. The
+same command resumes an interrupted run from the cache. With several hosts, start it on each.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.evaluator import EvaluationRecord, early_warnings, evaluate
 from softvq_jax.evaluate.image_sampler import LABELS
 from softvq_jax.evaluate.measure import NotFinite
@@ -36,7 +35,8 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
-from softvq_jax.tools.command_line import add_processes
+from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.tools.command_line import add_processes, add_reading
 from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, WEIGHTS_SOURCE, open_inputs
 
 
@@ -63,27 +63,26 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("samples of a generator").add_argument
     add("--generator", help="evaluate this generator's samples, decoded by --tokenizer")
     add("--num", type=int, default=50_000, help="number of samples (default: 50,000)")
-    add("--labels", choices=LABELS, default="uniform", help="random classes, or each class equally often")
-    add("--seed", type=int, default=0, help="of labels and noise")
-    add("--sampler", help="default: that of the generator")
-    add("--steps", type=int, help="default: that of the generator")
-    add("--guidance", type=float, default=1.0, help="scale (default: 1, none)")
-    add("--guidance_low", type=float, default=0.0, help="guide from this time")
-    add("--guidance_high", type=float, default=1.0, help="guide up to this time")
+    add("--labels", choices=LABELS, default="uniform", help="random classes, or all classes equally often")
+    add("--seed", type=int, default=0, help="seed of labels and noise (default: 0)")
+    add("--sampler", help="sampler (default: the generator's default)")
+    add("--steps", type=int, help="number of steps (default: the sampler's default)")
+    add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
+    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance (default: 0, data)")
+    add("--guidance_high", type=float, default=1.0, help="highest time with guidance (default: 1, noise)")
+    add_reading(parser)
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     if args.generator and not args.tokenizer:
         parser.error("--generator needs the --tokenizer that decodes its latents")
     return args
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; returns 1 and prints one line if the input is wrong."""
+    """Runs the command; prints one line and returns 1 if the input is wrong."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
-    except UnreadableImage as error:
-        return errors.fail(f"evaluate: {error}: copy that image again, or remove it (with its pair, if it has one)")
     except (OSError, ValueError, ImportError) as error:
         return errors.fail(f"evaluate: {error}")
     return 0
@@ -125,7 +124,7 @@ def check_count(name: str, predictions: Predictions | None, source: str | None) 
     """Raises TooFewImages if a set has a single image."""
     if predictions is not None and len(predictions) < 2:
         raise TooFewImages(
-            f"the {name} ({source or 'of --num'}) is one image, and there is no covariance of fewer than 2: "
+            f"the {name} ({source or 'of --num'}) is one image, but a covariance needs at least 2: "
             "name a larger set (FID needs 2,048 or more)"
         )
 

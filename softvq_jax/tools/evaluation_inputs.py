@@ -3,19 +3,23 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from softvq_jax.data.sources import SOURCES
+from softvq_jax.data.decoding import Decoding
+from softvq_jax.data.folder import list_images
+from softvq_jax.data.sources import SOURCES, open_source
 from softvq_jax.evaluate import image_sampler
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.extractors import FeatureExtractor, PerceptualDistance
 from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
-from softvq_jax.evaluate.image_sets import Images, SourceImages, image_files, open_images
+from softvq_jax.evaluate.image_sets import Images, SourceImages, open_images
 from softvq_jax.evaluate.predictions import ImageSet, Pairs, Predictions, Reconstructions, Samples
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics.feature_statistics import FeatureStatistics, has_images, has_statistics, read_statistics
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.tools.command_line import reading
 from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
 
 DATA_SOURCES = tuple(name for name in SOURCES if name != "latents")
@@ -24,7 +28,7 @@ NEEDS = {
     "inception": f"needs the Inception weights: --inception, the file being {WEIGHTS_SOURCE}",
     "lpips": f"needs --lpips: {LPIPS_SOURCE}",
 }
-"""Why metrics are absent if no flag names the weights that they need."""
+"""Why metrics are absent if the flag for their weights is not given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,13 @@ class Inputs:
     """Reference and samples of an evaluation.
 
     Attributes:
-      reference: its images; None if only statistics are given.
-      statistics: of the reference; None to compute them from its images.
+      reference: the reference images; None if only statistics are given.
+      statistics: feature statistics of the reference; None computes them from the images.
       samples: the images to evaluate.
-      devices: where the networks run.
-      codebook_size: of the tokenizer that is evaluated; None if there is none.
-      weights: the flags that name weights, by network.
-      missing: why weights that a flag names cannot be read, by network.
+      devices: the devices on which the networks run.
+      codebook_size: codebook size of the evaluated tokenizer; None without a codebook.
+      weights: values of the weights' flags, by network.
+      missing: why the weights given by a flag cannot be read, by network.
     """
 
     reference: ImageSet | None
@@ -51,7 +55,7 @@ class Inputs:
 
 
 def open_inputs(args: argparse.Namespace) -> Inputs:
-    """Opens everything that the flags of `tools.evaluate` name.
+    """Opens all inputs given by the flags of `tools.evaluate`.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: a file is missing, or the flags do not fit together.
@@ -59,6 +63,8 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
     if args.samples:
         check_different("--reference", args.reference, args.samples)
         check_different("--originals", args.originals, args.samples)
+    fields = reading(args)
+    decoding = Decoding.of(fields)
     devices, missing = LocalDevices(args.batch_size), {}
     inception = _unless_missing("inception", load_inception, args.inception, missing)
     extractor = inception and FeatureExtractor(*inception, devices=devices)
@@ -69,13 +75,13 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
         check_extractor(args.protocol, extractor, missing)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None
     size = args.image_size or (tokenizer and tokenizer.config.image_size)
-    reference = open_photographs(args.reference, size, args.data_source) if has_images(args.reference) else None
+    reference = open_photographs(args.reference, size, args.data_source, fields) if has_images(args.reference) else None
     statistics = read_statistics(args.reference) if has_statistics(args.reference) else None
     if args.generator:
         assert tokenizer is not None, "the parser requires it"
         samples = open_generator(args, tokenizer, extractor, devices)
     elif tokenizer or paired:
-        originals = open_photographs(args.originals, size, args.data_source) if args.originals else reference
+        originals = open_photographs(args.originals, size, args.data_source, fields) if args.originals else reference
         if originals is None:
             raise ValueError(
                 f"{args.reference} holds statistics and no images: give --originals, the images that were reconstructed"
@@ -84,9 +90,9 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
             reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
             samples = Reconstructions(originals, reconstruct, extractor, perceptual)
         else:
-            samples = Pairs(originals, open_images(args.samples, args.image_size), extractor, perceptual)
+            samples = Pairs(originals, open_images(args.samples, args.image_size, decoding), extractor, perceptual)
     else:
-        samples = ImageSet(open_images(args.samples, args.image_size), extractor)
+        samples = ImageSet(open_images(args.samples, args.image_size, decoding), extractor)
     return Inputs(
         reference=None if reference is None else ImageSet(reference, extractor),
         statistics=statistics,
@@ -100,7 +106,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
 
 
 def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]):
-    """Loads the files that a flag names; if one is missing, returns None and adds the reason to `missing`."""
+    """Loads the files given by a flag; if one is missing, returns None and adds the reason to `missing`."""
     if not names:
         return None
     try:
@@ -110,23 +116,31 @@ def _unless_missing(network: str, load: Callable, names, missing: dict[str, str]
         return None
 
 
-def open_photographs(name: str, size: int | None, source: str | None) -> Images:
-    """Opens the images of the reference or the originals, with `source` as a training source does.
+def open_photographs(name: str, size: int | None, source: str | None, fields: Mapping[str, Any]) -> Images:
+    """Opens the images of the reference or the originals; with `source`, as training opens its data.
+
+    Args:
+      name: path of the images.
+      size: to crop them to; None leaves them as they are.
+      source: as `data.source`; None for image files and arrays.
+      fields: how they are read, from `command_line.reading`.
 
     Raises:
-      ValueError: a source is given without a size to crop its photographs to.
+      ValueError: `source` is given without a `size` to crop the photographs to.
     """
+    decoding = Decoding.of(fields)
     if source is None or name.endswith(".npz"):
-        return open_images(name, size)
+        return open_images(name, size, decoding)
     if size is None:
         raise ValueError(f"--data_source={source} holds photographs of any size: give --image_size")
-    return SourceImages(SOURCES[source](name), size, name=name, complete=True)
+    opened = open_source({"source": source, **fields}, name, fields.get("label_file", ""))
+    return SourceImages(opened, size, name=name, decoding=decoding)
 
 
 def open_generator(
     args: argparse.Namespace, tokenizer: Tokenizer, extractor: FeatureExtractor | None, devices: LocalDevices
 ) -> Samples:
-    """Opens the generator that the flags name, with the labels and settings they give."""
+    """Opens the generator, labels and settings given by the flags."""
     generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
@@ -137,7 +151,7 @@ def open_generator(
 
 
 def check_different(flag: str, name: str | None, samples: str) -> None:
-    """Raises ValueError if `flag` and --samples name the same files, because their distance would be 0."""
+    """Raises ValueError if `flag` and --samples are the same files, because their distance would be 0."""
     if name is not None and _files(name) == _files(samples):
         raise ValueError(
             f"{flag} and --samples are both the files of {os.path.realpath(name)}: name two different sets"
@@ -145,9 +159,9 @@ def check_different(flag: str, name: str | None, samples: str) -> None:
 
 
 def _files(name: str) -> set[str]:
-    """The real paths of the image files at a name, or of the name itself if there are none."""
+    """Returns the real paths of the image files at a name, or of the name itself if there are none."""
     try:
-        found = [name] if name.endswith(".npz") else image_files(name)
+        found = [name] if name.endswith(".npz") else list_images(name)
     except FileNotFoundError:
         found = [name]
     return set(map(os.path.realpath, found))

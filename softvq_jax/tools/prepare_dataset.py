@@ -6,9 +6,9 @@
     # later, or on another machine: checks every byte
     python -m softvq_jax.tools.prepare_dataset --out=imagenet-val --verify
 
-The bytes of image files are kept, unless --size shrinks larger images. Every shard is read back before it gets its name.
-The same command continues where an interrupted one stopped. Unreadable images are logged, counted and left out.
-Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
+The bytes of image files are kept, unless --size shrinks larger images. Every shard is read back and checked before it is
+renamed to its final name. The same command resumes an interrupted run. Unreadable images are logged, counted and left
+out. Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
 """
 
 import concurrent.futures
@@ -24,17 +24,19 @@ from absl.flags import argparse_flags
 
 from softvq_jax.data import shard_writer, source
 from softvq_jax.data.array_record import INDEX
-from softvq_jax.data.sources import SOURCES
+from softvq_jax.data.decoding import DEFAULT, Decoding
+from softvq_jax.data.sources import open_source
 from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.progress import Progress
 from softvq_jax.storage import files, manifest
-from softvq_jax.tools.command_line import check_at_least_one, first_line
+from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.tools.command_line import add_reading, check_at_least_one, first_line, reading
 
 JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
 
 
 class Journal:
-    """The finished shards of an unfinished data set, in its folder, so that the same command can continue.
+    """The list of finished shards of an unfinished data set, kept in its folder so that the same command can resume.
 
     Raises:
       ValueError: the folder holds another unfinished data set, or the journal is damaged.
@@ -66,26 +68,37 @@ class Journal:
         self._path.unlink()
 
     def _rewrite(self, lines):
-        # A kill may have left an incomplete line at the end, which is dropped here.
+        # Drops an incomplete last line, which a killed process may have left.
         with shard_writer.writing(self._path):
             files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: int, size: int | None, num_workers: int):
+def prepare(
+    images: source.Source,
+    folder: pathlib.Path,
+    *,
+    images_per_shard: int,
+    size: int | None,
+    num_workers: int,
+    decoding: Decoding = DEFAULT,
+):
     """Writes the images of a source as shards, then `dataset.json`, and returns its content.
 
     Args:
       images: a source of encoded images.
-      folder: folder for the shards; made if it does not exist.
+      folder: folder for the shards; created if it does not exist.
       images_per_shard: largest number of images in a shard.
       size: smaller side in pixels to which larger images are shrunk; None keeps their bytes.
       num_workers: number of processes, each of which writes one shard at a time.
+      decoding: how images that are shrunk become RGB, and how large they may be.
 
     Raises:
       ValueError: the folder holds another or a damaged data set, or no image is readable.
       OSError: a file cannot be written.
     """
     plan = {"source": images.fingerprint(), "images": len(images), "images_per_shard": images_per_shard, "size": size}
+    if size is not None and decoding.describe():
+        plan["decoding"] = decoding.describe()
     with shard_writer.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
@@ -103,7 +116,9 @@ def prepare(images: source.Source, folder: pathlib.Path, *, images_per_shard: in
     }
     missing = [name for name in shards if name not in journal.entries]
     progress = Progress("Writing", len(images), sum(len(shards[name]) for name in journal.entries))
-    tasks = ((str(folder / name), [(images.key(i), images[i]) for i in shards[name]], size) for name in missing)
+    tasks = (
+        (str(folder / name), [(images.key(i), images[i]) for i in shards[name]], size, decoding) for name in missing
+    )
     done = len(images) - sum(len(shards[name]) for name in missing)
     for entry in in_parallel(shard_writer.write_shard, tasks, num_workers):
         journal.add(entry)
@@ -131,8 +146,8 @@ def read_index(folder: pathlib.Path) -> dict:
     """Reads the `dataset.json` of a finished data set.
 
     Raises:
-      FileNotFoundError: there is none; the message says whether the data set is unfinished or the folder a wrong one.
-      ValueError: the file is damaged, or is not one of this tool.
+      FileNotFoundError: there is none; the message states whether the data set is unfinished or the folder is wrong.
+      ValueError: the file is damaged, or was not written by this tool.
     """
     path = folder / INDEX
     if not path.is_file():
@@ -151,7 +166,7 @@ def read_index(folder: pathlib.Path) -> dict:
 
 
 def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
-    """Reads a finished data set completely and returns its problems, one line each; raises the errors of `read_index`."""
+    """Reads a finished data set completely; returns its problems, one line each; raises the errors of `read_index`."""
     index = read_index(folder)
     tasks = [(str(folder), entry, len(index["class_names"])) for entry in index["shards"]]
     progress = Progress("Checking", len(tasks), unit="shards")
@@ -163,7 +178,7 @@ def verify(folder: pathlib.Path, num_workers: int) -> list[str]:
 
 
 def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
-    """Yields results of `function(*task)` in order of completion; a task is made when one of the processes is free."""
+    """Yields results of `function(*task)` in order of completion; takes the next task when a process is free."""
     pool = WorkerPool(function, num_workers)
     threads = concurrent.futures.ThreadPoolExecutor(num_workers)
     try:
@@ -197,7 +212,7 @@ def parse_flags(argv: list[str]):
     """Parses the command line."""
     parser = argparse_flags.ArgumentParser(description=first_line(__doc__))
     parser.add_argument(
-        "--source", choices=["folder", "tar", "tfds"], default="folder", help="kind of the images in --path"
+        "--source", choices=["folder", "tar", "tfds", "parquet"], default="folder", help="kind of the images in --path"
     )
     parser.add_argument("--path", help="location of the images, as config.data.path for this source")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the shards")
@@ -208,8 +223,9 @@ def parse_flags(argv: list[str]):
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count(), help="number of processes; default: number of cores"
     )
+    add_reading(parser)
     parser.add_argument("--verify", action="store_true", help="only check the finished data set in --out")
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     if args.verify == bool(args.path):
         parser.error("give --path to write a data set, or --verify to check the one in --out")
     check_at_least_one(parser, args, "size", "images_per_shard", "num_workers")
@@ -232,8 +248,10 @@ def _verify(args):
 
 
 def _prepare(args):
-    images = SOURCES[args.source](args.path)
+    fields = reading(args)
+    images = open_source({"source": args.source, **fields}, args.path, args.label_file)
     settings = {"images_per_shard": args.images_per_shard, "size": args.size, "num_workers": args.num_workers}
+    settings["decoding"] = Decoding.of(fields)
     index = prepare(images, args.out, **settings)
     gigabytes = sum(shard["bytes"] for shard in index["shards"]) / 1e9
     print(

@@ -1,11 +1,11 @@
-"""Writes a DINOv2 with random weights: an untrained teacher, for control runs of the alignment loss.
+"""Writes a DINOv2 with random weights, an untrained teacher for control runs of the alignment loss.
 
     python -m softvq_jax.tools.random_teacher --size=S --seed=0 --out=random_teacher.safetensors
     python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment_control \
         --config.base.weights.teacher=random_teacher.safetensors
 
-The file has the names and shapes of the published one of that size (patches of 14 px, positions for 518 px) and can be
-used in its place. The same seed gives the same file.
+The file has the names and shapes of the published DINOv2 of that size (patches of 14 px, positions for 518 px) and can
+be used in its place. The same seed gives the same file.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tools.command_line import first_line
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
@@ -29,18 +30,18 @@ PATCH_SIZE, IMAGE_SIZE = 14, 518
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.random_teacher", description=first_line(__doc__)
     )
-    parser.add_argument("--size", choices=VIT_SIZES, default="S", help="of the DINOv2 (default: S)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="the file, ending in .safetensors")
-    return parser.parse_args(argv[1:])
+    parser.add_argument("--size", choices=VIT_SIZES, default="S", help="size of the DINOv2 (default: S)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="file to write, ending in .safetensors")
+    return parser.parse_args(expand_arguments(argv[1:]))
 
 
 def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
-    """Freshly initialized tensors of a DINOv2 "S", "B" or "L", in the original and timm's naming."""
+    """Returns randomly initialized tensors of a DINOv2 "S", "B" or "L", in the naming of the original and timm."""
     width, depth, num_heads = VIT_SIZES[size]
     config = ViTConfig(width, depth, num_heads, patch_size=PATCH_SIZE)
     params, _ = functional(ViT, config, IMAGE_SIZE).init(jax.random.key(seed))

@@ -1,15 +1,14 @@
-"""Reconstructs images with a tokenizer: images side by side, PSNR and SSIM.
+"""Reconstructs images with a tokenizer, and measures PSNR and SSIM.
 
     python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=reconstructed
     python -m softvq_jax.tools.reconstruct --from=runs/tiny --images cat.png 'holidays/*.jpg' --out=reconstructed
 
-Images may have any size: the smaller side is resized to the tokenizer's and the center is cropped, as in ADM.
-The folder --out receives `originals` (the crops) and `reconstructions` as PNG files of the same names, `pairs.png` with
-the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
+Images may have any size: the smaller side is resized to the tokenizer's image size, and the center is cropped, as in ADM.
+Writes to the folder --out: `originals` (the crops) and `reconstructions` as PNG files with the same names, `pairs.png`
+with the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
 """
 
 import argparse
-import glob
 import math
 import os
 import pathlib
@@ -22,24 +21,27 @@ import numpy as np
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.data import crops
-from softvq_jax.data.folder import EXTENSIONS, ImageFile
+from softvq_jax.data import samples
+from softvq_jax.data.decoding import DEFAULT, Decoding
+from softvq_jax.data.folder import ImageFile, list_images
 from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import check_at_least_one
+from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
 from softvq_jax.weights import files
 
-NUM_PICTURES = 8  # in pairs.png
+MAX_STEM = 200  # bytes; names of files may have 255
+NUM_PICTURES = 8  # images in pairs.png
 METRICS = {"psnr": image_quality.psnr, "ssim_gauss": image_quality.ssim}
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.reconstruct",
         description=__doc__,
@@ -50,13 +52,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
     add("--out", required=True, type=pathlib.Path, help="folder for the results, new or empty")
     add("--batch_size", type=int, help="images at a time (default: chosen by device)")
-    args = parser.parse_args(argv[1:])
+    add_reading(parser, classes=False)
+    args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "batch_size")
     return args
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command; returns 1 and prints one line if the input is at fault."""
+    """Runs the command; prints one line and returns 1 if the input is wrong."""
     try:
         run(args)
     except (OSError, ValueError, ImportError) as error:
@@ -70,29 +73,30 @@ def run(args: argparse.Namespace) -> dict:
     paths = find_images(args.images)
     check_new(args.out)
     tokenizer = Tokenizer.from_pretrained(args.weights)
+    decoding = Decoding.of(reading(args))
     devices, size = LocalDevices(args.batch_size), tokenizer.config.image_size
     reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
     results, progress = Results(args.out), Progress("reconstructing", len(paths))
     for start in range(0, len(paths), devices.batch_size):
-        originals, unreadable = read(paths[start : start + devices.batch_size], size)
+        originals, unreadable = read(paths[start : start + devices.batch_size], size, decoding)
         results.unreadable += unreadable
         if originals:
             results.add(originals, lambda images: reconstruct(images)[0])
         progress(min(start + devices.batch_size, len(paths)))
     if not results.rows:
         raise ValueError(f"none of the {len(paths):,} images is readable; the first: {results.unreadable[0]}")
-    crop = f"ADM center crop to {size}"
+    crop = ", ".join(filter(None, (f"ADM center crop to {size}", decoding.describe())))
     report = results.write({"tokenizer": args.weights, "weights": reconstruct.fingerprint, "crop": crop})
     print(as_text(report))
     return report
 
 
 class Results:
-    """The results so far; their images lie in a folder.
+    """The results so far; the images are in a folder.
 
     Attributes:
       rows: path, file name and metrics of each image.
-      unreadable: skipped images, each with the reason.
+      unreadable: the skipped images, with reasons.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -100,8 +104,8 @@ class Results:
         self._folder, self._pairs = folder, []
 
     def add(self, originals: Mapping[str, np.ndarray], reconstruct: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Reconstructs and measures images, uint8 `[S, S, 3]` by path."""
-        names = [f"{i:05d}_{pathlib.Path(path).stem}.png" for i, path in enumerate(originals, len(self.rows))]
+        """Reconstructs and measures `originals`, uint8 `[S, S, 3]` by path."""
+        names = [f"{i:05d}_{_stem(path)}.png" for i, path in enumerate(originals, len(self.rows))]
         images = np.stack([*originals.values()])
         self._save("originals", names, images)  # first, so that a full disk fails before compilation
         reconstructions = reconstruct(images)
@@ -128,59 +132,48 @@ class Results:
         return report
 
 
+def _stem(path):
+    """The name of an image without its ending, short enough for a longer name and of printable characters."""
+    stem = os.fsencode(pathlib.Path(path).stem).decode(errors="replace")
+    return stem.encode()[:MAX_STEM].decode(errors="ignore")
+
+
 def _finite(row):
     # The PSNR of an image that equals its original is infinite, which JSON cannot represent.
     return {name: None if value == math.inf else value for name, value in row.items()}
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """Finds the files that are named or match a pattern, and all images in folders and their subfolders; each once.
-
-    Raises:
-      FileNotFoundError: a name matches nothing.
-    """
-    found = []
-    for name in names:
-        if os.path.isdir(name):
-            below = (path for path in pathlib.Path(name).rglob("*") if not path.name.startswith("."))
-            paths = sorted(str(path) for path in below if path.suffix.lower() in EXTENSIONS)
-        else:
-            paths = [name] if os.path.exists(name) else sorted(filter(os.path.isfile, glob.glob(name)))
-        if not paths:
-            raise FileNotFoundError(
-                f"no image found at {name!r}; expected a folder, a file or a pattern of {', '.join(EXTENSIONS)}"
-            )
-        found += paths
-    return list(dict.fromkeys(found))
+    """The images that the names stand for, each once, in the order of the names; see `data.folder.list_images`."""
+    return list(dict.fromkeys(path for name in names for path in list_images(name)))
 
 
 def check_new(folder: pathlib.Path) -> None:
-    """Raises FileExistsError if the folder is not empty: results of two runs would mix."""
+    """Raises FileExistsError if the folder is not empty, because the results of two runs would mix."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"--out={folder} exists and is not an empty folder: choose another, or remove it")
 
 
-def read(paths: Sequence[str], size: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Crops of the readable images, uint8 `[size, size, 3]` by path, and an error message for each other image."""
+def read(paths: Sequence[str], size: int, decoding: Decoding = DEFAULT) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns crops of the readable images, uint8 `[size, size, 3]` by path, and a message for each unreadable one."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = dict(zip(paths, pool.map(partial(_crop, size=size), paths), strict=True))
+        images = dict(zip(paths, pool.map(partial(_crop, size=size, decoding=decoding), paths), strict=True))
     readable = {path: image for path, image in images.items() if isinstance(image, np.ndarray)}
     return readable, [str(images[path]) for path in paths if path not in readable]
 
 
-def _crop(path, size):
-    try:
-        return crops.center_crop(ImageFile(path, 0).read()[0], size)
-    except UnreadableImage as error:
-        return error
+def _crop(path, size, decoding):
+    [result] = samples.evaluation(size, decoding)([ImageFile(path, 0)], [0])
+    return result if isinstance(result, UnreadableImage) else result[0]
 
 
 def as_text(report: Mapping) -> str:
-    """Formats a line for each image, their mean, and the skipped images."""
+    """Returns text with a line for each image, the mean, and the skipped images."""
     rows = [*report["images"], {"name": f"mean of {len(report['images']):,}"} | report["mean"]]
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  PSNR {row['psnr']:.2f} dB  SSIM {row['ssim_gauss']:.4f}" for row in rows]
     skipped = [f"unreadable, skipped: {reason}" for reason in report["unreadable"]]
+    skipped = [line.encode(errors="replace").decode() for line in skipped]  # names of files may be no text
     return "\n".join([*lines, *skipped, f"({report['crop']}; SSIM over Gaussian windows of 11 x 11)"])
 
 

@@ -14,6 +14,7 @@ from absl.flags import argparse_flags
 from softvq_jax.report.run_files import read_run
 from softvq_jax.report.run_page import build
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tools.command_line import run_tool
 
 
@@ -24,7 +25,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="workdir of the run")
     parser.add_argument("--out", type=pathlib.Path, help="file to write; default: report.html in the workdir")
-    return parser.parse_args(argv[1:])
+    return parser.parse_args(expand_arguments(argv[1:]))
 
 
 def main(args: argparse.Namespace) -> None:

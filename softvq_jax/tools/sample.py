@@ -1,15 +1,15 @@
-"""Draws images with a latent generator and the tokenizer that decodes its latents.
+"""Draws images from a latent generator, decoded by a tokenizer.
 
     python -m softvq_jax.tools.sample --from=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \
         --classes=uniform --num=50000 --guidance=1.75 --guidance_high=0.7 --out=samples.npz
     python -m softvq_jax.tools.sample --from=runs/tiny_sit --tokenizer=runs/tiny --classes=0-7 --num=64 --grid --out=drawn
 
---out is a folder for `000000.png`, `000001.png`, ..., or an `.npz` with the array `arr_0`, uint8 `[n, H, W, 3]`, rounded,
-as the ADM evaluator reads it. Image i depends on the weights, --seed, i and its class, not on the number of devices and
-hosts.
+--out is a folder for `000000.png`, `000001.png`, ..., or an `.npz` file with the array `arr_0`, uint8 `[n, H, W, 3]`,
+rounded, which the ADM evaluator can read. Image i depends on the weights, --seed, i and its class, but not on the number
+of devices and hosts.
 
-The same command resumes an interrupted run; an --out with other samples is refused. On several hosts, start it on each,
-with --out on storage that they share.
+The same command resumes an interrupted run; an --out with other samples is an error. With several hosts, start it on
+each, with --out on shared storage.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
+from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.sample_files import Output, open_output
@@ -38,13 +39,13 @@ OPTIONS = ("sampler", "steps", "guidance", "temperature", "head_steps")  # flags
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line's flags."""
+    """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.sample", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
     add("--from", dest="generator", required=True, help="the generator: a folder, a run's workdir or a Hub id")
-    add("--tokenizer", required=True, help="the tokenizer whose latents it was trained on, likewise")
+    add("--tokenizer", required=True, help="the tokenizer of its training latents: a folder, a workdir or a Hub id")
     add(
         "--classes",
         default="uniform",
@@ -56,21 +57,21 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--grid", action="store_true", help=f"also write a grid of the first {GRID_IMAGES} images")
     add("--batch_size", type=int, help="images in a batch on each device (default: by the kind of device)")
     add = parser.add_argument_group("sampling").add_argument
-    add("--sampler", help="default: the first of its family")
-    add("--steps", type=int, help="default: that of the sampler")
+    add("--sampler", help="sampler (default: the family's first)")
+    add("--steps", type=int, help="number of steps (default: the sampler's default)")
     add("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
     add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
     add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
     add("--temperature", type=float, help="factor on the noise (MAR)")
     add("--head_steps", type=int, help="denoising steps of each token (MAR)")
     add_processes(parser)
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "num", "batch_size")
     return args
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the command. Returns 1 after an error of the input, and prints it in one line."""
+    """Runs the command; prints one line and returns 1 if the input is wrong."""
     try:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         check_shared(args.out.parent, "--out")
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> None:
     """Draws the missing images, and the grid."""
     sampler, settings = open_sampler(args)
-    output = main_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
+    output = process_0_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
     if not output.finished:
         draw(sampler, output, args.num)
         if distributed.is_main_process():
@@ -117,8 +118,8 @@ def draw(sampler: ImageSampler, output: Output, num: int) -> None:
         multihost_utils.sync_global_devices("sampled")
 
 
-def main_first(function: Callable):
-    """Calls `function()` in process 0, then in the others, which find the files that it made."""
+def process_0_first(function: Callable):
+    """Calls `function()` in process 0 first, then in the others, which find the files that it made."""
     if distributed.is_main_process():
         result = function()
     if jax.process_count() > 1:
@@ -127,7 +128,7 @@ def main_first(function: Callable):
 
 
 def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
-    """The sampler, and everything that its images depend on, as JSON values."""
+    """Returns the sampler, and everything that its images depend on as JSON values."""
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
     labels = parse_classes(args.classes, args.num, generator.config.num_classes, args.seed)
@@ -143,10 +144,10 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
 
 
 def parse_classes(classes: str, num: int, num_classes: int, seed: int) -> np.ndarray:
-    """Labels `[num]`: drawn at random, or the listed classes, cycled.
+    """Returns labels `[num]`, drawn at random or cycled through the listed classes.
 
     Raises:
-      ValueError: `classes` is neither a way to draw them nor numbers and ranges.
+      ValueError: `classes` is neither "uniform" or "balanced" nor a list of numbers and ranges.
     """
     if classes in LABELS:
         return draw_labels(classes, num, num_classes, seed)

@@ -1,6 +1,6 @@
 """Output of `tools.sample`: a folder of PNG files, or one `.npz` that is assembled from parts at the end.
 
-The settings that the images depend on are written beside them, so that only the same command resumes.
+The settings that the images depend on are written next to them, so that only the same command resumes.
 """
 
 import abc
@@ -21,10 +21,10 @@ SETTINGS = "settings.json"
 
 
 class Output(abc.ABC):
-    """Images by number, written in any order, by several processes.
+    """Numbered images, written in any order by several processes.
 
     Attributes:
-      finished: whether all images are there.
+      finished: whether all images are written.
       grid_path: path for a grid of the first images.
     """
 
@@ -33,7 +33,7 @@ class Output(abc.ABC):
 
     @abc.abstractmethod
     def missing(self, indices: np.ndarray) -> np.ndarray:
-        """Those of `indices` that must be drawn."""
+        """Returns those of `indices` that must be drawn."""
 
     @abc.abstractmethod
     def write(self, indices: np.ndarray, images: np.ndarray) -> None:
@@ -41,24 +41,24 @@ class Output(abc.ABC):
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """Completes the output; one process calls this when all images are there."""
+        """Completes the output; called by one process after all images are written."""
 
     @abc.abstractmethod
     def read(self, count: int) -> np.ndarray:
-        """The first `count` images."""
+        """Returns the first `count` images."""
 
 
 def open_output(path: pathlib.Path, settings: Mapping, num: int, image_size: int) -> Output:
-    """Opens the output `path`, new or to be resumed.
+    """Opens a new or unfinished output.
 
     Args:
       path: a folder, or a file ending in `.npz`.
       settings: everything that the images depend on, as JSON values.
       num: number of images.
-      image_size: their side in pixels.
+      image_size: side of the images in pixels.
 
     Raises:
-      OtherJob: `path` holds something else, or samples of other settings, which the message names.
+      OtherJob: `path` holds something else, or samples with other settings, which the message names.
     """
     if path.suffix == ".npz":
         return NpzOutput(path, settings, num, image_size)
@@ -66,7 +66,7 @@ def open_output(path: pathlib.Path, settings: Mapping, num: int, image_size: int
 
 
 class PngFolder(Output):
-    """`000000.png`, `000001.png`, ..."""
+    """A folder of `000000.png`, `000001.png`, ..."""
 
     def __init__(self, folder: pathlib.Path, settings: Mapping):
         self._folder, self.grid_path = folder, folder.with_name(f"{folder.name}_grid.png")
@@ -89,14 +89,14 @@ class PngFolder(Output):
         return self._folder / f"{i:06d}.png"
 
     def _write_one(self, i, image):
-        # Not by storage.files, which waits for the disk: twice for each of 50,000 images.
+        # Not by storage.files, which would wait for the disk twice for each of 50,000 images.
         partial = self._folder / f"{i:06d}{files.PARTIAL}"
         Image.fromarray(image).save(partial, format="PNG")
         os.replace(partial, self._path(i))
 
 
 class NpzOutput(Output):
-    """One `.npz` with the array `arr_0`; until it is complete, its parts lie in the folder `NAME.npz.parts`."""
+    """One `.npz` with the array `arr_0`; until it is complete, its parts are in the folder `NAME.npz.parts`."""
 
     def __init__(self, path: pathlib.Path, settings: Mapping, num: int, image_size: int):
         self._path, self._shape = path, (num, image_size, image_size, 3)
@@ -125,7 +125,7 @@ class NpzOutput(Output):
             np.save(file, images)
 
     def finish(self) -> None:
-        """Streams the parts into the archive, uncompressed, so that readers can map it."""
+        """Streams the parts into the archive, uncompressed, so that readers can memory-map it."""
         with files.replacing(self._path) as partial:
             archive = zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED)
             with archive, archive.open("arr_0.npy", "w", force_zip64=True) as file:

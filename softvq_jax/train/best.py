@@ -1,8 +1,9 @@
-"""Keeps the best step of a run, beside its newest steps."""
+"""Keeps the best checkpoint of a run, in addition to the newest ones."""
 
 import pathlib
 from collections.abc import Mapping
 
+from softvq_jax.config.fields import is_number
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.evaluator import Evaluator
 from softvq_jax.train.evaluators import HeldOut
@@ -13,11 +14,11 @@ class Best:
 
     Args:
       metric: `config.checkpoint.best_metric`.
-      evaluators: of the run; their `better` says whether a higher or a lower value is better.
-      folder: of the checkpoint; a best step in it stays until a later step is better.
+      evaluators: evaluators of the run; their `better` states whether higher or lower values are better.
+      folder: folder of the best checkpoint; a checkpoint already in it stays until a later step is better.
 
     Raises:
-      ValueError: no evaluator has this metric, or the one that has it is switched off.
+      ValueError: no evaluator has this metric, or its evaluator is turned off.
     """
 
     def __init__(self, metric: str, evaluators: Mapping[str, Evaluator], folder: pathlib.Path):
@@ -32,19 +33,27 @@ class Best:
         self.metric, self._sign = metric, 1 if known[metric] == "higher" else -1
         self.checkpoints = Checkpoints(folder, keep=1, keep_every_steps=0)
         record = self.checkpoints.record()
-        self.value = record["value"] if record and record["metric"] == metric else None
+        self.value = self.step = None
+        if record and record.get("metric") == metric and is_number(record.get("value")):
+            self.value, self.step = record["value"], record["step"]
 
-    def improved_by(self, metrics: Mapping[str, float]) -> bool:
-        """Whether these metrics are better than those of the best step; False if they lack the metric."""
+    def improved_by(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether the metrics of `step` are better than those of the best step, or it is the best step.
+
+        False if they lack the metric.
+        """
         if self.metric not in metrics:
             return False
+        if step == self.step:  # of a run that resumed before it, or that ended before its export
+            return True
         return self.value is None or self._sign * (metrics[self.metric] - self.value) > 0
 
     def save(self, state, record: dict, metrics: Mapping[str, float]) -> None:
-        """Keeps this step in place of the best one before."""
-        self.value = metrics[self.metric]
+        """Keeps this step in place of the best one before; returns when it is on disk."""
+        self.value, self.step = metrics[self.metric], record["step"]
         self.checkpoints.delete_from(record["step"])  # of a run that resumed before its best step
         self.checkpoints.save(state, record | {"metric": self.metric, "value": self.value})
+        self.checkpoints.wait()
 
     def close(self) -> None:
         """Waits for the save in progress."""

@@ -1,14 +1,19 @@
-"""Checkpoints: the state of a run, and a record of what it was made with.
+"""Checkpoints: the state of a run, and a record of its config, data position and fingerprints.
 
 The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on our classes, and restored straight to
 its shards. Only this file and `weights/checkpoints.py`, which reads parameters alone, import Orbax.
 
-The record holds a digest of every array's bits and one of itself. Orbax has none: Zarr reads a chunk whose file is lost
-as zeros, without an error, and values that changed on disk as they are. The digest is computed on the devices, each from
-its own shard, and does not depend on the sharding, so that a restore on another mesh checks it too.
+The record holds a digest of every array's bits and a digest of itself, because Orbax has none: without an error, Zarr
+reads a lost chunk as zeros, and values that changed on disk as they are. Each device computes the digest of its own
+shards. The result does not depend on the sharding, so a restore on another mesh checks it too.
+
+A checkpoint gets its name when its files are on disk, and older ones are deleted when the name is. So a power cut loses at
+most the checkpoint that was being written; Orbax alone syncs neither.
 """
 
+import asyncio
 import contextlib
+import logging as stdlib_logging
 import pathlib
 import shutil
 import time
@@ -20,7 +25,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from orbax.checkpoint.path import atomicity
 
+from softvq_jax.storage import files
 from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem
 
 
@@ -29,7 +36,7 @@ class NoReadableCheckpoint(RuntimeError):
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint could not be written; the message says why and which ones are complete."""
+    """A checkpoint could not be written; the message gives the reason and the complete checkpoints."""
 
 
 class Restored(NamedTuple):
@@ -39,26 +46,45 @@ class Restored(NamedTuple):
     record: dict
 
 
+class _DurablePath(atomicity.AtomicRenameTemporaryPath):
+    """The folder of a checkpoint under its temporary name, of which Orbax calls `finalize` before it deletes older ones."""
+
+    async def finalize(self) -> None:
+        await asyncio.to_thread(files.sync_tree, self.get())
+        await super().finalize()  # adds two small files, and renames
+        await asyncio.to_thread(_sync_renamed, pathlib.Path(self.get_final()))
+
+
+def _sync_renamed(folder: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            files.sync(path)
+    files.sync_folder(folder)
+    files.sync_folder(folder.parent)
+
+
 class Checkpoints:
-    """Saves and restores the checkpoints of one workdir, of which the newest are kept.
+    """Saves and restores the checkpoints of one workdir, and deletes old ones.
 
     Args:
-      folder: the folder that holds them.
-      keep: the number of newest checkpoints to keep.
-      keep_every_steps: older checkpoints are kept where this divides their step; 0 keeps none.
+      folder: folder of the checkpoints.
+      keep: number of newest checkpoints to keep.
+      keep_every_steps: also keeps checkpoints of steps divisible by this; 0 keeps none of them.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
-        self.folder = folder
+        self.folder, self._closed = folder, False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every_steps or None,
             enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,  # of interrupted saves; process 0 removes them
+            cleanup_tmp_directories=True,  # process 0 removes what interrupted saves left
+            temporary_path_class=_DurablePath,
         )
+        _drop_tracebacks()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        # Orbax waits for all processes after a read: one that cannot read would leave the others waiting. So each
-        # process reads by itself, and the results are compared here.
+        # After a read, Orbax waits for all processes, so a process that fails would leave the others waiting. Instead,
+        # each process reads independently, and the results are compared here.
         process = jax.process_index()
         single = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
         self._reader = ocp.Checkpointer(
@@ -70,12 +96,14 @@ class Checkpoints:
         )
 
     def save(self, state, record: dict) -> None:
-        """Starts saving the state of step `record["step"]`; training goes on meanwhile.
+        """Starts saving the state of step `record["step"]`; training continues in the meantime.
 
         Raises:
-          SaveFailed: this save, or the one before it, failed, or there is a checkpoint of a later step.
+          SaveFailed: this save or the previous one failed, or a checkpoint of a later step exists.
         """
         self.check()
+        if not self.folder.is_dir():  # Orbax would make it again
+            raise SaveFailed(f"the folder {self.folder} has been removed while the run was writing to it")
         record = record | {"digest": _digest(state)}
         record[RECORD_DIGEST] = record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
@@ -89,13 +117,13 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises `SaveFailed` where a save has failed in the background."""
+        """Raises `SaveFailed` if a save has failed in the background."""
         if not self._manager.is_saving_in_progress():
             with self._save_errors():
-                self._manager.wait_until_finished()  # Returns at once; only here Orbax raises what went wrong.
+                self._manager.wait_until_finished()  # returns at once, and is the only call that raises the error
 
     def delete_from(self, step: int) -> None:
-        """Deletes the checkpoints of `step` and later ones, which a run that resumed before them saves again."""
+        """Deletes the checkpoints of `step` and later steps, which a run that resumed from before them saves again."""
         for later in [saved for saved in self._manager.all_steps() if saved >= step]:
             self._manager.delete(later)
 
@@ -110,15 +138,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def restore(self, abstract_state) -> Restored | None:
-        """Returns the newest checkpoint that all processes can read, None where there are no checkpoints.
+        """Returns the newest checkpoint that all processes can read; None if there are no checkpoints.
 
-        Damaged ones that are newer are moved to the folder `damaged` of the workdir.
+        Newer, damaged checkpoints are moved to the folder `damaged` of the workdir.
 
         Args:
-          abstract_state: `ShapeDtypeStruct`s with shardings, of the tree to restore.
+          abstract_state: the tree to restore, as `ShapeDtypeStruct`s with shardings.
 
         Raises:
-          NoReadableCheckpoint: all are damaged.
+          NoReadableCheckpoint: all checkpoints are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
@@ -135,7 +163,7 @@ class Checkpoints:
         return None
 
     def record(self) -> dict | None:
-        """Returns the record of the newest checkpoint whose record is readable, None where there is none."""
+        """Returns the newest readable record of a checkpoint; None if there is none."""
         for step in sorted(self._manager.all_steps(), reverse=True):
             record, reason = self._read(step, record=ocp.args.JsonRestore())
             if record is not None:
@@ -143,16 +171,21 @@ class Checkpoints:
             logging.error("checkpoint %d has no readable record (%s)", step, reason)
         return None
 
-    def close(self) -> None:
-        """Waits for the save in progress; raises `SaveFailed` where it failed."""
+    def wait(self) -> None:
+        """Waits for the save in progress; raises `SaveFailed` if it failed."""
         with self._save_errors():
             self._manager.wait_until_finished()
-        self.check()
-        self._manager.close()
+
+    def close(self) -> None:
+        """Waits for the save in progress, and ends; raises `SaveFailed` where it failed. Does nothing when called again."""
+        if not self._closed:
+            self._closed = True
+            with self._save_errors():
+                self._manager.close()  # waits first
 
     @contextlib.contextmanager
     def _save_errors(self):
-        """Turns any error of the storage layers into a `SaveFailed` with its first line."""
+        """Converts any error of the storage layers to `SaveFailed` with the error's first line."""
         try:
             yield
         except Exception as error:
@@ -163,7 +196,7 @@ class Checkpoints:
             ) from error
 
     def _restore(self, step, abstract_state):
-        """Returns the checkpoint of a step and None, or None and the reason why it cannot be read."""
+        """Returns the checkpoint of a step and None, or None and why it cannot be read."""
         flat = _flat(abstract_state)
         read, reason = self._read(step, state=ocp.args.StandardRestore(flat), record=ocp.args.JsonRestore())
         if read is None:
@@ -174,7 +207,7 @@ class Checkpoints:
         return Restored(state, read.record), None
 
     def _read(self, step, **items):
-        """Returns the items of a checkpoint and None, or None and the reason; None in all if one process cannot read."""
+        """Returns the items of a checkpoint and None, or None and why some process cannot read them."""
         found = reason = None
         try:
             found = self._reader.restore(self.folder.absolute() / str(step), args=ocp.args.Composite(**items))
@@ -188,15 +221,33 @@ class Checkpoints:
         return found, None
 
     def _move_damaged(self, damaged):
-        """Moves damaged checkpoints elsewhere, so that their steps can be saved again; nothing is deleted."""
+        """Moves damaged checkpoints to another folder, so that their steps can be saved again. Deletes nothing."""
         for step in damaged if jax.process_index() == 0 else ():
             target = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
-            target.parent.mkdir(exist_ok=True)
+            files.make_folder(target.parent)
             shutil.move(self.folder / str(step), target)
+            files.sync_folder(target.parent)
+            files.sync_folder(self.folder)
             logging.error("moved the damaged checkpoint %d to %s", step, target)
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
+
+
+def _drop_tracebacks() -> None:
+    """Leaves the tracebacks of failed saves out of the log: one error of a disk is in hundreds of them.
+
+    The error itself is raised as `SaveFailed`.
+    """
+    for name in ("absl", "asyncio"):
+        logger = stdlib_logging.getLogger(name)
+        if _is_not_a_traceback not in logger.filters:
+            logger.addFilter(_is_not_a_traceback)
+
+
+def _is_not_a_traceback(entry: stdlib_logging.LogRecord) -> bool:
+    library = entry.name == "asyncio" or "/orbax/" in entry.pathname
+    return not (library and entry.exc_info and entry.levelno >= stdlib_logging.ERROR)
 
 
 def _in_all_processes(condition: bool) -> bool:
@@ -210,7 +261,7 @@ def _flat(tree) -> dict[str, Any]:
 
 
 def _digest(state) -> list[int]:
-    """Returns a checksum of every array, the sum of its bits as integers: the same for every sharding."""
+    """Returns a checksum of every array, the sum of its bits as integers, which does not depend on the sharding."""
     return np.asarray(jax.jit(_bit_sums)(jax.tree.leaves(state))).tolist()
 
 

@@ -1,21 +1,25 @@
-"""Compares a run with the checkpoints in its workdir: config, frozen networks and data must be the same to resume."""
+"""Checks that a run can resume from its checkpoints: config, frozen networks and data must be the same."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# Sections and fields of the config that do not change what a step computes. Paths are among them: the content of the
-# files is compared instead.
+# Sections and fields of the config that do not change what a step computes. They include paths, because the content of
+# the files is compared instead.
 FREE_SECTIONS = ("log", "eval", "fid", "evals", "checkpoint", "mesh", "weights")
 FREE_FIELDS = (
     "data.path",
     "data.eval_path",
+    "data.label_file",
+    "data.eval_label_file",
+    "data.max_pixels",
     "data.num_workers",
     "data.prefetch",
     "data.max_unreadable_share",
     "model.remat",
     "tokenizer",
 )
+OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
 # Fields that a run may change when it goes on, on request. `schedule` and `codebook_schedule` name parts of the
 # optimizer's state, so that no checkpoint fits another one.
 CHANGEABLE_SECTIONS = ("train", "optim")
@@ -40,13 +44,15 @@ def differences(saved: dict, config: dict, defaults: Mapping[str, Any] = Mapping
     """The fields in which two flat configs (`{"a.b": value}`) compute different steps: `{field: [before, now]}`.
 
     Args:
-      defaults: default values of fields; a field that a checkpoint is too old to have counts as its default.
+      saved, config: configs of the checkpoint and of this run.
+      defaults: default values of fields, which replace fields missing in the config of an older checkpoint.
     """
-    saved = {field: value for field, value in defaults.items() if field in config} | saved
 
     def matters(field):
         return field.split(".")[0] not in FREE_SECTIONS and field not in FREE_FIELDS
 
+    before = {**defaults, **OLDER}
+    saved = {field: value for field, value in before.items() if field in config} | saved
     fields = [field for field in sorted(saved.keys() | config.keys()) if matters(field)]
     return {field: [saved.get(field), config.get(field)] for field in fields if saved.get(field) != config.get(field)}
 
@@ -79,11 +85,11 @@ def check_config(
 
 
 def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> None:
-    """Raises WeightsMismatch where networks of the same name have other weights.
+    """Raises WeightsMismatch if networks of the same name have different weights.
 
     Args:
-      saved, now: fingerprints by the network's name.
-      saved_config, config: flat configs; the message shows the paths in them.
+      saved, now: fingerprints of the checkpoint and of this run, by the network's name.
+      saved_config, config: flat configs, for the paths in the message.
     """
     if names := [name for name in sorted(saved.keys() & now.keys()) if saved[name] != now[name]]:
         networks = "\n".join(f"  {name}: {saved[name]} in the checkpoint, {now[name]} now" for name in names)
@@ -99,9 +105,10 @@ def check_weights(saved: dict, now: dict, saved_config: dict, config: dict) -> N
 
 
 def check_data(saved: dict, now: dict, path: str) -> None:
-    """Raises DataMismatch where the samples (`train.data.Data.version`) are not those of the checkpoint.
+    """Raises DataMismatch if the samples differ from those of the checkpoint.
 
     Args:
+      saved, now: `train.data.Data.version` of the checkpoint and of this run.
       path: `data.path`, for the message.
     """
     if saved["fingerprint"] == now["fingerprint"]:

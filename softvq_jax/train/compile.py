@@ -6,24 +6,25 @@ from jax.sharding import Mesh
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 
-# If all chips form one ring, the TPU compiler multiplies by a sharded weight piece by piece, one per hop, and reads the
-# tokens again for each: B-64 on v5e:4x4 then moves 77 GB of main memory a step, and 48 GB with gathered weights.
+# If all chips form one ring, the TPU compiler multiplies by the pieces of a sharded weight one after the other, and reads
+# the tokens again for each piece: B-64 on v5e:4x4 then moves 77 GB of main memory per step, but 48 GB with gathered
+# weights.
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, int]:
-    """Compiler options for the devices of `mesh`."""
+    """Returns the compiler options for the devices of `mesh`."""
     return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
-    """`step(state, frozen, batch, key) -> (state, metrics)`, jitted for a mesh.
+    """Returns `step` jitted for a mesh. Call and lower it inside `jax.set_mesh(mesh)`.
 
-    The state is donated: the input state cannot be used afterwards. Call and lower it inside `jax.set_mesh(mesh)`.
+    The state is donated: the input state cannot be used afterwards.
 
     Args:
-      step: the pure step.
-      state_shapes, frozen_shapes: trees of arrays or `ShapeDtypeStruct`s, for their shardings.
+      step: the pure step, `(state, frozen, batch, key) -> (state, metrics)`.
+      state_shapes, frozen_shapes: trees of arrays or `ShapeDtypeStruct`s; their shapes determine the shardings.
       mesh: from `parallel.mesh.make_mesh`.
     """
     state_sharding = shardings_for(state_shapes, mesh)
@@ -37,7 +38,7 @@ def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
 
 
 def put(tree, mesh: Mesh):
-    """Shards host arrays over the mesh; in a multi-process run, every process passes the same arrays."""
+    """Shards host arrays over the mesh. All processes must pass the same arrays."""
 
     def place(leaf, sharding):
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])

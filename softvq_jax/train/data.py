@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.source import Source
-from softvq_jax.data.sources import Part, held_out_source, training_source
+from softvq_jax.data.sources import SOURCES, Part, held_out_source, training_source
 from softvq_jax.parallel.mesh import process_rows
 
 
@@ -20,7 +21,7 @@ class Data:
     Attributes:
       source, held_out: the training samples and the held-out samples.
       image_size: side of the crops in pixels; None if the samples are latents.
-      encoder: fingerprint of the tokenizer that encodes them on the fly; "" if there is none.
+      encoder: fingerprint of the tokenizer that encodes the samples on the fly; "" if there is none.
     """
 
     config: ConfigDict
@@ -30,10 +31,19 @@ class Data:
     encoder: str = ""
 
     @classmethod
-    def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "") -> "Data":
-        """Opens the samples that `config.data` names."""
-        held_out = held_out_source(config.data, image_size)
-        return cls(config, training_source(config.data), held_out, image_size, encoder)
+    def open(cls, config: ConfigDict, image_size: int | None, encoder: str = "", source: Any = None) -> "Data":
+        """Opens the samples that `config.data` names, or of a source that was given in their place.
+
+        Raises:
+          ValueError: they are latents, and the run needs images.
+        """
+        if image_size is not None and config.data.source == "latents":
+            raise ValueError(
+                "data.source='latents' is for generators; a tokenizer trains on images: set "
+                f"data.source to one of {', '.join(name for name in ('embedded', *SOURCES) if name != 'latents')}"
+            )
+        training = training_source(config.data, source)
+        return cls(config, training, held_out_source(config.data, image_size, source, training), image_size, encoder)
 
     def __len__(self) -> int:
         """Number of samples per epoch."""
@@ -41,23 +51,23 @@ class Data:
 
     @functools.cached_property
     def version(self) -> dict:
-        """Identifies the training samples, as JSON: `{"fingerprint": ..., "parts": {name: ...}}`.
+        """A JSON value that identifies the training samples: `{"fingerprint": ..., "parts": {name: ...}}`.
 
-        The fingerprint changes when the samples, their order or their labels do, as far as `Source.parts` shows it. It is
-        computed once, so that a shard that is replaced during a run is noticed when the run resumes.
+        The fingerprint changes with the samples, their order and their labels, as far as `Source.parts` reflects them.
+        It is computed once, at the start, so that a run that resumes detects a shard replaced in the meantime.
         """
         return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.parts}
 
     def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
-        """Endless batches from the global sample `start_sample`; the rows of this process."""
+        """Returns an endless iterator over batches (this process's rows) from the global sample `start_sample` on."""
         return self._train_batches(start_sample, process_rows(self.config.train.batch_size, mesh))
 
     def same_everywhere(self) -> Batches:
-        """The first batches of the run, with all rows in every process."""
+        """Returns batches from the start of the run, with all rows in every process."""
         return self._train_batches(0, None)
 
     def eval_batches(self, mesh: Mesh) -> Batches:
-        """The first `evals.held_out.num_images` held-out samples, once; the rows of this process."""
+        """Returns batches (this process's rows) of the first `evals.held_out.num_images` held-out samples, once."""
         section = self.config.evals.held_out
         size = section.batch_size or self.config.train.batch_size
         return eval_batches(

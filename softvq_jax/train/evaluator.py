@@ -1,4 +1,4 @@
-"""The interface of evaluators, the entries of `config.evals`, each of which has its own schedule.
+"""The interface of evaluators, the entries of `config.evals`. Each evaluator has its own schedule.
 
 To add one, subclass `Evaluator` in a file of your own and name it in the config (`config.evals.add_evaluator`):
 
@@ -29,8 +29,8 @@ class Evaluation:
     """The results of an evaluator.
 
     Attributes:
-      metrics: numbers by name, as they appear in `metrics.jsonl`; the same in all processes.
-      images: rows of uint8 images `[n, H, W, 3]` by the name of the picture that they make.
+      metrics: numbers by their names in `metrics.jsonl`; the same in all processes.
+      images: pictures by name; each is a list of rows of uint8 images `[n, H, W, 3]`.
     """
 
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -42,9 +42,9 @@ class EvaluatedRun:
     """The parts of a run that evaluators use.
 
     Attributes:
-      config: of the run.
-      task: what is trained; its `data` are the samples.
-      workdir: of the run.
+      config: the run's config.
+      task: the task that is trained; `task.data` holds the samples.
+      workdir: the run's folder.
       mesh: all devices of all processes.
       frozen: the frozen networks on the devices; set when training starts.
       held_out_sums: the compiled `task.compile_evaluation`; set when training starts.
@@ -61,21 +61,21 @@ class EvaluatedRun:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return self.task.num_steps
 
     def inputs(self, batch: Mapping, *more: str) -> Any:
-        """The fields of a batch that the task takes, and `more`, as sharded arrays."""
+        """Returns the fields of a batch that the task takes, and the fields `more`, as sharded arrays."""
         fields = {name: batch[name] for name in (*self.task.inputs, *more)}
         return global_batch(fields | ({"index": np.int32(batch["index"])} if "index" in more else {}), self.mesh)
 
     def on_host(self, tree: Any, *, keep: bool = True) -> Any:
-        """Gathers sharded arrays as numpy arrays; see `gather_to_host`."""
+        """Gathers sharded arrays as NumPy arrays; see `gather_to_host`."""
         return gather_to_host(tree, self.mesh, keep=keep)
 
 
 def gather_to_host(tree: Any, mesh: Mesh, *, keep: bool = True) -> Any:
-    """Gathers sharded arrays as numpy arrays in the processes that `keep` them, and None in the others.
+    """Gathers sharded arrays; returns them as NumPy arrays if `keep`, else None.
 
     Called by all processes. Arrays are gathered one by one, so that a device never holds more than one full array.
     """
@@ -91,14 +91,14 @@ def gather_to_host(tree: Any, mesh: Mesh, *, keep: bool = True) -> Any:
 class Evaluator:
     """Base class of evaluators.
 
-    All processes construct and call it. Wrong settings and missing files raise in the constructor, before training.
+    All processes construct and call it. The constructor raises for wrong settings and missing files, before training.
 
     Args:
-      section: its section of `config.evals`.
+      section: the evaluator's section of `config.evals`.
       run: the run to evaluate.
 
     Attributes:
-      better: its metrics that `checkpoint.best_metric` may name, and whether higher or lower values are better.
+      better: "higher" or "lower" for each metric that `checkpoint.best_metric` may name.
     """
 
     better: Mapping[str, Better] = {}
@@ -107,13 +107,13 @@ class Evaluator:
         self.section, self.run = section, run
 
     def due(self, step: int) -> bool:
-        """Whether to evaluate after `step`: every `every_steps` and after the last step; never if that is 0."""
+        """Returns whether to evaluate after `step`: every `every_steps` and after the last step; never if it is 0."""
         every = self.section.every_steps
         return every > 0 and (step % every == 0 or step == self.run.num_steps)
 
     def __call__(self, state: Any, step: int) -> Evaluation:
         """Evaluates the state of a step; `state.ema` are the averaged parameters.
 
-        Long evaluations call `run.check_preemption` between batches; what it raises ends the evaluation.
+        Long evaluations must call `run.check_preemption` between batches, and let its exception pass.
         """
         raise NotImplementedError

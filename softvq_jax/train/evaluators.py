@@ -1,4 +1,4 @@
-"""The evaluators of a run: the held-out samples, and all others that `config.evals` names."""
+"""The evaluators of a run: the built-in ones, and those of user code in `config.evals`."""
 
 import importlib
 from typing import Any
@@ -20,7 +20,7 @@ LATENT_SPREAD = "eval_latent_spread"  # of tokenizers
 
 
 class HeldOut(Evaluator):
-    """Means over the held-out samples, and pictures; after the last step in any case.
+    """Evaluates means over the held-out samples, and pictures; always runs after the last step.
 
     Metrics that end in `_raw` are those of the weights of the step; the others, and the pictures, of their average.
     """
@@ -49,6 +49,9 @@ class HeldOut(Evaluator):
                 first = found[0][1] if first is None else first
         run.check_preemption()
         metrics, images = run.task.summarize(state.ema, run.frozen, totals[0], first)
+        readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
+        if unreadable := min(self.section.num_images, len(run.task.data.held_out)) - int(readable):
+            metrics["eval_unreadable"] = unreadable
         if jax.process_index() == 0 and (warning := notes.collapse(metrics.get(LATENT_SPREAD, 1.0))):
             logging.warning("step %d: %s", step, warning)
         for params, sums in zip(measured[1:], totals[1:], strict=True):
@@ -74,8 +77,8 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
     """Constructs the evaluators of a run, by name.
 
     Raises:
-      ValueError: an entry of `config.evals` names no evaluator.
-      FileNotFoundError, ImportError: something that an evaluator needs is missing.
+      ValueError: an entry of `config.evals` has no evaluator.
+      FileNotFoundError, ImportError: a file or package that an evaluator needs is missing.
     """
     evaluators = {}
     for name in sorted(run.config.evals, key=lambda name: (name != "held_out", name)):  # metrics of held_out come first
@@ -93,10 +96,10 @@ def open_evaluators(run: EvaluatedRun) -> dict[str, Evaluator]:
 
 
 def load_class(path: str, field: str) -> type:
-    """Imports the class at "package.module:Class", which `field` of the config names.
+    """Imports the class at `path`, "package.module:Class", the value of the config's `field`.
 
     Raises:
-      ValueError: the path has another form, or there is no such class.
+      ValueError: the path has another form, or the class cannot be imported.
     """
     module, _, name = path.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Evaluates the averaged weights as `tools.evaluate` does: reconstructions or samples, with FID on a schedule."""
+"""Evaluates reconstructions or samples of the averaged weights during training, as `tools.evaluate` does."""
 
 import pathlib
 import shutil
@@ -12,6 +12,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluator import EvaluatedSet, evaluate, measure_set
 from softvq_jax.evaluate.extractors import FeatureExtractor
@@ -30,7 +31,7 @@ RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "h
 """Keys of `evaluation.json` that become metrics of the run, and whether higher or lower values are better."""
 
 UNFINISHED = "measuring_"  # prefix of the folders of row caches, which are removed after the evaluation
-LOG_SECONDS = 30.0  # at least, between two lines of progress
+LOG_SECONDS = 30.0  # least time between two lines of progress
 
 
 class Fid(Evaluator):
@@ -46,7 +47,7 @@ class Fid(Evaluator):
 
     Raises:
       MissingWeights: the weights of the Inception network are missing.
-      FileNotFoundError, ValueError: the reference is missing or unusable, or FID of fewer than two images is asked for.
+      FileNotFoundError, ValueError: the reference is missing or unusable, or there are fewer than two images.
     """
 
     def __init__(self, section: ConfigDict, run: EvaluatedRun):
@@ -63,7 +64,8 @@ class Fid(Evaluator):
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
-            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images")
+            decoding = Decoding.of(run.config.data)
+            self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images", decoding)
         self._reference = self._open_reference(data.image_size) if self.extractor else self._held_out_set()
 
     def due(self, step: int) -> bool:
@@ -110,7 +112,7 @@ class Fid(Evaluator):
         return None if self.held_out is None else ImageSet(self.held_out, self.extractor)
 
     def _open_reference(self, image_size):
-        """The reference: images to be measured, or a set of statistics."""
+        """Opens the reference: images to be measured, or the statistics of a file."""
         section = self.section
         require(section.num_images, 2, "FID (config.evals.fid.num_images)")
         if not section.reference and self.held_out is None:
@@ -119,7 +121,11 @@ class Fid(Evaluator):
             )
         images = self.held_out
         if section.reference:
-            images = open_images(section.reference, image_size) if has_images(section.reference) else None
+            images = (
+                open_images(section.reference, image_size, Decoding.of(self.run.config.data))
+                if has_images(section.reference)
+                else None
+            )
         for measured in filter(None, (images, self.held_out)):
             require(len(measured), 2, f"FID with {measured.name}")
         if images is None:
@@ -127,7 +133,7 @@ class Fid(Evaluator):
         return ImageSet(images, self.extractor)
 
     def _warn(self, lines):
-        """Logs every warning once a run."""
+        """Logs each warning once per run."""
         for line in lines:
             if line not in self._warned:
                 logging.warning("%s", line)

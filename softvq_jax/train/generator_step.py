@@ -1,6 +1,7 @@
 """One training step of a latent generator, of any family.
 
-Pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer encodes first.
+The step is pure and unjitted; `train/compile.py` jits it. The data are latents, or images that the frozen tokenizer
+encodes first.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,10 @@ class GeneratorStep:
     """The step `(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
-      config: of the run.
+      config: the run's config.
       network: the generator and its losses.
       to_latents: `(frozen, batch) -> normalized latents [B, L, D]`.
-      optimizer: of the generator's parameters.
+      optimizer: the optimizer of the generator's parameters.
       learning_rate: of the optimizer at a step, to be logged.
       frozen: see `optim.apply`.
     """
@@ -41,10 +42,10 @@ class GeneratorStep:
         self.learning_rate, self.frozen = learning_rate, frozen
 
     def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
-        """The next state, and the metrics of this step as float32 scalars.
+        """Returns the next state, and the metrics of this step as float32 scalars.
 
         Args:
-          state: of the run.
+          state: the run's state.
           frozen: parameters that are not trained.
           batch: `label` `[B]`, and the fields that `to_latents` uses.
           key: random key of the run.
@@ -59,7 +60,7 @@ class GeneratorStep:
         return GeneratorState(state.step + 1, generator, ema), metrics
 
     def accumulate(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
-        """Gradients and losses, averaged over `optim.accumulate` microbatches."""
+        """Returns gradients and losses, averaged over `optim.accumulate` microbatches."""
 
         def gradients(carry, microbatch, key):
             latents, labels = microbatch
@@ -71,7 +72,7 @@ class GeneratorStep:
         return grads, metrics
 
     def gradients(self, params, latents: jax.Array, labels: jax.Array, key: jax.Array):
-        """The gradient of the mean loss, and the mean losses by name."""
+        """Returns the gradient of the mean loss, and the mean losses by name."""
         label_key, loss_key = jax.random.split(key)
         dropped = drop_labels(labels, self.network.config.num_classes, self.config.objective.label_dropout, label_key)
 

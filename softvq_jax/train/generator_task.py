@@ -1,6 +1,7 @@
-"""Training a latent generator, as the loop sees it: a state, a step, an evaluation, something to save at the end."""
+"""The task of training a latent generator."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +27,16 @@ from softvq_jax.train.latent_source import LatentSource, open_source
 from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Better, Summary, Task
 
-EVALUATION_SEED = 0  # of noise and times: every evaluation draws the same
+EVALUATION_SEED = 0  # seed of noise and times, which are the same in every evaluation
 
 
 class GeneratorTask(Task):
-    """What a generator run does.
+    """The task of a generator run.
 
     Attributes:
       config: the run's config.
       network: the generator.
-      latents: where its latents come from.
+      latents: the source of its latents.
     """
 
     better: Mapping[str, Better] = {"eval_loss": "lower"}
@@ -52,7 +53,7 @@ class GeneratorTask(Task):
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds network and optimizer; raises ValueError if parts of the config do not fit together."""
+        """Builds the network and the optimizer; raises ValueError if parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
         self.network, self.draws_images = training.build(config), latents.tokenizer is not None
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
@@ -69,13 +70,13 @@ class GeneratorTask(Task):
         )
         self._generator = self.export({})  # its parameters are set when it samples
         self._generator.check_options(**config.sampling.to_dict())
-        self._sampler = None  # of FID's samples, made when first measured
+        self._sampler = None  # draws the samples for FID; made at first use
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "GeneratorTask":
-        """With the tokenizer and the latents or images that the config names."""
+    def open(cls, config: ConfigDict, source: Any = None) -> "GeneratorTask":
+        """With the tokenizer and the latents or images that the config names, or the images of `source`."""
         training.build(config)  # reports errors of the config before anything is read
-        latents, data = open_source(config)
+        latents, data = open_source(config, source)
         if config.evals.fid.every_steps and latents.tokenizer is None:
             raise ValueError(
                 "FID needs images: set config.tokenizer, which decodes the samples, or evals.fid.every_steps=0"
@@ -85,7 +86,7 @@ class GeneratorTask(Task):
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "GeneratorTask":
-        """On stored latents, which need no tokenizer; ValueError for a config that encodes images on the fly."""
+        """Makes a task on stored latents, without a tokenizer; raises ValueError if the config encodes images."""
         if config.data.source != "latents":
             raise ValueError(f"data.source={config.data.source!r}: without weights only 'latents' can be compiled")
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
@@ -96,7 +97,7 @@ class GeneratorTask(Task):
         """A new state; `initial["init_from"]`, if present, are parameters that `start` returned."""
         params, _ = self.network.functional.init(key)
         params = init_from.overlay(params, initial.get("init_from", {}))
-        # A copy: the state is donated, and a buffer can be given away only once.
+        # A copy: the state is donated, and each buffer can be donated only once.
         ema = jax.tree.map(jnp.copy, params)
         return GeneratorState(jnp.zeros((), jnp.int32), Network(params, self.optimizer.init(params)), ema)
 
@@ -107,7 +108,7 @@ class GeneratorTask(Task):
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def compile_evaluation(self, mesh: Mesh, state_shapes: GeneratorState):
-        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted; see `_evaluate`."""
+        """Returns the jitted `evaluate(ema, frozen, batch) -> (sums, shown)`; see `_evaluate`."""
         self._mesh, frozen, rows = mesh, shardings_for(self.frozen, mesh), batch_sharding(mesh)
         copies = replicated(mesh)
         self._to_levels = jax.jit(self._draw, in_shardings=(frozen, rows), out_shardings=copies)
@@ -116,7 +117,7 @@ class GeneratorTask(Task):
         return jax.jit(self._evaluate, in_shardings=(params, frozen, rows), out_shardings=(copies, copies))
 
     def _evaluate(self, params, frozen, batch):
-        """Sums of the losses over the valid samples of a batch; nothing is shown."""
+        """Returns sums of the losses over the valid samples of a batch, and nothing to show."""
         key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), batch["index"][0])
         latents = self.latents.to_latents(frozen, batch)
         losses = self.network.losses(self.network(params), latents, batch["label"], key, False)
@@ -124,7 +125,7 @@ class GeneratorTask(Task):
         return {"samples": jnp.sum(valid)} | {name: jnp.sum(loss * valid) for name, loss in losses.items()}, ()
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """Held-out losses; with a tokenizer, samples of classes evenly spread."""
+        """Returns held-out losses and, with a tokenizer, a picture of samples of evenly spaced classes."""
         count, num_pictures = float(sums.pop("samples")), self.config.evals.held_out.num_pictures
         metrics = {f"eval_{name}": float(total) / count for name, total in sums.items()}
         pictures = {}
@@ -133,7 +134,7 @@ class GeneratorTask(Task):
         return metrics | {"eval_samples": int(count)}, pictures
 
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, evenly spread."""
+        """Returns `count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, which are evenly spaced."""
         padded, classes = -(-count // self._mesh.size) * self._mesh.size, self.config.model.num_classes
         labels = (np.arange(padded) * classes // count % classes).astype(np.int32)
         self._generator.params = ema | self.network.fixed
@@ -144,7 +145,7 @@ class GeneratorTask(Task):
         return np.asarray(levels)[:count], labels[:count]
 
     def decode_batch(self, frozen, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Reconstructions of a batch, uint8, its labels, and which samples are valid."""
+        """Returns reconstructions of a batch (uint8), its labels, and which samples are valid."""
         return self._reconstruct(frozen, batch)
 
     def _draw(self, frozen, latents):
@@ -154,7 +155,7 @@ class GeneratorTask(Task):
         return self._draw(frozen, self.latents.to_latents(frozen, batch)), batch["label"], batch["valid"]
 
     def predictions(self, params, *, images, count, extractor, devices) -> Samples:
-        """Samples of random classes, for gFID; every time with the same noise and classes."""
+        """Returns samples of random classes for gFID; noise and classes are the same every time."""
         options, classes = self.config.sampling.to_dict(), self.config.model.num_classes
         settings = {"num": count, "labels": "uniform", "seed": EVALUATION_SEED}
         if self._sampler is None:
@@ -164,14 +165,14 @@ class GeneratorTask(Task):
         self._sampler.load(params | self.network.fixed)
         return Samples(self._sampler, settings | options, extractor)
 
-    # --- what the run leaves -----------------------------------------------------------------------------------------
+    # --- export ------------------------------------------------------------------------------------------------------
 
     def parameters(self, state: GeneratorState):
-        """The trained parameters of a state, for the table at the start."""
+        """Returns the trained parameters of a state, for the table in the log."""
         return state.generator.params
 
     def export(self, params) -> Generator:
-        """The generator that averaged parameters `ema` make, with its statistics and its tokenizer's fingerprint."""
+        """Returns the generator with the averaged parameters, its latent statistics and its tokenizer's fingerprint."""
         network, statistics = self.network, self.latents.statistics
         fields = self._published_fields()
         return Generator(network.config, params | network.fixed, statistics, process=network.process, published=fields)

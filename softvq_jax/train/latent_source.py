@@ -1,10 +1,12 @@
-"""Training latents of a generator run: a folder of them, or images that the tokenizer encodes on the fly."""
+"""The training latents of a generator run, read from a folder or encoded from images on the fly."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
@@ -16,18 +18,18 @@ from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
 from softvq_jax.weights import fingerprints
 
-STATISTICS_IMAGES = 1024  # images on which the statistics are measured if the tokenizer does not carry them
+STATISTICS_IMAGES = 1024  # images to measure latent statistics on, if the tokenizer has none
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentSource:
-    """Turns batches into normalized latents, and normalized latents into images.
+    """Converts batches to normalized latents, and normalized latents to images.
 
     Attributes:
-      statistics: of the latents.
-      tokenizer: encodes and decodes; None trains on stored latents without sample images.
+      statistics: mean and standard deviation of the latents.
+      tokenizer: encodes and decodes; None for stored latents without sample images.
       from_images: whether batches hold images, not latents.
-      fingerprint: of the tokenizer that encodes or encoded the latents.
+      fingerprint: fingerprint of the tokenizer that encodes or encoded the latents.
     """
 
     statistics: LatentStatistics
@@ -41,13 +43,13 @@ class LatentSource:
         return {} if self.tokenizer is None else {"tokenizer": self.tokenizer.params}
 
     def require_tokenizer(self) -> Tokenizer:
-        """The tokenizer; ValueError if there is none."""
+        """Returns the tokenizer; raises ValueError if there is none."""
         if self.tokenizer is None:
             raise ValueError("stored latents without a tokenizer: set config.tokenizer, which decodes them")
         return self.tokenizer
 
     def inputs(self, num_tokens: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of the fields of a batch; see `task.Task`."""
+        """Returns shapes and types of the fields of a batch; see `task.Task`."""
         label = jax.ShapeDtypeStruct((), jnp.int32)
         if not self.from_images:
             return {"latents": jax.ShapeDtypeStruct((num_tokens, channels), jnp.float32), "label": label}
@@ -55,14 +57,14 @@ class LatentSource:
         return {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), "label": label}
 
     def to_latents(self, frozen, batch) -> jax.Array:
-        """Normalized latents `[B, L, D]` of a batch."""
+        """Returns normalized latents `[B, L, D]` of a batch."""
         if not self.from_images:
             return self.statistics.normalize(batch["latents"])
         latents = self._model(frozen).encode(as_float(batch["image"]))
         return self.statistics.normalize(jax.lax.stop_gradient(latents))
 
     def to_images(self, frozen, latents) -> jax.Array:
-        """Images `[B, H, W, 3]` in [-1, 1] of normalized latents."""
+        """Decodes normalized latents to images `[B, H, W, 3]` in [-1, 1]."""
         return jnp.clip(self._model(frozen).decode(self.statistics.denormalize(latents)), -1.0, 1.0)
 
     def _model(self, frozen):
@@ -70,13 +72,17 @@ class LatentSource:
         return functional(TokenizerModel, shape)(frozen["tokenizer"])
 
 
-def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
-    """Opens the tokenizer and the data of a generator's config, and checks that they fit.
+def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, Data]:
+    """Opens the tokenizer and the data of a generator's config, and checks that they fit together.
+
+    Args:
+      config: of the run.
+      source: images in place of those of `config.data`; see `data.sources.training_source`.
 
     Raises:
       FileNotFoundError: the tokenizer or the data do not exist.
-      ValueError: the latents are of another tokenizer than `config.tokenizer`, or of other sizes than in
-        `config.model`; or the data have more classes.
+      ValueError: the latents were made by another tokenizer than `config.tokenizer`, their shape differs from
+        `config.model`, or the data have more classes than the generator.
     """
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
     fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
@@ -84,13 +90,13 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
         info, data = read_info(config.data.path), Data.open(config, None)
         check_tokenizer(info, fingerprint, config.data.path, config.tokenizer)
         sizes, statistics = (info.num_tokens, info.channels), LatentStatistics(info.mean, info.std)
-        source = LatentSource(statistics, tokenizer, False, info.tokenizer)
+        latents = LatentSource(statistics, tokenizer, False, info.tokenizer)
     elif tokenizer is None:
         raise ValueError(f"data.source={config.data.source!r} holds images: set config.tokenizer, which encodes them")
     else:
-        data = Data.open(config, tokenizer.config.image_size, fingerprint)
+        data = Data.open(config, tokenizer.config.image_size, fingerprint, source)
         sizes = tokenizer.config.num_latent_tokens, tokenizer.config.latent_dim
-        source = LatentSource(statistics_of(tokenizer, data), tokenizer, True, fingerprint)
+        latents = LatentSource(statistics_of(tokenizer, data), tokenizer, True, fingerprint)
     expected = config.model.num_tokens, config.model.channels
     if sizes != expected:
         raise ValueError(
@@ -102,16 +108,26 @@ def open_source(config: ConfigDict) -> tuple[LatentSource, Data]:
             f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
             f"{config.model.num_classes - 1}: set model.num_classes={len(data.source.class_names)}"
         )
+    if data.source.class_names == ("",) and config.model.num_classes > 1:
+        raise ValueError(
+            f"the data have no classes, and the generator is for model.num_classes={config.model.num_classes}: put the "
+            "images in one subfolder per class, or set data.classes='names' or data.label_file; or set model.num_classes=1"
+        )
+    if len(data.source.class_names) == 1 and config.model.num_classes > 1:
+        logging.warning(
+            "all data are of one class, %s, and model.num_classes=%d: the others are never trained",
+            data.source.class_names[0], config.model.num_classes,
+        )  # fmt: skip
     if tokenizer is not None:  # on the devices, the parameters are in the frozen argument of the step
         tokenizer.params = jax.tree.map(np.asarray, tokenizer.params)
-    return source, data
+    return latents, data
 
 
 def open_tokenizer(name: str) -> Tokenizer:
     """Opens `config.tokenizer`.
 
     Raises:
-      FileNotFoundError: it does not exist; the message says how to train one.
+      FileNotFoundError: it does not exist; the message explains how to train one.
     """
     try:
         return Tokenizer.from_pretrained(name)
@@ -123,7 +139,7 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer: str) -> None:
-    """Raises ValueError if the latents were made by another tokenizer than the one that is to decode them."""
+    """Raises ValueError if the latents were not made by the tokenizer that decodes the samples."""
     if fingerprint and fingerprint != info.tokenizer:
         raise ValueError(
             f"the latents in {latents} were made by the tokenizer with fingerprint {info.tokenizer}, but "
@@ -133,7 +149,7 @@ def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer
 
 
 def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
-    """The tokenizer's own statistics, else those of the run's first images; the same in every process."""
+    """Returns the tokenizer's latent statistics, else those of the run's first images; the same in every process."""
     if tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
     count, moments = 0, no_latents()

@@ -1,13 +1,15 @@
 """The training loop, for all tasks.
 
-A start finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
-The parameters come from the checkpoint in the workdir, else from the weights that the config names, else they are new.
+A run finds weights and data, checks that the workdir is writable, reads the newest checkpoint, and only then compiles.
+Parameters come from the newest checkpoint in the workdir if there is one, else from the weights in the config if any are
+set; else they are newly initialized.
 """
 
 import contextlib
 import json
 import pathlib
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,23 +17,26 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.storage import files
 from softvq_jax.train import notes
 from softvq_jax.train.best import Best
-from softvq_jax.train.checkpoint import Checkpoints
+from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
-from softvq_jax.train.metrics import MetricsWriter, NonFinite, check_finite
+from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, check_finite, writing
 from softvq_jax.train.preemption import Preempted, Preemption
-from softvq_jax.train.preflight import check_batches, check_writable
+from softvq_jax.train.preflight import check_batches
 from softvq_jax.train.progress import Rate, parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
 from softvq_jax.train.task import Task, data_of
+from softvq_jax.train.workdir import Workdir, save_elsewhere
 
-AHEAD = 2  # steps that may be queued on the device before the host waits for one
+AHEAD = 2  # steps that may be queued on the device before the host waits
 
 
 class Run:
@@ -39,50 +44,65 @@ class Run:
 
     Args:
       config: the locked config.
-      workdir: a new folder, or one whose run resumes.
+      workdir: a new folder, or the folder of a run to resume.
       kind: the class of the task; its `open` finds the data and reads the pretrained weights.
+      source: images in place of those of `config.data`: any sequence of `(image, label)`, a function that returns one, or
+        a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
       allow_changes: lets a run go on with other values of `train`, `optim`, `seed` and `gan.start_step`, which its
         checkpoints then record.
 
     Raises:
-      PermissionError, ValueError, FileNotFoundError: before any work, naming what to change.
+      PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
+        what to change.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path, kind: type[Task], *, allow_changes: bool = False):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        kind: type[Task],
+        *,
+        source: Any = None,
+        allow_changes: bool = False,
+    ):
+        if source is not None:
+            config = config.copy_and_resolve_references()
+            config.data.source = "python"
+        config = with_expanded_paths(config)
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
-        for folder in (workdir, workdir / "checkpoints"):
-            check_writable(folder)
-        self.task = kind.open(config)
-        self.data, self.num_steps = data_of(self.task), self.task.num_steps
-        self.record, self.allow_changes = RunRecord.of(config, self.task), allow_changes
-        section = config.checkpoint
-        self.checkpoints = Checkpoints(
-            workdir / "checkpoints", keep=section.keep, keep_every_steps=section.keep_every_steps
-        )
-        self.evaluated = EvaluatedRun(config, self.task, workdir, self.mesh)
-        self.evaluators, self.best = open_evaluators(self.evaluated), None
-        if section.best_metric:
-            self.best = Best(section.best_metric, self.evaluators, workdir / "best" / "checkpoints")
+        self.allow_changes = allow_changes
+        self.folder = Workdir(workdir, config.checkpoint.fallback)
+        self.best: Best | None = None
+        self._opened: list[Best | Checkpoints] = []  # to close
+        self._latest: tuple[Any, dict] = None, {}  # state and record of the newest step, while it trains
+        try:
+            self._open(kind, source)
+        except BaseException:
+            self._close(raise_errors=False)
+            raise
 
     def train(self) -> dict[str, float]:
         """Trains to the last step; leaves checkpoints, metrics, pictures and the exported weights in the workdir.
 
         Returns:
-          The metrics of the last step's evaluation.
+          The metrics of the last step's evaluation; empty in processes but the first, if a finished run is started again.
 
         Raises:
           NonFinite: a loss is not finite.
-          Preempted: the run was asked to stop, and has saved.
+          Preempted: the run was preempted, and has saved a checkpoint.
+          SaveFailed, WriteFailed: a file of the run cannot be written.
         """
-        with jax.set_mesh(self.mesh), Preemption() as preemption:
-            # The start.
+        with jax.set_mesh(self.mesh), Preemption() as preemption, self._closing():
+            # Start.
             state, record = self._restore_or_init()
+            writer = MetricsWriter(
+                self.workdir, tensorboard=self.config.log.tensorboard, step=record["step"], active=self.main
+            )
             if self.main:
-                content = json.loads(self.config.to_json_best_effort())
-                (self.workdir / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+                files.write_json(self.workdir / "config.json", json.loads(self.config.to_json_best_effort()))
                 logging.info("%s", notes.learning_rate(self.config, len(self.data)))
                 if warning := notes.average(self.config.optim, self.num_steps):
                     logging.warning("%s", warning)
@@ -91,30 +111,76 @@ class Run:
             self.evaluated.frozen, self.evaluated.check_preemption = frozen, preemption.check
             self.evaluated.held_out_sums = self.task.compile_evaluation(self.mesh, state)
             first = self.evaluated.inputs(next(batches))
-            step = self._compile(state, frozen, first, key)
-            with preemption.deferred(), contextlib.ExitStack() as closing:
-                for closed in filter(None, (self.best, self.checkpoints)):
-                    closing.callback(closed.close)
+            step = self._compile(state, frozen, first, key) if record["step"] < self.num_steps else None
+            with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
-                tensorboard = self.config.log.tensorboard
-                writer = MetricsWriter(self.workdir, tensorboard=tensorboard, step=record["step"], active=self.main)
                 closing.callback(writer.close)
-                # The steps.
+                self._latest = state, record
+                closing.enter_context(self._rescuing())
+                # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.
+                start = record["step"]
+                metrics = self._evaluated_before(start, writer) if start else None
+                due = any(evaluator.due(start) for evaluator in self.evaluators.values())
+                if metrics is None and 0 < start < self.num_steps and due:
+                    logging.info("evaluating step %d, which was interrupted", start)
+                    if self._evaluate(state, record, writer) is None:
+                        raise Preempted
                 try:
                     state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
                 except NonFinite as error:
                     saved = self.checkpoints.complete_steps()
                     advice = notes.after_non_finite(error.step, saved, self.config, self.workdir)
                     raise NonFinite(f"{error}. {advice}", error.step) from error
-                # The end.
-                metrics = self._evaluate(state, record, writer)
-                if metrics is None:
-                    raise Preempted
+                # Evaluate and export.
+                if metrics is None or start < self.num_steps:
+                    metrics = self._evaluate(state, record, writer)
+                    if metrics is None:
+                        raise Preempted
                 self._export(state, self.workdir)
         return metrics
 
+    def _open(self, kind, source):
+        config, section = self.config, self.config.checkpoint
+        self.task = kind.open(config) if source is None else kind.open(config, source)
+        self.data, self.num_steps = data_of(self.task), self.task.num_steps
+        self.record = RunRecord.of(config, self.task)
+        self.evaluated = EvaluatedRun(config, self.task, self.workdir, self.mesh)
+        self.evaluators = open_evaluators(self.evaluated)
+        if section.best_metric:
+            self.best = Best(section.best_metric, self.evaluators, self.workdir / "best" / "checkpoints")
+            self._opened.append(self.best)
+        self.checkpoints = Checkpoints(
+            self.workdir / "checkpoints", keep=section.keep, keep_every_steps=section.keep_every_steps
+        )
+        self._opened.append(self.checkpoints)
+
+    @contextlib.contextmanager
+    def _closing(self):
+        """Closes the checkpoints and the workdir at the end; where the run fails, its own error is the one raised."""
+        try:
+            yield
+        except Exception:
+            self._close(raise_errors=False)
+            raise
+        except BaseException:  # preempted
+            self._close()
+            raise
+        self._close()
+
+    def _close(self, *, raise_errors=True):
+        try:
+            for opened in self._opened:
+                try:
+                    opened.close()
+                except SaveFailed as error:
+                    if raise_errors:
+                        raise
+                    logging.error("%s", error)
+        finally:
+            self.folder.close()
+
     def _restore_or_init(self):
-        """The state to continue from, and its record; see `RunRecord.at`."""
+        """Returns the state to continue from, and its record; see `RunRecord.at`."""
         saved = self.checkpoints.record()
         if saved is not None:
             self.record.check(saved, self.workdir, allow_changes=self.allow_changes)
@@ -160,10 +226,11 @@ class Run:
         rate = Rate(start, config.train.batch_size)
         for done in range(start + 1, self.num_steps + 1):
             state, metrics = step(state, frozen, batch, key)
+            self._latest = state, record
             pending.append((done, metrics))
-            unreadable = batches.unreadable  # among the samples trained on so far
+            unreadable = batches.unreadable  # number among the samples trained on so far
             if done < self.num_steps:
-                batch = self.evaluated.inputs(next(batches))  # read while the device works
+                batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
@@ -173,28 +240,36 @@ class Run:
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
                 values = _fetch(pending) | {"images_per_second": rate.measure(done)}
                 record |= self.record.at(done, unreadable_before + _sum_over_processes(unreadable))
-                writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
+                with _agreed():
+                    self.folder.check()
+                    writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
                 if self.main:
                     logging.info(progress_line(done, self.num_steps, config.train.batch_size, values))
                 self.checkpoints.check()
             if saving:
-                self._save(state, record)
+                self._save(state, record, writer)
             if evaluating and not stopping:
                 with rate.paused():
                     stopping = self._evaluate(state, record, writer) is None
             if stopping and not last:
                 logging.warning("preempted: saving checkpoint at step %d", done)
-                self._save(state, record)
+                self._save(state, record, writer)
                 raise Preempted
         return state
 
-    def _save(self, state, record):
+    def _save(self, state, record, writer):
         if self.checkpoints.latest_step() != record["step"]:
+            with _agreed():
+                writer.sync()  # lines up to this step are on disk before its checkpoint is
             self.checkpoints.save(state, record)
 
     def _evaluate(self, state, record, writer) -> dict[str, float] | None:
-        """Runs the evaluators that are due, and keeps the step if it is the best; None if the run was asked to stop."""
+        """Runs the evaluators that are due, and keeps the step if it is the best; returns None if preempted.
+
+        The line of metrics comes last: a run that ends before it evaluates again when it resumes.
+        """
         step, metrics, images = record["step"], {}, {}
+        self._latest = state, record
         try:
             for evaluator in self.evaluators.values():
                 if evaluator.due(step):
@@ -202,23 +277,71 @@ class Run:
                     metrics, images = metrics | found.metrics, images | found.images
         except Preempted:
             return None
-        writer.scalars(step, metrics)
-        for name, rows in images.items():
-            writer.pictures(step, name, rows)
-        if self.best is not None and self.best.improved_by(metrics):
+        except OSError as error:
+            if jax.process_count() == 1:
+                raise WriteFailed(f"the evaluation of step {step} stopped: {error}") from error
+            raise
+        if self.best is not None and self.best.improved_by(metrics, step):
             self.best.save(state, record, metrics)
             self._export(state, self.workdir / "best")
+        with _agreed():
+            for name, rows in images.items():
+                writer.pictures(step, name, rows)
+            writer.scalars(step, metrics)
+            writer.sync()
         if self.main:
             words = (f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items())
             logging.info("step %d, held out: %s", step, ", ".join(words))
         return metrics
 
+    def _evaluated_before(self, step, writer) -> dict[str, float] | None:
+        """The results of `step` in `metrics.jsonl` if all evaluators that are due are among them, else None.
+
+        Empty in processes but the first.
+        """
+        found = writer.evaluation()
+        due = [evaluator for evaluator in self.evaluators.values() if evaluator.due(step)]
+        complete = found is not None and all(
+            any(name in found for name in evaluator.better) for evaluator in due if evaluator.better
+        )
+        if _sum_over_processes(complete):
+            return found or {}
+        writer.remove_evaluation()
+        return None
+
     def _export(self, state, folder):
         params = self.evaluated.on_host(state.ema, keep=self.main)
-        if self.main:
-            folder = folder / self.config.task
-            self.task.export(params).save_pretrained(folder)
-            logging.info("exported to %s", folder)
+        with _agreed():
+            if self.main:
+                folder = folder / self.config.task
+                with writing(folder):
+                    self.task.export(params).save_pretrained(folder)
+                logging.info("exported to %s", folder)
+
+    @contextlib.contextmanager
+    def _rescuing(self):
+        """After an error of the disk saves the newest state in `config.checkpoint.fallback`, and says where."""
+        try:
+            yield
+        except (SaveFailed, WriteFailed) as error:
+            if jax.process_count() > 1 and not isinstance(error, WriteFailed):
+                raise  # the other processes have not seen it, and would not take part in a save
+            message = save_elsewhere(self.config.checkpoint.fallback, self.workdir, *self._latest)
+            raise type(error)(f"{error}. {message}") from error
+        finally:
+            self._latest = None, {}
+
+
+@contextlib.contextmanager
+def _agreed():
+    """Process 0 writes files inside; an error of it is raised in all processes."""
+    found = None
+    try:
+        yield
+    except WriteFailed as error:
+        found = error
+    if _sum_over_processes(found is not None):
+        raise found or WriteFailed("process 0 could not write a file")
 
 
 def _due(step: int, every: int) -> bool:
@@ -226,7 +349,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _fetch(pending) -> dict[str, float]:
-    """The metrics of the newest step, after checking those of all steps since the last call; empties `pending`."""
+    """Returns the newest step's metrics, after checking those of all steps since the last call; empties `pending`."""
     values = {}
     for step, metrics in pending:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}

@@ -1,13 +1,17 @@
-"""Writes the metrics of a run as JSON lines and, optionally, for TensorBoard; and its pictures."""
+"""Writes the pictures of a run, and its metrics as JSON lines and, optionally, TensorBoard events."""
 
+import contextlib
 import json
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
-from softvq_jax.storage import files
+from softvq_jax.storage import files, json_lines
+
+TRAINING = "images_per_second"  # is in every line of a training step, and in no other
 
 
 class NonFinite(FloatingPointError):
@@ -22,23 +26,33 @@ class NonFinite(FloatingPointError):
         self.step = step
 
 
+class WriteFailed(OSError):
+    """A file of the run could not be written; the message names it."""
+
+
 class MetricsWriter:
     """Appends to `metrics.jsonl` in a workdir, and to TensorBoard's event files.
 
+    The file is opened for every line, so that a workdir that is removed or turned read-only is noticed at the next one.
+
     Args:
       workdir: the run's folder.
-      tensorboard: needs the `tensorboard` extra.
+      tensorboard: whether to write TensorBoard events, which needs the `tensorboard` extra.
       step: the step that the run resumes from; lines of later steps are removed.
-      active: False in all processes except one; they write nothing.
+      active: True in one process; the others write nothing.
+
+    Raises:
+      ValueError: a line of `metrics.jsonl` is not one that a run writes; with file and line.
     """
 
     def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, active: bool):
         self._active, self._folder, self._tensorboard = active, workdir, None
+        self._path = workdir / "metrics.jsonl"
         if not active:
             return
-        path = workdir / "metrics.jsonl"
-        _drop_after(path, step)
-        self._file = path.open("a")
+        kept = [line for line in json_lines.read_metrics(self._path) if line["step"] <= step]
+        self._kept, self._step = kept, step
+        self._write_kept()
         if tensorboard:
             try:
                 import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
@@ -46,32 +60,75 @@ class MetricsWriter:
                 raise ImportError("log.tensorboard needs: pip install 'softvq-jax[tensorboard]'") from error
             self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
+    def evaluation(self) -> dict[str, float] | None:
+        """Returns the results of the evaluation of the step that the run resumes from; None if there is none."""
+        for line in self._kept if self._active else ():
+            if line["step"] == self._step and TRAINING not in line:
+                return {name: value for name, value in line.items() if name != "step"}
+        return None
+
+    def remove_evaluation(self) -> None:
+        """Removes the results that `evaluation` returns; call it before any line is written."""
+        if self.evaluation() is not None:
+            self._kept = [line for line in self._kept if line["step"] != self._step or TRAINING in line]
+            self._write_kept()
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes a line `{"step": step, ...}`."""
+        """Writes a line `{"step": step, ...}`; those of training steps have `images_per_second`, evaluations have not.
+
+        Raises:
+          WriteFailed: the disk is full, or the file is removed or read-only.
+        """
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        self._file.flush()
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+        line = json.dumps({"step": step} | dict(values)).encode() + b"\n"
+        with writing(self._path):
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)  # not made again if it was removed
+            try:
+                while line:
+                    line = line[os.write(file, line) :]
+            finally:
+                os.close(file)
+            if self._tensorboard is not None:
+                for name, value in values.items():
+                    self._tensorboard.add_scalar(name, value, step)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
-        """Writes rows of uint8 images `[n, H, W, 3]`, one above the other, to `images/NAME_STEP.png`."""
+        """Writes rows of uint8 images `[n, H, W, 3]`, stacked vertically, to `images/NAME_STEP.png`."""
         if not self._active:
             return
         picture = rows_grid(rows)
         folder = self._folder / "images"
-        folder.mkdir(exist_ok=True)
-        save_png(folder / f"{name}_{step:07d}.png", picture)
-        if self._tensorboard is not None:
-            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        path = folder / f"{name}_{step:07d}.png"
+        with writing(path):
+            self._path.stat()  # the workdir is still there
+            files.make_folder(folder)
+            save_png(path, picture)
+            if self._tensorboard is not None:
+                self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Returns once all lines are on disk."""
+        if self._active:
+            with writing(self._path):
+                files.sync(self._path)
+
+    def _write_kept(self):
+        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._kept))
 
     def close(self) -> None:
-        if self._active:
-            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError inside into a `WriteFailed` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteFailed(f"{path} could not be written: {reason}") from error
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:
@@ -79,16 +136,3 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if not np.isfinite(value):
             raise NonFinite(f"{name} is {value} at step {step}; the run stops", step)
-
-
-def _drop_after(path: pathlib.Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue  # an incomplete line
-    files.write_text(path, "".join(line + "\n" for line in kept))

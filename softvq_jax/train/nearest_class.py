@@ -1,6 +1,6 @@
-"""Evaluates whether samples of a class-conditional generator resemble the images of their class, by color.
+"""Evaluates whether the colors of a class-conditional generator's samples resemble those of their class.
 
-Colors are compared because they do not depend on which part of a photograph a crop shows.
+Colors are compared because they depend little on which part of a photograph a crop shows.
 """
 
 import itertools
@@ -14,13 +14,13 @@ from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.task import Better, data_of, draws_images
 
 BINS = 4  # per color channel
-REFERENCES = 512  # training images that samples are compared with
+REFERENCES = 512  # number of training images to compare with
 
 
 class NearestClass(Evaluator):
-    """How often the training image with the most similar colors has the class that a sample was drawn for.
+    """Share of samples for which the training image with the most similar colors has the sample's class.
 
-    To compare with, the same for held-out images, and by chance.
+    For comparison, it also reports the share for held-out images and the expected share by chance.
     """
 
     better: Mapping[str, Better] = {"eval_right_class": "higher"}
@@ -55,7 +55,7 @@ class NearestClass(Evaluator):
         )
 
     def _images(self, batches, count):
-        """Images and labels of the first batches, at least `count` samples, as the tokenizer reconstructs them."""
+        """Returns reconstructions and labels of the first batches, at least `count` samples."""
         run, decoded = self.run, []
         for batch in itertools.islice(batches, -(-count // run.config.train.batch_size)):
             run.check_preemption()
@@ -67,9 +67,9 @@ class NearestClass(Evaluator):
 
 
 def color_histograms(images: np.ndarray) -> np.ndarray:
-    """Square roots of the shares of `4 x 4 x 4` colors, `[n, 64]`, of uint8 images `[n, H, W, 3]`.
+    """Returns square roots of color histograms with `4 x 4 x 4` bins, `[n, 64]`, of uint8 images `[n, H, W, 3]`.
 
-    Their Euclidean distance is the Hellinger distance of the histograms.
+    Their Euclidean distance is proportional to the Hellinger distance of the histograms.
     """
     levels = images.astype(np.int64) * BINS // 256
     colors = (levels[..., 0] * BINS + levels[..., 1]) * BINS + levels[..., 2]
@@ -78,6 +78,6 @@ def color_histograms(images: np.ndarray) -> np.ndarray:
 
 
 def nearest_labels(images: np.ndarray, references: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each image the label of the reference with the most similar colors; both uint8 `[n, H, W, 3]`."""
+    """Returns for each image the label of the reference with the most similar colors; both are uint8 `[n, H, W, 3]`."""
     ours, theirs = color_histograms(images), color_histograms(references)
     return labels[np.argmax(ours @ theirs.T, axis=1)]  # the nearest unit vector has the largest product

@@ -1,4 +1,4 @@
-"""Optimization as published: AdamW, cosine with warm-up, clipping per network, EMA (SoftVQ-VAE, appendix).
+"""Optimization as in SoftVQ-VAE's appendix: AdamW, cosine schedule with warm-up, clipping per network, EMA.
 
 Also gradient accumulation, for the steps of all tasks.
 """
@@ -13,16 +13,23 @@ import optax
 
 from softvq_jax.train.state import Discriminator, Network
 
-# Parameters that are vectors in PyTorch, or biases. Stacking over depth gives them a second axis here, so the released
-# rule (decay tensors of two or more dimensions that are not biases) is stated by name.
+# Parameters without weight decay. The released code decays tensors with two or more axes that are not biases. Stacking
+# over depth adds an axis here, so the rule is stated by name.
 UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
 
 
 def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
-    """The learning rate at each step, counted from 0.
+    """Returns the learning rate as a function of the step, counted from 0.
 
-    It grows linearly over `warmup_epochs` to the peak, `learning_rate * batch_size / 256`. Then "cosine" decays to
-    `final_factor` of the peak at the last step, and "constant" stays there.
+    It grows linearly over `warmup_epochs` to the peak, `learning_rate * batch_size / 256`. Then "cosine" decays it to
+    `final_factor` of the peak at the last step, and "constant" keeps it.
+
+    Args:
+      optim: `config.optim`.
+      kind: "cosine" or "constant".
+      batch_size: global batch size.
+      steps_per_epoch: steps per epoch, for the warm-up.
+      num_steps: steps of the whole run.
 
     Raises:
       ValueError: unknown `kind`.
@@ -48,12 +55,12 @@ def warmup_steps(optim, steps_per_epoch: int) -> int:
 
 
 def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str], str]) -> optax.GradientTransformation:
-    """AdamW with a schedule for each group of parameters.
+    """Returns AdamW with a schedule for each group of parameters.
 
     Args:
       optim: `config.optim`.
       schedules: learning rates by group.
-      group: gives the group of a parameter from its `/`-joined path. Group "frozen" is not updated and has no state.
+      group: maps a parameter's `/`-joined path to its group. Group "frozen" is not updated and has no state.
     """
 
     def transform(schedule):
@@ -67,7 +74,7 @@ def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str],
 
 
 def decay_mask(params) -> dict:
-    """True for parameters with weight decay: all but biases, gains of norms, and LayerScale."""
+    """Returns a tree that is True for parameters with weight decay: all but biases, gains of norms, and LayerScale."""
     return map_with_path(lambda path, _: path.rsplit("/", 1)[-1] not in UNDECAYED, params)
 
 
@@ -90,7 +97,7 @@ def accumulate_gradients(
     Args:
       gradients: `gradients(carry, batch, key) -> (grads, carry, metrics)`, one forward and backward pass.
       num_microbatches: 1 calls `gradients` on the whole batch, with `key` itself.
-      carry: what a pass hands on to the next one without gradients (running statistics, say), or None.
+      carry: state passed from one microbatch to the next without gradients, such as running statistics; or None.
       batch: tree of arrays `[B, ...]`, B divisible by `num_microbatches`.
       key: random key; microbatch `i` gets `fold_in(key, i)`.
 
@@ -100,7 +107,7 @@ def accumulate_gradients(
     if num_microbatches == 1:
         return gradients(carry, batch, key)
 
-    # Every n-th sample, so that each device keeps working on its own share of the batch.
+    # Microbatches take every n-th sample, so that each device works on its own share of the batch.
     def split(x):
         return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
 
@@ -109,7 +116,7 @@ def accumulate_gradients(
         grads, carry, metrics = gradients(carry, microbatch, jax.random.fold_in(key, index))
         return carry, jax.tree.map(lambda leaf: leaf / num_microbatches, (grads, metrics))
 
-    # A running sum: stacked, the gradients would take `num_microbatches` times their memory.
+    # A running sum, because stacked gradients would take `num_microbatches` times the memory.
     def add(state, inputs):
         carry, total = state
         carry, results = run(carry, inputs)
@@ -123,9 +130,10 @@ def accumulate_gradients(
 
 
 def clip_by_global_norm(grads, limit: float):
-    """Clips gradients as PyTorch's `clip_grad_norm_`: times `min(1, limit / (norm + 1e-6))`.
+    """Scales gradients by `min(1, limit / (norm + 1e-6))`, as PyTorch's `clip_grad_norm_` does.
 
-    Our own for parity: optax has no 1e-6. Also returns the norm before clipping."""
+    Not optax's, which does not add 1e-6. Also returns the norm before clipping.
+    """
     norm = optax.tree.norm(grads)
     factor = jnp.minimum(1.0, limit / (norm + 1e-6))
     return jax.tree.map(lambda grad: grad * factor, grads), norm
@@ -165,5 +173,5 @@ def ema_decay(optim, step: jax.Array) -> jax.Array | float:
 
 
 def ema_update(ema, params, decay: jax.Array | float):
-    """Updates a moving average, `ema + (1 - decay) * (params - ema)`: exact for parameters that do not change."""
+    """Returns the moving average `ema + (1 - decay) * (params - ema)`, which is exact for constant parameters."""
     return jax.tree.map(lambda average, param: average + (1.0 - decay) * (param - average), ema, params)

@@ -1,9 +1,9 @@
-"""Preemption: SIGTERM (TPU maintenance, SLURM, Kubernetes), and the first Ctrl-C.
+"""Preemption by SIGTERM (TPU maintenance, SLURM, Kubernetes) or the first Ctrl-C.
 
-The loop asks between steps and between the batches of an evaluation, saves, and exits with `EXIT_CODE`, at which the
-launch scripts start the command again. Our own, because a library's handler runs between Python bytecodes only, and
-because one process and several need different ones. Nothing here imports jax before a run begins: `exit_on_sigterm`
-comes first.
+After a signal, the loop finishes its step or the current batch of an evaluation, saves, and exits with `EXIT_CODE`, on
+which the launch scripts restart the command. This is our own because the handlers of libraries run only between Python
+bytecodes, and because one process and several processes need different handling. JAX is imported only when a run begins,
+since `exit_on_sigterm` must take effect first.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class Preempted(SystemExit):
-    """The run was preempted and has saved; as an exit code, `EXIT_CODE`."""
+    """The run was preempted and has saved; exits with `EXIT_CODE`."""
 
     def __init__(self):
         super().__init__(EXIT_CODE)
 
 
 class Preemption:
-    """Watches for a signal to stop, in a `with` statement.
+    """Handles preemption signals inside a `with` statement.
 
-    While nothing can be saved (loading, compiling: outside `deferred`), the process exits at once, also from within
-    native code: the newest checkpoint on disk is the state of the run.
+    Outside of `deferred`, there is nothing to save (for example while loading or compiling): the process exits at once,
+    even from native code, and the newest checkpoint on disk is the state of the run.
 
-    With several processes, JAX's service listens for SIGTERM in each and makes all of them stop at the same call of
-    `requested`, also when only one gets the signal; a handler of ours would take the signal away from it. They then
-    stop after their first step at the earliest, and Ctrl-C interrupts them as it does any program.
+    With several processes, JAX's preemption service handles SIGTERM, because a handler of ours would replace its own. It
+    makes all processes stop at the same call of `requested`, even if only one gets the signal. They then stop after
+    their first step at the earliest, and Ctrl-C interrupts them like any program.
 
     Args:
       signals: the signals to listen for. The second SIGINT interrupts.
@@ -61,8 +61,8 @@ class Preemption:
 
     def listen(self) -> None:
         """Installs the handlers."""
-        # Python runs its handlers between bytecodes only, and a compilation is one long call. The wake-up descriptor
-        # is written by the C handler itself, and read by a thread.
+        # Python runs its handlers only between bytecodes, and a compilation is one long call. The C handler, however,
+        # writes to the wake-up descriptor immediately, and a thread reads it.
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._before = {number: signal.signal(number, _restore_ctrl_c) for number in self._signals}
@@ -82,7 +82,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside this context a signal does not end the process, which calls `requested` and saves instead."""
+        """Context in which a signal does not end the process; the caller polls `requested` and saves instead."""
         self._deferred = True
         try:
             yield
@@ -90,7 +90,7 @@ class Preemption:
             self._deferred = False
 
     def requested(self) -> bool:
-        """Returns whether to save and exit now: the same in every process, if all call it equally often."""
+        """Returns whether to save and exit now; the same in all processes, which must call it equally often."""
         from jax.experimental import multihost_utils
 
         self._calls += 1
@@ -99,17 +99,17 @@ class Preemption:
         return self._received.is_set()
 
     def check(self) -> None:
-        """Raises `Preempted` where `requested` returns True."""
+        """Raises `Preempted` if `requested` returns True."""
         if self.requested():
             raise Preempted
 
 
 def exit_on_sigterm() -> None:
-    """From here on SIGTERM ends the process at once with `EXIT_CODE`, until a `Preemption` or JAX's service listens."""
+    """Makes SIGTERM exit at once with `EXIT_CODE`, until a `Preemption` or JAX's service handles the signal."""
     Preemption((signal.SIGTERM,)).listen()
 
 
 def _restore_ctrl_c(number, frame):
-    """Leaves the work to the thread; a second Ctrl-C interrupts as usual."""
+    """Handles the first Ctrl-C by doing nothing (the thread does the work); the second one interrupts as usual."""
     if number == signal.SIGINT:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Checks of a run before any work is done."""
+"""Checks of a run before any computation."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The lines of the log that show how a run is doing."""
+"""The log lines that show a run's progress."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ SHOWN = ("generator_total", "reconstruction", "perceptual", "alignment", "gan_ge
 
 
 class Rate:
-    """Images per second, without the time that evaluations take."""
+    """Measures images per second, without the time of evaluations."""
 
     def __init__(self, start: int, batch_size: int):
         self._batch_size, self._last_step, self._last_time = batch_size, start, time.monotonic()
@@ -27,7 +27,7 @@ class Rate:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not count the time spent in this context."""
+        """Excludes the time spent in this context."""
         began = time.monotonic()
         yield
         self._last_time += time.monotonic() - began
@@ -46,7 +46,7 @@ def progress_line(step: int, num_steps: int, batch_size: int, values: Mapping[st
 def parameter_table(params) -> str:
     """Returns the number of parameters by module, three levels deep, and their sum.
 
-    clu's own table has a line for each array: 866 for SoftVQ-L.
+    clu's table would have one line for each array: 866 lines for SoftVQ-L.
     """
     count = clu.parameter_overview.count_parameters
 

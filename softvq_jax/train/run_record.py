@@ -1,4 +1,4 @@
-"""The record of a run in its checkpoints, which is compared when the run resumes."""
+"""The record saved in a run's checkpoints, which is compared with the run when it resumes."""
 
 import dataclasses
 import pathlib
@@ -20,8 +20,8 @@ class RunRecord:
     """Identifies a run.
 
     Attributes:
-      config: its config by dotted field names, as JSON values.
-      defaults: default values of the declared fields, likewise.
+      config: the run's config by dotted field names, as JSON values.
+      defaults: default values of the declared fields, in the same form.
       weights: fingerprints of the pretrained networks by name.
       data: the version of the training samples (`train.data.Data.version`).
       published: `task.published`, with which a checkpoint can be exported without the task.
@@ -38,7 +38,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
-        """The record of a run that has been opened."""
+        """Returns the record of a run whose task is open."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
         declared = ((name, field.default) for name, field in flatten(schema_of(config)).items())
@@ -46,7 +46,7 @@ class RunRecord:
         return cls(values, defaults, weights, data_of(task).version, dict(task.published))
 
     def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
-        """The JSON values saved with a checkpoint; the position in the data is a global sample index."""
+        """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""
         return {
             "step": step,
             "config": self.config,
@@ -67,13 +67,19 @@ class RunRecord:
           allow_changes: accepts other values of fields that a run may change when it goes on.
 
         Raises:
-          ValueError: it is of another run; names the differences.
+          ValueError: it is of another run, lacks fields or has values of other types; the message names them.
         """
         if missing := self.at(0).keys() - saved.keys() - OPTIONAL:
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
+        for name, value in self.at(0).items():
+            if type(saved[name]) is not type(value):
+                raise ValueError(
+                    f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
+                    f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
+                )
         check_config(saved["config"], self.config, self.defaults, allow_changes=allow_changes)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
@@ -86,7 +92,7 @@ class RunRecord:
         return dataclasses.replace(self, changes=tuple(changes))
 
     def check_position(self, saved: dict[str, Any]) -> None:
-        """Raises ValueError if the position in the data of a checkpoint is not that of its step."""
+        """Raises ValueError if a checkpoint's position in the data does not follow from its step."""
         expected = _position(saved["step"], saved["config"], saved.get("changes", ()))
         if saved["next_sample"] != expected:
             raise ValueError(

@@ -28,11 +28,11 @@ class Discriminator:
 
 @flax.struct.dataclass
 class RunningStatistics:
-    """What a tokenizer's step updates without gradients.
+    """Everything that a tokenizer's step updates without gradients.
 
     Attributes:
-      buffers: the discriminator's; None without one.
-      lecam: moving averages of the mean logits, `{"real", "fake"}`.
+      buffers: the discriminator's buffers; None without a discriminator.
+      lecam: moving averages of the discriminator's mean logits, `{"real", "fake"}`.
       code_age: as in `TokenizerState`.
     """
 
@@ -46,13 +46,13 @@ class TokenizerState:
     """The state of a tokenizer run.
 
     Attributes:
-      step: int32, number of steps done.
-      tokenizer: trained parameters `{"model", "alignment"}`; the second only with an alignment teacher.
+      step: int32, number of completed steps.
+      tokenizer: trained parameters `{"model", "alignment"}`; the latter only with an alignment teacher.
       ema: moving average of `tokenizer.params`.
       discriminator: None without an adversarial loss.
       lecam: moving averages of the discriminator's mean logits, `{"real", "fake"}`.
-      code_age: `[C, K]` int32, the number of tokens since each code was last the most probable code of a token, up to
-        `tokenizer_step.CODE_USAGE_WINDOW`. None without a codebook.
+      code_age: `[C, K]` int32, number of tokens since each code was last the most probable code of a token, at most
+        `tokenizer_step.CODE_USAGE_WINDOW`; None without a codebook.
     """
 
     step: jax.Array
@@ -69,7 +69,7 @@ class TokenizerState:
 
     @property
     def running_statistics(self) -> RunningStatistics:
-        """The parts that move without gradients. They lie apart in the state so that old checkpoints keep their paths."""
+        """The fields updated without gradients. They are separate in the state to keep the paths of old checkpoints."""
         buffers = None if self.discriminator is None else self.discriminator.buffers
         return RunningStatistics(buffers, self.lecam, self.code_age)
 
@@ -79,7 +79,7 @@ class GeneratorState:
     """The state of a latent generator's run.
 
     Attributes:
-      step: int32, number of steps done.
+      step: int32, number of completed steps.
       generator: trained parameters of the network.
       ema: moving average of `generator.params`.
     """

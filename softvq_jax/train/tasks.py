@@ -1,4 +1,4 @@
-"""The tasks that `config.task` can name."""
+"""The tasks by their name in `config.task`."""
 
 from softvq_jax.train.generator_task import GeneratorTask
 from softvq_jax.train.task import Task

@@ -15,7 +15,7 @@ DISCRIMINATORS = ("dino", "patchgan", "none")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerNetworks:
-    """The networks of a run; None for those that its config does without.
+    """The networks of a run; None for networks that the config does not use.
 
     `model`, `alignment` and `discriminator` are trained; `teacher`, `lpips` and `trunk` are frozen. `trunk_size` is the
     side in pixels of the images that the trunk takes.
@@ -32,14 +32,14 @@ class TokenizerNetworks:
 
 
 def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
-    """Makes the networks that a training config needs.
+    """Makes the networks of a training config.
 
     Args:
       config: the whole training config.
-      arguments: those of the frozen networks, by name, from `weights.pretrained`.
+      arguments: arguments of the frozen networks by name, from `weights.pretrained`.
 
     Raises:
-      ValueError: parts of the config that do not fit together.
+      ValueError: parts of the config do not fit together.
     """
     kind = config.gan.discriminator
     if kind not in DISCRIMINATORS:

@@ -1,8 +1,8 @@
 """One training step of a tokenizer: the generator, then the discriminator on the same images (SoftVQ-VAE, section 3).
 
-Pure and unjitted; `train/compile.py` jits it. The reconstruction is computed once. Its gradient is put together in image
-space: pixels, LPIPS and discriminator each give a cotangent of the reconstruction, and one pullback takes their sum
-through the tokenizer. The adaptive weight needs these cotangents apart, and costs no second backward pass this way.
+The step is pure and unjitted; `train/compile.py` jits it. The reconstruction is computed once. Pixel loss, LPIPS and
+discriminator each give a cotangent of the reconstruction, and one pullback through the tokenizer takes their weighted
+sum. The adaptive weight is computed from the separate cotangents and so needs no second backward pass.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ from softvq_jax.train import optim
 from softvq_jax.train.state import Discriminator, RunningStatistics, TokenizerState
 from softvq_jax.train.tokenizer_networks import TokenizerNetworks
 
-CODE_USAGE_WINDOW = 65536  # tokens per codebook that `codebook_usage` looks back on, as in the released code
+CODE_USAGE_WINDOW = 65536  # tokens per codebook over which `codebook_usage` is computed, as in the released code
 STRONG_CUTOUT = 0.5
 
 
 class TokenizerStep:
-    """`step(state, frozen, batch, key) -> (state, metrics)`.
+    """The training step, `(state, frozen, batch, key) -> (state, metrics)`.
 
     `frozen` holds the parameters of the frozen networks by name; `batch["image"]` is `[B, H, W, 3]`, uint8 or float32 in
-    [-1, 1]; `metrics` are float32 scalars, every loss before its weight.
+    [-1, 1]; `metrics` are float32 scalars, with losses unweighted.
 
-    The loss functions return gradients, the running statistics after the forward pass, and metrics.
+    The loss methods return gradients, the running statistics after the forward pass, and metrics.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class TokenizerStep:
         return state, metrics | norms | lecam | codebook_usage(state)
 
     def accumulate(self, state, frozen, images, key):
-        """Gradients and metrics averaged over `optim.accumulate` microbatches, and the running statistics after them."""
+        """Returns gradients and metrics, averaged over `optim.accumulate` microbatches, and the running statistics."""
         gradients = partial(self.gradients, state, frozen)
         return optim.accumulate_gradients(
             gradients, self.config.optim.accumulate, state.running_statistics, images, key
         )
 
     def gradients(self, state, frozen, running: RunningStatistics, images, key):
-        """Gradients of both networks, `(generator, discriminator)`, on one microbatch."""
+        """Returns gradients of both networks, `(generator, discriminator)`, on one microbatch."""
         images = constrain_batch(images)
         generator_key, discriminator_key, _ = jax.random.split(key, 3)
         grads, running, metrics, reconstructions = self.generator(state, frozen, running, images, generator_key)
@@ -82,7 +82,7 @@ class TokenizerStep:
     # --- generator ---------------------------------------------------------------------------------------------------
 
     def generator(self, state, frozen, running: RunningStatistics, images, key):
-        """The gradient of `L2 + ramp * LPIPS + latent terms + gate * 0.2 * adaptive * gan_G`, and the reconstructions."""
+        """Returns gradients of `L2 + ramp * LPIPS + latent terms + gate * 0.2 * adaptive * gan_G`, and reconstructions."""
         model_key, alignment_key, augmentation_key = jax.random.split(key, 3)
 
         def tokenize(params):
@@ -116,9 +116,9 @@ class TokenizerStep:
         return grads, running, metrics | {"generator_total": total}, jax.lax.stop_gradient(reconstructions)
 
     def latent_terms(self, params, frozen, images, bottlenecked, key):
-        """The weighted sum of the bottleneck's own losses and alignment, and each of them before its weight."""
+        """Returns the weighted sum of the bottleneck's losses and the alignment loss, and each loss unweighted."""
         weights = {name: self.loss_weight(name) for name in (*bottlenecked.losses, "alignment")}
-        # Terms of weight 0 are left out and so never computed: the entropy of 65,536 codes is most of a step.
+        # Terms with weight 0 are not computed: the entropy of 65,536 codes takes most of a step.
         terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
         if self.nets.teacher is not None and self.nets.alignment is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
@@ -131,14 +131,14 @@ class TokenizerStep:
         return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
 
     def loss_weight(self, name: str) -> float:
-        """The weight of a latent loss: `config.loss.<name>_weight` if there is one, else the bottleneck's default."""
+        """Returns the weight of a latent loss: `config.loss.<name>_weight` if set, else the bottleneck's default."""
         field = f"{name}_weight"
         if field in self.config.loss:
             return self.config.loss[field]
         return bottleneck_class(self.nets.config.bottleneck).loss_weights[name]
 
     def image_terms(self, reconstructions, images, frozen, step):
-        """Pixel loss and LPIPS; the weight of LPIPS grows linearly over `loss.perceptual_warmup_steps`."""
+        """Computes pixel loss and LPIPS; the weight of LPIPS grows linearly over `loss.perceptual_warmup_steps`."""
         weights = self.config.loss
         terms = {"reconstruction": pixel_l2(reconstructions, images)}
         total = weights.reconstruction_weight * terms["reconstruction"]
@@ -149,7 +149,7 @@ class TokenizerStep:
         return total, terms
 
     def adversarial_term(self, reconstructions, params, buffers, frozen, key):
-        """The generator's GAN loss, and the discriminator's buffers after its forward pass."""
+        """Returns the generator's GAN loss, and the discriminator's buffers after the forward pass."""
         augmented = self.augment(reconstructions, key)
         (inputs,) = self.discriminator_inputs(frozen, augmented[None])
         buffers, logits = self.discriminate(params, buffers, inputs)
@@ -158,11 +158,11 @@ class TokenizerStep:
     # --- discriminator -----------------------------------------------------------------------------------------------
 
     def discriminator(self, state, frozen, running: RunningStatistics, images, reconstructions, key):
-        """The gradient of `gate * (0.2 * (gan_D + 0.001 * LeCam) + 4 * consistency)`."""
+        """Returns the gradient of `gate * (0.2 * (gan_D + 0.001 * LeCam) + 4 * consistency)`."""
         gan = self.config.gan
         keys = jax.random.split(key, 4)
         pair = jnp.stack([images, reconstructions])
-        # Loops rather than calls: the body of a loop is compiled once, that of a function once for each call.
+        # Loops, because the body of a loop is compiled once, but a function once for each call.
         augmented = jax.lax.map(lambda each: self.augment(*each), (pair, keys[:2]))
         if gan.consistency_weight:
             strong = jax.lax.map(lambda each: self.augment(*each, strong=True), (pair, keys[2:]))
@@ -170,8 +170,8 @@ class TokenizerStep:
         inputs = self.discriminator_inputs(frozen, augmented)
 
         def loss(params):
-            # A loop gathers the heads' kernels in every iteration, but unrolled it takes the TPU compiler minutes more.
-            # PatchGAN is unrolled: convolutions in loops are nine times as slow on CPUs.
+            # A loop gathers the heads' kernels in every iteration, but an unrolled one compiles minutes longer for TPUs.
+            # PatchGAN is unrolled, because convolutions in loops are nine times as slow on CPUs.
             unroll = self.nets.trunk is None
             buffers, logits = jax.lax.scan(partial(self.discriminate, params), running.buffers, inputs, unroll=unroll)
             real, fake = logits[:2]
@@ -193,7 +193,7 @@ class TokenizerStep:
         return grads, running, metrics
 
     def augment(self, images, key, *, strong: bool = False):
-        """One augmented view of the images `[B, H, W, 3]`, at the size that the discriminator's trunk takes."""
+        """Returns one augmented view of the images `[B, H, W, 3]`, at the image size of the discriminator's trunk."""
         gan = self.config.gan
         augment_key, crop_key = jax.random.split(key)
         if strong:
@@ -205,30 +205,30 @@ class TokenizerStep:
         return fit(images, self.nets.trunk_size, crop_key if gan.random_crop else None)
 
     def discriminator_inputs(self, frozen, augmented):
-        """Trunk features of each augmented view `[V, B, H, W, 3]`, or the views themselves for PatchGAN."""
+        """Returns trunk features of each augmented view `[V, B, H, W, 3]`, or the views themselves for PatchGAN."""
         if self.nets.trunk is None:
             return augmented
         count, batch = augmented.shape[:2]
-        # One pass for all views; those of one image are adjacent, so that each image stays on its device.
+        # One pass for all views. The views of an image are adjacent, so that all of them stay on the image's device.
         together = augmented.swapaxes(0, 1).reshape(batch * count, *augmented.shape[2:])
         features = self.nets.trunk(frozen["trunk"])(constrain_batch(together))
         return jnp.moveaxis(features.reshape(len(features), batch, count, *features.shape[2:]), 2, 0)
 
     def discriminate(self, params, buffers, inputs):
-        """Runs the discriminator in training mode; returns its updated buffers and logits, in a scan's order."""
+        """Runs the discriminator in training mode; returns updated buffers and logits, in `lax.scan`'s order."""
         assert self.nets.discriminator is not None
         network = self.nets.discriminator(params, buffers)
         logits = network(inputs, train=True)
         return buffers_of(network), logits
 
     def gate(self, step: jax.Array) -> jax.Array:
-        """0 before `gan.start_step`, then 1; steps count from 1."""
+        """Returns 0 before `gan.start_step`, then 1; steps are counted from 1."""
         return (step + 1 >= self.config.gan.start_step).astype(jnp.float32)
 
     # --- update ------------------------------------------------------------------------------------------------------
 
     def update(self, state: TokenizerState, grads, running: RunningStatistics):
-        """Clips and applies both gradients, updates the EMA, and takes over the running statistics."""
+        """Clips and applies both gradients, updates the EMA, and sets the running statistics."""
         generator_grads, discriminator_grads = grads
         limit = self.config.optim.clip_norm
         tokenizer, norm = optim.apply(self.generator_optimizer, state.tokenizer, generator_grads, limit, self.frozen)
@@ -248,23 +248,24 @@ class TokenizerStep:
 
 
 def age_codes(code_age: jax.Array, indices: jax.Array) -> jax.Array:
-    """The ages `[C, K]` of the codes after a batch: 0 for the codes in `indices` `[B, C, L/C]`, more for all others."""
+    """Returns the ages `[C, K]` of the codes after a batch: 0 for codes in `indices` `[B, C, L/C]`, higher for others."""
     counts = code_counts(indices, code_age.shape[1])
     num_tokens = jnp.sum(counts[0]).astype(jnp.int32)
     return jnp.where(counts > 0, 0, jnp.minimum(code_age + num_tokens, CODE_USAGE_WINDOW))
 
 
 def codebook_usage(state: TokenizerState) -> dict[str, jax.Array]:
-    """Share of the codes that were the most probable code of a token within `CODE_USAGE_WINDOW`; {} without a codebook."""
+    """Returns the share of codes used (most probable for a token) within `CODE_USAGE_WINDOW`; {} without a codebook."""
     if state.code_age is None:
         return {}
     return {"codebook_usage": jnp.mean((state.code_age < CODE_USAGE_WINDOW).astype(jnp.float32))}
 
 
 def adaptive_weight(decoded: jax.Array, image_grad: jax.Array, gan_grad: jax.Array, patch: int) -> jax.Array:
-    """`|grad of (L2 + ramp * LPIPS)| / (|grad of gan_G| + 1e-4)` at the kernel of the last linear map, within [0, 1e4].
+    """Returns `|grad of (L2 + ramp * LPIPS)| / (|grad of gan_G| + 1e-4)`, clipped to [0, 1e4].
 
-    The kernel's gradient is its input times the cotangent of its output, so both follow from image-space gradients.
+    The norms are of gradients with respect to the kernel of the last linear map. Such a gradient is the map's input times
+    the cotangent of its output, so both follow from the gradients in image space.
 
     Args:
       decoded: the map's input `[B, N, width]`.

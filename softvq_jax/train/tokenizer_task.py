@@ -1,6 +1,7 @@
-"""Training a tokenizer: its data, state, step, evaluation and export, behind the interface of `train.task`."""
+"""The task of training a tokenizer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class TokenizerTask(Task):
 
     Attributes:
       config: the run's config.
-      nets: its networks.
+      nets: the run's networks.
     """
 
     better: Mapping[str, Better] = {"eval_psnr": "higher", "eval_codebook_usage": "higher"}
@@ -54,11 +55,11 @@ class TokenizerTask(Task):
         steps_per_epoch: int,
         data: Data | None = None,
     ):
-        """Builds the networks and optimizers; ValueError if parts of the config do not fit together."""
+        """Builds the networks and optimizers; raises ValueError if parts of the config do not fit together."""
         self.config, self.data, self.num_steps = config, data, num_steps
         size = config.model.image_size
         self.inputs = {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8)}
-        # The encoder's pretrained parameters are where training starts; the others are given to every step.
+        # The encoder's pretrained parameters initialize the state; all others are arguments of every step.
         self.frozen = {name: params for name, params in pretrained.params.items() if name != "encoder"}
         self.initial = {name: params for name, params in pretrained.params.items() if name == "encoder"}
         self.nets = tokenizer_networks.build(config, pretrained.arguments)
@@ -86,20 +87,20 @@ class TokenizerTask(Task):
         )
 
     @classmethod
-    def open(cls, config: ConfigDict) -> "TokenizerTask":
-        """Opens the images and reads the pretrained weights that the config names."""
-        data = Data.open(config, config.model.image_size)
+    def open(cls, config: ConfigDict, source: Any = None) -> "TokenizerTask":
+        """Opens the images, or takes those of `source`, and reads the pretrained weights in the config."""
+        data = Data.open(config, config.model.image_size, source=source)
         num_steps, steps_per_epoch = configs.steps(config, len(data))
         return cls(config, pretrained.load(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch, data=data)
 
     @classmethod
     def abstract(cls, config: ConfigDict, num_samples: int) -> "TokenizerTask":
-        """With shapes in place of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
+        """Makes a task with shapes instead of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
         return cls(config, pretrained.abstract(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def _group(self, path: str) -> str:
-        """The optimizer's group of a parameter of the generator, by its path."""
+        """Returns the optimizer's group of a generator parameter, given its path."""
         optimizer, prefix = self.config.optim, "model/bottleneck/"
         if self.is_frozen(path.removeprefix("model/")):
             return "frozen"
@@ -148,7 +149,7 @@ class TokenizerTask(Task):
     # --- evaluation --------------------------------------------------------------------------------------------------
 
     def compile_evaluation(self, mesh: Mesh, state_shapes: TokenizerState):
-        """`evaluate(ema, frozen, batch) -> (sums, shown)`, jitted; see `_evaluate`."""
+        """Returns the jitted `evaluate(ema, frozen, batch) -> (sums, shown)`; see `_evaluate`."""
         params = shardings_for(state_shapes.ema, mesh)
         return jax.jit(
             self._evaluate,
@@ -157,7 +158,7 @@ class TokenizerTask(Task):
         )
 
     def _evaluate(self, params, frozen, batch):
-        """Sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
+        """Returns sums over the valid images of a batch, and the first originals and reconstructions as uint8."""
         images, valid = as_float(batch["image"]), batch["valid"].astype(jnp.float32)
         model = self.nets.model(params["model"])
         out = model(images)
@@ -174,7 +175,7 @@ class TokenizerTask(Task):
         return sums, shown
 
     def summarize(self, ema, frozen, sums, shown) -> Summary:
-        """PSNR, codebook usage, and the first originals above their reconstructions.
+        """Returns PSNR and codebook usage, and a picture of the first originals above their reconstructions.
 
         `eval_latent_spread` is the variance of the latents between images, as a share of their mean square.
         """
@@ -189,17 +190,17 @@ class TokenizerTask(Task):
         return metrics, {} if shown is None else {"reconstructions": shown}
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
-        """Reconstructions of held-out images, for rFID and SSIM."""
+        """Returns reconstructions of held-out images, for rFID and SSIM."""
         assert images is not None, "the samples of a tokenizer's run are images"
         if self.reconstruct is None:
             self.reconstruct = Reconstructor(self.nets.config, params["model"], devices=devices)
         self.reconstruct.load(params["model"])
         return Reconstructions(images, self.reconstruct, extractor, None)
 
-    # --- what the run leaves -----------------------------------------------------------------------------------------
+    # --- export ------------------------------------------------------------------------------------------------------
 
     def parameters(self, state: TokenizerState):
-        """The trained parameters of a state, for the table at the start."""
+        """Returns the trained parameters of a state, for the table in the log."""
         trained = dict(state.tokenizer.params)
         return trained | ({"discriminator": state.discriminator.params} if state.discriminator else {})
 
@@ -209,5 +210,5 @@ class TokenizerTask(Task):
         return {}
 
     def export(self, params) -> Tokenizer:
-        """The tokenizer that averaged parameters `ema` (host arrays) make."""
+        """Returns the tokenizer with the averaged parameters (host arrays)."""
         return Tokenizer(self.nets.config, params["model"])

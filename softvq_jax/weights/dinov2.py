@@ -1,4 +1,4 @@
-"""DINOv2 weights in the naming of the original repository, of timm, and of Hugging Face (old and new)."""
+"""Reads DINOv2 weights in the naming of the original repository, timm, and Hugging Face (old and new)."""
 
 import re
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ _RENAMES = [
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"\.mlp\.(w12|weights_in)\.", ".mlp.fc1."),
     (r"\.mlp\.(w3|weights_out)\.", ".mlp.fc2."),
-    # The original repository groups the blocks of its largest models in chunks: blocks.CHUNK.INDEX.
+    # The original repository groups the blocks of its largest models into chunks: blocks.CHUNK.INDEX.
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
 ]
 
 
 def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Renames tensors to the original naming, with q, k and v joined and a position for the class token.
+    """Renames tensors to the original naming, joins q, k and v, and adds a position for the class token if missing.
 
     Raises:
       WeightsError: the tensors are not those of a DINOv2 or ViT.
@@ -48,7 +48,7 @@ def canonical(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.nd
             raise WeightsError(f"{source} has no {needed!r} in any known naming: not the weights of a DINOv2 or ViT")
     positions = renamed["pos_embed"]
     if int(positions.shape[1] ** 0.5) ** 2 == positions.shape[1]:
-        # timm's register models add the class position to the class token and keep positions for patches only.
+        # In timm's models with registers, the class token includes its position, and only patches have positions.
         renamed["pos_embed"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
     return renamed
 

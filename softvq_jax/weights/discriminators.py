@@ -1,4 +1,4 @@
-"""Rules of the discriminators, in the naming of the released training code."""
+"""Weight rules of the discriminators, in the naming of the released training code."""
 
 from softvq_jax.models.dino_trunk import NUM_FEATURES
 from softvq_jax.weights.layout import CONV1D, CONV2D, SAME, Layout, Rule, norm
@@ -8,7 +8,7 @@ _HEAD_NORMS = {"pointwise/norm": "0.1", "circular/norm": "1.fn.1"}
 
 
 def head_rules() -> list[Rule]:
-    """Rules of `DinoDiscriminator`'s parameters."""
+    """Returns the rules of `DinoDiscriminator`'s parameters."""
     rules = []
     for path, (key, _) in _HEAD_CONVS.items():
         path, key = f"heads/{path}", f"heads.{{i}}.{key}"
@@ -22,7 +22,7 @@ def head_rules() -> list[Rule]:
 
 
 def head_buffer_rules() -> list[Rule]:
-    """Rules of `DinoDiscriminator`'s buffers: spectral norm's vectors and BatchNorm's running statistics."""
+    """Returns the rules of `DinoDiscriminator`'s buffers: spectral norm's vectors and BatchNorm's running statistics."""
     rules = []
     for path, (key, size) in _HEAD_CONVS.items():
         path, key = f"heads/{path}", f"heads.{{i}}.{key}"
@@ -36,7 +36,7 @@ def head_buffer_rules() -> list[Rule]:
 
 
 def _flat_windows(size):
-    """Layout of a spectral vector, `[in * size] <-> [size, in]`: PyTorch flattens the kernel, and we keep its axes."""
+    """Returns the layout of a spectral vector, `[in * size] <-> [size, in]`, since PyTorch flattens the kernel's axes."""
     return Layout(lambda v: v.reshape(-1, size).T, lambda v: v.T.reshape(-1))
 
 
@@ -45,7 +45,7 @@ def _running(path, key, count=None):
 
 
 def patchgan_rules(num_layers: int = 3) -> list[Rule]:
-    """Rules of `PatchGAN`'s parameters."""
+    """Returns the rules of `PatchGAN`'s parameters."""
     first, last = "main.0", f"main.{3 * num_layers + 2}"
     rules = []
     for path, key in (("conv0", first), ("logit", last)):
@@ -56,5 +56,5 @@ def patchgan_rules(num_layers: int = 3) -> list[Rule]:
 
 
 def patchgan_buffer_rules(num_layers: int = 3) -> list[Rule]:
-    """Rules of `PatchGAN`'s buffers: BatchNorm's running statistics."""
+    """Returns the rules of `PatchGAN`'s buffers: BatchNorm's running statistics."""
     return [rule for i in range(1, num_layers + 1) for rule in _running(f"norm{i}", f"main.{3 * i}")]

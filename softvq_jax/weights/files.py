@@ -1,20 +1,27 @@
 """Finds, reads and writes weight files.
 
-A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
+A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`. `entries.py` picks
+one network of a file that holds several.
 """
 
+import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 from absl import logging
 
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand
 from softvq_jax.weights.layout import WeightsError
 
 HUB = "hf://"
+INDEX = ".index.json"  # ending of a file that lists the shards of a large model
+_FLOAT8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+_DEEPEST = 8  # nested dicts in a PyTorch file
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -26,11 +33,11 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
       purpose: use of the weights, for messages.
 
     Raises:
-      FileNotFoundError: neither a path nor a Hub id, or the Hub lacks it or cannot be reached.
+      FileNotFoundError: the name is neither a path nor a Hub id, or it cannot be downloaded.
     """
     name = os.fspath(name)
     if not name.startswith(HUB):
-        path = pathlib.Path(name).expanduser()
+        path = pathlib.Path(expand(name))
         if path.exists():
             return path
         if not _HUB_ID.fullmatch(name):
@@ -57,39 +64,141 @@ def _fetch(name: str, purpose: str) -> pathlib.Path:
         # The hub's client raises many types for "no network", "no such file" and "not allowed"; all end here.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FileNotFoundError(
-            f"{purpose}: {name!r} is no file or folder here, and could not be fetched from the Hugging Face Hub. With "
-            f"no network, download it elsewhere from huggingface.co/{repository} and give its path ({reason})"
+            f"{purpose}: {name!r} is not a local file or folder, and could not be downloaded from the Hugging Face "
+            f"Hub. Without a network, download it elsewhere from huggingface.co/{repository} and give its path ({reason})"
         ) from error
 
 
-def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads all tensors of a `.safetensors` file, or of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra).
+# The weights of a folder: the first of these files that it has.
+WEIGHTS = (
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+)
+_PYTORCH = (".pth", ".pt", ".bin")
+
+
+def find_weights(folder: pathlib.Path, *, purpose: str = "weights") -> pathlib.Path:
+    """Returns the file of weights in a folder: one of `WEIGHTS`, or the only `.safetensors`, `.pth`, `.pt` or `.bin`.
+
+    Args:
+      folder: the folder; a file is returned as it is.
+      purpose: use of the weights, for messages.
 
     Raises:
-      FileNotFoundError: the file does not exist.
-      WeightsError: the file is truncated, or not of the format of its extension.
+      FileNotFoundError: there is none, or there are several of them.
+    """
+    if folder.is_file():
+        return folder
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *_PYTORCH) and path.is_file())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found[:4])
+        raise FileNotFoundError(f"{purpose}: {folder} has several files of weights ({names}): name one of them")
+    raise FileNotFoundError(f"{folder} has no {WEIGHTS[0]}: not a {purpose} folder")
+
+
+def find_published(path: pathlib.Path, *, purpose: str) -> tuple[dict, pathlib.Path]:
+    """Returns the content of `config.json` and the file of weights.
+
+    Args:
+      path: a folder with both, or a file of weights; a file without a `config.json` beside it has an empty one.
+      purpose: use of the weights, for messages.
+
+    Raises:
+      FileNotFoundError: one of the two is missing in the folder.
+      WeightsError: `config.json` is not a JSON object.
+    """
+    config = (path.parent if path.is_file() else path) / "config.json"
+    if path.is_dir() and not config.is_file():
+        raise FileNotFoundError(f"{path} has no config.json: not a {purpose} folder")
+    found = find_weights(path, purpose=purpose)
+    return read_json(config) if config.is_file() else {}, found
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads all tensors of a `.safetensors` file, of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra), or of the
+    files that a `.safetensors.index.json` or `.bin.index.json` lists.
+
+    Tensors of nested dicts in PyTorch files are named by their path, joined by dots.
+
+    Raises:
+      FileNotFoundError: the file, or one that an index lists, does not exist.
+      WeightsError: the file is truncated, not of the format of its extension, or holds tensors that are sparse or
+        quantized.
       ImportError: a PyTorch file, and torch is not installed.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix in (".pth", ".pt", ".bin"):
+    if path.suffix in _PYTORCH:
         return _read_torch(path)
     raise WeightsError(f"{path}: unknown ending {path.suffix!r}; expected .safetensors, .pth, .pt or .bin")
 
 
+def _read_shards(path):
+    shards = read_json(path).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise WeightsError(f"{path} has no weight_map of tensor names to files")
+    tensors = {}
+    for shard in sorted(set(shards.values())):
+        if pathlib.PurePath(shard).name != shard:
+            raise WeightsError(f"{path} lists the file {shard!r}; expected the name of a file in its own folder")
+        if not (path.parent / shard).is_file():
+            raise FileNotFoundError(f"{path} lists {shard!r}, which is not in its folder: copy or download it")
+        tensors |= read_tensors(path.parent / shard)
+    for key, shard in shards.items():
+        if key not in tensors:
+            raise WeightsError(f"{path} lists a tensor {key!r} in {shard!r}, which does not hold it")
+    return tensors
+
+
 def _read_safetensors(path):
     import safetensors
-    from safetensors.numpy import load_file
+    from safetensors import numpy as numpy_files
 
     try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
+        with safetensors.safe_open(path, framework="np") as file:
+            dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (it has no iterator)
+        if not dtypes.keys() & _only_ours(dtypes):
+            return numpy_files.load_file(path)
+        with safetensors.safe_open(path, framework="np") as file:
+            ours = _read_float8(path, dtypes)
+            return {key: ours[key] if key in ours else file.get_tensor(key) for key in dtypes}
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(
             f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged ({error}): copy or download it again"
         ) from error
+
+
+def _only_ours(dtypes):
+    """The keys of the tensors that safetensors cannot give to NumPy: float8 and smaller."""
+    return {key for key, dtype in dtypes.items() if dtype.startswith(("F8_", "F6_", "F4"))}
+
+
+def _read_float8(path, dtypes):
+    """The float8 tensors of a file that safetensors has found to be valid."""
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    tensors = {}
+    for key in _only_ours(dtypes):
+        if dtypes[key] not in _FLOAT8:
+            raise WeightsError(f"{path}: {key!r} is {dtypes[key]}; expected float32, float16, bfloat16 or float8")
+        first, last = header[key]["data_offsets"]
+        data = np.array(content[start + first : start + last])
+        tensors[key] = data.view(_FLOAT8[dtypes[key]]).reshape(header[key]["shape"])
+    return tensors
 
 
 def _read_torch(path):
@@ -102,28 +211,54 @@ def _read_torch(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path} could not be read as a PyTorch file: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{path} could not be read as a PyTorch file: {reason}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a state dict, names to tensors")
-    for wrapper in ("state_dict", "model", "teacher"):
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {key: value.detach() for key, value in content.items() if isinstance(value, torch.Tensor)}
-    return {key: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for key, value in tensors.items()}
+    tensors = _flat(content, torch.Tensor)
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors ({', '.join(map(str, list(content)[:4]))}); expected a state dict")
+    return {key: _to_numpy(torch, value, key, path) for key, value in tensors.items()}
+
+
+def _flat(content, kind, prefix=""):
+    """The values of a kind in nested dicts, by their dotted paths."""
+    flat = {}
+    for key, value in content.items():
+        if isinstance(value, kind):
+            flat[f"{prefix}{key}"] = value
+        elif isinstance(value, dict) and prefix.count(".") < _DEEPEST:
+            flat |= _flat(value, kind, f"{prefix}{key}.")
+    return flat
+
+
+def _to_numpy(torch, tensor, key, path):
+    tensor = tensor.detach()
+    unusual = "quantized" if tensor.is_quantized else "sparse" if tensor.layout != torch.strided else None
+    if unusual:
+        raise WeightsError(
+            f"{path}: {key!r} is {unusual}; expected a dense tensor of floats: save it dequantized and dense"
+        )
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16 and float8, which NumPy does not know; float32 holds them all
+        return tensor.float().numpy()
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: {key!r} could not be read: {error}") from error
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes `tensors` to a file atomically."""
     from safetensors.numpy import save_file
 
-    # Not `np.ascontiguousarray`, which makes a scalar a vector of one.
+    # Not `np.ascontiguousarray`, which converts a scalar to a vector.
     contiguous = {key: np.asarray(value, order="C") for key, value in tensors.items()}
     with files.replacing(path) as partial:
         save_file(contiguous, partial, metadata={"format": "pt"})
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """Returns the object in a JSON file; WeightsError where the file holds none."""
+    """Returns the object in a JSON file; raises WeightsError if the file does not contain one."""
     try:
         return files.read_json(path)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Rules of the FID Inception-v3, in the naming of its PyTorch port.
+"""Weight rules of the FID Inception-v3, in the naming of its PyTorch port.
 
-The port circulates as `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) and, with the same names inside, as
-`weights-inception-2015-12-05-6726825d.pth` (torch-fidelity). torchvision's own Inception-v3 is another network:
-its classifier has 1,000 classes, and reading its weights fails there.
+The port is available as `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid) and, with the same names inside, as
+`weights-inception-2015-12-05-6726825d.pth` (torch-fidelity). torchvision's Inception-v3 is another network with 1,000
+classes, and its weights are rejected.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from softvq_jax.weights.layout import CONV2D, SAME, Rule, linear
 
-# Parameters of our convolution -> names in the port, with its batch norm.
+# Maps parameters of our convolution, including its batch norm, to the port's names.
 _LEAVES = {
     "kernel": ("conv.weight", CONV2D),
     "scale": ("bn.weight", SAME),
@@ -22,7 +22,7 @@ _LEAVES = {
 
 
 def inception_rules(params: Mapping) -> list[Rule]:
-    """Rules of the whole network; our modules have the port's names, in lower case."""
+    """Returns the rules of the whole network; our modules have the port's names in lower case."""
     rules = linear("fc", "fc")
     for path in traverse_util.flatten_dict(dict(params)):
         *modules, leaf = path

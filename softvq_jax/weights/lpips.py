@@ -1,4 +1,4 @@
-"""Rules of LPIPS: VGG16 in torchvision's naming, and the five linear heads in that of the `lpips` package."""
+"""Weight rules of LPIPS: VGG16 in torchvision's naming, and five linear heads in the `lpips` package's naming."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _POINTWISE = Layout(lambda w: w[0, :, 0, 0], lambda w: w[None, :, None, None])  
 
 
 def lpips_rules() -> list[Rule]:
-    """Rules of `LPIPS`."""
+    """Returns the rules of `LPIPS`."""
     rules, index = [], 0
     for stage, (_, depth) in enumerate(STAGES, 1):
         for layer in range(1, depth + 1):
@@ -25,19 +25,19 @@ def lpips_rules() -> list[Rule]:
 
 
 def read_lpips(tensors: Mapping[str, np.ndarray], expected: Mapping, *, source: str) -> dict:
-    """Parameters of `LPIPS` from VGG16's convolutions and the five heads.
+    """Returns the parameters of `LPIPS`, given VGG16's convolutions and the five heads.
 
     Args:
-      tensors: torchvision's `vgg16` and the heads of the `lpips` package together, or that package's whole model.
+      tensors: torchvision's `vgg16` together with the heads of the `lpips` package, or that package's whole model.
       expected: tree of shapes, as for `layout.read`.
       source: the files' names, for messages.
 
     Raises:
-      WeightsError: a tensor is missing, or has another shape than VGG16's.
+      WeightsError: a tensor is missing or has another shape.
     """
     named = {}
     for key, tensor in tensors.items():
-        # The package keeps torchvision's indices in its slices, and its heads twice: lin0 and lins.0.
+        # The package's slices have torchvision's indices, and its heads occur twice, as lin0 and lins.0.
         if trunk := re.search(r"\b(?:features|slice\d)\.(\d+\.(?:weight|bias))$", key):
             named[f"features.{trunk[1]}"] = tensor
         elif head := re.search(r"\blin(?:s\.)?(\d\.model\.1\.weight)$", key):

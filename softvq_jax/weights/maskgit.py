@@ -1,4 +1,4 @@
-"""Masked token generators in TiTok's published layout: a nested `config.json`, tensors in BERT's or U-ViT's naming."""
+"""Weight rules of masked token generators in TiTok's layout: nested `config.json`, BERT's or U-ViT's tensor names."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,17 @@ import numpy as np
 from softvq_jax.models.maskgit import MaskGITConfig
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, norm
 
-MODEL_TYPES = {"bert": "ViT", "uvit": "UViT"}  # ours to the release's `model_type`
+MODEL_TYPES = {"bert": "ViT", "uvit": "UViT"}  # the release's `model_type` by our name
 _QKV = ("query", "key", "value")
 
 
 def is_maskgit(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict has the naming of one of the two networks."""
+    """Returns whether a state dict has the naming of one of the two networks."""
     return "model.lm_head.weight" in tensors or {"lm_head.weight", "mid_block.attn.qkv.weight"} <= tensors.keys()
 
 
 def maskgit_rules(config: MaskGITConfig) -> list[Rule]:
-    """Rules of an `ImageBert` or a `UViTBert`."""
+    """Returns the rules of an `ImageBert` or a `UViTBert`."""
     return _bert_rules(config) if config.network == "bert" else _uvit_rules(config)
 
 
@@ -56,15 +56,15 @@ def _uvit_rules(config):
 
 
 def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> MaskGITConfig:
-    """The shape of a published generator, read from its tensors; `config.json` gives only heads and dropout.
+    """Infers the shape of a published generator from its tensors; only heads and dropout are read from `config.json`.
 
     Args:
       tensors: the state dict.
       published: the content of `config.json`, nested as in the release: `model.generator`.
-      compute: the fields that no file gives: `dtype` and `remat`.
+      compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not a generator's, or `config.json` lacks the number of heads.
+      WeightsError: the tensors are not those of a generator, or `config.json` lacks the number of heads.
     """
     fields = published.get("model", {}).get("generator", {})
     if "num_attention_heads" not in fields:
@@ -107,7 +107,7 @@ def _count(tensors, prefix):
 
 
 def published_fields(config: MaskGITConfig, sampling: Mapping) -> dict:
-    """The nested `config.json` of a generator trained here; `sampling` are the fields of the release that sample."""
+    """Returns the nested `config.json` of a generator trained here; `sampling` are the release's sampling fields."""
     generator = {
         "model_type": MODEL_TYPES[config.network],
         "hidden_size": config.width,

@@ -4,6 +4,8 @@ Training reads all that its config needs, with `load`; tools and evaluators read
 """
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,23 +17,23 @@ from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.inception import Inception
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.weights import dino, dinov2, files, inception, layout, lpips
+from softvq_jax.weights import dino, dinov2, entries, files, inception, layout, lpips
 from softvq_jax.weights.vit import vit_config_of, vit_rules
 
 Tensors = Mapping[str, np.ndarray]
 
 
 class MissingWeights(FileNotFoundError):
-    """Weights that a config names are missing; the message says where they come from and how to do without them."""
+    """Weights in the config are missing; the message states their source, and how to run without them."""
 
 
 class WeightsFile(NamedTuple):
     """A file of weights.
 
     Attributes:
-      field: the config's field that names it.
-      content: what it contains, for messages.
-      source: where it can be downloaded.
+      field: the config's field with the file's path.
+      content: description of the content, for messages.
+      source: where the file can be downloaded.
     """
 
     field: str
@@ -44,13 +46,14 @@ class PretrainedNetwork:
     """A network with pretrained weights.
 
     Attributes:
-      files: the files that its weights come from.
-      needed: `needed(config)`, whether a run reads them.
-      without: the setting with which a run does without them.
-      module: its class; `module(*arguments, **options, rngs=rngs)` makes it.
-      options: which of the compute options `dtype` and `remat` the class takes.
-      expected: `expected(config)`, the arguments as far as they are known before any file is read.
-      read: `read(tensors, config, source)`, the arguments that fit the tensors, and the parameters.
+      files: the files of its weights.
+      needed: `(config) -> bool`, whether a run uses the network.
+      without: the setting by which a run does not use it.
+      module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
+      options: the compute options (`dtype`, `remat`) that the class takes.
+      expected: `(config) -> arguments`, as far as they are known before reading files.
+      read: `(tensors, config, source) -> (arguments, parameters)`.
+      anchors: names of tensors that find the network in a file, see `entries.select`; none if `read` needs no names.
     """
 
     files: tuple[WeightsFile, ...]
@@ -60,14 +63,15 @@ class PretrainedNetwork:
     options: tuple[str, ...]
     expected: Callable[[Any], tuple]
     read: Callable[[Tensors, Any, str], tuple[tuple, dict]]
+    anchors: tuple[str, ...] = ()
 
     def make(self, arguments: tuple, **compute: str) -> Functional:
-        """The network, with `dtype` and `remat` as far as it takes them."""
+        """Returns the network, with those of `dtype` and `remat` that it takes."""
         return functional(self.module, *arguments, **{name: compute[name] for name in self.options if name in compute})
 
     @property
     def source(self) -> str:
-        """Where its files can be downloaded, for messages."""
+        """Text on where its files can be downloaded, for messages."""
         return " and ".join(dict.fromkeys(f"{file.content}: {file.source}" for file in self.files))
 
 
@@ -89,8 +93,10 @@ def _encoder_config(config) -> tuple[ViTConfig, int]:
 
 def _read_vit(tensors, shape, image_size, source):
     shape.grid(image_size)  # raises if the patches do not fit
+    rules = vit_rules(shape)
+    layout.check_unused(tensors, {key for rule in rules for key in rule.keys}, source=source)
     resampled = dinov2.resampled(tensors, patch_size=shape.patch_size, image_size=image_size)
-    return layout.read(vit_rules(shape), resampled, functional(ViT, shape, image_size).shapes, source=source)
+    return layout.read(rules, resampled, functional(ViT, shape, image_size).shapes, source=source)
 
 
 def _read_encoder(tensors, config, source):
@@ -112,6 +118,7 @@ def _read_trunk(tensors, config, source):
     tensors = dinov2.canonical(tensors, source)
     patch_size = tensors["patch_embed.proj.weight"].shape[-1]
     shape = dataclasses.replace(vit_config_of(tensors, patch_size=patch_size), activation=DINO_S.activation)
+    layout.check_unused(tensors, {key for rule in vit_rules(shape) for key in rule.keys}, source=source)
     arguments = (shape, patch_size * round((tensors["pos_embed"].shape[1] - 1) ** 0.5))
     return arguments, dino.read_dino(tensors, functional(DinoTrunk, *arguments).shapes, source=source, config=shape)
 
@@ -122,8 +129,9 @@ def _read_inception(tensors, config, source):
 
 
 _DINOV2_SOURCE = "huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (or small, base), model.safetensors"
+_VIT_ANCHORS = ("cls_token", "embeddings.cls_token")
 TRAINING = ("encoder", "teacher", "lpips", "trunk")
-"""The networks that the training step of a tokenizer, or its initial state, is made of."""
+"""The networks that a tokenizer's training step or initial state uses."""
 
 NETWORKS = {
     "encoder": PretrainedNetwork(
@@ -134,6 +142,7 @@ NETWORKS = {
         options=("dtype", "remat"),
         expected=_encoder_config,
         read=_read_encoder,
+        anchors=_VIT_ANCHORS,
     ),
     "teacher": PretrainedNetwork(
         files=(WeightsFile("weights.teacher", "the DINOv2 that the latents are aligned with", _DINOV2_SOURCE),),
@@ -143,6 +152,7 @@ NETWORKS = {
         options=("dtype", "remat"),
         expected=_encoder_config,
         read=_read_teacher,
+        anchors=_VIT_ANCHORS,
     ),
     "lpips": PretrainedNetwork(
         files=(
@@ -178,6 +188,7 @@ NETWORKS = {
         options=("dtype", "remat"),
         expected=lambda config: (DINO_S, DINO_IMAGE_SIZE),
         read=_read_trunk,
+        anchors=_VIT_ANCHORS,
     ),
     "inception": PretrainedNetwork(
         files=(
@@ -193,16 +204,17 @@ NETWORKS = {
         options=(),
         expected=lambda config: (),
         read=_read_inception,
+        anchors=("Conv2d_1a_3x3.conv.weight",),
     ),
 }
 
 
 def load(config) -> Pretrained:
-    """Reads the files of all networks that the training step needs.
+    """Reads the files of all networks that a config's training needs.
 
     Raises:
       MissingWeights: a file is missing and cannot be downloaded.
-      WeightsError: a file does not fit.
+      WeightsError: a file does not fit its network.
     """
     params, arguments = {}, {}
     for name in TRAINING:
@@ -212,49 +224,50 @@ def load(config) -> Pretrained:
 
 
 def abstract(config) -> Pretrained:
-    """The same as `load` with shapes in place of parameters and without files, for compilation ahead of time."""
+    """Returns the same as `load`, with shapes instead of parameters and without files, to compile ahead of time."""
     arguments = {name: NETWORKS[name].expected(config) for name in TRAINING if NETWORKS[name].needed(config)}
     return Pretrained({name: NETWORKS[name].make(args).shapes for name, args in arguments.items()}, arguments)
 
 
 def load_network(name: str, names: Sequence[str]) -> tuple[Functional, dict]:
-    """LPIPS or Inception and its parameters, from files: `net(params)(...)`.
+    """Reads LPIPS or Inception; returns the network and its parameters, to be called as `net(params)(...)`.
 
     Args:
       name: "lpips" or "inception".
-      names: paths or `hf://owner/name/file`; the files together hold all tensors.
+      names: paths or `hf://owner/name/file` of the files that together contain all tensors.
 
     Raises:
-      FileNotFoundError: a file is missing; the message says where it comes from.
-      WeightsError: a file of another network.
+      FileNotFoundError: a file is missing; the message states its source.
+      WeightsError: a file is of another network.
     """
     network, tensors = NETWORKS[name], {}
     for file in names:
         try:
-            tensors |= _tensors(file, f"{name} weights")
+            tensors |= _tensors(file, network, f"{name} weights")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}. Source of {network.source}") from error
     return from_tensors(name, tensors, source=" with ".join(map(str, names)))
 
 
 def load_inception(file: str) -> tuple[Functional, dict]:
-    """`load_network("inception", [file])`."""
+    """Reads Inception, `load_network("inception", [file])`."""
     return load_network("inception", [file])
 
 
 def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
-    """`load_network("lpips", names)`."""
+    """Reads LPIPS, `load_network("lpips", names)`."""
     return load_network("lpips", names)
 
 
 def from_tensors(name: str, tensors: Tensors, *, source: str) -> tuple[Functional, dict]:
-    """LPIPS or Inception and its parameters, from a PyTorch state dict; `source` names it in messages."""
-    arguments, params = NETWORKS[name].read(tensors, None, source)
-    return NETWORKS[name].make(arguments), params
+    """Returns LPIPS or Inception and its parameters, given a PyTorch state dict; `source` names it in messages."""
+    network = NETWORKS[name]
+    arguments, params = _read(network, entries.select(tensors, network.anchors, source=source), None, source)
+    return network.make(arguments), params
 
 
 def missing(name: str, path: str, reason: Exception, file: WeightsFile | None = None) -> MissingWeights:
-    """The error of a run whose network `name` needs a `file`, by default its only one, that is not at `path`."""
+    """Returns the error for a missing `file` (by default the only one) of the network `name` at `path`."""
     network = NETWORKS[name]
     (file,) = network.files if file is None else (file,)
     return MissingWeights(
@@ -275,12 +288,17 @@ def _read_configured(name, config):
                 f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.without}"
             )
         try:
-            # One file may hold both parts of LPIPS (as the lpips package's whole model does): equal tensors, then.
-            tensors |= _tensors(path, file.content)
+            # One file may contain both parts of LPIPS, like the lpips package's whole model; then the tensors are equal.
+            tensors |= _tensors(path, network, file.content)
         except FileNotFoundError as error:
             raise missing(name, path, error, file) from error
         fields.append(file.field if len(network.files) == 1 else path)
-    return network.read(tensors, config, " with ".join(fields))
+    return _read(network, tensors, config, " with ".join(fields))
+
+
+def _read(network, tensors, config, source):
+    with layout.reading(source, f"those of the {network.module.__name__}"):
+        return network.read(tensors, config, source)
 
 
 def _field(config, path):
@@ -289,6 +307,10 @@ def _field(config, path):
     return config
 
 
-def _tensors(name, purpose):
-    path = files.resolve(name, purpose=purpose)
-    return files.read_tensors(path / "model.safetensors" if path.is_dir() else path)
+def _tensors(name, network, purpose):
+    """The tensors of a file, or of one entry of it: `FILE#ENTRY`."""
+    file, mark, entry = os.fspath(name).rpartition("#")
+    if not mark or pathlib.Path(name).exists():
+        file, entry = name, None
+    path = files.find_weights(files.resolve(file, purpose=purpose), purpose=purpose)
+    return entries.select(files.read_tensors(path), network.anchors, source=str(path), entry=entry)

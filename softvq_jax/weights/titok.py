@@ -1,7 +1,7 @@
-"""TiTok tokenizers in the published layout: a nested `config.json`, `model.safetensors` in PyTorch's naming.
+"""Weight rules of TiTok tokenizers in the published layout: nested `config.json`, and `model.safetensors`.
 
-One-D-Piece (arXiv 2501.10064) publishes its tokenizers in the same layout. SFTok's have another decoder (several
-steps, as a masked generator) and another quantizer: they are not read.
+One-D-Piece (arXiv 2501.10064) publishes its tokenizers in the same layout. SFTok's tokenizers are not supported; they have
+another decoder (with several steps, like a masked generator) and another quantizer.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,32 @@ from softvq_jax.models import titok
 from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
 from softvq_jax.models.titok import TiTokConfig
 from softvq_jax.models.vit import ViTConfig
-from softvq_jax.weights.layout import CONV1X1, CONV2D, LINEAR, PATCH, SAME, Layout, Rule, WeightsError, linear, norm
+from softvq_jax.weights.layout import (
+    CONV1X1,
+    CONV2D,
+    LINEAR,
+    PATCH,
+    SAME,
+    Layout,
+    Rule,
+    WeightsError,
+    count_blocks,
+    linear,
+    norm,
+)
 from softvq_jax.weights.tokenizer import bottleneck_rules
 
-HEAD_WIDTH = 64  # of attention heads, in every published size
+HEAD_WIDTH = 64  # width of an attention head in all published sizes
 TWO_LEADING_ONES = Layout(lambda w: w[0], lambda w: w[None])  # [1, 1, width] <-> [1, width]
 
 
 def is_titok(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict has TiTok's naming."""
+    """Returns whether a state dict has TiTok's naming."""
     return "latent_tokens" in tensors and "encoder.latent_token_positional_embedding" in tensors
 
 
 def tokenizer_rules(config: TiTokConfig) -> list[Rule]:
-    """Rules of a `TiTokModel`."""
+    """Returns the rules of a `TiTokModel`."""
     rules = [Rule("encoder/latent_tokens", "latent_tokens")]
     rules += _side_rules(config.encoder, "encoder", "encoder/vit")
     rules += [
@@ -46,7 +58,7 @@ def tokenizer_rules(config: TiTokConfig) -> list[Rule]:
 
 
 def _side_rules(config: ViTConfig, key: str, path: str) -> list[Rule]:
-    """Rules of what encoder and decoder share; `path` is where our class token, positions and blocks are."""
+    """Returns the rules common to encoder and decoder; `path` is that of our class token, positions and blocks."""
     blocks, theirs, depth = f"{path}/transformer/blocks", f"{key}.transformer.{{i}}", config.depth
     rules = [
         Rule(f"{path}/cls_token", f"{key}.class_embedding"),
@@ -64,7 +76,7 @@ def _side_rules(config: ViTConfig, key: str, path: str) -> list[Rule]:
 
 
 def pixel_decoder_rules(config: PixelDecoderConfig, path: str = "") -> list[Rule]:
-    """Rules of a `PixelDecoder`; its codebook is a tensor beside it."""
+    """Returns the rules of a `PixelDecoder`; the codebook is a tensor outside of the decoder in the file."""
     theirs = "pixel_decoder"
     rules = [Rule(f"{path}codebook", "pixel_quantize.embedding.weight")]
     rules += _conv(f"{path}conv_in", f"{theirs}.conv_in", CONV2D) + _conv(
@@ -96,15 +108,15 @@ def _conv(path, key, layout):
 
 
 def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TiTokConfig:
-    """The shape of a published TiTok, read from its tensors; `config.json` gives only what shapes cannot.
+    """Infers the shape of a published TiTok from its tensors and, for the rest, from its `config.json`.
 
     Args:
       tensors: the state dict.
       published: the content of `config.json`, nested as in the release: `model.vq_model`.
-      compute: the fields that no file gives: `dtype` and `remat`.
+      compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not a TiTok's, or `config.json` contradicts them.
+      WeightsError: the tensors are not those of a TiTok, or `config.json` contradicts them.
     """
     try:
         return _config_of(tensors, published, **compute)
@@ -143,7 +155,7 @@ def _vit_of(tensors, key, patch_size):
     hidden, width = tensors[f"{blocks}0.mlp.c_fc.weight"].shape
     return ViTConfig(
         width=width,
-        depth=1 + max(int(name.removeprefix(blocks).split(".")[0]) for name in tensors if name.startswith(blocks)),
+        depth=count_blocks(tensors, blocks),
         num_heads=width // HEAD_WIDTH,
         patch_size=patch_size,
         mlp_ratio=hidden / width,
@@ -176,7 +188,7 @@ def _pixel_decoder_of(tensors):
 
 
 def published_fields(config: TiTokConfig) -> dict:
-    """The nested `config.json` of a tokenizer trained here, in the fields that the published ones have."""
+    """Returns the nested `config.json` of a tokenizer trained here, with the fields of published tokenizers."""
     size = lambda vit: next((name for name, s in titok.SIZES.items() if s["width"] == vit.width), None)  # noqa: E731
     fields = {
         "quantize_mode": "vq" if config.discrete else "vae",

@@ -1,4 +1,4 @@
-"""Rules and configs of tokenizers in the published layout: a flat `config.json`, and PyTorch's naming of tensors."""
+"""Weight rules and configs of tokenizers in the published layout, a flat `config.json` and PyTorch tensors."""
 
 import dataclasses
 import os
@@ -7,18 +7,27 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.config.fields import BOOLEAN, integer, number
 from softvq_jax.models.quantizers import BOTTLENECKS, bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig
-from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear
-from softvq_jax.weights.vit import prefix_rules, transformer_rules, vit_config_of, vit_rules
+from softvq_jax.weights.config_json import STATISTICS, stated
+from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, reading
+from softvq_jax.weights.vit import prefix_rules, rotary_rules, transformer_rules, vit_config_of, vit_rules
 
-# Part of every published file, but unused: the patch embedding of the decoder, whose input is not an image.
+# Published files contain a patch embedding of the decoder, which is not used, since the decoder's input is not an image.
 UNUSED_PATCH_EMBED = "decoder.model.patch_embed.proj"
+ANCHORS = ("encoder.latent_tokens",)
+CONFIG_JSON = {
+    "image_size": integer(1),
+    "tau": number(above=0),
+    "codebook_l2_norm": BOOLEAN,
+    **STATISTICS,
+}  # the fields of config.json that are read
 _TIMM_NAMES = {384: "vit_small", 768: "vit_base", 1024: "vit_large"}
 
 
 def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
-    """Rules of a `TokenizerModel`."""
+    """Returns the rules of a `TokenizerModel`."""
     rules = vit_rules(config.encoder, "encoder/vit/", "encoder.model.")
     rules += [
         Rule("encoder/latent_tokens", "encoder.latent_tokens", LEADING_ONE),
@@ -26,8 +35,10 @@ def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
         Rule("decoder/latent_pos_embed", "decoder.latent_pos_embed", LEADING_ONE),
         Rule("decoder/mask_token", "decoder.mask_token", LEADING_ONE),
     ]
-    rules += prefix_rules("decoder/", "decoder.model.")
+    rules += prefix_rules(config.decoder, "decoder/", "decoder.model.")
     rules += transformer_rules(config.decoder, "decoder/transformer/", "decoder.model.")
+    rules += rotary_rules(config.encoder, "encoder/vit/transformer/", "encoder.")
+    rules += rotary_rules(config.decoder, "decoder/transformer/", "decoder.")
     rules += linear("to_latents", "quant_conv")
     rules += linear("decoder/embed_latents", "post_quant_conv")
     rules += linear("decoder/to_patches", "decoder.to_pixel.model")
@@ -35,7 +46,7 @@ def tokenizer_rules(config: TokenizerConfig) -> list[Rule]:
 
 
 def bottleneck_rules(config: TokenizerConfig, path: str = "", key: str = "") -> list[Rule]:
-    """Rules of the bottleneck alone."""
+    """Returns the rules of the bottleneck."""
     rules = []
     for name, tensor in bottleneck_class(config.bottleneck).tensors(config).items():
         layout, count = LINEAR if tensor.transposed else SAME, 1 if tensor.squeezed else None
@@ -44,22 +55,27 @@ def bottleneck_rules(config: TokenizerConfig, path: str = "", key: str = "") -> 
 
 
 def alignment_rules() -> list[Rule]:
-    """Rules of an `AlignmentHead`, which the released training code saves with the tokenizer."""
+    """Returns the rules of an `AlignmentHead`, which the released training code saves with the tokenizer."""
     return [rule for i, n in enumerate((0, 2, 4), 1) for rule in linear(f"fc{i}", f"projection.{n}")]
 
 
-def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TokenizerConfig:
-    """Infers the config of a published tokenizer from its tensors, and from `config.json` what shapes do not determine.
+def config_of(
+    tensors: Mapping[str, np.ndarray], published: Mapping, *, source: str = "the file", **compute
+) -> TokenizerConfig:
+    """Infers the config of a published tokenizer from its tensors and, for the rest, from its `config.json`.
 
-    `compute` are the fields that files do not store: `dtype` and `remat`.
+    Args:
+      tensors: a state dict in the published naming.
+      published: the content of its `config.json`; fields that are null or missing have their defaults.
+      source: name of the tensors' file, for messages.
+      compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not those of a tokenizer.
+      WeightsError: the tensors are not those of a tokenizer, or a field has a value that is not allowed.
     """
-    try:
+    published = stated(published, CONFIG_JSON, source=f"the config.json of {source}")
+    with reading(source, "a SoftVQ-VAE tokenizer"):
         return _config_of(tensors, published, **compute)
-    except KeyError as error:
-        raise WeightsError(f"the weights have no tensor {error}: not a SoftVQ-VAE tokenizer") from error
 
 
 def _config_of(tensors, published, **compute):
@@ -77,13 +93,13 @@ def _config_of(tensors, published, **compute):
         image_size=image_size,
         num_latent_tokens=num_latent_tokens,
         latent_dim=tensors["post_quant_conv.weight"].shape[1],
-        **_bottleneck_fields(tensors, published),
+        **bottleneck_fields(tensors, published),
         **compute,
     )
 
 
-def _bottleneck_fields(tensors, published):
-    """The fields of the bottleneck that recognizes its tensors; classes registered last come first."""
+def bottleneck_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict:
+    """Returns the fields of the first bottleneck that recognizes its tensors, starting with the class registered last."""
     for name, bottleneck in reversed(BOTTLENECKS.items()):
         if (fields := bottleneck.published_config(tensors, published)) is not None:
             return {"bottleneck": name, "l2_normalize": bool(published.get("codebook_l2_norm", True))} | fields
@@ -91,7 +107,7 @@ def _bottleneck_fields(tensors, published):
 
 
 def published_fields(config: TokenizerConfig) -> dict:
-    """The flat `config.json` of a tokenizer trained here, with the fields of published ones."""
+    """Returns the flat `config.json` of a tokenizer trained here, with the fields of published tokenizers."""
     name = lambda vit: f"{_TIMM_NAMES.get(vit.width, f'vit_{vit.width}')}_patch14_dinov2.lvd142m"  # noqa: E731
     return {
         "image_size": config.image_size,
@@ -113,7 +129,7 @@ def published_fields(config: TokenizerConfig) -> dict:
 
 
 def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
-    """The unused tensors of the published layout, as zeros, for a tokenizer trained here."""
+    """Returns the unused tensors of the published layout, as zeros, for a tokenizer trained here."""
     width, patch = config.decoder.width, config.decoder.patch_size
     return {
         f"{UNUSED_PATCH_EMBED}.weight": np.zeros((width, 3, patch, patch), np.float32),
@@ -122,17 +138,17 @@ def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
 
 
 def config_to_dict(config: TokenizerConfig) -> dict:
-    """All fields, nested, as `config_from_dict` takes them; without `bottleneck_args` if there are none."""
+    """Returns all fields as nested dicts for `config_from_dict`; leaves out empty `bottleneck_args`."""
     fields = dataclasses.asdict(config)
     args = dict(fields.pop("bottleneck_args"))
     return fields | ({"bottleneck_args": args} if args else {})
 
 
 def config_from_dict(fields: Mapping, *, source: str | os.PathLike, **compute) -> TokenizerConfig:
-    """Inverse of `config_to_dict`; `compute` replaces fields.
+    """Returns a config from nested fields, the inverse of `config_to_dict`; `compute` replaces fields.
 
     Raises:
-      WeightsError: fields are missing or unknown; names `source`, the file.
+      WeightsError: fields are missing or unknown; the message names the file `source`.
     """
     try:
         return TokenizerConfig.from_dict({**fields, **compute})

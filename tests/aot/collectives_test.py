@@ -1,4 +1,4 @@
-"""Parsing of collectives: sizes, groups and repetitions, on programs written by hand."""
+"""Parsing of collectives: sizes, groups and number of calls, on hand-written programs."""
 
 import re
 
@@ -87,11 +87,11 @@ def test_notations_of_groups(groups, members):
     assert _read(groups)[-1].group == members
 
 
-def test_arrays_on_the_chip_are_told_apart():
+def test_on_chip_arrays_are_not_in_hbm():
     main, fast, flag = hlo.arrays_of("(f32[8,128]{1,0:T(8,128)}, bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, u32[])")
     assert main == (4096, True) and fast == (12, False) and flag == (4, True)
 
 
-def test_what_is_no_program():
+def test_text_without_an_entry_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("module @jit_step {}")

@@ -1,8 +1,9 @@
-"""Arithmetic, closed forms and roofline, against numbers worked out by hand."""
+"""Arithmetic, closed forms and roofline, against numbers computed by hand."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
 from softvq_jax.aot import hlo
 from softvq_jax.aot.chips import CHIPS
@@ -11,6 +12,8 @@ from softvq_jax.aot.roofline import Roofline, group_bandwidth
 from softvq_jax.aot.scaling import Mesh, Weights, bytes_sent, least_images_per_chip, network_seconds
 from softvq_jax.aot.topology import get_topology, parse_name
 from softvq_jax.aot.traffic import hbm_traffic
+from softvq_jax.models.attention import attention
+from softvq_jax.parallel.mesh import AXES
 
 
 def _flops(function, *shapes):
@@ -32,7 +35,7 @@ def test_flops_of_a_convolution():
     assert _flops(same, (2, 8, 8, 3), (3, 3, 3, 5)) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
 
 
-# Seven blocks, of which a turn of the loop takes one: as it lies, by way of a copy in another layout, or of its padding.
+# Seven blocks. An iteration of the loop reads one: directly, through a copy in another layout, or through padding.
 FUSIONS = """HloModule step
 
 %copied (blocks.1: bf16[7,64,64]) -> bf16[7,64,64] {
@@ -70,14 +73,14 @@ ENTRY %main (blocks: bf16[7,64,64], index: s32[], none: s32[], bottom: bf16[]) -
         ("%taken = bf16[7,64,64]{2,1,0} reverse(%blocks.2), dimensions={0}", 7),  # not followed: all of it
     ],
 )
-def test_a_fusion_reads_what_it_takes_of_its_operand(taken, blocks):
+def test_a_fusion_reads_only_the_used_part_of_its_operand(taken, blocks):
     read, written = blocks * 64 * 64 * 2, 64 * 64 * 4
     assert hbm_traffic(hlo.parse(FUSIONS.replace("TAKEN", taken))) == read + written
 
 
 def test_bytes_sent_in_closed_form():
     weights = Weights(sharded=1000, replicated=80, width=2)
-    # Data parallel alone: one sum of everything.
+    # Data parallel only: one all-reduce of all gradients.
     assert sum(bytes_sent(weights, Mesh(1, 8, 1))) == pytest.approx(2 * 2 * 1080 * 7 / 8)
     sent = bytes_sent(weights, Mesh(1, 4, 2))
     assert sent.gather == pytest.approx(2 * 2 * 1000 / 2)
@@ -87,7 +90,7 @@ def test_bytes_sent_in_closed_form():
     assert bytes_sent(weights, Mesh(2, 2, 2)).between_slices == pytest.approx(2 * 2 * (500 + 20) / 2)
 
 
-def test_network_and_arithmetic_meet_where_they_should():
+def test_network_and_arithmetic_take_equal_time_at_the_least_batch():
     chip, weights, mesh = CHIPS["v5e"], Weights(3e8), Mesh(1, 16, 16)
     images = least_images_per_chip(weights, mesh, chip, flops_per_image=1e12)
     assert images * 1e12 / chip.matmul_flops == pytest.approx(network_seconds(weights, mesh, chip))
@@ -98,7 +101,7 @@ def test_links_of_a_group():
     column = [(0, y, 0) for y in range(16)]
     assert group_bandwidth(chip, (16, 16), column) == 2 * one
     assert group_bandwidth(chip, (16, 16), column[:8]) == one
-    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to close into a ring.
+    assert group_bandwidth(chip, (4, 4), column[:4]) == one  # Too short to be a ring.
     assert group_bandwidth(chip, (16, 16), [(x, y, 0) for x in range(16) for y in range(16)]) == 4 * one
 
 
@@ -118,3 +121,33 @@ def test_devices_of_a_topology():
     assert len(get_topology("v5e:16x16").devices) == 256
     assert len(get_topology("v4:2x2x2").devices) == 8  # Chips, not cores.
     assert get_topology("v5e:4x4", slices=2).chips_per_slice == 16
+
+
+def test_kernels_count_by_their_cost_estimate_on_all_devices():
+    batch, length, width = 4, 384, 128
+
+    def step(qkv):
+        return jnp.sum(attention(qkv, 2).astype(jnp.float32))
+
+    qkv = jax.ShapeDtypeStruct((batch, length, 3 * width), jnp.bfloat16)
+    one_product = 2 * batch * length**2 * width
+    for mesh in (AbstractMesh((1, 1, 1), AXES), AbstractMesh((1, 4, 1), AXES)):
+        with jax.sharding.use_abstract_mesh(mesh):
+            jaxpr = jax.make_jaxpr(jax.value_and_grad(step))(qkv)
+        assert "pallas_call" in str(jaxpr) and ("shard_map" in str(jaxpr)) == (mesh.size > 1)
+        assert matmul_flops(jaxpr) == 7 * one_product
+
+
+KERNEL = """HloModule step
+
+ENTRY %main (x: bf16[8,96]) -> bf16[8,32] {
+  %x = bf16[8,96]{1,0} parameter(0)
+  ROOT %kernel = bf16[8,32]{1,0} custom-call(%x, %x, %x), custom_call_target="tpu_custom_call", backend_config={BACKEND}
+}
+"""
+
+
+def test_a_kernel_moves_what_its_cost_estimate_says():
+    stated = '{"custom_call_config":{"body":"","cost_estimate":{"flops":"1","bytes_accessed":"2048"}}}'
+    assert hbm_traffic(hlo.parse(KERNEL.replace("{BACKEND}", stated))) == 2048
+    assert hbm_traffic(hlo.parse(KERNEL.replace("{BACKEND}", "{}"))) == 2 * 8 * (3 * 96 + 32)

@@ -25,9 +25,11 @@ from softvq_jax.tools.aot_compile import measure
 from softvq_jax.train.compile import compiler_options
 from tests.programs import vit_steps
 
-# Small weights the compiler sums whole, because a part of them is less than a tile.
+# The compiler all-reduces small weights, because a shard of them is smaller than a tile.
 WIDE = dataclasses.replace(vit_steps.CONFIG, width=1024, num_heads=16)
-IMAGES = 2048  # More tokens a chip than rows of a kernel: else the tokens travel, because they are less.
+IMAGES = (
+    2048  # More tokens per chip than rows of a kernel; otherwise the compiler gathers tokens, which would be smaller.
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +48,13 @@ def test_the_step_of_l64_compiles_and_fits(name, fsdp, images):
     report = measure(config, name)
     assert report.memory.fits
     assert report.chips == chips_of(name)
-    # Weights travel, not tokens: 16 images a chip keep the network busy for less time than the matrix units.
+    # Weights are gathered, not tokens: with 16 images per chip, communication takes less time than matmuls.
     assert report.roofline.ici < report.roofline.compute
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (4, 4), (1, 16)])
-def test_a_compiled_step_sends_what_the_closed_form_says(data, fsdp):
+def test_a_compiled_step_sends_the_bytes_of_the_closed_form(data, fsdp):
     slice_of_16 = get_topology("v5e:4x4")
     m = mesh.make_mesh(1, data, fsdp, devices=slice_of_16.devices)
     state = jax.eval_shape(partial(vit_steps.init, config=WIDE), jax.eval_shape(lambda: jax.random.key(0)))
@@ -69,7 +71,7 @@ def test_a_compiled_step_sends_what_the_closed_form_says(data, fsdp):
     sent = sum(total.sent for total in by_kind(collectives(hlo.parse(program.text))).values())
     weights = scaling.count_weights(state["params"], placed["params"], width=2)
     expected = scaling.bytes_sent(weights, scaling.Mesh(1, data, fsdp))
-    # Along one axis the compiler sums whole gradients, where along two it sums a chip's part of them alone.
+    # With one axis the compiler all-reduces full gradients; with two, each chip reduces only its shard.
     whole = expected.scatter if (data, fsdp) == (1, 16) else 0.0
     assert sent == pytest.approx(expected.inside_slice + whole, rel=0.1)
 
@@ -87,7 +89,7 @@ def small_step(images: int):
     return step, (kernels, rows), m
 
 
-def test_the_plan_is_the_whole_program_but_for_its_machine_code():
+def test_the_plan_equals_the_program_except_for_machine_code():
     plan, whole = (compiler(*small_step(2**16)) for compiler in (plan_for, compile_for))
     assert (plan.arguments, plan.flops) == (whole.arguments, whole.flops)
     assert plan.temporaries > 2**28

@@ -1,4 +1,4 @@
-"""A command line before its flags are parsed: its config by name, today's names of fields, and unknown fields."""
+"""A command line before its flags are parsed: config names, current names of fields, and unknown fields."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_fields_of_older_versions(old, new, tmp_path):
 @pytest.mark.parametrize(("field", "nearest"), [
     ("mesh.fsdpp=2", "mesh.fsdp"), ("num_latent_tokens", "model.num_latent_tokens"), ("optim.lr=1", "optim."),
 ])  # fmt: skip
-def test_unknown_field_says_the_nearest(field, nearest):
+def test_unknown_field_names_the_nearest(field, nearest):
     with pytest.raises(
         ValueError, match=f"the config has no field '{field.split('=')[0]}'; the nearest is --config.{nearest}"
     ):

@@ -45,7 +45,7 @@ def test_argument_and_old_name(other_folder, monkeypatch):
 @pytest.mark.parametrize(("name", "nearest"), [
     ("l46", "l64"), ("configs/none.py", "tiny"), ("bl64_51", "bl64_512"), ("studies/botlenecks", "studies/bottlenecks"),
 ])  # fmt: skip
-def test_unknown_name_says_the_nearest(name, nearest):
+def test_unknown_name_names_the_nearest(name, nearest):
     with pytest.raises(ValueError) as caught:
         find_config(name)
     assert str(caught.value).startswith(f"--config={name}: no such file or config; the nearest name is '")

@@ -7,7 +7,7 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
-def test_memory_is_taken_again_only_when_every_view_is_gone():
+def test_memory_is_reused_only_after_all_views_are_deleted():
     buffers = Buffers()
     first = buffers.take(24)
     first[:] = range(24)
@@ -20,7 +20,7 @@ def test_memory_is_taken_again_only_when_every_view_is_gone():
     assert address(buffers.take(20)) == place
 
 
-def test_sizes_do_not_take_from_each_other():
+def test_arrays_of_different_sizes_do_not_share_memory():
     buffers = Buffers()
     place = address(buffers.take(100_000))
     small, none = buffers.take(10), buffers.take(0)

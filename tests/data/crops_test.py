@@ -13,8 +13,10 @@ def gradient(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize(("mode", "color", "expected"), [
     ("L", 77, (77, 77, 77)),
-    ("LA", (77, 3), (77, 77, 77)),
-    ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
+    ("LA", (77, 255), (77, 77, 77)),
+    ("LA", (77, 0), (255, 255, 255)),
+    ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+    ("RGBA", (0, 0, 200, 51), (204, 204, 244)),
     ("CMYK", (255, 0, 0, 0), (0, 255, 255)),
     ("I;16", 77 * 257, (77, 77, 77)),
     ("I", 77 * 257, (77, 77, 77)),
@@ -31,7 +33,7 @@ def test_palette_is_translated():
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (64, 64), (65, 640), (1000, 131), (40, 33)])
-def test_the_smaller_side_gets_the_target_and_the_aspect_stays(width, height):
+def test_the_smaller_side_gets_the_target_and_the_aspect_ratio_is_kept(width, height):
     resized = crops.resize_smaller_side(Image.new("RGB", (width, height)), 64)
     assert min(resized.size) == 64
     assert max(resized.size) == pytest.approx(64 * max(width, height) / min(width, height), rel=0.02)
@@ -66,16 +68,54 @@ def test_random_crop_keeps_at_least_the_share_and_reaches_every_edge():
 
 def test_drawn_sizes_are_uniform_and_inclusive(monkeypatch):
     drawn = []
-    resize = crops.resize_smaller_side
-    monkeypatch.setattr(
-        crops, "resize_smaller_side", lambda image, target: drawn.append(target) or resize(image, target)
-    )
+    resized = crops._resized
+    monkeypatch.setattr(crops, "_resized", lambda size, target: drawn.append(target) or resized(size, target))
     rng = np.random.default_rng(0)
     for _ in range(400):
         crops.random_crop(Image.new("RGB", (30, 30)), 16, rng)
     values, counts = np.unique(drawn, return_counts=True)
     assert values.tolist() == [16, 17, 18, 19, 20]  # 20 = ceil(16 / 0.8)
     assert counts.min() > 50
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (97, 640), (40, 33), (30, 1000), (1000, 1)])
+@pytest.mark.parametrize("size", [32, 96])
+def test_crops_are_those_of_a_whole_resized_image(width, height, size):
+    """ADM's own code: the image is resized, then cut. Long images are not resized as a whole, with the same pixels."""
+    image = Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8))
+    whole = np.asarray(crops.resize_smaller_side(image, size))
+    rows, columns = whole.shape[0] - size, whole.shape[1] - size
+    expected = whole[rows // 2 : rows // 2 + size, columns // 2 : columns // 2 + size]
+    assert np.abs(crops.center_crop(image, size).astype(int) - expected).mean() <= (
+        0.01 if max(width, height) > 8 * min(width, height) else 0
+    )
+
+    rng = np.random.default_rng(3)
+    whole = np.asarray(crops.resize_smaller_side(image, int(rng.integers(size, -(-size // 0.8), endpoint=True))))
+    top, left = (int(rng.integers(side - size + 1)) for side in whole.shape[:2])
+    ours = crops.random_crop(image, size, np.random.default_rng(3)).astype(int)
+    differing = np.abs(ours - whole[top : top + size, left : left + size])
+    assert differing.max() <= 1 and differing.mean() <= (0.01 if max(width, height) > 8 * min(width, height) else 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 5000), (2, 65_000), (60_000, 1)])
+def test_long_images_need_little_memory(width, height, monkeypatch):
+    made = []
+    resize = Image.Image.resize
+
+    def counted(image, size, *args, **kwargs):
+        made.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    image, rng = Image.new("RGB", (width, height)), np.random.default_rng(0)
+    for crop in (
+        crops.center_crop(image, 256),
+        crops.random_crop(image, 256, rng),
+        crops.random_region(image, 256, rng),
+    ):
+        assert crop.shape == (256, 256, 3)
+    assert max(made) <= crops.MAX_GROWTH * (width * height + 256 * 256)
 
 
 @pytest.mark.parametrize("size", [16, 40, 64, 200])

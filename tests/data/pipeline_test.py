@@ -68,7 +68,7 @@ def test_every_pass_takes_every_image_once_in_another_order(folder):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_samples_depend_on_seed_and_index_alone(tmp_path, num_workers):
+def test_samples_depend_only_on_seed_and_index(tmp_path, num_workers):
     """Samples are the same with one process or three, threads or workers, from the start or from the middle."""
     fields = texture(tmp_path / "images")
     arguments = {"image_size": 16, "seed": 3, "global_batch": 6}
@@ -81,7 +81,7 @@ def test_samples_depend_on_seed_and_index_alone(tmp_path, num_workers):
     other_batch = take(pipeline.train_batches(fields, image_size=16, seed=3, global_batch=4, start_sample=8), 3)
     assert_same(other_batch, {name: array[8:20] for name, array in whole.items()})
 
-    for rows in ([0, 1], [4, 5], [1, 4, 2]):  # what the devices of a process hold need not lie together
+    for rows in ([0, 1], [4, 5], [1, 4, 2]):  # the rows of a process need not be adjacent
         share = take(pipeline.train_batches(fields, rows=rows, **arguments), 6)
         mine = (np.arange(6)[:, None] * 6 + rows).reshape(-1)
         assert_same(share, {name: array[mine] for name, array in whole.items()})
@@ -193,7 +193,7 @@ def test_evaluation_does_not_count_unreadable_images(folder):
 
 
 @pytest.mark.parametrize(("rows", "says"), [([8, 10], r"rows \(8, 10\)"), ([-1], "rows"), ([], "rows")])
-def test_rows_that_no_batch_has(folder, rows, says):
+def test_rows_outside_the_batch_are_refused(folder, rows, says):
     with pytest.raises(ValueError, match=f"{says}.* are not all among the 10 of a global batch"):
         pipeline.train_batches(config(path=str(folder)), image_size=16, seed=0, global_batch=10, rows=rows)
 

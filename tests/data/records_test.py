@@ -39,7 +39,7 @@ def test_layout_is_the_documented_one():
 
 
 @pytest.mark.parametrize("position", [0, 3, 7, 20, -1])
-def test_a_flipped_bit_is_noticed(position):
+def test_a_flipped_bit_is_detected(position):
     record = bytearray(records.encode(EXAMPLE))
     record[position] ^= 4
     with pytest.raises(records.CorruptRecord):
@@ -47,7 +47,7 @@ def test_a_flipped_bit_is_noticed(position):
 
 
 @pytest.mark.parametrize("length", [0, 5, 40])
-def test_a_cut_record_is_noticed(length):
+def test_a_truncated_record_is_detected(length):
     with pytest.raises(records.CorruptRecord):
         records.decode(records.encode(EXAMPLE)[:length])
 

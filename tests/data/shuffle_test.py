@@ -28,7 +28,7 @@ def test_far_into_a_large_set():
 
 
 @pytest.mark.parametrize("length", [5, 16, 37])
-def test_items_are_uniform_at_every_place(length):
+def test_items_are_uniform_at_every_position(length):
     """Chi-squared over seeds, of the item at a position, and of the item after each item."""
     seeds = 4000
     for place in (0, length // 2, length - 1):

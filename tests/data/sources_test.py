@@ -1,4 +1,5 @@
 import collections
+import json
 import os
 import shutil
 
@@ -9,6 +10,7 @@ from PIL import Image
 from softvq_jax.config.data import default_data_config
 from softvq_jax.data import array_record, embedded, records, sources
 from softvq_jax.data.folder import ImageFolder, list_images
+from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.source import END_BYTES, UnreadableImage, digest_of_file
 
 
@@ -147,17 +149,17 @@ def test_a_separate_folder_is_held_out(tmp_path):
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"source": "zip", "path": "x"}, "data.source='zip': expected one of embedded, array_record, folder, latents, tar"),
+    ({"source": "zip", "path": "x"}, "data.source='zip': expected one of embedded, array_record, folder, latents, parquet"),
     ({"source": "folder"}, "needs data.path"),
     ({"source": "embedded", "path": "x"}, "takes no data.path"),
     ({"source": "embedded", "holdout": 1.0}, "data.holdout=1.0"),
 ])  # fmt: skip
-def test_configs_that_cannot_be(fields, message):
+def test_inconsistent_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         sources.training_source(config(**fields))
 
 
-def test_nothing_to_evaluate_on(tmp_path):
+def test_missing_held_out_images_are_reported(tmp_path):
     write_images(tmp_path, ["1.png"])
     with pytest.raises(ValueError, match=r"set data\.eval_path"):
         sources.held_out_source(config(path=str(tmp_path), holdout=0.0), 16)
@@ -175,3 +177,18 @@ def test_images_are_listed_by_file_folder_and_pattern(tmp_path):
     assert below("a.txt") == ["a.txt"] and below("[bc]*") == ["b.png", "c/4.bmp"]
     with pytest.raises(FileNotFoundError, match=r"no image found at .*nothing"):
         list_images(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "5", "{", '{"class_names": [], "shards": [{"file": "a"}]}', "\xff"])
+def test_an_index_of_something_else_is_named(tmp_path, content):
+    (tmp_path / "dataset.json").write_bytes(content.encode("latin-1"))
+    for opened in (array_record.ArrayRecordShards, LatentShards):
+        with pytest.raises(ValueError, match=r"dataset\.json (is damaged|was not written by prepare_dataset)"):
+            opened(str(tmp_path))
+
+
+def test_latents_are_no_images(tmp_path):
+    index = {"class_names": ["a"], "shards": [{"file": "a", "records": 1, "bytes": 1}], "latents": {}}
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"holds latents: data\.source='array_record' cannot .*'latents' can"):
+        array_record.ArrayRecordShards(str(tmp_path))

@@ -85,7 +85,7 @@ def test_a_damaged_cached_index_is_made_again(damage, tmp_path):
     assert index.read_bytes()[:4] == content[:4] and len(index.read_bytes()) == len(content)
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_images(tar.TarShards(str(write_tar(tmp_path / "all.tar", {"a/1.png": png(1)}))), [(1, 0)])
@@ -112,5 +112,63 @@ def test_archives_that_cannot_be_read(tmp_path):
             tar.TarShards(str(tmp_path / "cut.tar"))
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
         archive.add(tmp_path / "whole.tar", "1.png")
-    with pytest.raises(ValueError, match=r"packed\.tar is not a complete, uncompressed tar"):
+    with pytest.raises(ValueError, match=r"packed\.tar is compressed.*gunzip"):
         tar.TarShards(str(tmp_path / "packed.tar"))
+
+
+def test_webdataset_labels(tmp_path):
+    """Numbers in .json, keys up to the first dot; a .cls counts more than a .json."""
+    files = {}
+    for i in range(4):
+        files |= {f"{i}.input.jpg.png": png(i), f"{i}.json": b'{"label": %d, "caption": "x"}' % (3 - i)}
+    assert_images(tar.TarShards(str(write_tar(tmp_path / "json.tar", files))), [(i, 3 - i) for i in range(4)])
+    files |= {f"{i}.cls": b"%d" % i for i in range(4)}
+    assert_images(tar.TarShards(str(write_tar(tmp_path / "both.tar", files))), [(i, i) for i in range(4)])
+    captions = {"0.png": png(0), "0.json": b'{"caption": "x"}'}
+    assert tar.TarShards(str(write_tar(tmp_path / "captions.tar", captions))).class_names == ("",)
+    dots = {"a.1.png": png(1), "a.1.cls": b"4", "a.2.png": png(2), "a.2.cls": b"1"}
+    assert_images(tar.TarShards(str(write_tar(tmp_path / "dots.tar", dots))), [(1, 4), (2, 1)])
+    with pytest.raises(ValueError, match=r"dots\.tar: a\.3\.png has no \.cls"):
+        tar.TarShards(str(write_tar(tmp_path / "dots.tar", dots | {"a.3.png": png(3)})))
+
+
+@pytest.mark.parametrize("label", ["-5", "1000000000000", "cat", "", "3.5"])
+def test_labels_that_are_no_class_numbers_are_named(tmp_path, label):
+    write_tar(tmp_path / "t.tar", {"a.png": png(1), "a.cls": label.encode()})
+    with pytest.raises(ValueError, match=rf"t\.tar: a\.cls holds '{label}'; expected a class number from 0"):
+        tar.TarShards(str(tmp_path / "t.tar"))
+    write_tar(tmp_path / "t.tar", {"a.png": png(1), "a.json": b'{"label": "%s"}' % label.encode()})
+    with pytest.raises(ValueError, match=rf'"label" in a\.json holds \'{label}\''):
+        tar.TarShards(str(tmp_path / "t.tar"))
+
+
+def test_archives_one_after_the_other(tmp_path):
+    a = write_tar(tmp_path / "a.tar", {"x/1.png": png(1), "y/2.png": png(2)}).read_bytes()
+    b = write_tar(tmp_path / "b.tar", {"y/3.png": png(3)}).read_bytes()
+    (tmp_path / "both.tar").write_bytes(a + bytes(70_000 // 512 * 512) + b)
+    assert_images(tar.TarShards(str(tmp_path / "both.tar")), [(1, 0), (2, 1), (3, 1)])
+    inner = write_tar(tmp_path / "inner.tar", {"one.tar": a + b, "two.tar": b})
+    assert_images(tar.TarShards(str(inner)), [(1, 0), (2, 0), (3, 0), (3, 1)])
+    (tmp_path / "both.tar").write_bytes(a + b"no archive" + b)
+    with pytest.raises(ValueError, match=r"both\.tar is not a complete"):
+        tar.TarShards(str(tmp_path / "both.tar"))
+
+
+def test_patterns_of_shards(tmp_path):
+    for i in range(3):
+        write_tar(tmp_path / f"s-{i:02}.tar", {f"{'ab'[i % 2]}/{i}.png": png(i)})
+    every = [(0, 0), (1, 1), (2, 0)]
+    assert_images(tar.TarShards(f"{tmp_path}/*.tar"), every)
+    assert_images(tar.TarShards(f"{tmp_path}/s-{{00..02}}.tar"), every)
+    assert_images(tar.TarShards(f"{tmp_path}/s-{{00,02}}.tar"), [(0, 0), (2, 0)])
+    with pytest.raises(FileNotFoundError, match=r"s-03\.tar is missing"):
+        tar.TarShards(f"{tmp_path}/s-{{00..03}}.tar")
+    (tmp_path / "more.tar.gz").write_bytes(b"x")
+    for path in (tmp_path, tmp_path / "more.tar.gz"):
+        with pytest.raises(ValueError, match=r"more\.tar\.gz is compressed.*unpack it"):
+            tar.TarShards(str(path))
+
+
+def test_junk_in_archives_is_no_data(tmp_path):
+    files = {"__MACOSX/a/._1.png": b"x", "a/._1.png": b"x", "a/.ipynb_checkpoints/1.png": png(2), "a/1.png": png(1)}
+    assert_images(tar.TarShards(str(write_tar(tmp_path / "t.tar", files))), [(1, 0)])

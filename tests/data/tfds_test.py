@@ -57,7 +57,7 @@ def test_splits(prepared):
     assert tfds.TfdsSplit(prepared).fingerprint() != tfds.TfdsSplit(f"{prepared}@validation").fingerprint()
 
 
-def test_names_are_looked_for_in_the_data_folder(prepared, monkeypatch):
+def test_names_are_searched_in_the_data_folder(prepared, monkeypatch):
     import tensorflow_datasets
 
     builder = tensorflow_datasets.builder

@@ -50,7 +50,7 @@ def pool_of(request):
 
 
 def test_workers_import_neither_jax_nor_grain(pool_of):
-    """Also where this process has them, and `function` is that of the pipeline."""
+    """Not even if this process has imported them, and with the pipeline's function."""
     import softvq_jax.data.pipeline  # noqa: F401
 
     pool = pool_of(loaded)
@@ -76,7 +76,7 @@ def test_arrays_of_growing_and_shrinking_size(pool_of):
             np.testing.assert_array_equal(result[name], expected)
 
 
-def test_what_a_function_yields_comes_as_a_list(pool_of):
+def test_a_generator_function_returns_a_list(pool_of):
     pool, heights = pool_of(one_by_one), [3, 2000, 0, 7]
     assert pool([]) == []
     for result, height in zip(pool(heights), heights, strict=True):
@@ -86,7 +86,7 @@ def test_what_a_function_yields_comes_as_a_list(pool_of):
         pool(heights, 7)
 
 
-def test_results_are_not_overwritten_by_the_next(pool_of):
+def test_results_are_not_overwritten_by_later_calls(pool_of):
     pool = pool_of(np.full)
     first, second = pool((300, 300), 1), pool((300, 300), 2)
     assert (first == 1).all() and (second == 2).all()
@@ -97,7 +97,7 @@ def test_a_worker_that_ends_is_an_error(pool_of):
         pool_of(end)()
 
 
-def test_calls_run_side_by_side(pool_of):
+def test_calls_run_in_parallel(pool_of):
     pool = pool_of(time.sleep, 2)
     pool(0), pool(0)  # both have started
     threads = [threading.Thread(target=pool, args=(0.5,)) for _ in range(2)]
@@ -120,7 +120,7 @@ def test_close_ends_the_processes_and_wakes_later_calls(pool_of):
 
 
 def test_workers_outlive_signals_to_the_job_and_end_with_the_parent(tmp_path):
-    """SIGTERM goes to all processes of a job: the parent still reads while it saves. Then the parent is killed."""
+    """SIGTERM goes to all processes of a job, but the parent still reads images to save. Then the parent is killed."""
     script = "\n".join([
         "import os, sys, time",
         "from softvq_jax.data import workers",

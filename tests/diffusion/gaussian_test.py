@@ -1,4 +1,4 @@
-"""Against the textbook route in float64: through x_0, both posteriors, and the distribution functions."""
+"""Gaussian diffusion against textbook formulas in float64: through x_0, both posteriors, and distribution functions."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_hybrid_loss(name, index, skill):
     np.testing.assert_allclose(ours.total, (mse + bound).mean((1, 2)), rtol=1e-4)
 
 
-def test_variance_alone_learns_from_the_bound():
+def test_the_bound_trains_only_the_variance():
     s, x = make_schedule("linear"), jnp.ones((1, 2, 3))
     for index in (0, 400):
         vb = lambda output, index=index: gaussian.hybrid_loss(s, output, x, 0.1 * x, jnp.array([index])).vb.sum()  # noqa: E731
@@ -83,7 +83,7 @@ def test_ancestral_step(name):
 
 
 def test_add_noise_has_the_marginal_of_single_steps():
-    """`n` single steps keep the product of `sqrt(1 - beta)` of the signal, and noise adds up in variance."""
+    """In `n` single steps, the signal is multiplied by all `sqrt(1 - beta)`, and the variances of the noise add up."""
     s = make_schedule("linear")
     signal, variance = 1.0, 0.0
     for beta in s.betas[:300]:

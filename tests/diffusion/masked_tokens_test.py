@@ -58,7 +58,7 @@ def test_sampling_is_the_loop(steps, anneal):
     assert tokens.max() < K
 
 
-def test_how_many_stay_masked():
+def test_masked_after_steps():
     np.testing.assert_array_equal(masked_tokens.masked_after_steps(32, 4), [26, 21, 14, 0])
     np.testing.assert_array_equal(masked_tokens.masked_after_steps(2, 4), [1, 1, 1, 0])
     with pytest.raises(ValueError, match="steps is 0; expected at least 1"):
@@ -75,7 +75,7 @@ def test_guidance_weights():
         masked_tokens.guidance_weights("cosine", 1.0, 4)
 
 
-def test_draws_depend_on_the_examples_key_alone():
+def test_draws_depend_only_on_the_examples_key():
     keys = jax.random.split(jax.random.key(0), 4)
     codes, confidence = masked_tokens.uniform_from_keys(keys, LENGTH, K)(2)
     assert codes.shape == (4, LENGTH, K) and confidence.shape == (4, LENGTH)

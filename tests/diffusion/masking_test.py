@@ -72,3 +72,18 @@ def test_fill_tokens(iterations):
 def test_too_many_iterations():
     with pytest.raises(ValueError, match="65 iterations for 64 tokens; expected 1 to 64"):
         masking.masked_counts(64, 65)
+
+
+def test_training_masks_of_maetok():
+    """Shares from a normal(0.6, 0.25) truncated to [0.4, 0.6], rounded up."""
+    draw = jax.jit(jax.vmap(lambda key: masking.draw_mask(2, 256, key, least=0.4, most=0.6)))
+    counts = np.asarray(draw(jax.random.split(jax.random.key(0), 500))).sum(-1)
+    assert (counts[:, 0] == counts[:, 1]).all() and 103 <= counts.min() < counts.max() <= 154
+    share = stats.truncnorm(-0.2 / 0.25, 0, loc=0.6, scale=0.25)
+    assert stats.kstest((counts[:, 0] - 0.5) / 256, share.cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_mask_share(share):
+    mask = np.asarray(jax.jit(lambda share: masking.mask_share(3, 7, share, jax.random.key(0)))(share))
+    assert (mask.sum(1) == np.ceil(7 * share)).all()

@@ -1,4 +1,4 @@
-"""Losses at predictions whose loss is known."""
+"""Losses of predictions for which the loss is known."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from softvq_jax.diffusion.schedules import make_schedule
 
 @pytest.mark.parametrize("name", PATHS)
 def test_sit_loss_of_the_true_velocity_is_zero(name):
-    """Of constant data the network could know the noise, and so the velocity."""
+    """For constant data, the noise and so the velocity can be computed from `x_t`."""
     path, x = PATHS[name], jnp.full((64, 3, 2), 0.5)
 
     def velocity(x_t, t):
@@ -26,7 +26,7 @@ def test_sit_loss_of_the_true_velocity_is_zero(name):
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 
 
-def test_sit_loss_of_nothing_is_the_velocitys_variance():
+def test_sit_loss_of_a_zero_prediction_is_the_power_of_the_velocity():
     """On the linear path `v = e - x`; predicting 0 costs `1 + x^2`."""
     x = jnp.full((512, 8, 4), 2.0)
     options = {"path": PATHS["linear"], "time_distribution": "uniform"}
@@ -34,7 +34,7 @@ def test_sit_loss_of_nothing_is_the_velocitys_variance():
     assert losses.mean() == pytest.approx(5.0, abs=0.05)
 
 
-def test_dit_loss_tells_the_network_where_it_is():
+def test_dit_loss_passes_the_timestep_to_the_network():
     """A network that inverts the forward process at its timestep has no error left."""
     schedule, x = make_schedule("linear"), jnp.full((64, 3, 2), 0.5)
     signal = jnp.asarray(schedule.signal, jnp.float32)
@@ -48,7 +48,7 @@ def test_dit_loss_tells_the_network_where_it_is():
     np.testing.assert_allclose(losses.vb, 0, atol=1e-4)
 
 
-def test_mar_loss_reads_masked_tokens_only():
+def test_mar_loss_uses_only_masked_tokens():
     schedule, shape = make_schedule("cosine"), (4, 6, 2)
     x, z = jax.random.normal(jax.random.key(0), shape), jax.random.normal(jax.random.key(1), (4, 6, 3))
     mask = jnp.arange(6) < jnp.array([[2], [3], [6], [1]])

@@ -13,7 +13,7 @@ def _tokenizer(**fields):
 
 
 @pytest.mark.parametrize("bottleneck", ["softvq", "vq", "simvq", "kl", "ae"])
-def test_what_comes_out_is_what_the_tokenizer_encodes(bottleneck):
+def test_the_output_of_the_bottleneck_equals_the_tokenizers_latents(bottleneck):
     tokenizer = _tokenizer(bottleneck=bottleneck)
     rows = Encodings(tokenizer)(IMAGES)
     x = IMAGES.astype(np.float32) / 127.5 - 1

@@ -31,7 +31,7 @@ def test_image_sets_are_predictions(sets):
     assert isinstance(sets[0], Predictions)
 
 
-def test_a_metric_is_a_function_and_a_line_of_the_registry(sets, tmp_path, monkeypatch):
+def test_a_registered_metric_is_computed(sets, tmp_path, monkeypatch):
     def compute(samples, reference, protocol, on_progress):
         means = (np.mean(side.rows("f2048"), axis=0) for side in (samples, reference))
         return {"mean_distance": float(np.linalg.norm(next(means) - next(means)))}, samples.image_counts

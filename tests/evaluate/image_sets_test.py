@@ -82,7 +82,7 @@ def test_mixed_sizes_and_modes_are_named(tmp_path):
         open_images(folder).read(0, 2)
 
 
-def test_cropping_is_adms(tmp_path):
+def test_cropping_equals_adms(tmp_path):
     originals = [_levels(40, 30, 3), _levels(20, 64)]
     images = open_images(_folder(tmp_path / "a", originals), size=12)
     assert images.crop() == "ADM center crop to 12"
@@ -90,7 +90,7 @@ def test_cropping_is_adms(tmp_path):
     np.testing.assert_array_equal(images.read(0, 2), expected)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_files_are_named(tmp_path):
     for name in (str(tmp_path), str(tmp_path / "*.png"), str(tmp_path / "gone.npz")):
         with pytest.raises(FileNotFoundError):
             open_images(name)
@@ -126,4 +126,8 @@ def test_a_training_source_is_read_as_the_run_evaluates_it(tmp_path):
     with eval_batches(config, image_size=12, global_batch=4, source=photographs) as batches:
         expected = next(batches)["image"][:3]
     np.testing.assert_array_equal(images.read(0, 3), expected)
-    assert (expected[2] == 0).all()  # what cannot be read is black in both
+    assert (expected[2] == 0).all() and list(images.unreadable) == [2] and "2.png" in images.unreadable[2]
+    (folder / "0.png").write_bytes(b"no picture")
+    files = open_images(str(folder), 12)
+    np.testing.assert_array_equal(files.read(1, 4), [expected[1], expected[2], files.read(3, 4)[0]])
+    assert sorted(files.unreadable) == [0, 2]

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 
 import jax.numpy as jnp
@@ -46,6 +47,24 @@ def test_an_interrupted_measurement_resumes(tmp_path):
     measure(predictions, cache, batch_size=3)  # another batch size, on another machine perhaps
     assert predictions.measured == list(range(8, 20))
     np.testing.assert_array_equal(cache["square"], np.arange(20) ** 2)
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 50])
+def test_unreadable_images_get_no_row(tmp_path, batch_size):
+    """Neither where a batch has no other images, nor after an interruption."""
+    broken = {0: "a", 4: "b", 5: "c", 6: "d", 19: "e"}
+    readable = [i for i in range(20) if i not in broken]
+    predictions = Squares(20, fails_at=11)
+    predictions.unreadable = broken
+    with contextlib.suppress(KeyboardInterrupt):
+        measure(predictions, RowCache(tmp_path, {}), batch_size=batch_size)
+    predictions.fails_at, cache = None, RowCache(tmp_path, {})
+    measure(predictions, cache, batch_size=batch_size)
+    assert cache.items.tolist() == readable and len(cache) == 15
+    np.testing.assert_array_equal(cache["square"], np.square(readable))
+    predictions.unreadable = dict.fromkeys(range(20), "x")
+    with pytest.raises(ValueError, match="none of the 20 images is readable"):
+        measure(predictions, RowCache(tmp_path / "none", {}), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 8])

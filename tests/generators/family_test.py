@@ -149,7 +149,7 @@ def test_a_family_of_user_code_trains_samples_and_comes_back_from_its_files(toy,
         again.sample([3], key=jax.random.key(0), noise=np.zeros((1, 8, 6)))
 
 
-def test_names_are_taken_once(toy):
+def test_a_name_can_be_registered_only_once(toy):
     register_family(toy)  # the same family again
     with pytest.raises(ValueError, match="'toy' is registered already; choose another name"):
         register_family(dataclasses.replace(toy, presets={}))

@@ -29,21 +29,21 @@ def test_logistic_discriminator_is_the_binary_cross_entropy(kind):
 def test_non_saturating_generator_is_minus_log_probability():
     assert generator_loss("non_saturating", FAKE) == pytest.approx(-np.log(probability(FAKE)).mean(), rel=1e-6)
     grad = jax.grad(lambda x: generator_loss("non_saturating", x))
-    # The surer the discriminator that an image is generated, the stronger the pull: it does not saturate.
+    # The gradient grows with the discriminator's certainty that an image is generated: the loss does not saturate.
     lost, fooled = grad(jnp.float32(-10)), grad(jnp.float32(10))
     assert lost == pytest.approx(-1, rel=1e-3)
     assert -1e-3 < fooled < 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_side_pulls_its_own_way(kind):
+def test_generator_and_discriminator_have_opposite_gradients(kind):
     real, fake = jax.grad(lambda r, f: discriminator_loss(kind, r, f), argnums=(0, 1))(jnp.zeros(3), jnp.zeros(3))
     assert (real < 0).all() and (fake > 0).all()
     assert (jax.grad(lambda f: generator_loss(kind, f))(jnp.zeros(3)) < 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_low_precision_logits_are_judged_in_float32(kind):
+def test_losses_of_low_precision_logits_are_float32(kind):
     low = jnp.asarray(FAKE, jnp.bfloat16)
     assert discriminator_loss(kind, low, low).dtype == generator_loss(kind, low).dtype == jnp.float32
 

@@ -83,7 +83,7 @@ def test_patches_that_do_not_divide(mode):
     alignment.check_alignment(mode, 64, 256)
 
 
-def test_any_number_goes_with_the_mean():
+def test_global_mode_allows_any_number_of_latents():
     alignment.check_alignment("global", 48, 256)
 
 

@@ -52,7 +52,7 @@ def test_cutout_is_cut_off_at_the_border(side):
 
 
 def test_strengths_cover_their_ranges():
-    """Read back from what the transformations do to images made for it; 1,200 draws of each."""
+    """Strengths are inferred from the effect of the transformations on special images; 1,200 draws of each."""
     row = np.zeros((4, 32, 32, 3), np.float32)
     row[:, 16, 16] = 1
     moved = jax.jit(jax.vmap(lambda key: da.random_translation(key, row)))(KEYS)
@@ -86,7 +86,7 @@ def assert_uniform(draws, low, high):
 
 
 def test_each_group_on_half_of_the_batches_and_on_all_of_a_batch():
-    """A constant gray image shows which groups it met: another gray, zeros at an edge, zeros elsewhere."""
+    """A constant gray image shows which augmentations were applied: another gray, zeros at an edge, zeros elsewhere."""
     ones = np.ones((4, 16, 16, 3), np.float32)
     outs = np.asarray(jax.jit(jax.vmap(lambda key: da.diff_augment(key, ones)))(KEYS))[..., 0]
     colored = ~np.isclose(outs.max(axis=(2, 3)), 1)
@@ -110,8 +110,8 @@ def test_probability_one_and_zero():
     assert np.mean(np.asarray(expected) == 0) > 0.1
 
 
-def test_one_key_is_one_distortion():
-    """Affine in the image for a given key: what happens to real happens to fake."""
+def test_a_key_determines_the_augmentation():
+    """For a given key, the augmentation is an affine map of the image, the same for real and generated images."""
     a, b = images(), images()
     distort = jax.jit(lambda x: da.diff_augment(KEYS[2], x, probability=1.0))
     middle = distort((a + b) / 2)

@@ -4,7 +4,7 @@ import pytest
 from softvq_jax.metrics.codebook import CodebookUsage
 
 
-def test_use_and_perplexity():
+def test_usage_and_perplexity():
     usage = CodebookUsage(2, 8)
     usage.update(np.array([[[0, 1], [5, 5]], [[2, 3], [5, 5]]]))
     usage.update(np.array([[[0, 1], [5, 5]], [[2, 3], [5, 5]]]))
@@ -19,7 +19,7 @@ def test_all_codes_equally_often():
     np.testing.assert_allclose(usage.perplexity, 16)
 
 
-def test_what_is_no_code_is_refused():
+def test_invalid_indices_are_refused():
     usage = CodebookUsage(2, 8)
     with pytest.raises(ValueError, match=r"expected \[B, 2, tokens\]"):
         usage.update(np.zeros((3, 4, 2), int))

@@ -12,7 +12,7 @@ from softvq_jax.metrics.feature_statistics import (
 from softvq_jax.metrics.metric import TooFewImages
 
 
-def test_what_is_written_others_find_and_we_read(tmp_path):
+def test_written_statistics_are_read_by_us_and_by_other_code(tmp_path):
     rng = np.random.default_rng(0)
     pool3, spatial = rng.normal(size=(30, 5)), rng.normal(size=(30, 7))
     path = tmp_path / "stats.npz"
@@ -56,11 +56,11 @@ def test_incomplete_files_are_refused(tmp_path, arrays, says):
 @pytest.fixture
 def features():
     rng = np.random.default_rng(0)
-    # A mean far from 0: what a sum of squares would lose.
+    # A mean far from 0, where a sum of squares would lose precision.
     return (1e3 + rng.normal(size=(5000, 12)) @ rng.normal(size=(12, 12))).astype(np.float32)
 
 
-def test_moments_are_numpys(features):
+def test_moments_equal_numpys(features):
     moments = Moments.of(features)
     np.testing.assert_allclose(moments.mean, features.astype(np.float64).mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(moments.covariance(), np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
@@ -74,7 +74,7 @@ def test_batches_order_and_devices_do_not_matter(features):
     order = np.random.default_rng(1).permutation(len(features))
     parts = [Moments(12) for _ in range(3)]
     for i, batch in enumerate(np.array_split(features[order], 41)):
-        parts[i % 2].update(batch)  # the third sees nothing
+        parts[i % 2].update(batch)  # the third one gets no rows
     together = Moments(12)
     for part in parts:
         together.merge(part)

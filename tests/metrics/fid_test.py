@@ -45,7 +45,7 @@ def test_agrees_with_scipy_on_spectra_like_inceptions():
 
 
 @pytest.mark.parametrize("count", [5, 100, 2000])
-def test_a_set_has_no_distance_to_itself(count):
+def test_the_distance_of_a_set_to_itself_is_zero(count):
     features = _features(np.random.default_rng(0), count, 256, 3)
     assert abs(_distance(features, features)) < 1e-8
 

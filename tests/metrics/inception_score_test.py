@@ -5,7 +5,7 @@ from softvq_jax.metrics.inception_score import inception_score, number_of_splits
 from softvq_jax.metrics.metric import TooFewImages
 
 
-def test_sure_and_even_classes_score_their_number():
+def test_certain_and_equally_frequent_classes_score_their_number():
     logits = 1000.0 * np.eye(8, dtype=np.float32)[np.arange(400) % 8]
     mean, std = inception_score(logits, number_of_splits(400, 10))
     np.testing.assert_allclose([mean, std], [8, 0], atol=1e-9)

@@ -18,17 +18,17 @@ def test_the_definition():
     np.testing.assert_allclose(squared_mmd(x, y), within_x + within_y - 2 * between, rtol=1e-12)
 
 
-def test_subsets_of_the_whole_are_the_whole():
+def test_subsets_of_full_size_give_the_full_distance():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 6)) * 1.5
     mean, std = kernel_distance(x, y, subsets=3, subset_size=40)
     np.testing.assert_allclose([mean, std], [squared_mmd(x, y), 0], atol=1e-12)
 
 
-def test_the_draws_are_torch_fidelitys():
+def test_the_draws_equal_torch_fidelitys():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(50, 6)), rng.normal(size=(37, 6)) + 0.5
-    # The package's loop: input 1 is what was generated, input 2 what is real, and one generator draws for both in turn.
+    # The package's loop: input 1 are generated images, input 2 real ones, and one random generator draws from both in turn.
     draws, estimates = np.random.RandomState(2020), []
     for _ in range(4):
         one, two = (rows[draws.choice(len(rows), 20, replace=False)] for rows in (fake, real))

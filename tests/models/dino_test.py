@@ -55,5 +55,5 @@ def test_features_equal_a_vit_in_numpy():
 
 
 def test_depth_must_divide_into_quarters():
-    with pytest.raises(ValueError, match="depth 6"):
+    with pytest.raises(ValueError, match="depth is 6"):
         DinoTrunk(ViTConfig(width=8, depth=6, num_heads=2), 32, rngs=nnx.Rngs(0))

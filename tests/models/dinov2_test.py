@@ -46,7 +46,7 @@ def test_positions_that_are_not_a_square():
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 16), (7, 8)])
-def test_larger_patch_kernel_sees_the_same_in_an_enlarged_patch(old, new):
+def test_larger_patch_kernel_embeds_an_enlarged_patch_equally(old, new):
     """FlexiViT's condition: the embedding of a patch does not change when patch and kernel are resized together."""
     kernel, patch = RNG.standard_normal((4, 3, old, old), np.float32), RNG.standard_normal((3, old, old), np.float32)
     resampled = dinov2.resample_patch_kernel(kernel, new)

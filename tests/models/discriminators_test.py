@@ -40,7 +40,7 @@ def dino():
     return build(lambda rngs: DinoDiscriminator(8, rngs=rngs))
 
 
-def judge(discriminator, trunk, x, *, train):
+def discriminate(discriminator, trunk, x, *, train):
     """Logits and the buffers afterwards, compiled."""
     graphdef, *state = discriminator
     run = lambda state, trunk_state: apply(graphdef, *state, nnx.merge(trunk[0], *trunk_state)(x), train=train)  # noqa: E731
@@ -109,7 +109,7 @@ def test_heads_are_applied_each_to_its_feature(trunk, dino):
     stacked = dino[1]["heads"], dino[2]["heads"]
     features = jax.jit(lambda state: nnx.merge(trunk[0], *state)(images()))(trunk[1:])
     alone = [one(*jax.tree.map(lambda leaf, i=i: leaf[i], stacked), tokens) for i, tokens in enumerate(features)]
-    logits, _ = judge(dino, trunk, images(), train=True)
+    logits, _ = discriminate(dino, trunk, images(), train=True)
     assert logits.shape == (3, 5 * 9)
     np.testing.assert_allclose(logits, np.concatenate(alone, axis=1), rtol=1e-4, atol=1e-5)
 
@@ -133,7 +133,7 @@ def test_buffers_go_through_jit_and_grad_as_plain_dicts(kind, trunk, dino):
     assert jax.tree.structure(grads) == jax.tree.structure(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-        # Only what BatchNorm takes away again has no gradient.
+        # Only biases that BatchNorm cancels have no gradient.
         assert np.any(grad) != jax.tree_util.keystr(path).endswith("['conv']['bias']"), path
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(moved)}
     assert names == ({"u", "v", "mean", "var"} if kind == "dino" else {"mean", "var"})
@@ -144,15 +144,17 @@ def test_buffers_go_through_jit_and_grad_as_plain_dicts(kind, trunk, dino):
 
 
 def test_evaluation_leaves_buffers_and_does_not_mix_examples(trunk, dino):
-    together, buffers = judge(dino, trunk, images(), train=False)
-    alone, _ = judge(dino, trunk, images()[:1], train=False)
+    together, buffers = discriminate(dino, trunk, images(), train=False)
+    alone, _ = discriminate(dino, trunk, images()[:1], train=False)
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, buffers, dino[2])
 
 
 def test_bfloat16_logits_are_float32_and_close(trunk, dino):
     coarse = nnx.split(nnx.eval_shape(lambda: DinoDiscriminator(8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))))[0]
-    (a, _), (b, _) = (judge((graphdef, *dino[1:]), trunk, images(), train=True) for graphdef in (dino[0], coarse))
+    (a, _), (b, _) = (
+        discriminate((graphdef, *dino[1:]), trunk, images(), train=True) for graphdef in (dino[0], coarse)
+    )
     assert b.dtype == jnp.float32
     assert 0 < np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)
 

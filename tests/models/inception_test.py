@@ -26,7 +26,7 @@ def _read_like_tensorflow(image, size):
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(7, 5, 12), (40, 64, 23), (9, 9, 9), (1, 3, 4)])
-def test_tf1_resize_is_tensorflows(height, width, size):
+def test_tf1_resize_equals_tensorflows(height, width, size):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.float32)
     expected = _read_like_tensorflow(image.astype(np.float64), size)
     np.testing.assert_allclose(tf1_bilinear_resize(image[None], size)[0], expected, rtol=1e-5, atol=1e-3)
@@ -37,7 +37,7 @@ def test_an_image_of_the_networks_size_is_not_resized():
     np.testing.assert_array_equal(tf1_bilinear_resize(image, 299), image)
 
 
-def test_features_have_the_widths_they_say():
+def test_features_have_the_declared_widths():
     shapes = jax.eval_shape(lambda p, x: NET(p)(x), NET.shapes, jax.ShapeDtypeStruct((2, 64, 48, 3), np.uint8))
     assert {name: feature.shape for name, feature in shapes.items()} == {n: (2, w) for n, w in FEATURES.items()}
 
@@ -48,7 +48,7 @@ def test_only_8_bit_rgb_is_taken(dtype, channels):
         jax.eval_shape(lambda p, x: NET(p)(x), NET.shapes, jax.ShapeDtypeStruct((2, 64, 64, channels), dtype))
 
 
-def test_weights_go_out_and_in_bit_for_bit():
+def test_weights_round_trip_bit_for_bit():
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), NET.shapes)
     tensors = layout.write(inception.inception_rules(NET.shapes), params)
@@ -66,6 +66,6 @@ def test_another_inception_is_refused():
         pretrained.from_tensors("inception", tensors, source="torchvision.pth")
 
 
-def test_missing_weights_say_where_they_come_from():
+def test_the_message_for_missing_weights_names_their_source():
     with pytest.raises(FileNotFoundError, match="mseitzer/pytorch-fid"):
         pretrained.load_inception("/nowhere/inception.safetensors")

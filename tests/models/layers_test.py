@@ -12,7 +12,7 @@ from softvq_jax.models import layers
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
-def test_gelu_and_its_gradient_are_the_normal_distributions(dtype, tolerance):
+def test_gelu_and_its_gradient_equal_the_normal_distributions(dtype, tolerance):
     x = jnp.linspace(-6, 6, 501).astype(dtype)
     exact = np.asarray(x, np.float64)
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in exact])
@@ -24,13 +24,13 @@ def test_gelu_and_its_gradient_are_the_normal_distributions(dtype, tolerance):
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
-def test_activations_keep_their_input_alone(name):
+def test_activations_keep_only_their_input(name):
     x = jnp.ones((4, 8), jnp.bfloat16)
     _, pullback = jax.vjp(layers.ACTIVATIONS[name], x)
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)) == x.nbytes
 
 
-def test_layer_norm_keeps_its_input_alone():
+def test_layer_norm_keeps_only_its_input():
     norm = layers.layer_norm(8, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(norm)
     x = jax.random.normal(jax.random.key(0), (64, 8))

@@ -1,4 +1,4 @@
-"""The local initialization does what it says: a latent is a code of its own patches before any training."""
+"""The local initialization: before any training, a latent is a code of its own patches."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ VIT = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8, layer_scale=1.0)
 
 
 def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5):
-    """How far every latent, and every patch of the reconstruction, moves when one patch of the image changes."""
+    """Returns the change of every latent, and of every patch of the reconstruction, when one patch of the image changes."""
     config = TokenizerConfig(
         VIT,
         VIT,
@@ -32,13 +32,13 @@ def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5
     return (np.linalg.norm(x[1] - x[0], axis=-1) for x in (latents, decoded))
 
 
-def test_one_patch_moves_its_own_latent_and_its_own_place_in_the_reconstruction():
+def test_a_patch_changes_its_own_latent_and_its_own_patch_of_the_reconstruction():
     latents, decoded = changed_tokens(local_init=True)
     assert latents.argmax() == 5 and latents[5] > 5 * np.delete(latents, 5).max()
     assert decoded.argmax() == 5 and decoded[5] > 5 * np.delete(decoded, 5).max()
 
 
-def test_the_usual_initialization_moves_all_alike():
+def test_with_the_usual_initialization_a_patch_changes_all_latents_equally():
     latents, _ = changed_tokens(local_init=False)
     assert latents.max() < 5 * np.median(latents)
 

@@ -1,4 +1,4 @@
-"""Inputs on which the output of a MAR depends, and on which it does not; parity covers its numbers."""
+"""Which inputs the output of a MAR depends on; parity cases cover its numbers."""
 
 import dataclasses
 import functools
@@ -63,7 +63,7 @@ def test_masked_latents_are_not_read():
 
 
 def test_encoder_order():
-    """Buffer, then visible tokens by position: with blocks that add nothing, tokens are recognised at their places."""
+    """Buffer, then visible tokens by position; with blocks that add nothing, tokens are recognizable at their positions."""
     blocks = PARAMS["encoder"]["blocks"]
     silent = {
         "attn": blocks["attn"] | {"proj": jax.tree.map(jnp.zeros_like, blocks["attn"]["proj"])},
@@ -83,7 +83,7 @@ def test_all_masked():
 
 
 def test_no_class_is_one_embedding():
-    """Label `num_classes` is none of the classes."""
+    """The label `num_classes` means no class."""
     assert not np.allclose(run(labels=jnp.array([4, 4])), run(labels=jnp.array([5, 5])), atol=1e-3)
     grads = jax.jit(jax.grad(lambda params: run(labels=jnp.array([5, 5]), params=params).sum()))(PARAMS)
     assert grads["no_class"].any() and not grads["class_embeddings"].any()

@@ -182,14 +182,14 @@ def test_straight_through(make):
 
 
 def test_vq_straight_through_on_unit_vectors():
-    """What arrives at the normalized z goes on through the normalization: `(I - n n^T) / |z|`."""
+    """The gradient of the normalized z passes through the normalization, `(I - n n^T) / |z|`."""
     net = vq(l2=True)
     (by_z,) = grad(lambda z: jnp.sum(net({"codebook": CODEBOOK})(z).latents * COTANGENT), Z)
     along = (unit(Z) * COTANGENT).sum(-1, keepdims=True) * unit(Z)
     np.testing.assert_allclose(by_z, (COTANGENT - along) / np.linalg.norm(Z, axis=-1, keepdims=True), atol=1e-5)
 
 
-def test_each_loss_moves_its_own_side():
+def test_each_loss_has_gradients_only_for_its_own_side():
     net = vq()
     by_codes, by_z = grad(lambda codes, z: net({"codebook": codes})(z).losses["codebook"], CODEBOOK, Z)
     nearest = distances(Z, np.float64(CODEBOOK)).argmin(-1)
@@ -221,7 +221,7 @@ def test_simvq_initialization():
 
 
 @pytest.mark.parametrize("net", [softvq(), vq(), vq(l2=True), simvq()])
-def test_inference_gives_what_training_sees(net):
+def test_inference_and_training_give_the_same_latents(net):
     params = {"codebook": CODEBOOK} | (PROJECTION if "projection" in net.shapes else {})
     apply = lambda method, x: jax.jit(lambda params, x: getattr(net(params), method)(x))(params, x)  # noqa: E731
     out, latents = apply("__call__", Z), apply("encode", Z)
@@ -232,7 +232,7 @@ def test_inference_gives_what_training_sees(net):
 
 
 def test_indices_of_a_batch_are_in_order():
-    """Tokens that are codes give their numbers back: `[B, C, L/C]`, not the release's `(C, B, L/C)` read as that."""
+    """Tokens equal to codes give the codes' indices as `[B, C, L/C]`, unlike the release, which reshapes `(C, B, L/C)`."""
     indices = RNG.integers(0, K, (B, C, L // C))
     z = np.stack([[CODEBOOK[codebook_of(t), indices[b].reshape(-1)[t]] for t in range(L)] for b in range(B)])
     out = run(vq(), z)
@@ -284,6 +284,6 @@ def test_kl_samples():
     np.testing.assert_array_equal(KL(2).moments(np.float32([[0, 0, 99, -99]]))[1], [[20, -30]])
 
 
-def test_ae_does_nothing():
+def test_ae_is_the_identity():
     out = AE(D)(Z)
     assert out.latents is Z and AE(D).encode(Z) is Z and not out.losses and out.indices is None

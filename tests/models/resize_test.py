@@ -51,7 +51,7 @@ def test_constants_are_kept():
     np.testing.assert_allclose(bicubic_matrix(160, 224).sum(1), 1, rtol=1e-6)
 
 
-def test_gradient_of_area_shares_among_the_window():
+def test_gradient_of_area_is_distributed_over_the_window():
     grad = jax.grad(lambda x: area_resize(x, 4)[0, 1, 2, 0])(np.zeros((1, 8, 8, 1), np.float32))
     expected = np.zeros((8, 8))
     expected[2:4, 4:6] = 0.25

@@ -83,7 +83,7 @@ def test_refusals():
         PixelDecoderConfig(width=48)
 
 
-def test_the_first_tokens_alone():
+def test_the_first_tokens_can_be_decoded_alone():
     """One-D-Piece decodes the first tokens; the others' positions are not read."""
     network = small_titok.functional(small_titok.config("vq"))
     params = small_titok.params(network)

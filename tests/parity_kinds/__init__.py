@@ -1,8 +1,8 @@
 """One function per kind of parity case: `run(case, arrays) -> {name: our array}`.
 
-`case` is the parsed JSON, `arrays` the content of the `.npz` (some kinds take their inputs from it). The function
-returns a value for every array of the case that is a result; a module's `INPUTS` names those that are not. Everything
-that a case varies is read from the case.
+`case` is the parsed JSON, `arrays` the content of the `.npz`, which for some kinds includes inputs. The function returns a
+value for every array of the case that is a result; a module's `INPUTS` names the others. All settings of a case are read
+from it.
 """
 
 import importlib
@@ -25,6 +25,8 @@ MODULES = {
     "mar": "generators",
     "titok": "titok",
     "maskgit": "maskgit",
+    "maetok": "maetok",
+    "maetok_losses": "maetok",
     "inception": "metrics",
     "fid_metrics": "metrics",
     "pixel_metrics": "metrics",

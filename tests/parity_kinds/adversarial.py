@@ -26,7 +26,7 @@ def abstract(make):
 
 
 def lpips_tensors(shapes, seed):
-    """The tensors of an LPIPS case: `recipe.tensor`, then what the case's `what` says on top of it."""
+    """Returns the tensors of an LPIPS case: those of `recipe.tensor`, changed as the case's field `what` describes."""
     tensors = recipe.state_dict({"shapes": shapes, "seed": seed})
     for key, tensor in tensors.items():
         if key.startswith("features.") and key.endswith(".weight"):
@@ -52,7 +52,7 @@ def dino_discriminator(tensors):
 
 
 def forward(graphdef, params, buffers, seen, *, train):
-    """Logits and the buffers afterwards."""
+    """Returns logits and updated buffers."""
     discriminator = nnx.merge(graphdef, params, buffers)
     logits = discriminator(seen, train=train)
     return logits, nnx.to_pure_dict(nnx.state(discriminator, nnx.Not(nnx.Param)))

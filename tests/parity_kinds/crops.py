@@ -28,7 +28,7 @@ def _window(picture: np.ndarray, text: str) -> np.ndarray:
 
 def _largest_at_the_middle(image: Image.Image, size: int) -> np.ndarray:
     image = crops.resize_smaller_side(image, crops.largest_random_side(size))
-    rows, columns = crops.number_of_offsets(image, size)
+    rows, columns = crops.number_of_offsets(image.size, size)
     return crops.cut(image, size, rows // 2, columns // 2)
 
 

@@ -1,4 +1,4 @@
-"""Cases of kinds inception, fid_metrics and pixel_metrics: what is measured on images and on their features."""
+"""Cases of kinds inception, fid_metrics and pixel_metrics: features of images, and metrics."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Processes of which number `<who>` fails, while the others wait for it in a collective.
+"""Starts processes; process `<who>` fails while the others wait for it in a collective.
 
     python -m tests.programs.failing <what> <who> <folder of process 0> <folder of the others>
 

@@ -2,9 +2,9 @@
 
     python -m tests.programs.gan_steps <folder> <data>,<fsdp> ...
 
-Leaves for every mesh `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and how far everything in the state but
-the optimisers' moments moved, and beside it `.json` with what the compiled step gathers. "copying" in place of a mesh
-is a program that gathers too much. Of several processes, the first writes.
+For every mesh, writes `<folder>/<data>,<fsdp>.npz` with the logged losses `[5]` and the changes of everything in the state
+except the optimizers' moments, and a `.json` file with the arrays that the compiled step gathers. "copying" in place of a
+mesh is a program that gathers too much. With several processes, the first one writes.
 """
 
 import json
@@ -31,7 +31,7 @@ from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights.pretrained import Pretrained
 
 BATCH, SIZE, STEPS = 8, 48, 5
-# Wide enough that every kernel of a block is sharded; depths such that no two tensors have the same size by accident.
+# Wide enough that every kernel of a block is sharded. The depths are such that no two tensors happen to have equal sizes.
 VIT = dict(width=256, depth=7, num_heads=4, patch_size=12, layer_scale=0.1)
 TEACHER = ViTConfig(**VIT)
 TRUNK = ViTConfig(width=256, depth=4, num_heads=4, patch_size=12, activation="gelu_tanh", layer_scale=None)

@@ -1,4 +1,4 @@
-"""`python -m softvq_jax.main`, which in process p also appends the sample indices of every batch it reads for training
+"""Runs `python -m softvq_jax.main`, and in process p appends the sample indices of every batch read for training
 to `<workdir>/read.p`. `main` reads one batch ahead.
 """
 

@@ -108,7 +108,7 @@ def test_one_ssim_is_marked_as_the_one_to_quote(workdir):
     assert texts[texts.index("quote this one") - 1] == "SSIM, Gaussian 11 x 11"
 
 
-def test_the_images_measured_stand_above_the_numbers_and_not_those_of_the_protocol(workdir):
+def test_the_measured_images_are_shown_above_the_numbers(workdir):
     path = workdir / "evaluation" / "evaluation.json"
     evaluation = example_run.evaluation() | {"counts": {"samples": 64, "reference": 64}}
     evaluation["protocol"]["description"] = "rFID of 50,000 ImageNet images"

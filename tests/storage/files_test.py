@@ -1,4 +1,4 @@
-"""Atomic writes: complete, synced in order, readable by whom the umask allows; nothing left after an error."""
+"""Atomic writes: complete, synced in order, with the umask's permissions; no files are left after an error."""
 
 import os
 import pathlib

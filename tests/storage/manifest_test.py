@@ -1,4 +1,4 @@
-"""Manifests: written once, compared on reopening, with a message that says what differs."""
+"""Manifests: written once, and compared on reopening, with a message that names differences."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The tool with a fake compiler, in which memory grows with images and the activations that are kept.
+"""The tool with a fake compiler, for which memory grows with the images and with the activations that are kept.
 
 The real compiler is tested in tests/aot/step_test.py.
 """
@@ -89,7 +89,7 @@ def test_the_largest_batch_is_found_to_the_image_in_few_compilations(compiled, r
 
 
 def test_the_largest_batch_where_memory_jumps(compiled, monkeypatch):
-    """20 images need little more than one, 21 far too much, so that interpolation misleads."""
+    """20 images need little more memory than one, and 21 far too much, so interpolation alone would be slow."""
     measure = aot_compile.measure
 
     def jumps(config, *args, **kwargs):

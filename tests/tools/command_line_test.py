@@ -1,4 +1,4 @@
-"""How every command ends: its exit code, and errors in one line."""
+"""Exit codes of commands, and errors in one line."""
 
 import subprocess
 import sys

@@ -44,7 +44,7 @@ def finished(tokenizer, images, tmp_path_factory):
     return out
 
 
-def test_both_flips_labels_and_statistics(finished, tokenizer, images):
+def test_latents_of_both_flips_labels_and_statistics(finished, tokenizer, images):
     shards, encode = LatentShards(str(finished)), Tokenizer.from_pretrained(tokenizer).encode
     every = []
     for i, path in enumerate(sorted(images.rglob("*.png"))):

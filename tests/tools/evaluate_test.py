@@ -112,7 +112,7 @@ def test_batch_size_order_and_container_do_not_matter(tmp_path, images):
     assert len(prints) == 1
 
 
-def test_statistics_stand_for_their_images(tmp_path, images, capsys):
+def test_statistics_give_the_same_fid_as_their_images(tmp_path, images, capsys):
     smooth, noisy = images
     a, b = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", noisy)
     _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o1")
@@ -125,7 +125,7 @@ def test_statistics_stand_for_their_images(tmp_path, images, capsys):
     assert "(adm, 24 samples, statistics of 24 reference images)" in capsys.readouterr().out
 
 
-def test_images_and_statistics_in_one_file_are_told_apart(tmp_path, images, capsys):
+def test_images_and_statistics_in_one_file_are_distinguished(tmp_path, images, capsys):
     """ADM's reference batches: 10,000 images beside the statistics of many more."""
     smooth, noisy = images
     a, b = _folder(tmp_path / "a", smooth), _folder(tmp_path / "b", noisy)
@@ -147,7 +147,9 @@ def test_images_and_statistics_in_one_file_are_told_apart(tmp_path, images, caps
         ("Inception score", "24 samples"),
     ):
         assert re.search(rf"^{name} +\S+  \(adm, {used}\)$", printed, re.MULTILINE)
-    assert not any(line.startswith("reference") for line in report["warnings"])  # nobody knows of how many images
+    assert not any(
+        line.startswith("reference") for line in report["warnings"]
+    )  # computed from an unknown number of images
     assert not (out / "reference.npz").exists()  # those statistics were not measured
     prints = report["fingerprints"]
     assert prints["reference"].startswith("10-") and prints["reference statistics"] != prints["reference"]
@@ -165,7 +167,7 @@ def test_the_references_that_were_drawn_are_counted(tmp_path, images, monkeypatc
     assert "(adm, 24 samples, 15 of 24 reference)" in printed and "at most 15 references, drawn with seed" in printed
 
 
-def test_a_set_is_at_no_distance_from_its_copy(tmp_path, images):
+def test_the_distance_of_a_set_to_its_copy_is_zero(tmp_path, images):
     a, b = (_folder(tmp_path / name, images[0]) for name in "ab")
     _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o")
     report = _report(tmp_path / "o")
@@ -194,7 +196,7 @@ def test_pairs_are_measured_without_inception(tmp_path, images, capsys):
     assert report["pictures"]["worst"][0] == told
 
 
-def test_weights_that_are_missing_cost_only_their_metrics(tmp_path, images, monkeypatch, capsys):
+def test_missing_weights_remove_only_their_metrics(tmp_path, images, monkeypatch, capsys):
     monkeypatch.setattr(evaluation_inputs, "load_inception", pretrained.load_inception)
     a, b = _folder(tmp_path / "a", images[0]), _folder(tmp_path / "b", images[1])
     gone = str(tmp_path / "gone.pth")
@@ -221,7 +223,7 @@ def test_equal_pairs_have_infinite_psnr_and_valid_json(tmp_path, images, capsys)
     assert "no PSNR (dB): infinite: 5 of 24" in capsys.readouterr().out
 
 
-def test_distances_that_are_nan_are_no_infinity(tmp_path, images, monkeypatch, capsys):
+def test_nan_distances_are_an_error(tmp_path, images, monkeypatch, capsys):
     class Broken:
         fingerprint = "0123"
 
@@ -241,7 +243,7 @@ def test_distances_that_are_nan_are_no_infinity(tmp_path, images, monkeypatch, c
     assert not (tmp_path / "o" / "evaluation.json").exists()
 
 
-def test_sides_of_different_sizes_are_warned_about(tmp_path, images, capsys):
+def test_different_image_sizes_give_a_warning(tmp_path, images, capsys):
     large = np.random.default_rng(2).integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
     a, b = _folder(tmp_path / "a", large), _folder(tmp_path / "b", images[1])
     assert _run("--reference", a, "--samples", b, "--inception=x", "--out", tmp_path / "o") == 0
@@ -310,14 +312,22 @@ def test_a_tokenizer_on_a_training_source(tmp_path, tokenizer, capsys):
     assert _run(*tar, "--out", tmp_path / "tar") == 0
     assert _report(tmp_path / "tar")["metrics"] == _report(tmp_path / "files")["metrics"]
     files[3].write_bytes(files[3].read_bytes()[:200])
-    capsys.readouterr()
     for source in ((), ("--data_source=folder",)):
-        assert _run(*flags, "--reference", tmp_path / "a", *source, "--out", tmp_path / f"bad{len(source)}") == 1
-        message = capsys.readouterr().err.splitlines()[-1]
-        assert "003.png" in message and "copy that image again, or remove it" in message
+        assert _run(*flags, "--reference", tmp_path / "a", *source, "--out", tmp_path / f"bad{len(source)}") == 0
+        shown = capsys.readouterr().out
+        assert "4 samples" in shown and "1 of 5 images of samples are unreadable and left out" in shown
+    files[3].unlink()
+    assert _run(*flags, "--reference", tmp_path / "a", "--out", tmp_path / "without") == 0
+    without = _report(tmp_path / "without")
+    for folder in ("bad0", "bad1"):
+        report = _report(tmp_path / folder)
+        assert report["metrics"] == without["metrics"] and report["counts"] == without["counts"]
+        assert report["fingerprints"] == without["fingerprints"]
+        assert [str(files[3]) in line for line in report["unreadable"]["samples"]] == [True]
+        assert [item["index"] for item in report["pictures"]["worst"]].count(3) == 0
 
 
-def test_an_interrupted_evaluation_goes_on(tmp_path, images, monkeypatch, capsys):
+def test_an_interrupted_evaluation_resumes(tmp_path, images, monkeypatch, capsys):
     a, b, out = _folder(tmp_path / "a", images[0]), _folder(tmp_path / "b", images[1]), tmp_path / "out"
     flags = ("--reference", a, "--samples", b, "--inception=x", "--batch_size=8", "--out")
     _run(*flags, tmp_path / "whole")

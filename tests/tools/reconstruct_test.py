@@ -92,10 +92,10 @@ def test_files_and_patterns(weights, pictures, tmp_path):
     assert [row["name"] for row in results["images"]] == [
         "00000_a.png", "00001_a.png", "00002_b.png", "00003_c.png", "00004_e.png",
     ]  # fmt: skip
-    assert len(results["unreadable"]) == 2  # named or matched, a text file is tried
+    assert len(results["unreadable"]) == 1 and "broken.jpg" in results["unreadable"][0]
 
 
-def test_an_image_that_comes_back_exactly(pictures, tmp_path, weights, monkeypatch, capsys):
+def test_an_exact_reconstruction(pictures, tmp_path, weights, monkeypatch, capsys):
     """Its PSNR is infinite, which JSON cannot say."""
     monkeypatch.setattr(Reconstructor, "__call__", lambda self, images: (images, {}))
     assert run("--from", weights, "--images", pictures / "a.png", "--out", tmp_path / "out") == 0

@@ -120,7 +120,7 @@ def test_bad_flags_are_refused_before_anything_is_written(folders, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_generator_and_tokenizer_must_belong_together(folders, tmp_path, capsys):
+def test_generator_and_tokenizer_must_fit_together(folders, tmp_path, capsys):
     wide = save_generator(tmp_path / "wide", DiTConfig(8, 5, width=32, depth=1, num_heads=4, num_classes=7))
     assert command((wide, folders[1]), tmp_path / "out") == 1
     assert "makes 8 tokens of 5 channels, the tokenizer takes 8 of 6" in capsys.readouterr().err

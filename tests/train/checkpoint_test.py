@@ -74,7 +74,7 @@ def test_a_checkpoint_that_one_process_cannot_read_is_moved_by_all(tmp_path):
     assert [path.name.split("_")[0] for path in (tmp_path / "damaged").iterdir()] == ["2"]
 
 
-def test_a_save_beside_a_later_step_stops_the_run(tmp_path):
+def test_a_checkpoint_of_a_later_step_stops_the_run(tmp_path):
     (tmp_path / "999").mkdir()
     checkpoints = Checkpoints(tmp_path, keep=3, keep_every_steps=0)
     with pytest.raises(SaveFailed, match=r"step 1 was not written: .* holds one of step 999"):

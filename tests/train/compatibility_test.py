@@ -43,3 +43,11 @@ def test_a_field_newer_than_the_checkpoint_counts_as_its_default():
     check_config(saved, saved | {"optim.new": 0}, defaults)
     with pytest.raises(ConfigMismatch, match=r"optim\.new: 0 in the checkpoint, 1 now"):
         check_config(saved, saved | {"optim.new": 1}, defaults)
+
+
+def test_checkpoints_from_before_images_were_turned_upright_ask_for_it():
+    """They were trained on images as stored; resuming otherwise would change them silently."""
+    saved, now = {"seed": 0}, {"seed": 0, "data.exif": "apply", "data.background": "white", "data.max_pixels": 9}
+    with pytest.raises(ConfigMismatch, match=r"data\.background: 'ignore' in the checkpoint, 'white' now"):
+        check_config(saved, now, {"data.exif": "apply", "data.background": "white"})
+    check_config(saved, now | {"data.exif": "ignore", "data.background": "ignore"})

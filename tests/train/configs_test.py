@@ -1,4 +1,4 @@
-"""Every tokenizer config shrinks to a run of minutes' work in seconds: same recipe, narrower and shallower."""
+"""Every tokenizer config, shrunk to a run of seconds: the same recipe with narrower and fewer blocks."""
 
 import json
 import pathlib

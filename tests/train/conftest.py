@@ -82,7 +82,7 @@ def full_config(tiny_config, frozen_weights):
 
 @pytest.fixture
 def preempt_at(monkeypatch):
-    """`with preempt_at(n):` preempts a run when it asks for the n-th time whether it is."""
+    """Context that preempts a run at its n-th check for preemption."""
 
     @contextlib.contextmanager
     def at(question):

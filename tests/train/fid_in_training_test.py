@@ -148,7 +148,7 @@ def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_
     again.best.close()
 
 
-def test_missing_weights_of_the_fid_network_are_told_before_the_run(config, tmp_path):
+def test_missing_weights_of_the_fid_network_are_reported_before_the_run(config, tmp_path):
     config.evals.fid.update(every_steps=2, weights="/nowhere/inception.pth")
     with pytest.raises(
         MissingWeights, match=r"missing: the FID network[^$]*mseitzer/pytorch-fid[^$]*evals.fid.every_steps=0"

@@ -16,6 +16,7 @@ from softvq_jax.train.latent_source import open_source
 from softvq_jax.train.nearest_class import nearest_labels
 from softvq_jax.train.tasks import TASKS
 from tests import small_generators
+from tests.data import reported_inputs
 
 
 def run(config, workdir):
@@ -132,6 +133,23 @@ def test_other_sizes_and_too_many_classes_are_refused(config):
         ValueError, match=r"the data have 2 classes, the generator labels 0 to 0: set model\.num_classes=2"
     ):
         open_source(config)
+
+
+def test_data_without_classes_are_refused_for_many_classes(config, tmp_path, caplog):
+    """A flat folder; with one class it is no matter, and one named class of many is told."""
+    reported_inputs.write(tmp_path / "flat", *(f"{i}.png" for i in range(8)))
+    config.data.update(source="folder", path=str(tmp_path / "flat"), holdout=0.5)
+    config.model.num_classes = 5
+    with pytest.raises(ValueError, match=r"no classes, .*num_classes=5: .*data\.classes='names'.*num_classes=1"):
+        open_source(config)
+    config.model.num_classes = 1
+    open_source(config)
+    config.data.classes, config.model.num_classes = "folders", 5
+    reported_inputs.write(tmp_path / "one", *(f"cat/{i}.png" for i in range(8)))
+    config.data.path = str(tmp_path / "one")
+    with caplog.at_level("WARNING"):
+        open_source(config)
+    assert "all data are of one class, cat, and model.num_classes=5" in caplog.text
 
 
 def test_the_message_for_a_missing_tokenizer_says_how_to_train_one(config, tmp_path):

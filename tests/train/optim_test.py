@@ -1,4 +1,4 @@
-"""Optimisation against closed forms and the release's rule read off published tensor names."""
+"""Optimization against closed forms, and against the release's rule applied to published tensor names."""
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def test_frozen_parameters_have_no_state_and_do_not_move():
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= 2 * 3 + 2  # two moments of b, and counts
 
 
-def test_clipping_is_pytorchs():
+def test_clipping_equals_pytorchs():
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     clipped, norm = optim.clip_by_global_norm(grads, 1.0)
     assert norm == 5.0

@@ -1,4 +1,4 @@
-"""The step's parts, each against something computed another way."""
+"""The parts of the step, each compared with an independent computation."""
 
 import chex
 import jax
@@ -139,7 +139,7 @@ def test_codes_age_by_the_tokens_of_their_codebook():
     np.testing.assert_array_equal(age_codes(age, indices[:, ::-1])[0], [6, 0, CODE_USAGE_WINDOW])
 
 
-def test_missing_weights_stop_the_run_with_everything_a_person_needs(full_config, tmp_path):
+def test_missing_weights_stop_the_run_with_a_complete_message(full_config, tmp_path):
     full_config.weights.teacher = str(tmp_path / "nowhere.safetensors")
     with pytest.raises(pretrained.MissingWeights) as error:
         make_task(full_config)

@@ -63,7 +63,7 @@ def test_a_bottleneck_by_its_import_path(tmp_path):
     assert Tokenizer.from_pretrained(tmp_path).config == config
 
 
-def test_configs_of_before_bottleneck_args_open(tmp_path):
+def test_configs_without_bottleneck_args_can_be_opened(tmp_path):
     """`softvq_jax.json` has the field only if it is used."""
     small.tokenizer(small.config("kl")).save_pretrained(tmp_path)
     assert "bottleneck_args" not in (tmp_path / OWN_CONFIG).read_text()

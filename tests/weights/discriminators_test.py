@@ -37,7 +37,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rules_go_both_ways(family):
+def test_rules_work_in_both_directions(family):
     make, variables, rules = FAMILIES[family]
     params = filled(shapes(make, variables))
     tensors = layout.write(rules, params)

@@ -1,4 +1,4 @@
-"""Where weights are found, what files are refused, and that nothing is half-written."""
+"""Finding, reading and writing weight files."""
 
 import json
 import pathlib
@@ -75,12 +75,12 @@ def test_no_network(name, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         files.resolve(name, purpose="tokenizer")
     message = str(error.value)
-    assert message.startswith(f"tokenizer: '{name}' is no file or folder here, and could not be fetched")
+    assert message.startswith(f"tokenizer: '{name}' is not a local file or folder, and could not be downloaded")
     assert "download it elsewhere from huggingface.co/runs/tiny and give its path" in message
     assert message.endswith("(ConnectionError: Name or service not known)")
 
 
-def test_safetensors_there_and_back(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     path = tmp_path / "model.safetensors"
     files.write_safetensors(path, TENSORS | {"strided": TENSORS["a"].T})
     read = files.read_tensors(path)
@@ -120,26 +120,27 @@ def test_pytorch_files_name_the_extra(ending, tmp_path, monkeypatch):
 
 
 class Tensor:
-    """As much of `torch.Tensor` as reading needs; NumPy has no bfloat16 to give."""
+    """The part of `torch.Tensor` that reading uses; NumPy has no bfloat16."""
 
-    def __init__(self, array, dtype):
-        self.array, self.dtype = array, dtype
+    def __init__(self, array, dtype="float32", *, is_quantized=False, layout="strided"):
+        self.array, self.dtype, self.is_quantized, self.layout = array, dtype, is_quantized, layout
 
     def detach(self):
         return self
 
     def float(self):
-        return Tensor(np.float32(self.array), "float32")
+        return Tensor(np.float32(self.array))
 
     def numpy(self):
-        assert self.dtype != "bfloat16"
+        if self.dtype == "bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
         return self.array
 
 
 @pytest.fixture
 def torch(monkeypatch):
-    """A stand-in whose `load` gives `torch.content`."""
-    stand_in = types.SimpleNamespace(Tensor=Tensor, bfloat16="bfloat16", content=None)
+    """A substitute for torch; its `load` returns `torch.content`."""
+    stand_in = types.SimpleNamespace(Tensor=Tensor, strided="strided", content=None)
 
     def load(path, map_location, weights_only):
         assert weights_only  # a pickle may run anything
@@ -152,19 +153,43 @@ def torch(monkeypatch):
     return stand_in
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "teacher"])
-def test_pytorch_checkpoints(wrapper, torch, tmp_path):
-    state = {"a": Tensor(TENSORS["a"], "float32"), "b": Tensor(np.ones(2), "bfloat16"), "epoch": 3}
-    torch.content = state if wrapper is None else {wrapper: state, "epoch": 3}
+def test_pytorch_checkpoints(torch, tmp_path):
+    """Nested dicts come flat, by their paths; what is no tensor is left out."""
+    network = {"a": Tensor(TENSORS["a"]), "b": Tensor(np.ones(2), "bfloat16")}
+    torch.content = {
+        "c": Tensor(np.zeros(1)),
+        "model": network,
+        "optimizer": {"state": {0: {"m": Tensor(np.ones(3))}}},
+        "epoch": 3,
+    }
     (tmp_path / "model.pth").touch()
     tensors = files.read_tensors(tmp_path / "model.pth")
-    assert tensors.keys() == {"a", "b"} and tensors["b"].dtype == np.float32
-    np.testing.assert_array_equal(tensors["a"], TENSORS["a"])
+    assert tensors.keys() == {"c", "model.a", "model.b", "optimizer.state.0.m"}
+    assert tensors["model.b"].dtype == np.float32
+    np.testing.assert_array_equal(tensors["model.a"], TENSORS["a"])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Tensor(np.ones(2), is_quantized=True), "'layer.w' is quantized; expected a dense tensor of floats"),
+        (Tensor(np.ones(2), layout="sparse_coo"), "'layer.w' is sparse; expected a dense tensor of floats"),
+    ],
+)
+def test_unusual_pytorch_tensors(tensor, message, torch, tmp_path):
+    torch.content = {"layer": {"w": tensor}}
+    (tmp_path / "model.pth").touch()
+    with pytest.raises(WeightsError, match=rf"model\.pth: {message}"):
+        files.read_tensors(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([1, 2], "holds a list; expected a state dict"), (EOFError("no more"), "could not be read.*no more")],
+    [
+        ([1, 2], "holds a list; expected a state dict"),
+        ({"epoch": 3}, r"holds no tensors \(epoch\); expected a state dict"),
+        (EOFError("no more"), "could not be read.*no more"),
+    ],
 )
 def test_pytorch_files_without_tensors(content, message, torch, tmp_path):
     torch.content = content
@@ -180,7 +205,7 @@ def test_malformed_json(content, tmp_path):
         files.read_json(tmp_path / "config.json")
 
 
-def test_json_that_is_no_object(tmp_path):
+def test_json_without_an_object(tmp_path):
     (tmp_path / "config.json").write_text("3")
     with pytest.raises(WeightsError, match=r"config\.json holds a JSON int; expected an object of fields"):
         files.read_json(tmp_path / "config.json")

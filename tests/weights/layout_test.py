@@ -1,4 +1,4 @@
-"""Layouts against what PyTorch computes with them, and reading and writing by rules."""
+"""Layouts against PyTorch's computations, and reading and writing by rules."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_there_and_back(name):
+def test_round_trip(name):
     kind, shape = LAYOUTS[name]
     theirs = normal(*shape)
     np.testing.assert_array_equal(kind.to_torch(kind.to_ours(theirs)), theirs)
@@ -117,7 +117,7 @@ def test_tensor_of_another_shape():
         layout.read(RULES, tensors, PARAMS, source="a.safetensors")
 
 
-def test_rules_that_forget_a_parameter():
+def test_incomplete_rules_are_an_error():
     with pytest.raises(AssertionError, match=r"no rule fills \['token'\]"):
         layout.read(RULES[:-1], layout.write(RULES, PARAMS), PARAMS, source="test")
 
@@ -139,3 +139,72 @@ def test_joined_tensors(count):
     tensors[next(iter(tensors))] = normal(2, 4)
     with pytest.raises(WeightsError, match=r"has shape \(2, 4\), but this network's is \(3, 4\)"):
         layout.read(rules, tensors, params, source="test")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (np.ones((4, 3), np.int8), r"'layer\.1\.fc\.weight' is int8, quantized; expected float32"),
+        (np.ones((4, 3), bool), r"is bool, quantized; expected float32"),
+        (np.ones((4, 3), np.complex64), r"is complex64, quantized; expected float32"),
+        (np.full((4, 3), np.nan, np.float32), r"12 of the 12 values of 'layer\.1\.fc\.weight' are NaN or infinite"),
+        (np.float32([[1, 2, np.inf]] * 4), r"4 of the 12 values of"),
+    ],
+)
+def test_tensors_that_hold_no_parameters(tensor, message):
+    tensors = layout.write(RULES, PARAMS) | {"layer.1.fc.weight": tensor}
+    with pytest.raises(WeightsError, match=rf"a\.safetensors: .*{message}"):
+        layout.read(RULES, tensors, PARAMS, source="a.safetensors")
+
+
+def test_scales_of_a_quantized_tensor():
+    tensors = layout.write(RULES, PARAMS) | {"head.weight_scale": np.float32(3)}
+    with pytest.raises(WeightsError, match=r"'head\.weight' is float32, quantized; .*without scales"):
+        layout.read(RULES, tensors, PARAMS, source="a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float64"])
+def test_all_floats_become_float32(dtype):
+    tensors = {key: tensor.astype(dtype) for key, tensor in layout.write(RULES, PARAMS).items()}
+    params = layout.read(RULES, tensors, PARAMS, source="test")
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(params["norm"]["scale"], np.float32(tensors["ln.weight"]))
+
+
+def test_first_half():
+    """Of a tensor with twice the rows; the rest comes back with `second_halves`."""
+    rules = [Rule("out", "out", layout.LINEAR, first_half=True)]
+    tensor = normal(10, 4)
+    params = layout.read(rules, {"out": tensor}, {"out": np.zeros((4, 5))}, source="test")
+    np.testing.assert_array_equal(params["out"], tensor[:5].T)
+    rest = layout.second_halves(rules, {"out": tensor}, params)
+    np.testing.assert_array_equal(np.concatenate([layout.write(rules, params)["out"], rest["out"]]), tensor)
+    assert not layout.second_halves(rules, {"out": tensor[:5]}, params)
+    with pytest.raises(WeightsError, match=r"has shape \(9, 4\)"):
+        layout.read(rules, {"out": tensor[:9]}, {"out": np.zeros((4, 5))}, source="test")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["blocks.0.w", "blocks.999999999.w"], r"there is 'blocks\.999999999\.w', but no tensor of block 1"),
+        (["blocks.0.w", "blocks.x.w"], r"'blocks\.x\.w' should have the number of a block in place of 'x'"),
+        (["blocks.1.w"], r"there is 'blocks\.1\.w', but no tensor of block 0"),
+        (["blocks.-1.w"], "should have the number of a block"),
+        (["other"], "no tensor of block 0"),
+    ],
+)
+def test_blocks_that_cannot_be_counted(names, message):
+    with pytest.raises(WeightsError, match=message):
+        layout.count_blocks(names, "blocks.")
+
+
+def test_count_blocks():
+    assert layout.count_blocks(["blocks.1.w", "blocks.0.w", "blocks.0.b", "norm.w"], "blocks.") == 2
+
+
+def test_blocks_and_registers_are_not_left_out():
+    layout.check_unused(["head.weight", "mask_token", "blocks.0.w"], {"blocks.0.w"}, source="a.pth")
+    for name in ("blocks.1.w", "encoder.model.blocks.0.ls1.gamma", "register_tokens", "encoder.model.reg_token"):
+        with pytest.raises(WeightsError, match=rf"a\.pth has '{name}', which this network does not use"):
+            layout.check_unused([name], {"blocks.0.w"}, source="a.pth")

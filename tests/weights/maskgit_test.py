@@ -11,7 +11,7 @@ from tests import small_titok
 
 
 @pytest.mark.parametrize("network", ["bert", "uvit"])
-def test_there_and_back(network):
+def test_round_trip(network):
     tensors, fields = small_titok.published(f"maskgit_{network}")
     assert is_maskgit(tensors)
     config = config_of(tensors, fields)

@@ -15,7 +15,7 @@ def published(request):
     return request.param, *small_titok.published(small_titok.PUBLISHED[request.param])
 
 
-def test_there_and_back(published):
+def test_round_trip(published):
     _, tensors, fields = published
     assert is_titok(tensors)
     config = config_of(tensors, fields)

@@ -1,4 +1,4 @@
-"""Tokenizers in files: the published ones come back bit for bit, ours lose nothing, and broken ones are refused."""
+"""Tokenizer files: published and own tokenizers are restored bit for bit, and damaged files are refused."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def assert_same_files(ours, theirs):
 
 
 @pytest.mark.parametrize("bottleneck", small.PUBLISHED)
-def test_published_files_come_back(bottleneck, tmp_path):
+def test_published_files_round_trip(bottleneck, tmp_path):
     tensors, fields = small.published(bottleneck)
     theirs = small.save_published(tmp_path / "theirs", tensors | EXTRA, fields)
     tokenizer = Tokenizer.from_pretrained(theirs)
@@ -48,7 +48,7 @@ def test_published_files_come_back(bottleneck, tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_published_in_half_precision(dtype, tmp_path):
-    """The parameters are float32 all the same: a float16 codebook would underflow when it is normalized."""
+    """The parameters are float32 nevertheless, because a float16 codebook would underflow when it is normalized."""
     tensors, fields = small.published("softvq")
     tensors["quantize.embedding"] *= 1e-4
     half = {key: tensor.astype(dtype) for key, tensor in tensors.items()}
@@ -61,8 +61,8 @@ def test_published_in_half_precision(dtype, tmp_path):
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
 
 
-def test_shapes_say_more_than_the_config(tmp_path):
-    """The published softvq-l-32 declares a B encoder and holds an L one; image and token counts are told as well."""
+def test_shapes_take_precedence_over_the_config(tmp_path):
+    """The published softvq-l-32 declares a B encoder but has an L one; image size and token counts are also inferred."""
     tensors, fields = small.published("softvq", encoder_width=128, grid=6)
     fields |= {"encoder_model": "vit_small_patch14_dinov2.lvd142m", "image_size": 32, "num_latent_tokens": 2}
     tokenizer = Tokenizer.from_pretrained(small.save_published(tmp_path / "theirs", tensors, fields))
@@ -100,7 +100,7 @@ ODD_SHAPES = {
 
 
 @pytest.mark.parametrize("shape", ODD_SHAPES)
-def test_ours_come_back(shape, tmp_path):
+def test_our_tokenizers_round_trip(shape, tmp_path):
     config = small.config(**ODD_SHAPES[shape])
     ours = Tokenizer(config, small.params(config))
     ours.save_pretrained(tmp_path / "tokenizer")
@@ -112,14 +112,14 @@ def test_ours_come_back(shape, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_opening_decides_how_it_computes(tmp_path):
+def test_compute_options_are_chosen_when_opening(tmp_path):
     small.tokenizer(small.config("ae")).save_pretrained(tmp_path)
     config = Tokenizer.from_pretrained(tmp_path, dtype="bfloat16", remat="full").config
     assert config == small.config("ae", dtype="bfloat16", remat="full")
 
 
-def test_a_folder_takes_another_tokenizer(tmp_path):
-    """No field of the one that was there stays behind."""
+def test_saving_over_another_tokenizer(tmp_path):
+    """No field of the previous tokenizer is kept."""
     small.tokenizer(small.config("ae")).save_pretrained(tmp_path / "ours")
     theirs = small.save_published(tmp_path / "theirs", *small.published("ae"))
     Tokenizer.from_pretrained(theirs).save_pretrained(tmp_path / "ours")
@@ -157,7 +157,7 @@ def test_malformed_config(folder):
     (folder / "config.json").write_text('{"tau": 0.07,')
     refused(folder, WeightsError, r"config\.json is not valid JSON")
     (folder / "config.json").write_text("[]")
-    refused(folder, WeightsError, r"config\.json holds a list; expected a JSON object")
+    refused(folder, WeightsError, r"config\.json holds a JSON list; expected an object of fields")
 
 
 def test_config_of_ours_with_unknown_or_missing_fields(tmp_path):
@@ -204,3 +204,36 @@ def test_failed_save_leaves_the_old_one(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         tokenizer.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_null_in_a_published_config_is_the_default(tmp_path):
+    tensors, fields = small.published("softvq")
+    folder = small.save_published(tmp_path / "theirs", tensors, dict.fromkeys(fields))
+    config = Tokenizer.from_pretrained(folder).config
+    assert (config.temperature, config.l2_normalize) == (0.07, True)
+    assert Tokenizer.from_pretrained(folder).latent_mean is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": "0.07"}, "tau is '0.07'; expected a number above 0, or null for the default"),
+        ({"codebook_l2_norm": 1}, "codebook_l2_norm is 1; expected True or False, or null for the default"),
+        ({"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or null for the default"),
+        ({"vq_std": 0}, "vq_std is 0; expected a number above 0, or null for the default"),
+        ({"image_size": [256]}, r"image_size is \[256\]; expected an integer of at least 1"),
+    ],
+)
+def test_wrong_values_in_a_published_config(fields, message, tmp_path):
+    tensors, published = small.published("softvq")
+    folder = small.save_published(tmp_path / "theirs", tensors, published | fields)
+    refused(folder, WeightsError, rf"the config\.json of .*theirs.*: {message}")
+
+
+def test_blocks_that_the_config_does_not_have(tmp_path):
+    config = small.config("ae", encoder=small.vit(depth=2))
+    Tokenizer(config, small.params(config)).save_pretrained(tmp_path)
+    fields = files.read_json(tmp_path / OWN_CONFIG)
+    fields["encoder"]["depth"] = 1
+    files.write_json(tmp_path / OWN_CONFIG, fields)
+    refused(tmp_path, WeightsError, r"has 'encoder\.model\.blocks\.1\..*', which this network does not use")

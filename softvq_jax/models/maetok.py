@@ -1,0 +1,140 @@
+"""MAETok: a plain autoencoder whose encoder sees masked images in training (arXiv 2502.03444).
+
+Encoder and decoder are the ViTs of `models.tokenizer` with mixed rotary positions; the blocks of the decoder are
+modulated by the latents. In training, small auxiliary decoders predict features of the patches from the latents.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from softvq_jax.models import layers
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.quantizers import bottleneck_class
+from softvq_jax.models.tokenizer import Decoder, Encoder, TokenizerConfig, TokenizerModel, TokenizerOutput
+from softvq_jax.models.vit import ViTConfig
+
+ROPE_THETA = 10.0
+ENCODER: dict[str, Any] = dict(rope_theta=ROPE_THETA)
+DECODER: dict[str, Any] = dict(
+    rope_theta=ROPE_THETA, modulated=True, class_token=False, absolute_positions=False, layer_scale=None
+)
+"""The fields of the published encoders' and decoders' transformers that differ from SoftVQ-VAE's."""
+AUXILIARY: dict[str, Any] = dict(DECODER, class_token=True, width=192, depth=3, num_heads=3)
+"""The fields of the auxiliary decoders' transformers."""
+NUM_HOG_VALUES = 108
+
+
+@dataclasses.dataclass(frozen=True)
+class MAETokConfig(TokenizerConfig):
+    """Shape of a MAETok tokenizer.
+
+    Attributes:
+      mask_token: whether the encoder has a mask token, which stands for masked patches in training. The release's are
+        without where `enc_token_drop` is 0.
+      auxiliary: the transformer of the auxiliary decoders, which only training needs.
+
+    Raises:
+      ValueError: fields that do not fit together.
+    """
+
+    num_latent_tokens: int = 128
+    bottleneck: str = "ae"
+    num_codebooks: int = 1
+    mask_token: bool = True
+    auxiliary: ViTConfig | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.auxiliary is not None:
+            self.auxiliary.grid(self.image_size)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> "MAETokConfig":
+        """From nested fields, as in a config file."""
+        fields = dict(fields)
+        for name in ("encoder", "decoder", "auxiliary"):
+            if fields.get(name) is not None:
+                fields[name] = ViTConfig(**fields[name])
+        return cls(**fields)
+
+
+class MaskedEncoder(Encoder):
+    """The encoder of `TokenizerModel`, with a mask token in place of masked patches."""
+
+    def __init__(self, config: MAETokConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        normal = nnx.initializers.truncated_normal(stddev=0.02)
+        shape = (1, config.encoder.width)
+        self.mask_token = nnx.Param(normal(rngs.params(), shape, jnp.float32)) if config.mask_token else None
+
+    def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> jax.Array:
+        """`[B, H, W, 3] -> [B, L, width]`; patches where `mask` `[B, N]` is true are not seen.
+
+        Raises:
+          ValueError: a mask, but the encoder has no mask token.
+        """
+        if mask is None:
+            return super().__call__(images, key=key)
+        if self.mask_token is None:
+            raise ValueError("this encoder has no mask token; set model.mask_token=True to train it on masked images")
+        return self.latents(self.vit.embed(images, mask, self.mask_token[...]), key=key)
+
+
+class MAETokModel(TokenizerModel):
+    """Encoder, `to_latents` to the bottleneck's channels, bottleneck, decoder."""
+
+    def __init__(self, config: MAETokConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.encoder = MaskedEncoder(config, rngs=rngs)
+        self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
+        # Always float32: few parameters, and their outputs are what generators learn.
+        self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        step: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> TokenizerOutput:
+        """As `TokenizerModel`; patches where `mask` `[B, N]` is true are hidden from the encoder."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        z = self.to_latents(self.encoder(images, mask=mask, key=keys[0]))
+        bottlenecked = self.bottleneck(z, step=step, key=keys[1])
+        return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
+
+
+class AuxiliaryDecoder(nnx.Module):
+    """Predicts features of every patch from the latents, `[B, L, D] -> [B, N, num_features]` float32.
+
+    Raises:
+      ValueError: the config is without `auxiliary`.
+    """
+
+    def __init__(self, config: MAETokConfig, num_features: int, *, rngs: nnx.Rngs):
+        if config.auxiliary is None:
+            raise ValueError("the config is without auxiliary decoders; set model.auxiliary")
+        self.decoder = Decoder(dataclasses.replace(config, decoder=config.auxiliary), num_features, rngs=rngs)
+
+    def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return self.decoder.to_patches(self.decoder(latents, key=key)).astype(jnp.float32)
+
+
+@functools.cache
+def functional(config: MAETokConfig) -> Functional:
+    """The network of this shape as a pure function of its parameters."""
+    return Functional(lambda rngs: MAETokModel(config, rngs=rngs))
+
+
+@functools.cache
+def auxiliary(config: MAETokConfig, num_features: int) -> Functional:
+    """The auxiliary decoder of `num_features` per patch as a pure function of its parameters."""
+    return Functional(lambda rngs: AuxiliaryDecoder(config, num_features, rngs=rngs))

@@ -1,0 +1,185 @@
+"""A lock on a folder that one program at a time may write to, also where several hosts share the folder.
+
+The lock is a file `.lock` in the folder, which says who holds it. On one host, and on shared folders that support it
+(NFS), the operating system's lock on this file ends with the program, however it ends. Elsewhere (mounted buckets) a
+running program rewrites the file every `BEAT_SECONDS`. So a lock left behind by a program that was killed never has to be
+removed by hand: on the same host it is taken over at once, from another host after `STALE_SECONDS` without a beat.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import secrets
+import socket
+import threading
+import time
+
+from absl import logging
+
+NAME = ".lock"
+BEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_held: dict[pathlib.Path, "FolderLock"] = {}  # by this program
+
+
+class Locked(RuntimeError):
+    """Another program uses the folder; the message says which one."""
+
+
+class FolderLock:
+    """Holds the lock of a folder from construction until `release`, or the end of the program.
+
+    A program that holds the lock may take it again.
+
+    Args:
+      folder: an existing folder.
+      beat: seconds between two rewrites of the file.
+      stale: seconds without one, after which a lock of another host is taken over.
+
+    Raises:
+      Locked: another program holds it.
+      OSError: the file cannot be written.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS):
+        self._path = folder.resolve() / NAME
+        self._stop, self._beat, self._lost = threading.Event(), beat, None
+        if self._path in _held:
+            return
+        self._file = _acquire(self._path, beat, stale)
+        self._holder = _holder()
+        try:
+            self._write(0)
+        except OSError:
+            os.close(self._file)
+            raise
+        _held[self._path] = self
+        threading.Thread(target=self._keep_beating, daemon=True, name="folder lock").start()
+
+    def check(self) -> None:
+        """Raises `Locked` if another program took the lock over while this one was suspended."""
+        if self._lost is not None:
+            raise Locked(_message(self._path, self._lost))
+
+    def release(self) -> None:
+        """Gives the lock back; does nothing if it was taken over, or taken again while it was held."""
+        if _held.get(self._path) is not self:
+            return
+        self._stop.set()
+        del _held[self._path]
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(self._path.read_bytes())["id"] == self._holder["id"]:
+                self._path.unlink()
+        os.close(self._file)
+
+    def _write(self, beat):
+        content = json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
+        os.pwrite(self._file, content, 0)  # before it is cut to its length: a full disk leaves the old content
+        os.ftruncate(self._file, len(content))
+        os.fsync(self._file)
+
+    def _keep_beating(self):
+        beats = 0
+        while not self._stop.wait(self._beat):
+            beats += 1
+            with contextlib.suppress(OSError):  # a full or lost disk, which the program itself notices
+                found = _read(self._path)
+                if found.get("id") not in (None, self._holder["id"]):
+                    self._lost = found
+                    return
+                self._write(beats)
+
+
+def _acquire(path, beat, stale):
+    """Returns a descriptor of the file, which is locked if the file system can."""
+    before, deadline = None, 0.0
+    while True:
+        file, lock = _open(path)
+        holder = _read(path)
+        if holder.get("host", socket.gethostname()) == socket.gethostname():
+            # The operating system ends its lock with the program. Where it has none, the program is looked up.
+            if lock == "taken" or (lock == "unsupported" and _runs(holder)):
+                os.close(file)
+                raise Locked(_message(path, holder))
+            return file
+        if before is None:
+            before, deadline = holder, time.monotonic() + stale
+            logging.warning("%s; waiting up to %.0f s for a sign of it", _message(path, holder, advice=False), stale)
+        elif holder != before:
+            os.close(file)
+            raise Locked(_message(path, holder))
+        elif time.monotonic() > deadline:
+            if lock == "taken":
+                os.close(file)
+                raise Locked(_message(path, holder))
+            logging.warning("it does not run any more: continuing")
+            return file
+        os.close(file)
+        time.sleep(min(beat, stale) / 4)
+
+
+def _open(path):
+    """Opens the file and tries to lock it; returns the descriptor and "ours", "taken" or "unsupported"."""
+    for _ in range(100):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return file, "taken" if error.errno in _HELD else "unsupported"
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(file).st_ino:
+                return file, "ours"
+        os.close(file)  # it was released, and removed, between the two calls
+    raise OSError(errno.EAGAIN, "the lock file is replaced all the time", str(path))
+
+
+def _holder():
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started": _process_start(os.getpid()),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "id": secrets.token_hex(8),
+    }
+
+
+def _read(path):
+    """The content of a lock, empty if there is none or it is just being written."""
+    for _ in range(5):
+        with contextlib.suppress(OSError, ValueError):
+            content = json.loads(path.read_bytes())
+            return content if isinstance(content, dict) else {}
+        time.sleep(0.02)
+    return {}
+
+
+def _runs(holder):
+    """Whether the process of a lock of this host still runs; another one may have got its number."""
+    pid = holder.get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # of another user
+    return _process_start(pid) == holder.get("process_started")
+
+
+def _process_start(pid):
+    """When a process started, in clock ticks since boot; None where the system does not tell."""
+    with contextlib.suppress(OSError, IndexError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
+def _message(path, holder, *, advice=True):
+    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
+    since = f" since {holder['since']}" if "since" in holder else ""
+    end = ". Use another workdir, or end that process first" if advice else ""
+    return f"{path.parent} is in use by {who}{since}{end}"

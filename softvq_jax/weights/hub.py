@@ -1,0 +1,98 @@
+"""Uploads tokenizers and generators to the Hugging Face Hub, with a model card."""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import huggingface_hub
+
+LIBRARY = "softvq-jax"
+PAPER = "2412.10958"
+
+
+def model_card(
+    title: str,
+    body: str,
+    *,
+    tags: Sequence[str] = (),
+    license: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    dataset: str | None = None,
+    pipeline_tag: str | None = None,
+) -> "huggingface_hub.ModelCard":
+    """A model card: a Markdown page, with metadata that the Hub reads.
+
+    Args:
+      title: heading of the page.
+      body: Markdown below the heading.
+      tags: further tags, beside the library's.
+      license: its identifier on the Hub, such as "mit".
+      metrics: numbers by name, such as `{"rFID": 0.61}`.
+      dataset: the data set that they were measured on, and that the network was trained on, such as "imagenet-1k".
+      pipeline_tag: the Hub's task.
+
+    Raises:
+      ValueError: metrics without a data set.
+    """
+    import huggingface_hub
+
+    if metrics and not dataset:
+        raise ValueError(f"metrics {', '.join(metrics)} need dataset=..., the data set that they were measured on")
+    results = [
+        huggingface_hub.EvalResult(
+            task_type=pipeline_tag or "image-feature-extraction",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=name.lower(),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in (metrics or {}).items()
+    ]
+    data = huggingface_hub.ModelCardData(
+        license=license,
+        library_name=LIBRARY,
+        tags=[LIBRARY, "jax", f"arxiv:{PAPER}", *tags],
+        datasets=dataset,
+        pipeline_tag=pipeline_tag,
+        **({"model_name": title, "eval_results": results} if results else {}),
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in (metrics or {}).items())
+    measured = f"\n## Metrics\n\nMeasured on {dataset}.\n\n| metric | value |\n|---|---|\n{table}\n" if table else ""
+    return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{body}\n{measured}")
+
+
+def push(
+    save: Callable[[pathlib.Path], Any],
+    card: "huggingface_hub.ModelCard",
+    repo_id: str,
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+) -> str:
+    """Uploads a folder in one commit; the arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+    Args:
+      save: writes the files into a folder.
+      card: becomes its `README.md`.
+      repo_id: "owner/name"; made if it does not exist.
+
+    Returns:
+      The URL of the commit.
+    """
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi(token=token, library_name=LIBRARY)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        save(path)
+        (path / "README.md").write_text(str(card), encoding="utf-8")
+        options = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
+        return str(api.upload_folder(repo_id=repo_id, repo_type="model", folder_path=os.fspath(path), **options))
