@@ -21,7 +21,10 @@ from tests.parity_kinds.adversarial import lpips_tensors
 def training_config(case, shape):
     a, t = case["arguments"], case["training"]
     config = tokenizer_config("S", "S")
-    config.model.update(tokenizer_weights.config_to_dict(shape))
+    fields = tokenizer_weights.config_to_dict(shape)
+    for name in ("encoder", "decoder"):  # options of other tokenizers are not fields of the training config
+        fields[name] = {field: fields[name][field] for field in config.model[name]}
+    config.model.update(fields)
     config.loss.alignment_weight = a["repa_loss_weight"] if a["repa"] else 0.0
     config.loss.entropy_weight = a["entropy_loss_ratio"]
     config.loss.perceptual_warmup_steps = t["perceptual_warmup"] or 1
