@@ -81,6 +81,7 @@ def test_images_from_0_to_1_give_one_warning():
         Tokenizer(TOKENIZER.config, TOKENIZER.params).encode(IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", generator_test.CONFIGS)
 def test_sample_traces(family):
     generator = generator_test._generator(family)

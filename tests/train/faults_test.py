@@ -33,6 +33,9 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
@@ -58,7 +61,6 @@ def test_a_finished_run_started_again_appends_nothing(finished):
     Tokenizer.from_pretrained(workdir)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["evaluating", "before the line", "power"])
 def test_an_interrupted_evaluation_is_made_up(finished, tmp_path, cut, monkeypatch):
     """Preempted inside the evaluation of step 3; killed between its best step and its line; its line lost."""
@@ -165,7 +167,6 @@ def at_step(step, action):
         MetricsWriter.scalars = scalars
 
 
-@pytest.mark.slow
 def test_a_workdir_removed_in_mid_run_is_named_and_the_state_saved_elsewhere(finished, tmp_path):
     config, whole, _ = finished
     config.checkpoint.update(every_steps=100, fallback=str(tmp_path / "second"))  # no save is in progress
@@ -217,7 +218,6 @@ def fill(disk, free):
         file.write(bytes(max(0, space.f_bavail * space.f_frsize - free)))
 
 
-@pytest.mark.slow
 def test_a_full_disk_at_metrics_is_named(finished, small_disk, tmp_path):
     config, _, _ = finished
     config.checkpoint.update(every_steps=100, fallback=str(tmp_path / "second"))
@@ -290,7 +290,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flags", REFUSED.values(), ids=REFUSED)
 def test_a_refusal_at_the_start_leaves_no_folder_and_no_traceback(flags, tmp_path):
     workdir = tmp_path / "new" / "run"
