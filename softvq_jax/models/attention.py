@@ -78,7 +78,7 @@ def implementations(qkv: jax.Array, num_heads: int) -> dict[str, tuple[Callable,
     cuDNN is left out without a CUDA device: tracing it already fails there.
     """
     width = qkv.shape[-1] // 3
-    found = {"default": (_xla_forward, _xla_backward)}
+    found: dict[str, tuple[Callable, Callable]] = {"default": (_xla_forward, _xla_backward)}
     if qkv.dtype in (jnp.bfloat16, jnp.float16) and _cudnn_takes(width // num_heads):
         found["cuda"] = (_cudnn_forward, _cudnn_backward)
     devices = max(1, jax.sharding.get_abstract_mesh().size)  # 0 without a mesh

@@ -6,6 +6,7 @@ queries, keys and values where the projection wrote them, without a transpose, a
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ class _Shape:
         )
 
 
-def _compiler_params(*semantics: str):
+def _compiler_params(*semantics: Literal["parallel", "arbitrary"]):
     return pltpu.CompilerParams(dimension_semantics=semantics)
 
 

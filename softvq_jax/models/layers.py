@@ -114,6 +114,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q).astype(v.dtype), self.k_norm(k).astype(v.dtype)
             qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
         if self.freqs is not None:
+            assert coordinates is not None, "rotary positions need the tokens' coordinates"
             q, k, v = split_heads(qkv, self.num_heads)
             q, k = (rotate(each, coordinates, self.freqs[...]) for each in (q, k))
             qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)

@@ -24,8 +24,10 @@ EMBED_GAIN = 2.0  # gain of a patch's content relative to its position
 def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     """Sets the parameters of a new `models.tokenizer.TokenizerModel` as described in the module's docstring."""
     encoder, decoder = model.encoder, model.decoder
-    _start_copying(encoder.vit.transformer, encoder.vit.pos_embed, encoder.latent_pos_embed, rngs)
-    _start_copying(decoder.transformer, decoder.pos_embed, decoder.latent_pos_embed, rngs)
+    encoder_positions, decoder_positions = encoder.vit.pos_embed, decoder.pos_embed
+    assert encoder_positions is not None and decoder_positions is not None, "checked by the config"
+    _start_copying(encoder.vit.transformer, encoder_positions, encoder.latent_pos_embed, rngs)
+    _start_copying(decoder.transformer, decoder_positions, decoder.latent_pos_embed, rngs)
     embed = encoder.vit.patch_embed.kernel
     into_content, gain = _content(embed.shape[1]), EMBED_GAIN / embed.shape[0] ** 0.5
     embed[...] = gain * jax.random.normal(rngs.params(), embed.shape) * into_content

@@ -218,6 +218,7 @@ class TokenizerModel(nnx.Module):
     def posterior(self, images: jax.Array, **options: jax.Array) -> jax.Array:
         """Probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
         log_posterior = self.bottleneck.log_posterior(self.pre_bottleneck(images), **options)
+        assert log_posterior is not None, "the bottleneck averages codes"
         return jnp.moveaxis(jnp.exp(log_posterior), 0, 1)
 
     def encode_indices(self, images: jax.Array) -> jax.Array:

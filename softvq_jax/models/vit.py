@@ -83,22 +83,21 @@ class Block(nnx.Module):
     """
 
     def __init__(self, config: ViTConfig, condition_dim: int | None = None, *, dtype=None, rngs: nnx.Rngs):
-        width, options = config.width, dict(dtype=dtype, rngs=rngs)
+        width = config.width
         norm = partial(layers.layer_norm, width, affine=not config.modulated, eps=config.norm_eps, rngs=rngs)
         self.norm1 = norm()
-        self.attn = layers.Attention(width, config.num_heads, rope_theta=config.rope_theta, **options)
+        self.attn = layers.Attention(width, config.num_heads, rope_theta=config.rope_theta, dtype=dtype, rngs=rngs)
         self.norm2 = norm()
         if config.activation == "swiglu":
             # DINOv2-g: two thirds of the usual hidden width, rounded up to a multiple of 8.
             hidden = (int(config.mlp_ratio * width * 2 / 3) + 7) // 8 * 8
             self.mlp = layers.SwiGLU(width, hidden, dtype=dtype, rngs=rngs)
         else:
-            self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, **options)
-        scaled = config.layer_scale is not None
-        self.ls1 = LayerScale(width, config.layer_scale) if scaled else None
-        self.ls2 = LayerScale(width, config.layer_scale) if scaled else None
+            self.mlp = layers.MLP(width, int(config.mlp_ratio * width), config.activation, dtype=dtype, rngs=rngs)
+        self.ls1 = LayerScale(width, config.layer_scale) if config.layer_scale is not None else None
+        self.ls2 = LayerScale(width, config.layer_scale) if config.layer_scale is not None else None
         self.modulation = (
-            layers.Linear(condition_dim, 4 * width, kernel_init=nnx.initializers.zeros, **options)
+            layers.Linear(condition_dim, 4 * width, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
             if condition_dim is not None
             else None
         )
@@ -114,6 +113,7 @@ class Block(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         modulations = (None, None)
         if self.modulation is not None:
+            assert condition is not None, "a modulated block needs a condition"
             modulations = jnp.split(self.modulation(jax.nn.silu(condition)).astype(jnp.float32), 2, axis=-1)
         for norm, branch, scale, modulation, key in (
             (self.norm1, partial(self.attn, coordinates=coordinates), self.ls1, modulations[0], keys[0]),
@@ -177,6 +177,7 @@ class Transformer(nnx.Module):
         """
         coordinates = None
         if self.config.rope_theta is not None:
+            assert grid is not None, "rotary positions need the grid"
             prefix = self.config.num_prefix_tokens
             coordinates = patch_coordinates(grid, prefix, tokens.shape[1] - prefix - grid**2)
         per_block = ()
@@ -238,6 +239,7 @@ class ViT(nnx.Module):
             raise ValueError(f"images have shape {images.shape}; expected [B, {side}, {side}, 3]")
         patches = self.patch_embed(patchify(images, self.config.patch_size)).astype(jnp.float32)
         if mask is not None:
+            assert mask_token is not None, "it replaces the masked patches"
             patches = jnp.where(mask[..., None], mask_token, patches)
         return with_prefix(patches, self.cls_token, self.pos_embed, self.registers)
 

@@ -138,4 +138,4 @@ def call_with_auto_axes(function: Callable[..., jax.Array], batch: jax.Array, *a
         return function(batch, *args)
     output = PartitionSpec(*sharding.spec[:1])
     with jax.sharding.use_abstract_mesh(mesh):
-        return jax.sharding.auto_axes(function, out_sharding=output)(batch, *args)
+        return jax.sharding.auto_axes(function, out_sharding=output)(batch, *args)  # pyright: ignore[reportReturnType] (auto_axes has no annotations)

@@ -39,7 +39,8 @@ class HeldOut(Evaluator):
         assert run.held_out_sums is not None, "set when training starts"
         if self.section.raw_weights:
             measured.append(state.params)
-        with data_of(run.task).eval_batches(run.mesh) as batches:
+        data = data_of(run.task)
+        with data.eval_batches(run.mesh) as batches:
             for batch in batches:
                 run.check_preemption()
                 inputs = run.inputs(batch, "valid", "index")
@@ -50,7 +51,7 @@ class HeldOut(Evaluator):
         run.check_preemption()
         metrics, images = run.task.summarize(state.ema, run.frozen, totals[0], first)
         readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
-        if unreadable := min(self.section.num_images, len(run.task.data.held_out)) - int(readable):
+        if unreadable := min(self.section.num_images, len(data.held_out)) - int(readable):
             metrics["eval_unreadable"] = unreadable
         if jax.process_index() == 0 and (warning := notes.collapse(metrics.get(LATENT_SPREAD, 1.0))):
             logging.warning("step %d: %s", step, warning)

@@ -173,16 +173,15 @@ def _mean_class(array, shape):
     """Embeddings `[classes, width]`: the classes of other data start at the mean of the old ones."""
     if array.shape[1] != shape[1]:
         return None
-    return np.repeat(array.mean(0, keepdims=True), shape[0], axis=0), "each class starts at the mean of the source's"
+    return _repeated_mean(array, shape[0]), "each class starts at the mean of the source's"
 
 
 def _mean_class_and_none(array, shape):
     """Embeddings `[classes + 1, width]`, of which the last means no class."""
     if array.shape[1] != shape[1]:
         return None
-    classes, _ = _mean_class(array[:-1], (shape[0] - 1, shape[1]))
     how = "each class starts at the mean of the source's; the embedding of no class is kept"
-    return np.concatenate([classes, array[-1:]]), how
+    return np.concatenate([_repeated_mean(array[:-1], shape[0] - 1), array[-1:]]), how
 
 
 def _moments(array, shape):
@@ -197,6 +196,11 @@ def _moments(array, shape):
     return np.concatenate([array, np.full_like(array, value)], axis=-1), (
         f"as the mean; the log-variance starts at {KL_LOG_VARIANCE:g}"
     )
+
+
+def _repeated_mean(array, count):
+    """The mean row, `count` times."""
+    return np.repeat(array.mean(0, keepdims=True), count, axis=0)
 
 
 def _interpolated(array, length):
@@ -251,7 +255,7 @@ def _fields(config, prefix=""):
     return flat
 
 
-def _flat(tree):
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.flatten_dict(dict(tree), sep="/")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from softvq_jax.train.state import Discriminator, Network
 
@@ -18,7 +19,9 @@ from softvq_jax.train.state import Discriminator, Network
 UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
 
 
-def learning_rate(optim, kind: str, *, batch_size: int, steps_per_epoch: int, num_steps: int) -> optax.Schedule:
+def learning_rate(
+    optim, kind: str, *, batch_size: int, steps_per_epoch: int, num_steps: int
+) -> Callable[[ArrayLike], jax.Array]:
     """Returns the learning rate as a function of the step, counted from 0.
 
     It grows linearly over `warmup_epochs` to the peak, `learning_rate * batch_size / 256`. Then "cosine" decays it to

@@ -123,7 +123,7 @@ def read_weights(checkpoint: pathlib.Path, *, raw: bool = False) -> CheckpointWe
     single = ocp.options.MultiprocessingOptions(primary_host=_process_index(), active_processes={_process_index()})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=single)
     try:
-        names = list(dict(handler.metadata(state).tree))
+        names = list(dict(handler.metadata(state).tree))  # pyright: ignore[reportArgumentType] (any path will do)
         wanted = _in_order(names, raw)
         given = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
         arguments = ocp.args.PyTreeRestore(dict.fromkeys(wanted, 0), restore_args=given, partial_restore=True)

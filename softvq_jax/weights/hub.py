@@ -39,19 +39,21 @@ def model_card(
     """
     import huggingface_hub
 
-    if metrics and not dataset:
-        raise ValueError(f"metrics {', '.join(metrics)} need dataset=..., the data set that they were measured on")
-    results = [
-        huggingface_hub.EvalResult(
-            task_type=pipeline_tag or "image-feature-extraction",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            metric_type=name.lower(),
-            metric_name=name,
-            metric_value=value,
-        )
-        for name, value in (metrics or {}).items()
-    ]
+    results = []
+    if metrics:
+        if not dataset:
+            raise ValueError(f"metrics {', '.join(metrics)} need dataset=..., the data set that they were measured on")
+        results = [
+            huggingface_hub.EvalResult(
+                task_type=pipeline_tag or "image-feature-extraction",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                metric_type=name.lower(),
+                metric_name=name,
+                metric_value=value,
+            )
+            for name, value in metrics.items()
+        ]
     data = huggingface_hub.ModelCardData(
         license=license,
         library_name=LIBRARY,
