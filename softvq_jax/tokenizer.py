@@ -278,7 +278,10 @@ class Tokenizer:
           ValueError: the images have another shape, dtype or range; or a temperature that is not positive, or for another
             bottleneck.
         """
-        return self._run("encode", self._checked(images), **self._temperature(temperature))
+        options = self._temperature(temperature)
+        if self.config.discrete:  # by their indices: latents and the codes that indices stand for are equal bit for bit
+            return self._run("lookup", self.encode_indices(images))
+        return self._run("encode", self._checked(images), **options)
 
     def decode(self, latents: jax.Array, *, clip: bool = True) -> jax.Array:
         """Decodes latents to images `[B, H, W, 3]`.
@@ -328,7 +331,8 @@ class Tokenizer:
         user_arrays.check_shape("indices", indices, shape)
         last = config.codebook_size - 1
         user_arrays.check_integers("indices", indices, 0, last, expected=f"expected 0 to {last}")
-        return _clipped(self._run("decode_indices", indices), clip)
+        # Two programs: the second is that of `decode`, so that indices and their latents give the same images bit for bit.
+        return self.decode(self._run("lookup", indices), clip=clip)
 
     def _run(self, method, batch, **options):
         return call_with_auto_axes(_program(self.config, method), batch, self.params, options)

@@ -229,6 +229,10 @@ class TokenizerModel(nnx.Module):
         """Decodes latents `[B, L, D]` to images `[B, H, W, 3]`, not clipped to [-1, 1]."""
         return self.decoder.to_pixels(self.decoder(latents))
 
+    def lookup(self, indices: jax.Array) -> jax.Array:
+        """Returns the latents `[B, L, D]` of code indices `[B, C, L/C]`, for discrete bottlenecks."""
+        return self.bottleneck.lookup(indices)
+
     def decode_indices(self, indices: jax.Array) -> jax.Array:
         """Decodes code indices `[B, C, L/C]` to images, for discrete bottlenecks."""
-        return self.decode(self.bottleneck.lookup(indices))
+        return self.decode(self.lookup(indices))

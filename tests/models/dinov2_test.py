@@ -41,7 +41,7 @@ def test_positions_as_hugging_face_does(side, grid):
 
 
 def test_positions_that_are_not_a_square():
-    with pytest.raises(ValueError, match="18 positions are not a class position and a square grid"):
+    with pytest.raises(ValueError, match="there are 18 positions; expected 1 for the class token plus a square number"):
         dinov2.resample_positions(np.zeros((18, 3), np.float32), 2)
 
 

@@ -137,7 +137,7 @@ def test_a_run_that_diverges_is_a_row(base, tmp_path, monkeypatch):
             workdir.mkdir()
 
         def train(self):
-            raise study.NonFinite("reconstruction is nan at step 3. The run stops")
+            raise study.NonFinite("reconstruction is nan at step 3. The run stops", 3)
 
     monkeypatch.setattr(study, "Run", Diverges)
     printed = study.Study(small_study(base, {"a": variant("A", 1)}), tmp_path).run()

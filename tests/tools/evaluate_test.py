@@ -373,7 +373,7 @@ def test_bad_input_is_one_line(tmp_path, images, capsys):
     says("name a larger set", "--samples", b, "--inception=x", "--reference", tmp_path / "one.npz")
     says("statistics.npz: 1 numbers of mu are not", "--samples", b, "--inception=x", "--reference", broken)
     says("001.png is 20 x 32", "--samples", mixed, "--inception=x")
-    says("no image in or at", "--samples", tmp_path / "gone", "--inception=x")
+    says("no image found at", "--samples", tmp_path / "gone", "--inception=x")
     says("24 images and", "--samples", tmp_path / "one.npz", "--protocol=softvq-rfid")
     assert not (tmp_path / "o" / "evaluation.json").exists()
 

@@ -72,7 +72,7 @@ def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp
     config.tokenizer = str(shutil.copytree(tokenizer, tmp_path / "moved"))  # the same weights at another path
     moved = run(config, tmp_path / "cut")
     moved.train()
-    moved.weights["tokenizer"] = "another"
+    moved.record.weights["tokenizer"] = "another"
     with pytest.raises(WeightsMismatch, match=r"tokenizer: \w{16} in the checkpoint, another now"):
         moved._restore_or_init()
     jax.tree.map(np.testing.assert_array_equal, *(final_state(config, tmp_path / name) for name in ("whole", "cut")))

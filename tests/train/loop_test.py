@@ -189,7 +189,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tiny_conf
     tiny_config.train.num_steps = 20
     with pytest.raises(NonFinite, match=r"is (nan|-?inf) at step \d+"):
         run(tiny_config, tmp_path / "run").train()
-    values = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    values = [path.name for path in (tmp_path / "run" / "checkpoints").glob("*") if path.name.isdigit()]
     again = run(tiny_config, tmp_path / "run")
     with jax.set_mesh(again.mesh):
         state, record = again._restore_or_init()
