@@ -71,7 +71,7 @@ def parameter(path: pathlib.Path):
     )
 
 
-@pytest.mark.parametrize("path", map(parameter, CASES))
+@pytest.mark.parametrize("path", [parameter(path) for path in CASES])
 def test_parity(path):
     case = json.loads(path.read_text())
     kind = case["kind"]

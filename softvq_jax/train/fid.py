@@ -23,6 +23,7 @@ from softvq_jax.metrics.feature_statistics import has_images, read_statistics
 from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
+from softvq_jax.storage import files
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.task import Better, data_of
 from softvq_jax.weights.pretrained import load_inception, missing
@@ -98,7 +99,7 @@ class Fid(Evaluator):
                 self._warn(record.content["warnings"])
                 values = np.array([record.metrics.get(name, np.nan) for name in RETURNED], np.float64)
                 out = run.workdir / "evaluations" / f"step_{step:07d}"
-                out.mkdir(parents=True, exist_ok=True)
+                files.make_folder(out)
                 record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)))

@@ -84,8 +84,8 @@ def check_report(config, workdir, results):
 
     report.main(report.parse_flags(["report", "--workdir", str(workdir)]))
     page = (workdir / "report.html").read_text()
-    assert f"The worst reconstructions, by PSNR: {psnr.min():.2f} dB ({FILES[int(np.argmin(psnr))]}, from" in page
-    for part in ("The best reconstructions, by PSNR: ", "A map of the latents", "Use of the codes, over the mean"):
+    assert f"Worst reconstructions by PSNR: {psnr.min():.2f} dB ({FILES[int(np.argmin(psnr))]}, from" in page
+    for part in ("Best reconstructions by PSNR: ", "Map of the latents", "Tokens per code, over the mean"):
         assert part in page
     for name in ("worst", "best", "latent_map"):
         assert base64.b64encode((out / f"{name}.png").read_bytes()).decode() in page
