@@ -254,7 +254,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_prints_no_traceback(small_disk, tmp
     program = f"""
 import pathlib, sys, jax
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
-state = {{str(i): jax.random.normal(jax.random.key(i), (2 ** 16,)) for i in range(100)}}
+state = {{str(i): jax.random.normal(jax.random.key(i), (2 ** 16,)) for i in range(200)}}
 checkpoints = Checkpoints(pathlib.Path({str(small_disk / "checkpoints")!r}), keep=3, keep_every_steps=0)
 try:
     checkpoints.save(state, {{"step": 1}})
