@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-# Files that take minutes start first.
+# Files that take minutes. With one file to a worker, they start first.
 LONGEST = (
     "parity_test.py",
     "gan_steps_test.py",
@@ -22,7 +22,6 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     def place(item):
         slow = item.get_closest_marker("slow") is not None
@@ -32,10 +31,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         first[item.path] = min(first.get(item.path, len(LONGEST) + 1), place(item))
     items.sort(key=lambda item: first[item.path])
-    for item in items:
-        # The tests of a file share what it compiles, so one worker runs them all. Parity cases share nothing.
-        group = item.nodeid if item.path.name == "parity_test.py" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
