@@ -89,6 +89,7 @@ def small_step(images: int):
     return step, (kernels, rows), m
 
 
+@pytest.mark.slow
 def test_the_plan_equals_the_program_except_for_machine_code():
     plan, whole = (compiler(*small_step(2**16)) for compiler in (plan_for, compile_for))
     assert (plan.arguments, plan.flops) == (whole.arguments, whole.flops)

@@ -48,6 +48,7 @@ def test_dit_loss_passes_the_timestep_to_the_network():
     np.testing.assert_allclose(losses.vb, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mar_loss_uses_only_masked_tokens():
     schedule, shape = make_schedule("cosine"), (4, 6, 2)
     x, z = jax.random.normal(jax.random.key(0), shape), jax.random.normal(jax.random.key(1), (4, 6, 3))

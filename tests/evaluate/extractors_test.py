@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.extractors import PerceptualDistance
@@ -7,6 +8,7 @@ from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
 
 
+@pytest.mark.slow
 def test_distances_of_8_bit_images_in_batches():
     net, rng = functional(LPIPS), np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.05 * rng.standard_normal(leaf.shape, np.float32), net.shapes)

@@ -103,6 +103,7 @@ def test_spectral_norm_moves_once_before_use_and_its_gradient_holds_the_vectors(
     np.testing.assert_allclose(grads["kernel"][0].T, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_heads_are_applied_each_to_its_feature(trunk, dino):
     head = nnx.split(nnx.eval_shape(lambda: Head(8, rngs=nnx.Rngs(0))))[0]
     one = jax.jit(lambda params, buffers, tokens: apply(head, params, buffers, tokens, train=True)[0])
@@ -114,6 +115,7 @@ def test_heads_are_applied_each_to_its_feature(trunk, dino):
     np.testing.assert_allclose(logits, np.concatenate(alone, axis=1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dino", "patchgan"])
 def test_buffers_go_through_jit_and_grad_as_plain_dicts(kind, trunk, dino):
     graphdef, params, buffers = {"dino": dino, "patchgan": build(lambda rngs: PatchGAN(4, 1, rngs=rngs))}[kind]
@@ -189,6 +191,7 @@ def test_patchgan_has_one_logit_per_patch(size, side):
     assert logits.shape == (2, side, side, 1)
 
 
+@pytest.mark.slow
 def test_a_patchgan_logit_sees_70_pixels():
     logit = lambda x: PatchGAN(width=2, rngs=nnx.Rngs(0))(x, train=False)[0, 6, 6, 0]  # noqa: E731
     grad = jax.jit(jax.grad(logit))(images(1, 128))

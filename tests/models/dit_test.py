@@ -119,6 +119,7 @@ def test_positions_are_kept_but_not_trained():
             assert positions[place, channel] == pytest.approx(wave(place / 10000 ** (channel // 2 * 2 / 8)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     graphdef, params, _ = _random(TINY)
     again = _graphdef(dataclasses.replace(TINY, remat="full"))

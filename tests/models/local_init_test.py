@@ -32,12 +32,14 @@ def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5
     return (np.linalg.norm(x[1] - x[0], axis=-1) for x in (latents, decoded))
 
 
+@pytest.mark.slow
 def test_a_patch_changes_its_own_latent_and_its_own_patch_of_the_reconstruction():
     latents, decoded = changed_tokens(local_init=True)
     assert latents.argmax() == 5 and latents[5] > 5 * np.delete(latents, 5).max()
     assert decoded.argmax() == 5 and decoded[5] > 5 * np.delete(decoded, 5).max()
 
 
+@pytest.mark.slow
 def test_with_the_usual_initialization_a_patch_changes_all_latents_equally():
     latents, _ = changed_tokens(local_init=False)
     assert latents.max() < 5 * np.median(latents)

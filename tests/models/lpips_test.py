@@ -94,6 +94,7 @@ def test_target_is_not_differentiated(params):
     assert str(jaxpr).count("conv_general_dilated[") == 39
 
 
+@pytest.mark.slow
 def test_bfloat16_convolutions(params):
     coarse = nnx.merge(abstract(jnp.bfloat16)[0], params)
     low = jax.jit(lambda a, b: coarse(a, b))(images(10), images(11))

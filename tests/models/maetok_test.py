@@ -23,6 +23,7 @@ CONFIG = small_maetok.config()
 NETWORK = maetok.functional(CONFIG)
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient(quick_compilation):
     """Those of rotary positions, mask token and modulations included, and of an auxiliary decoder."""
     decoder = maetok.auxiliary(CONFIG, 20)
@@ -52,6 +53,7 @@ def test_masked_patches_are_not_seen(quick_compilation):
     assert np.abs(before[1] - after[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_fresh_modulation_hides_the_latents(quick_compilation):
     """At 0, shift and scale hide the latent tokens from all others; the first step changes that."""
     fresh = Block(CONFIG.decoder, 32, rngs=nnx.Rngs(0)).modulation

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from softvq_jax.models.diffusion_head import DiffusionHead
@@ -82,6 +83,7 @@ def test_all_masked():
     np.testing.assert_allclose(nothing_visible(num_visible=0), nothing_visible(num_visible=2), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_no_class_is_one_embedding():
     """The label `num_classes` means no class."""
     assert not np.allclose(run(labels=jnp.array([4, 4])), run(labels=jnp.array([5, 5])), atol=1e-3)
@@ -89,11 +91,13 @@ def test_no_class_is_one_embedding():
     assert grads["no_class"].any() and not grads["class_embeddings"].any()
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_from_the_key():
     first, second = run(key=jax.random.key(0)), run(key=jax.random.key(1))
     assert not np.allclose(first, second, atol=1e-3) and not np.allclose(first, run(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_new_head_predicts_nothing():
     head = DiffusionHead(3, 48, 16, 2, rngs=nnx.Rngs(0))
     out = head(jnp.ones((7, 3)), jnp.arange(7), jnp.ones((7, 48)))

@@ -68,6 +68,7 @@ def test_leftovers_of_an_interrupted_save_are_removed(tmp_path):
     assert_restores(tmp_path, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_process_cannot_read_is_moved_by_all(tmp_path):
     programs.run("disagreement", tmp_path / "checkpoints", processes=2, devices=2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]

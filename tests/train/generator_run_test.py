@@ -64,6 +64,7 @@ def final_state(config, workdir):
     return jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp_path, tokenizer, preempt_at):
     results = run(config, tmp_path / "whole").train()
     assert results["eval_loss"] > 0 and results["eval_samples"] == 7

@@ -12,6 +12,7 @@ from tests import programs, small_generators
 from tests.small_generators import take_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sit", "dit", "mar"])
 def test_the_loss_falls_on_a_repeated_batch(family):
     config = small_generators.config(family)
@@ -23,6 +24,7 @@ def test_the_loss_falls_on_a_repeated_batch(family):
     assert logs[-1]["grad_norm"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("process", "slope"), [("linear", 1.0), ("cosine", (np.pi / 2) ** 2 / 2)])
 def test_first_loss_of_sit_is_the_power_of_the_velocity(process, slope):
     """The output starts at zero, so the loss is `E (a' x + s' e)^2`: 2 on the linear path, pi^2 / 4 on the cosine one."""
@@ -37,6 +39,7 @@ def test_first_loss_of_sit_is_the_power_of_the_velocity(process, slope):
     np.testing.assert_allclose(losses["loss"], 2 * slope, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_first_noise_error_of_dit_is_one():
     config = small_generators.config("dit")
     task = small_generators.abstract_task(config)
@@ -47,6 +50,7 @@ def test_first_noise_error_of_dit_is_one():
     np.testing.assert_allclose(losses["loss"], losses["noise_error"] + losses["variational_bound"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_microbatches():
     config = small_generators.config("sit")
     config.optim.accumulate = 4

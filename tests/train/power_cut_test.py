@@ -75,6 +75,7 @@ def same(one, two):
     )
 
 
+@pytest.mark.slow
 def test_all_files_of_a_finished_run_are_on_disk(tiny_config, tmp_path):
     tiny_config.checkpoint.best_metric = "eval_psnr"
     workdir = tmp_path / "runs" / "run"

@@ -76,6 +76,7 @@ def test_every_bottleneck_trains(tiny_config, bottleneck):
         assert np.abs(after["bottleneck"]["projection"] - before["bottleneck"]["projection"]).max() > 0
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_plain_differentiation_of_the_total(tiny_config):
     """The step's image-space cotangents against `jax.grad` of the written-out loss."""
     tiny_config.gan.update(diff_augment=False, start_step=0)
@@ -116,6 +117,7 @@ def test_adaptive_weight_is_the_ratio_of_last_layer_gradients():
     np.testing.assert_allclose(ours, by_kernel[0] / (by_kernel[1] + 1e-4), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_microbatches(tiny_config):
     tiny_config.gan.discriminator = "none"
     tiny_config.loss.entropy_weight = 0.0  # the only term that is not a mean over images
