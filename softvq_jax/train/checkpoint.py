@@ -13,7 +13,6 @@ most the checkpoint that was being written; Orbax alone syncs neither.
 
 import asyncio
 import contextlib
-import logging as stdlib_logging
 import pathlib
 import shutil
 import time
@@ -28,6 +27,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.path import atomicity
 
 from softvq_jax.storage import files
+from softvq_jax.train.save_errors import drop_tracebacks
 from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem
 
 
@@ -81,7 +81,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # process 0 removes what interrupted saves left
             temporary_path_class=_DurablePath,
         )
-        _drop_tracebacks()
+        drop_tracebacks()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         # After a read, Orbax waits for all processes, so a process that fails would leave the others waiting. Instead,
         # each process reads independently, and the results are compared here.
@@ -232,22 +232,6 @@ class Checkpoints:
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")
             self._manager.reload()
-
-
-def _drop_tracebacks() -> None:
-    """Leaves the tracebacks of failed saves out of the log: one error of a disk is in hundreds of them.
-
-    The error itself is raised as `SaveFailed`.
-    """
-    for name in ("absl", "asyncio"):
-        logger = stdlib_logging.getLogger(name)
-        if _is_not_a_traceback not in logger.filters:
-            logger.addFilter(_is_not_a_traceback)
-
-
-def _is_not_a_traceback(entry: stdlib_logging.LogRecord) -> bool:
-    library = entry.name == "asyncio" or "/orbax/" in entry.pathname
-    return not (library and entry.exc_info and entry.levelno >= stdlib_logging.ERROR)
 
 
 def _in_all_processes(condition: bool) -> bool:

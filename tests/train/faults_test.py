@@ -249,7 +249,6 @@ def test_a_full_disk_at_metrics_is_named(finished, small_disk, tmp_path):
     assert "The state of step 3 is saved in" in str(e.value)
 
 
-@pytest.mark.xfail(reason="the error is named, but tracebacks of TensorStore's callbacks still precede it")
 def test_a_disk_that_is_full_at_a_checkpoint_prints_no_traceback(small_disk, tmp_path):
     """The whole log of a process: one line of the error, from hundreds of tracebacks of the checkpoint library."""
     program = f"""
