@@ -15,6 +15,7 @@ COMMANDS = {  # module and description by name
     "encode-latents": ("softvq_jax.tools.encode_latents", "Encode a data set into latents for training generators."),
     "prepare-dataset": ("softvq_jax.tools.prepare_dataset", "Convert images to ArrayRecord shards, or verify them."),
     "report": ("softvq_jax.tools.report", "Write the HTML report of a run."),
+    "compare": ("softvq_jax.tools.compare", "Write an HTML page with runs or evaluations side by side."),
     "export": ("softvq_jax.tools.export", "Export a checkpoint of a run as a tokenizer or a generator."),
     "aot-compile": ("softvq_jax.tools.aot_compile", "Compile a training step for a TPU slice and report its cost."),
     "random-teacher": (

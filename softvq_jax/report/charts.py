@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470")
+COLORS = ("#1f6fb4", "#c2541d", "#2b8056", "#8a4fb0", "#8a6d00", "#5b6470", "#b03060", "#0f7f8a")
 INCHES = (4.6, 2.8)  # width and height of a chart; the page scales it
 LOG_DECADES = 2.5  # values that span more decades than this get a logarithmic axis
 
@@ -48,14 +48,14 @@ class Chart:
       title: title above the chart.
       svg: an `<svg>` element with axes and lines; empty if no value is finite. Line i has the class `series{i}`.
       alt: alt text for screen readers.
-      legend: names of the lines; empty for a single line.
+      legend: number and name of each line that has values; empty for a single line.
       last: last value of a single line; empty for several lines.
     """
 
     title: str
     svg: str
     alt: str
-    legend: Sequence[str] = ()
+    legend: Sequence[tuple[int, str]] = ()
     last: str = ""
 
 
@@ -63,25 +63,26 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, s
     """Draws a chart with one or several lines.
 
     Points that are not finite are left out. The vertical axis is logarithmic if all values are positive and span more
-    than `LOG_DECADES` decades.
+    than `LOG_DECADES` decades. Line i has color i, also if another line has no points.
 
     Args:
       title, x_label: title of the chart and label of the x axis.
       series: the lines.
       show_last: whether the last value of a single line is shown next to the title.
     """
-    drawn = [line for line in map(finite, series) if line.x]
+    lines = list(map(finite, series))
+    drawn = [line for line in lines if line.x]
     if not drawn:
         return Chart(title, "", f"{title}: no finite values")
     figure = new_figure(INCHES)
-    plot_lines(figure.add_axes((0.13, 0.18, 0.82, 0.78)), drawn, x_label)
+    plot_lines(figure.add_axes((0.13, 0.18, 0.82, 0.78)), lines, x_label)
     ranges = "; ".join(f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}" for line in drawn)
-    several = len(drawn) > 1
+    several = len(lines) > 1
     return Chart(
         title,
         inline_svg(figure),
         f"Line chart of {title}: {ranges}",
-        [line.name for line in drawn] if several else (),
+        [(i, line.name) for i, line in enumerate(lines) if line.x] if several else (),
         number(drawn[0].y[-1]) if show_last and not several else "",
     )
 

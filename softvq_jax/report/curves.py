@@ -45,7 +45,7 @@ def curves(metrics: Metrics) -> Curves:
     """
     shown = [name for name in sorted(metrics) if name not in COUNTS]
     nonzero = [name for name in shown if any(metrics[name][1])]
-    groups = [(title, [name for name in nonzero if _group(name) == title]) for title in ORDER]
+    groups = [(title, [name for name in nonzero if group_of(name) == title]) for title in ORDER]
     return Curves(
         [(title, _charts(names, metrics)) for title, names in groups if names],
         [metric_title(name) for name in shown if name not in nonzero],
@@ -61,7 +61,8 @@ def metric_title(name: str) -> str:
     return capitalized(words(name))
 
 
-def _group(name: str) -> str:
+def group_of(name: str) -> str:
+    """Returns the title of the group that a metric's chart is in."""
     return next(title for title, pattern in GROUPS if re.match(f".*(?:{pattern})", name))
 
 

@@ -38,6 +38,22 @@ def pairs_grid(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray
     return rows_grid([originals, reconstructions], per_line=len(originals))
 
 
+def cells(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cuts a grid into its images, uint8 `[rows, columns, height, width, 3]`; the inverse of `grid`.
+
+    Raises:
+      ValueError: the picture is not a grid of images of this size.
+    """
+    counts = [(side + GAP) / (size + GAP) for side, size in zip(picture.shape[:2], (height, width), strict=True)]
+    if not all(count.is_integer() and count >= 1 for count in counts):
+        raise ValueError(
+            f"a picture of {picture.shape[1]} x {picture.shape[0]} is not a grid of {width} x {height} pixels"
+        )
+    rows, columns = map(int, counts)
+    tops, lefts = np.arange(rows) * (height + GAP), np.arange(columns) * (width + GAP)
+    return np.stack([[picture[t : t + height, left : left + width] for left in lefts] for t in tops])
+
+
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes an image `[H, W, 3]` uint8 as PNG, atomically."""
     with files.replacing(path) as partial:

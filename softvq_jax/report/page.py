@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -62,7 +63,18 @@ def render(template: str, **values: Any) -> str:
 
 def embed(path: pathlib.Path, caption: str, alt: str) -> EmbeddedImage:
     """Embeds a PNG file; large files are recompressed as WebP."""
-    content, kind = path.read_bytes(), "png"
+    return _embed(path.read_bytes(), caption, alt)
+
+
+def embed_array(image: np.ndarray, caption: str, alt: str) -> EmbeddedImage:
+    """Embeds an image `[H, W, 3]` uint8, as `embed` does."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return _embed(buffer.getvalue(), caption, alt)
+
+
+def _embed(content: bytes, caption: str, alt: str) -> EmbeddedImage:
+    kind = "png"
     with Image.open(io.BytesIO(content)) as image:
         size = image.size
         if len(content) > EMBEDDED_BYTES or image.width > WIDEST:

@@ -56,19 +56,19 @@ class RunFiles:
     evaluations: list[Evaluation]
 
 
-def read_run(workdir: pathlib.Path) -> RunFiles:
-    """Reads a workdir.
+def read_run(workdir: pathlib.Path, flag: str = "--workdir") -> RunFiles:
+    """Reads a workdir; `flag` names it in messages.
 
     Raises:
       FileNotFoundError: the folder does not exist, or holds neither a run nor an evaluation.
       ValueError: a file is not valid JSON, or the folder holds several runs.
     """
     if not workdir.is_dir():
-        raise FileNotFoundError(f"--workdir must be an existing folder; got {str(workdir)!r}")
+        raise FileNotFoundError(f"{flag} must be an existing folder; got {str(workdir)!r}")
     inner = sorted(path.parent.name for path in workdir.glob("*/metrics.jsonl"))
     if inner and not (workdir / "metrics.jsonl").exists():
         study = f"; the study's table is {workdir / 'table.md'}" if (workdir / "table.md").exists() else ""
-        raise ValueError(f"--workdir must be one run; {workdir} holds {len(inner)}: {', '.join(inner)}{study}")
+        raise ValueError(f"{flag} must be one run; {workdir} holds {len(inner)}: {', '.join(inner)}{study}")
     run = RunFiles(
         workdir.resolve().name,
         files.read_json(workdir / "config.json") if (workdir / "config.json").exists() else {},
@@ -81,7 +81,7 @@ def read_run(workdir: pathlib.Path) -> RunFiles:
     )
     if not (run.config or run.metrics or run.evaluations):
         raise FileNotFoundError(
-            f"--workdir must be the workdir of a run or the --out of an evaluation; {workdir} has no config.json, "
+            f"{flag} must be the workdir of a run or the --out of an evaluation; {workdir} has no config.json, "
             "metrics.jsonl or evaluation.json"
         )
     return run

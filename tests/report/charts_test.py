@@ -64,7 +64,7 @@ def test_constant_values_have_an_axis(values):
 
 def test_several_lines_have_a_legend_and_one_its_last_value():
     several = line_chart("logits", [Series("real", [0, 1], [1, 2]), Series("fake", [0, 1], [3, 4])])
-    assert several.legend == ["real", "fake"] and several.last == ""
+    assert several.legend == [(0, "real"), (1, "fake")] and several.last == ""
     assert several.alt == "Line chart of logits: real from 1 to 2; fake from 3 to 4"
     one = line_chart("loss", [Series("loss", [0, 1], [1, 0.25])])
     assert one.legend == () and one.last == "0.25"
