@@ -20,10 +20,11 @@ MAX_OPEN_SHARDS = 512  # in one process: systems commonly allow 1,024 open files
 
 @dataclasses.dataclass(frozen=True)
 class RecordedImage(source.EncodedImage):
-    """One record of a shard."""
+    """One record of a shard, of a set of `classes` classes."""
 
     shard: str
     position: int
+    classes: int
 
     @property
     def where(self) -> str:
@@ -32,7 +33,7 @@ class RecordedImage(source.EncodedImage):
     def load(self) -> tuple[bytes, int]:
         try:
             example = read_record(self.shard, self.position)
-            return example["image"], int(example["label"])
+            return example["image"], class_in(example, self.classes)
         except (records.CorruptRecord, KeyError, RuntimeError, IndexError) as error:  # Riegeli's are RuntimeErrors
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
@@ -79,7 +80,7 @@ class ArrayRecordShards(source.Source):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         shard = bisect.bisect_right(self._ends, i)
-        return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0))
+        return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0), len(self.class_names))
 
     def key(self, i: int) -> str:
         return str(i)
@@ -104,10 +105,10 @@ def read_index(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): copy it again, or write the data set again") from None
     names = index.get("class_names") if isinstance(index, dict) else None
     shards = index.get("shards") if isinstance(index, dict) else None
-    if not isinstance(names, list) or not isinstance(shards, list) or not all(map(_is_shard, shards)):
+    if not _are_names(names) or not isinstance(shards, list) or not all(map(_is_shard, shards)):
         raise ValueError(
-            f"{path} was not written by prepare_dataset or encode_latents: expected an object with class_names, and shards "
-            f"with {', '.join(SHARD_FIELDS)}; got {type(index).__name__}{_listed(index)}"
+            f"{path} was not written by prepare_dataset or encode_latents: expected an object with class_names, all text, "
+            f"and shards with {', '.join(SHARD_FIELDS)}; got {type(index).__name__}{_listed(index)}"
         )
     return index
 
@@ -116,8 +117,25 @@ def _listed(index: Any) -> str:
     return f" of {', '.join(sorted(map(str, index))[:5])}" if isinstance(index, dict | list) and index else ", empty"
 
 
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
+
+
 def _is_shard(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in SHARD_FIELDS.items())
+    return (
+        isinstance(entry, dict)
+        and all(type(entry.get(name)) is kind for name, kind in SHARD_FIELDS.items())
+        and entry["records"] >= 0
+        and os.path.basename(entry["file"]) == entry["file"] != ""
+    )
+
+
+def class_in(example: dict[str, Any], classes: int) -> int:
+    """Returns the class of an example; raises IndexError if it is not among `classes` classes."""
+    label = int(example["label"])
+    if not 0 <= label < classes:
+        raise IndexError(f"its class is {label}, and {INDEX} names {classes} classes")
+    return label
 
 
 def read_record(shard: str, position: int) -> dict:

@@ -3,9 +3,11 @@
 import csv
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 MAX_CLASSES = 1_000_000
+MAX_CHARACTERS = 1000  # of the name of a class
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -29,12 +31,12 @@ class LabelFile:
                 "imagenet_2012_validation_synset_labels.txt of TensorFlow's ImageNet scripts"
             )
         try:
-            lines = pathlib.Path(path).read_text().splitlines()
+            lines = pathlib.Path(path).read_text("utf-8-sig").splitlines()
+            self._words = [_words(line) for line in lines if line.strip()]
         except FileNotFoundError:
             raise FileNotFoundError(f"no label file {path!r}") from None
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, csv.Error, IsADirectoryError):
             raise ValueError(f"{path} is not a text file of image names and classes") from None
-        self._words = [_words(line) for line in lines if line.strip()]
         if self._words and self._words[0][0].lower() in ("imageid", "filename", "file_name", "image", "name"):
             del self._words[0]  # a header
         if not self._words:
@@ -47,26 +49,37 @@ class LabelFile:
           images: paths of images, sorted.
 
         Raises:
-          ValueError: an image has no line, or the number of lines without names is another.
+          ValueError: an image has no line, or lines of different classes; a class is empty or negative; or the number of
+            lines without names is another.
         """
         if all(len(words) == 1 for words in self._words):
             if len(self._words) != len(images):
                 raise ValueError(f"{self._path} has {len(self._words):,} lines, and there are {len(images):,} images")
-            return {name: _class(words[0]) for name, words in zip(images, self._words, strict=True)}
-        known = {}
-        for number, words in enumerate(self._words, 1):
+            return {name: self._class(words[0]) for name, words in zip(images, self._words, strict=True)}
+        known: dict[str, set[str]] = {}  # by names with and without their endings
+        for words in self._words:
             if len(words) < 2:
-                raise ValueError(f"{self._path} line {number}: {words[0]!r} has no class")
-            known[os.path.splitext(words[0])[0]] = _class(words[1])
+                raise ValueError(f"{self._path}: {words[0]!r:.100} has no class")
+            of = self._class(words[1])
+            for name in {words[0], os.path.splitext(words[0])[0]}:
+                known.setdefault(name, set()).add(of)
         found, missing = {}, []
         for name in images:
             stem = os.path.splitext(name)[0]
-            of = known.get(stem, known.get(os.path.basename(stem)))
-            missing += [name] if of is None else []
-            found[name] = of
+            spellings = (name, stem, os.path.basename(name), os.path.basename(stem))
+            of = next((known[spelling] for spelling in spellings if spelling in known), set())
+            if len(of) > 1:
+                raise ValueError(f"{self._path} gives {name} several classes: {', '.join(sorted(of)[:4])}")
+            missing += [] if of else [name]
+            found[name] = next(iter(of), "")
         if missing:
             raise ValueError(f"{self._path} has no line for {missing[0]} and {len(missing) - 1:,} other images")
         return found
+
+    def _class(self, word: str) -> str:
+        if not 0 < len(word) <= MAX_CHARACTERS or re.fullmatch(r"-\d+", word):
+            raise ValueError(f"{self._path} has a class {word!r:.50}; expected a name, or a number from 0 on")
+        return str(int(word)) if word.isdecimal() else word
 
 
 def class_names(classes: Iterable[str]) -> tuple[str, ...]:
@@ -80,9 +93,5 @@ def class_names(classes: Iterable[str]) -> tuple[str, ...]:
 def _words(line: str) -> list[str]:
     if "," in line:  # LOC_val_solution.csv: name,class box class box
         fields = next(csv.reader([line]))
-        return [fields[0].strip(), *fields[1].split()[:1]] if len(fields) > 1 else [fields[0].strip()]
+        return [fields[0].strip(), *(fields[1].split()[:1] or [""])] if len(fields) > 1 else [fields[0].strip()]
     return line.replace("\t", " ").split()
-
-
-def _class(word: str) -> str:
-    return str(int(word)) if word.isdecimal() else word

@@ -6,13 +6,14 @@ two, chosen by the seed and the global sample index.
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 
 import numpy as np
 
 from softvq_jax.data import records
-from softvq_jax.data.array_record import INDEX, LATENTS, ArrayRecordShards, read_index, read_record
+from softvq_jax.data.array_record import INDEX, LATENTS, ArrayRecordShards, class_in, read_index, read_record
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.samples import Read, read_each
 from softvq_jax.data.source import UnreadableImage
@@ -44,10 +45,11 @@ class LatentsInfo:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedLatents:
-    """One record of a shard."""
+    """One record of a shard, of a set of `classes` classes."""
 
     shard: str
     position: int
+    classes: int
 
     @property
     def where(self) -> str:
@@ -57,7 +59,7 @@ class RecordedLatents:
         """Reads latents, float32 `[2, L, D]`, and the class; raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
-            return example["latents"], int(example["label"])
+            return example["latents"], class_in(example, self.classes)
         except (records.CorruptRecord, KeyError, RuntimeError, IndexError) as error:  # Riegeli's are RuntimeErrors
             raise UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
@@ -86,7 +88,7 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
 
     Raises:
       FileNotFoundError: the folder is not a finished folder of latents.
-      ValueError: the folder holds images.
+      ValueError: the folder holds images, or its metadata are damaged.
     """
     path = pathlib.Path(expand(str(folder)), INDEX)
     if not path.is_file():
@@ -100,12 +102,23 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
             f"{path} has no statistics of latents: encode the images with tools.encode_latents, or train on them with "
             "another data.source"
         )
-    try:
-        return LatentsInfo(**section)
-    except TypeError as error:
+    fields = dataclasses.fields(LatentsInfo)
+    wrong = [field.name for field in fields if not _fits(section, field)]
+    if wrong:
         raise ValueError(
-            f"{path}: the section {SECTION!r} is not complete ({error}): encode the images again"
-        ) from None
+            f"{path}: the section {SECTION!r} lacks {', '.join(wrong)}, or has wrong values of them: encode the "
+            "images again"
+        )
+    return LatentsInfo(**{field.name: section[field.name] for field in fields})
+
+
+def _fits(section, field):
+    value = section.get(field.name) if isinstance(section, dict) else None
+    if field.type is str:
+        return isinstance(value, str)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return field.name == "mean" or (value > 0 and (field.type is float or isinstance(value, int)))
 
 
 def training(seed: int) -> Read:

@@ -37,6 +37,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.z
 MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # which no reader here takes
 MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
+MOST_TEXT = 1 << 24  # bytes of a .cls or .json that are read
 INDEX_VERSION = 2  # of what the index holds; older ones in the cache are made again
 
 
@@ -164,7 +165,7 @@ def _cached_index(shard):
     if path.exists():
         try:
             with np.load(path) as arrays:
-                return Index(**arrays)
+                return _checked(Index(**arrays), stat.st_size)
         except Exception as error:  # NumPy and zipfile raise many types for damaged files
             logging.warning("the cached index %s of %s is damaged (%s); it is made again", path, shard, error)
     index = _index(shard)
@@ -174,6 +175,24 @@ def _cached_index(shard):
             np.savez(file, **dataclasses.asdict(index))
     except OSError as error:
         logging.warning("the index of %s cannot be cached (%s); it is made again at the next start", shard, error)
+    return index
+
+
+def _checked(index: Index, size: int) -> Index:
+    """Returns an index that has the form of what `_index` makes for a shard of `size` bytes; else raises ValueError."""
+    rows, kinds = index.offsets.shape, {"names": "S", "offsets": "i", "sizes": "i", "classes": "S", "numbered": "b"}
+    fits = (
+        all(getattr(index, name).dtype.kind == kind for name, kind in kinds.items())
+        and len(rows) == 1
+        and index.names.shape == index.sizes.shape == index.classes.shape == rows
+        and index.numbered.shape == ()
+        and bool((index.offsets >= 0).all() and (index.sizes >= 0).all())
+        and bool((index.offsets + index.sizes <= size).all())
+    )
+    if fits and index.numbered:
+        fits = all(name.isdigit() and int(name) < MAX_CLASSES for name in np.unique(index.classes).tolist())
+    if not fits:
+        raise ValueError("its arrays are not those of an index")
     return index
 
 
@@ -189,9 +208,10 @@ def _index(shard: str) -> Index:
                 continue
             extension = os.path.splitext(name)[1]
             if extension.lower() == ".cls":
-                numbers.add(name, _class_number(os.pread(file.fileno(), size, offset), shard, name))
+                content = os.pread(file.fileno(), min(size, MOST_TEXT), offset)
+                numbers.add(name, _class_number(content, shard, name))
             elif extension.lower() == ".json":
-                label = _label_in_json(os.pread(file.fileno(), size, offset), shard, name)
+                label = _label_in_json(os.pread(file.fileno(), min(size, MOST_TEXT), offset), shard, name)
                 if label is not None:
                     documents.add(name, label)
             elif extension.lower() in EXTENSIONS:

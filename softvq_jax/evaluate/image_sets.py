@@ -92,6 +92,8 @@ class NpzImages:
     def __init__(self, path: str):
         path = expand(path)
         self.name, self.unreadable, names = path, {}, array_names(path)
+        if not names:
+            raise ValueError(f"{path} holds no array; expected images in arr_0, or mu and sigma of statistics")
         key = "arr_0" if "arr_0" in names else names[0]
         if key != "arr_0" and len(names) > 1:
             raise ValueError(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from softvq_jax.metrics.metric import require
-from softvq_jax.metrics.npz import array_names
+from softvq_jax.metrics.npz import array_names, reading
 from softvq_jax.storage import files
 
 BLOCK = 2048  # rows per block
@@ -116,18 +116,24 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
     """Reads `mu`, `sigma` and, if present, `mu_s`, `sigma_s` and `count` (which only our files have).
 
     Raises:
-      ValueError: an array is missing, has the wrong shape, or contains values that are not finite.
+      ValueError: the file is damaged; an array is missing, has the wrong shape or type, or contains values that are not
+        finite.
     """
-    with np.load(path) as file:
-        arrays = {
-            name: np.asarray(file[name], np.float64) for name in ("mu", "sigma", "mu_s", "sigma_s") if name in file
-        }
-        count = int(file["count"]) if "count" in file else None
+    names = array_names(path)
+    with reading(path), np.load(path) as file:
+        found = {name: file[name] for name in ("mu", "sigma", "mu_s", "sigma_s", "count") if name in names}
+    for name, array in found.items():
+        if array.dtype.kind not in ("iu" if name == "count" else "iuf"):
+            raise ValueError(f"{path}: {name} is of type {array.dtype}; expected real numbers, and an integer as count")
+    count = found.pop("count", None)
+    if count is not None and (count.ndim or count < 0):
+        raise ValueError(f"{path}: count is {count}; expected the number of images")
+    arrays = {name: np.asarray(array, np.float64) for name, array in found.items()}
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
         if (mean in arrays) != (covariance in arrays) or "mu" not in arrays:
             found = ", ".join(arrays) or "no statistics"
             raise ValueError(f"{path} holds {found}; expected mu and sigma, and mu_s and sigma_s for sFID")
-        if mean in arrays and arrays[covariance].shape != arrays[mean].shape * 2:
+        if mean in arrays and (arrays[mean].ndim != 1 or arrays[covariance].shape != arrays[mean].shape * 2):
             shapes = f"{mean} {arrays[mean].shape} and {covariance} {arrays[covariance].shape}"
             raise ValueError(f"{path}: {shapes} do not match; expected [d] and [d, d]")
     for name, array in arrays.items():
@@ -135,7 +141,10 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
             raise ValueError(
                 f"{path}: {broken:,} numbers of {name} are not finite: make the file again from its images"
             )
-    return FeatureStatistics(**arrays, count=count)
+    for name in ("sigma", "sigma_s"):
+        if name in arrays and (np.diagonal(arrays[name]) < 0).any():
+            raise ValueError(f"{path}: {name} has negative variances: make the file again from its images")
+    return FeatureStatistics(**arrays, count=None if count is None else int(count))
 
 
 def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics) -> None:

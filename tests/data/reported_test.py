@@ -160,6 +160,34 @@ def test_the_development_kits_numbers_are_refused(tmp_path):
         ImageFolder(str(where), label_file=str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a.jpg -5", "has a class '-5'; expected a name, or a number from 0 on"),
+        (b"-5", "has a class '-5'"),
+        (b"a.jpg " + b"1" * 5000, "has a class '111"),
+        (b"a.jpg,", "has a class ''"),
+        (b"a.jpg," + b"1" * 200_000, "not a text file of image names and classes"),
+        (b"a.jpg 1\na.jpg 2", "gives a.jpg several classes: 1, 2"),
+        (b"a 1\na.png 2", "gives a.jpg several classes: 1, 2"),
+    ],
+)
+def test_other_classes_in_label_files_are_named(content, says, tmp_path):
+    where = reported_inputs.write(tmp_path / "val", "a.jpg")
+    path = tmp_path / "labels.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=says) as caught:
+        ImageFolder(str(where), label_file=str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_names_in_label_files_are_taken_with_their_endings_first(tmp_path):
+    where = reported_inputs.write(tmp_path / "val", "a.jpg", "a.png")
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfa.jpg,x\na.png,y\n")  # with a byte order mark
+    folder = ImageFolder(str(where), label_file=str(tmp_path / "labels.txt"))
+    assert {folder.key(i): folder.class_names[folder[i].label] for i in range(2)} == {"a.jpg": "x", "a.png": "y"}
+
+
 def test_held_out_classes_are_those_of_training_by_name(tmp_path):
     reported_inputs.write(tmp_path / "train", "a/1.jpg", "b/1.jpg", "c/1.jpg")
     reported_inputs.write(tmp_path / "val", "c/1.jpg", "a/1.jpg")

@@ -187,6 +187,50 @@ def test_an_index_of_something_else_is_named(tmp_path, content):
             opened(str(tmp_path))
 
 
+GOOD_INDEX = {"class_names": ["a"], "shards": [{"file": "s", "records": 1, "bytes": 1}]}
+GOOD_INFO = {"tokenizer": "x", "num_tokens": 4, "channels": 2, "image_size": 8, "mean": 0.0, "std": 1.0, "count": 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"class_names": [5]}, *({"shards": [{"file": "s", "records": 1, "bytes": 1} | shard]} for shard in (
+        {"records": -1}, {"records": True}, {"file": "../s"}, {"file": ""}, {"bytes": 1.0},
+    ))],
+)  # fmt: skip
+def test_an_index_with_other_values_is_named(tmp_path, change):
+    (tmp_path / "dataset.json").write_text(json.dumps(GOOD_INDEX | change))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/dataset\.json was not written by prepare_dataset"):
+        array_record.ArrayRecordShards(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"std": 0.0}, {"std": float("nan")}, {"mean": "0"}, {"count": 2.5}, {"num_tokens": True}, {"tokenizer": 5}],
+)
+def test_metadata_of_latents_with_other_values_are_named(tmp_path, change):
+    (tmp_path / "dataset.json").write_text(json.dumps(GOOD_INDEX | {"latents": GOOD_INFO | change}))
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path}/dataset\.json: the section 'latents' lacks {next(iter(change))}"
+    ):
+        LatentShards(str(tmp_path))
+
+
+def test_a_class_that_the_index_does_not_name_is_unreadable(tmp_path):
+    writer = pytest.importorskip("array_record.python.array_record_module").ArrayRecordWriter
+    shard = writer(str(tmp_path / "s"), "group_size:1")
+    for label in (0, 1, -1):
+        shard.write(records.encode({"image": b"x", "latents": np.zeros((2, 1, 1)), "label": np.int32(label)}))
+    shard.close()
+    entry = {"file": "s", "records": 3, "bytes": (tmp_path / "s").stat().st_size}
+    for more, opened in (({}, array_record.ArrayRecordShards), ({"latents": GOOD_INFO}, LatentShards)):
+        (tmp_path / "dataset.json").write_text(json.dumps(GOOD_INDEX | {"shards": [entry]} | more))
+        images = opened(str(tmp_path))
+        for i, label in ((1, 1), (2, -1)):
+            with pytest.raises(UnreadableImage, match=rf"record {i}: .*its class is {label}, .* names 1 classes"):
+                images[i].load() if not more else images[i].read()
+    assert images[0].read()[1] == 0
+
+
 def test_latents_are_no_images(tmp_path):
     index = {"class_names": ["a"], "shards": [{"file": "a", "records": 1, "bytes": 1}], "latents": {}}
     (tmp_path / "dataset.json").write_text(json.dumps(index))

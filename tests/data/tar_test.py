@@ -85,6 +85,30 @@ def test_a_damaged_cached_index_is_made_again(damage, tmp_path):
     assert index.read_bytes()[:4] == content[:4] and len(index.read_bytes()) == len(content)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"names": np.array([b"x/1.png"])},
+        {"offsets": np.array([0.0, 1.0])},
+        {"offsets": np.array([10**9, 0])},
+        {"sizes": np.array([-1, 5])},
+        {"numbered": np.array([True, False])},
+        {"numbered": np.array(True)},  # of classes that are names
+        {"more": np.zeros(2)},
+    ],
+)
+def test_a_cached_index_of_another_form_is_made_again(other, tmp_path):
+    path = str(write_tar(tmp_path / "a.tar", {"x/1.png": png(1), "y/2.png": png(2)}))
+    tar.TarShards(path)
+    [index] = (tmp_path / "cache").rglob("*.npz")
+    with np.load(index) as found:
+        arrays = dict(found)
+    np.savez(index, **(arrays | other))
+    assert_images(tar.TarShards(path), [(1, 0), (2, 1)])
+    with np.load(index) as found:
+        assert found.files == list(arrays)
+
+
 def test_an_unwritable_cache_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -60,7 +60,7 @@ def test_a_truncated_npz_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", _levels(20, 8, 8, 3))
     content = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"x.npz is not an .npz file, or is truncated"):
+    with pytest.raises(ValueError, match=r"x.npz is not an .npz file, or is damaged"):
         open_images(str(tmp_path / "x.npz"))
 
 

@@ -171,7 +171,7 @@ def test_a_record_that_is_not_an_image_is_reported(tmp_path):
     shard.close()
     for position, reason in enumerate(["KeyError: 'image'", "CorruptRecord: not a record of version 1"]):
         with pytest.raises(UnreadableImage, match=f"record {position}: {reason}"):
-            array_record.RecordedImage(path, position).load()
+            array_record.RecordedImage(path, position, 1).load()
 
 
 def run_here(capsys, *flags) -> str:
