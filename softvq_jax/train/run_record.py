@@ -75,11 +75,16 @@ class RunRecord:
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
         for name, value in self.at(0).items():
-            if type(saved[name]) is not type(value):
+            if name in saved and type(saved[name]) is not type(value):
                 raise ValueError(
                     f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "
                     f"{type(value).__name__}: it was edited. Restore it from a copy, or use another workdir"
                 )
+        if wrong := _wrong_value(saved):
+            raise ValueError(
+                f"the record of the checkpoints in {workdir} has {wrong}: it was edited. Restore it from a copy, or use "
+                "another workdir"
+            )
         check_config(saved["config"], self.config, self.defaults, allow_changes=allow_changes)
         check_weights(saved["weights"], self.weights, saved["config"], self.config)
         check_data(saved["data"], self.data, self.config["data.path"])
@@ -106,6 +111,30 @@ def _position(step, config, changes):
     """The global sample index after `step` steps: counted from the last change, since which the batch is the same."""
     start = changes[-1] if changes else {"step": 0, "next_sample": 0}
     return start["next_sample"] + (step - start["step"]) * config["train.batch_size"]
+
+
+def _wrong_value(saved: dict[str, Any]) -> str:
+    """A value in a record whose fields have the right types, that no run writes; "" if there is none."""
+    size, parts, changes = saved["config"].get("train.batch_size"), saved["data"].get("parts"), saved.get("changes", [])
+    right = {
+        f"config.train.batch_size={size!r:.80}": _is_count(size) and size > 0,
+        f"data={saved['data']!r:.80}": isinstance(saved["data"].get("fingerprint"), str) and isinstance(parts, dict),
+        f"changes={changes!r:.80}": all(map(_is_change, changes)),
+    } | {f"{name}={saved[name]!r:.80}": saved[name] >= 0 for name in ("step", "next_sample", "unreadable_images")}
+    return next((value for value, is_right in right.items() if not is_right), "")
+
+
+def _is_change(change: Any) -> bool:
+    return (
+        isinstance(change, dict)
+        and _is_count(change.get("step"))
+        and _is_count(change.get("next_sample"))
+        and isinstance(change.get("fields"), dict)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _plain(value: Any) -> Any:

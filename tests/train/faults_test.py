@@ -137,7 +137,9 @@ def test_metrics_edited_by_hand_are_refused_before_compiling(finished, line, mon
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"config": 5}, {"data": []}, {"next_sample": None}, {"weights": "x"}])
+@pytest.mark.parametrize(
+    "fields", [{"config": 5}, {"data": []}, {"next_sample": None}, {"weights": "x"}, {"changes": [5]}, {"data": {}}]
+)
 def test_records_edited_by_hand_are_refused_in_one_line(finished, fields):
     config, workdir, _ = finished
     for path in workdir.glob("checkpoints/*/record/metadata"):
