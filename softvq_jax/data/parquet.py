@@ -4,10 +4,12 @@ Parquet is made for reading in order: an image is read with all of its row group
 many epochs over a large set, `tools.prepare_dataset --source=parquet` writes the faster ArrayRecord.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,10 @@ class ParquetShards(source.Source):
         self._groups = [(number, group) for number, shard in enumerate(shards) for group in range(len(shard.groups))]
         if not len(self._ends) or not self._ends[-1]:
             raise FileNotFoundError(f"no rows in the Parquet files at {path!r}")
-        labels = np.concatenate([shard.labels for shard in shards])
+        filled = [shard.labels for shard in shards if len(shard.labels)]
+        if len({labels.dtype.kind == "U" for labels in filled}) > 1:
+            raise ValueError(f"some Parquet files at {path!r} have names as labels, others numbers: all need the same")
+        labels = np.concatenate(filled)
         self._labels, self.class_names = _numbered(labels, shards[0].names, path)
 
     def __len__(self) -> int:
@@ -109,11 +114,8 @@ class _Shard:
     """Layout and labels of one file."""
 
     def __init__(self, file: str):
-        try:
-            parquet = _parquet().ParquetFile(file)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{file} is not a complete Parquet file ({reason}): copy it again") from None
+        with _reading(file):
+            parquet = _open(file)
         schema = parquet.schema_arrow
         features = _features(schema.metadata)
         images = [name for name, of in features.items() if isinstance(of, dict) and of.get("_type") == "Image"]
@@ -126,11 +128,29 @@ class _Shard:
         self.names = tuple(of.get("names") or ()) if isinstance(of, dict) else ()
         self.groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         rows = sum(self.groups)
-        self.labels = np.full(rows, "") if self.label is None else _column(parquet, self.label)
+        with _reading(file):
+            self.labels = np.full(rows, "") if self.label is None else _column(parquet, self.label)
+        if self.labels.shape != (rows,):
+            raise ValueError(f"{file}: the column {self.label!r} does not hold one class for each of its {rows:,} rows")
+
+
+@contextlib.contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Turns pyarrow's errors for damaged files, which are of many types, into a ValueError that names the file."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ImportError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} is not a complete Parquet file ({reason}): copy it again") from None
 
 
 def _column(parquet, name: str) -> np.ndarray:
-    return np.asarray(parquet.read(columns=[name]).column(0).to_pylist())
+    values = parquet.read(columns=[name]).column(0).to_pylist()
+    if any(isinstance(value, list | dict) for value in values):
+        raise ValueError(f"the column {name!r} holds lists or structures; expected one class a row")
+    return np.asarray(values)
 
 
 def _numbered(labels: np.ndarray, names: tuple[str, ...], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -157,7 +177,12 @@ def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=KEPT_GROUPS)
 def _group(file: str, column: str, group: int):
-    return _parquet().ParquetFile(file, memory_map=True).read_row_group(group, columns=[column]).column(0)
+    return _open(file, memory_map=True).read_row_group(group, columns=[column]).column(0)
+
+
+def _open(file: str, **options):
+    """Opens a file; pages that were written with a checksum are checked when they are read."""
+    return _parquet().ParquetFile(file, page_checksum_verification=True, **options)
 
 
 def _parquet():

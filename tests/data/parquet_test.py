@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 
 import numpy as np
 import pytest
@@ -80,3 +81,41 @@ def test_what_cannot_be_read_is_named(tmp_path):
     for i, reason in enumerate(("row group 0 row 0", "no bytes of an image in it")):
         with pytest.raises(UnreadableImage, match=reason):
             source[i].read()
+
+
+@pytest.mark.parametrize(
+    "labels", [[[1], [2]], [[1, 2], []], [{"a": 1}] * 2, [None, 1], [0.5, 1.0], [-1, 0], [0, 10**12]]
+)
+def test_other_labels_are_named(labels, tmp_path):
+    write(tmp_path / "a.parquet", labels)
+    with pytest.raises(ValueError, match=str(tmp_path)) as caught:
+        ParquetShards(str(tmp_path / "a.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_with_other_kinds_of_labels_and_without_rows(tmp_path):
+    write(tmp_path / "a.parquet", [1, 0])
+    write(tmp_path / "b.parquet", [])
+    assert_images(ParquetShards(str(tmp_path)), [(0, 1), (1, 0)])
+    write(tmp_path / "c.parquet", ["cat"])
+    with pytest.raises(ValueError, match="names as labels, others numbers"):
+        ParquetShards(str(tmp_path))
+
+
+def test_damaged_files_are_named_and_checksums_of_pages_are_checked(tmp_path):
+    path, rng, labels, found = tmp_path / "a.parquet", random.Random(0), [0, 1, 2] * 4, set()
+    table = pa.table({"image": [png(1)] * 12, "label": labels})
+    pq.write_table(table, path, row_group_size=5, write_page_checksum=True)
+    content = path.read_bytes()
+    for _ in range(150):
+        changed = bytearray(content)
+        for _ in range(rng.choice((1, 3))):
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            assert [image.label for image in ParquetShards(str(path))] == labels
+            found.add("read")
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            found.add("named")
+    assert found == {"read", "named"}
