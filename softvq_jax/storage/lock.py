@@ -14,6 +14,7 @@ import os
 import pathlib
 import secrets
 import socket
+import stat
 import threading
 import time
 
@@ -125,7 +126,10 @@ def _acquire(path, beat, stale):
 def _open(path):
     """Opens the file and tries to lock it; returns the descriptor and "ours", "taken" or "unsupported"."""
     for _ in range(100):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(file).st_mode):  # nor a link: another file would be overwritten
+            os.close(file)
+            raise OSError(errno.EINVAL, "is not a regular file, as a lock is; remove it", str(path))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -108,6 +109,17 @@ def test_a_damaged_lock_holds_nobody_back(content, tmp_path, no_flock):
     (tmp_path / lock.NAME).write_bytes(content)
     FolderLock(tmp_path).release()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_only_a_regular_file_is_a_lock(kind, tmp_path):
+    """Through a link, another file would be overwritten; a pipe would be waited for."""
+    (tmp_path / "notes.txt").write_text("mine")
+    make = {"link": lambda path: path.symlink_to("notes.txt"), "pipe": os.mkfifo, "folder": os.mkdir}[kind]
+    make(tmp_path / lock.NAME)
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / lock.NAME))):
+        FolderLock(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_of_many_programs_at_once_one_gets_it(tmp_path):
