@@ -10,6 +10,7 @@ import softvq_jax
 COMMANDS = {  # module and description by name
     "train": ("softvq_jax.main", "Train a tokenizer, a generator or a study from a config."),
     "reconstruct": ("softvq_jax.tools.reconstruct", "Reconstruct images with a tokenizer and measure PSNR and SSIM."),
+    "tokens": ("softvq_jax.tools.tokens", "Draw pictures of what latent tokens do."),
     "sample": ("softvq_jax.tools.sample", "Draw images from a generator."),
     "evaluate": ("softvq_jax.tools.evaluate", "Measure FID and other metrics of images, a tokenizer or a generator."),
     "encode-latents": ("softvq_jax.tools.encode_latents", "Encode a data set into latents for training generators."),

@@ -108,6 +108,15 @@ class Attention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
+        return self.proj(attention(self._queries_keys_values(x, coordinates), self.num_heads))
+
+    def probabilities(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
+        """Returns the attention of each token (rows) to all tokens (columns), `[B, H, N, N]` float32; rows sum to 1."""
+        q, k, _ = split_heads(self._queries_keys_values(x, coordinates), self.num_heads)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(logits * q.shape[-1] ** -0.5)
+
+    def _queries_keys_values(self, x, coordinates):
         qkv = self.qkv(x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k, v = split_heads(qkv, self.num_heads)
@@ -118,7 +127,7 @@ class Attention(nnx.Module):
             q, k, v = split_heads(qkv, self.num_heads)
             q, k = (rotate(each, coordinates, self.freqs[...]) for each in (q, k))
             qkv = jnp.stack([q, k, v], axis=2).reshape(qkv.shape)
-        return self.proj(attention(qkv, self.num_heads))
+        return qkv
 
 
 class MLP(nnx.Module):

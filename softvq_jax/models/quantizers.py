@@ -93,6 +93,10 @@ class SoftVQ(Bottleneck):
         # The square root has no gradient at 0: a floor of 1e-12 on the squared distance keeps it finite.
         return -jnp.sqrt(jnp.maximum(squared_distances(z, codes), 1e-12)), codes
 
+    def codes(self) -> jax.Array:
+        """Returns the codes that are averaged, `[C, K, D]`."""
+        return unit_vectors(self.codebook[...]) if self.l2_normalize else self.codebook[...]
+
     def log_posterior(self, z, *, temperature=None):
         logits, _ = self.posterior_logits(z)
         return jax.nn.log_softmax(logits / (self.temperature if temperature is None else temperature))

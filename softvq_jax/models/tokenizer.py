@@ -131,10 +131,19 @@ class Encoder(nnx.Module):
 
     def latents(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """The latent tokens after the last norm, from the image's embedded `tokens`."""
+        tokens = self.vit.transformer(self.with_latents(tokens), grid=self.vit.grid, key=key)
+        return tokens[:, -self.latent_tokens.shape[0] :]
+
+    def with_latents(self, tokens: jax.Array) -> jax.Array:
+        """The transformer's input: the image's embedded `tokens`, then the learned latent tokens."""
         latents = self.latent_tokens[...] + self.latent_pos_embed[...]
-        latents = jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))
-        tokens = self.vit.transformer(jnp.concatenate([tokens, latents], axis=1), grid=self.vit.grid, key=key)
-        return tokens[:, -latents.shape[1] :]
+        return jnp.concatenate([tokens, jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))], axis=1)
+
+    def attention_to_patches(self, images: jax.Array) -> jax.Array:
+        """The attention of the latent tokens to the patches in each block, the mean over heads, `[depth, B, L, N]`."""
+        prefix, count = self.vit.num_prefix_tokens, self.vit.grid**2
+        maps = self.vit.transformer.attention_maps(self.with_latents(self.vit.embed(images)), grid=self.vit.grid)
+        return maps[:, :, prefix + count :, prefix : prefix + count]
 
 
 class Decoder(nnx.Module):
@@ -161,14 +170,24 @@ class Decoder(nnx.Module):
         self.to_patches = layers.linear(vit.width, num_outputs, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
-        count = self.grid**2
-        masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], count, self.config.width))
-        tokens = jnp.concatenate([with_prefix(masks, self.cls_token, self.pos_embed), embedded], axis=1)
-        condition = latents.astype(jnp.float32) if self.config.modulated else None
+        tokens, condition = self._inputs(latents)
         tokens = self.transformer(tokens, grid=self.grid, condition=condition, key=key)
         prefix = self.config.num_prefix_tokens
-        return tokens[:, prefix : prefix + count]
+        return tokens[:, prefix : prefix + self.grid**2]
+
+    def attention_to_latents(self, latents: jax.Array) -> jax.Array:
+        """The attention of the patches to the latents in each block, the mean over heads, `[depth, B, N, L]`."""
+        tokens, condition = self._inputs(latents)
+        prefix, count = self.config.num_prefix_tokens, self.grid**2
+        maps = self.transformer.attention_maps(tokens, grid=self.grid, condition=condition)
+        return maps[:, :, prefix : prefix + count, prefix + count :]
+
+    def _inputs(self, latents):
+        """The transformer's tokens, and its condition or None."""
+        embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
+        masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], self.grid**2, self.config.width))
+        tokens = jnp.concatenate([with_prefix(masks, self.cls_token, self.pos_embed), embedded], axis=1)
+        return tokens, latents.astype(jnp.float32) if self.config.modulated else None
 
     def to_pixels(self, decoded: jax.Array) -> jax.Array:
         """Maps features to images, `[B, N, width] -> [B, H, W, 3]` float32."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,10 +112,7 @@ class Block(nnx.Module):
         key: jax.Array | None = None,
     ) -> jax.Array:
         keys = (None, None) if key is None else jax.random.split(key)
-        modulations = (None, None)
-        if self.modulation is not None:
-            assert condition is not None, "a modulated block needs a condition"
-            modulations = jnp.split(self.modulation(jax.nn.silu(condition)).astype(jnp.float32), 2, axis=-1)
+        modulations = self._modulations(condition)
         for norm, branch, scale, modulation, key in (
             (self.norm1, partial(self.attn, coordinates=coordinates), self.ls1, modulations[0], keys[0]),
             (self.norm2, self.mlp, self.ls2, modulations[1], keys[1]),
@@ -122,6 +120,19 @@ class Block(nnx.Module):
             y = branch(norm(x) if modulation is None else modulate_last(norm(x), modulation))
             x = x + layers.drop(scale(y) if scale is not None else y, drop_path, key, per_sample=True)
         return x
+
+    def attention_probabilities(
+        self, x: jax.Array, coordinates: jax.Array | None = None, condition: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the attention between the tokens in a call with the same arguments, `[B, H, T, T]` float32."""
+        y, [modulation, _] = self.norm1(x), self._modulations(condition)
+        return self.attn.probabilities(y if modulation is None else modulate_last(y, modulation), coordinates)
+
+    def _modulations(self, condition):
+        if self.modulation is None:
+            return None, None
+        assert condition is not None, "a modulated block needs a condition"
+        return jnp.split(self.modulation(jax.nn.silu(condition)).astype(jnp.float32), 2, axis=-1)
 
 
 def modulate_last(tokens: jax.Array, modulation: jax.Array) -> jax.Array:
@@ -175,17 +186,32 @@ class Transformer(nnx.Module):
           condition: `[B, L, condition_dim]`, which modulates the last `L` tokens.
           key: turns on stochastic depth, for training.
         """
-        coordinates = None
-        if self.config.rope_theta is not None:
-            assert grid is not None, "rotary positions need the grid"
-            prefix = self.config.num_prefix_tokens
-            coordinates = patch_coordinates(grid, prefix, tokens.shape[1] - prefix - grid**2)
-        per_block = ()
+        coordinates, per_block = self._coordinates(tokens, grid), ()
         if key is not None and self.config.drop_path:
             depth = self.config.depth
             per_block = (jnp.linspace(0.0, self.config.drop_path, depth), jax.random.split(key, depth))
         shared = (coordinates, condition)
         return self.norm(layers.scan_blocks(self.blocks, tokens, *shared, per_block=per_block, remat=self.remat))
+
+    def attention_maps(
+        self, tokens: jax.Array, *, grid: int | None = None, condition: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the attention between the tokens in each block, the mean over heads, `[depth, B, T, T]` float32."""
+        graphdef, params = nnx.split(self.blocks)
+        shared: Any = (self._coordinates(tokens, grid), condition)
+
+        def step(x, params):
+            block = nnx.merge(graphdef, params)
+            return block(x, *shared), jnp.mean(block.attention_probabilities(x, *shared), axis=1)
+
+        return jax.lax.scan(step, tokens, params)[1]
+
+    def _coordinates(self, tokens, grid):
+        if self.config.rope_theta is None:
+            return None
+        assert grid is not None, "rotary positions need the grid"
+        prefix = self.config.num_prefix_tokens
+        return patch_coordinates(grid, prefix, tokens.shape[1] - prefix - grid**2)
 
     def outputs_by_group(self, tokens: jax.Array, count: int) -> jax.Array:
         """Returns tokens `[count, B, T, width]` after each of `count` equal groups of blocks, without the last norm."""

@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from softvq_jax.storage import files
 
 GAP = 2  # white pixels between images
+CAPTION = 14  # pixels of height of a caption
+LEAST_WIDTH = 96  # pixels; narrower images are enlarged to have room for a caption
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -52,6 +54,34 @@ def cells(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = map(int, counts)
     tops, lefts = np.arange(rows) * (height + GAP), np.arange(columns) * (width + GAP)
     return np.stack([[picture[t : t + height, left : left + width] for left in lefts] for t in tops])
+
+
+def captioned(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Writes a caption below each image, uint8 `[n, H, W, 3] -> [n, f H + CAPTION, f W, 3]`.
+
+    Images narrower than `LEAST_WIDTH` are enlarged by a whole factor `f` without smoothing. Captions that are too long are
+    cut, and end with "...".
+    """
+    factor = -(-LEAST_WIDTH // images.shape[2])
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = images.shape
+    canvas = np.full((count, height + CAPTION, width, 3), 255, np.uint8)
+    canvas[:, :height] = images
+    font = ImageFont.load_default(size=CAPTION - 4)
+    for i, text in enumerate(captions):
+        strip = Image.new("RGB", (width, CAPTION), "white")
+        ImageDraw.Draw(strip).text((1, 0), _fitting(text, font, width - 2), "black", font)
+        canvas[i, height:] = np.asarray(strip)
+    return canvas
+
+
+def _fitting(text: str, font, width: int) -> str:
+    """The text, or its beginning with "...", as wide as `width` pixels at most."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
