@@ -6,8 +6,8 @@ Python either). So all processes first connect to a listener in process 0, which
 Everything else, such as the comparison of configs, uses JAX's service (`distributed`).
 
 The listener binds to the coordinator's own address. A message may have 1 KiB and take 5 seconds; malformed messages and
-those with another token are ignored. The token is `SOFTVQ_JAX_TOKEN`, or SLURM's job id; it must be the same in all
-processes.
+those with another token are ignored. Of the connections that have not sent a message, the newest `MAX_SILENT` are kept.
+The token is `SOFTVQ_JAX_TOKEN`, or SLURM's job id; it must be the same in all processes.
 """
 
 import asyncio
@@ -16,12 +16,14 @@ import hmac
 import ipaddress
 import json
 import os
+import resource
 import socket
 import time
 
 TOKEN = "SOFTVQ_JAX_TOKEN"
 MESSAGE_BYTES = 1024
 MESSAGE_SECONDS = 5.0
+MAX_SILENT = 256
 _RETRY_SECONDS = 0.2
 _REPLY_MARGIN_SECONDS = 30.0
 
@@ -88,27 +90,53 @@ class _Listener:
     def __init__(self, me: dict, timeout: float):
         self._me, self._timeout, self._present = me, timeout, {0: me}
         self._connections: set[asyncio.Task] = set()
+        self._silent: list[asyncio.Task] = []  # of connections without a message yet, the oldest first
 
     async def run(self, host: str, port: int) -> None:
         self._result = asyncio.get_running_loop().create_future()  # None, or the error to raise everywhere
         self._finish_if_complete()
-        server = await asyncio.start_server(
-            self._serve, None if host == "::" else host, port, limit=MESSAGE_BYTES, backlog=4096
-        )
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._result), self._timeout)
-        server.close()
+        _allow_open_files(self._me["num_processes"] + 2 * MAX_SILENT)
+        with _listening(host, port) as listening:
+            accepting = asyncio.create_task(self._accept(listening))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._result), self._timeout)
+            accepting.cancel()
+            await asyncio.wait({accepting})
         if not self._result.done():
             self._result.set_result(_missing(self._present, self._me["num_processes"], self._timeout))
         if self._connections:
             await asyncio.wait(self._connections, timeout=MESSAGE_SECONDS)
         _raise(self._result.result())
 
-    async def _serve(self, reader, writer):
+    async def _accept(self, listening):
+        """Serves connections. Not `asyncio.start_server`, which prints thousands of tracebacks if no file can be opened."""
+        while True:
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+            except OSError:  # too many open files, or the client has gone
+                self._drop_silent(keep=len(self._silent) // 2)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._silent.append(asyncio.create_task(self._serve(connection)))
+            self._drop_silent(keep=MAX_SILENT)
+
+    def _drop_silent(self, keep):
+        for task in self._silent[: max(0, len(self._silent) - keep)]:
+            self._silent.remove(task)
+            task.cancel()  # which closes the connection, or drops the last reference to it
+
+    def _heard(self, task):
+        if task in self._silent:
+            self._silent.remove(task)
+
+    async def _serve(self, connection):
         task = asyncio.current_task()
         assert task is not None
+        writer = None
         try:
+            reader, writer = await asyncio.open_connection(sock=connection, limit=MESSAGE_BYTES)
             line = await asyncio.wait_for(reader.readline(), MESSAGE_SECONDS)
+            self._heard(task)
             message = _parse(line)
             if message is None:
                 return
@@ -127,7 +155,8 @@ class _Listener:
             pass  # TimeoutError is an OSError; ValueError means that the line is too long
         finally:
             self._connections.discard(task)
-            writer.close()
+            self._heard(task)
+            connection.close() if writer is None else writer.close()
 
     async def _register(self, message, reader):
         """Waits for the result. A process that disconnects earlier counts as missing again, and may reconnect."""
@@ -148,6 +177,26 @@ class _Listener:
     async def _send(self, writer, result):
         writer.write(json.dumps({"result": result}).encode() + b"\n")
         await asyncio.wait_for(writer.drain(), MESSAGE_SECONDS)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Opens the socket of the listener; `::` stands for all addresses, of IPv4 too."""
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=4096, dualstack_ipv6=host == "::")
+    listening.setblocking(False)
+    return listening
+
+
+def _allow_open_files(number: int) -> None:
+    """Raises this process's limit of open files to `number` more than are usual, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + 1024
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _join(host: str, port: int, me: dict, timeout: float) -> None:

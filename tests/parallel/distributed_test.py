@@ -4,6 +4,8 @@ import contextlib
 import json
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -110,6 +112,30 @@ def test_malformed_clients_change_nothing(clients):
     join(1)
     server.join()
     assert sorted(results) == [0, 1]
+    for stranger in held:
+        stranger.close()
+
+
+FEW_FILES = """
+import resource, sys
+from softvq_jax.parallel import rendezvous
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+rendezvous.wait_for_all(sys.argv[1], 2, 0, 60.0)
+"""
+
+
+def test_silent_connections_cannot_use_up_the_open_files():
+    """More silent clients than process 0 may open files; it prints nothing, and the others join."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-c", FEW_FILES, address]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=programs.ROOT)
+    held = []
+    while len(held) < 300:
+        with contextlib.suppress(OSError):
+            held.append(socket.create_connection(rendezvous.split_address(address)))
+            held[-1].sendall(b"x")
+    rendezvous.wait_for_all(address, 2, 1, 40.0)
+    assert server.communicate(timeout=60) == ("", None) and server.returncode == 0
     for stranger in held:
         stranger.close()
 
