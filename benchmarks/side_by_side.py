@@ -38,7 +38,8 @@ from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.weights import layout
 from softvq_jax.weights.discriminators import head_buffer_rules, head_rules
 from softvq_jax.weights.lpips import lpips_rules
-from softvq_jax.weights.tokenizer import config_to_dict, tokenizer_rules
+from softvq_jax.weights.tokenizer import tokenizer_rules
+from softvq_jax.weights.tokenizer_kinds import config_to_dict
 
 PEER = pathlib.Path(__file__).with_name("peer_torch.py")
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # of results, relative to their norm, and of gradient norms

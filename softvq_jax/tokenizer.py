@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,23 +10,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from softvq_jax import user_arrays
-from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.parallel.mesh import call_with_auto_axes
-from softvq_jax.storage.files import make_folder
-from softvq_jax.weights import checkpoints, entries, files, hub, layout
-from softvq_jax.weights import tokenizer as weights
+from softvq_jax.weights import hub, tokenizer_files, tokenizer_kinds
 from softvq_jax.weights.published_files import PublishedFiles
-
-# Written in addition to `config.json` if its flat fields do not determine the config of a tokenizer trained here.
-OWN_CONFIG = "softvq_jax.json"
+from softvq_jax.weights.tokenizer_files import OpenedTokenizer
 
 
-class Tokenizer:
-    """A trained tokenizer. Images are `[B, H, W, 3]` float32 in [-1, 1], or uint8; latents are `[B, L, D]` float32.
+class Tokenizer(hub.PushToHub):
+    """A trained tokenizer: SoftVQ-VAE's (with any bottleneck), a TiTok or a MAETok.
+
+    Images are `[B, H, W, 3]` float32 in [-1, 1], or uint8; latents are `[B, L, D]` float32. Discrete tokenizers also have
+    indices, `[B, C, L/C]` int32.
 
     A tokenizer is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
     `jax.grad`, be sharded by `jax.device_put`, and be copied by `jax.tree.map`. Its methods trace: inside `jax.jit`,
@@ -35,11 +31,14 @@ class Tokenizer:
     sharded batch stays sharded.
 
     Attributes:
-      config: shape of the tokenizer.
-      params: parameters of the `TokenizerModel`, a tree of arrays.
+      config: shape of the tokenizer, a `TokenizerConfig`, `TiTokConfig` or `MAETokConfig`.
+      params: parameters of the network, a tree of arrays.
       latent_mean, latent_std: mean and standard deviation of the latents, for generators; None if unknown.
-      network: its `TokenizerModel`, an NNX module with these parameters.
+      kind: name of its kind, "softvq", "titok" or "maetok".
+      network: its NNX module, with these parameters.
     """
+
+    pipeline_tag = "image-feature-extraction"
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class Tokenizer:
 
         Args:
           config: shape of the tokenizer.
-          params: parameters of the `TokenizerModel`.
+          params: parameters of the network.
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the model does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors that are not float32.
@@ -63,23 +62,22 @@ class Tokenizer:
         """
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
-        extra = weights.unused_patch_embed(config) if extra is None else extra
-        self._files = PublishedFiles(
-            dict(published or weights.published_fields(config)), dict(extra), dict(dtypes or {})
-        )
+        kind = tokenizer_kinds.kind_of(config)
+        extra = kind.unused_tensors(config) if extra is None else extra
+        self._files = PublishedFiles(dict(published or kind.published_fields(config)), dict(extra), dict(dtypes or {}))
         self._warned = False
 
     @classmethod
     def init(cls, config: TokenizerConfig, key: jax.Array) -> "Tokenizer":
         """A fresh, untrained tokenizer; `key` is a random key, such as `jax.random.key(0)`."""
-        return cls(config, jax.jit(lambda key: functional(TokenizerModel, config).init(key)[0])(key))
+        return cls(config, jax.jit(lambda key: tokenizer_kinds.network(config).init(key)[0])(key))
 
     def replace(self, *, params: Any = None, **fields: Any) -> "Tokenizer":
         """A copy with other parameters, or with other fields of its config.
 
         Args:
           params: a tree of the same structure, of any dtype, or an NNX module; by default those of this tokenizer.
-          fields: of `TokenizerConfig`, for example `dtype`, `remat` or `temperature`.
+          fields: of its config, for example `dtype`, `remat` or `temperature`.
 
         Raises:
           ValueError: `params` have another structure or other shapes than the config, or a field is not allowed.
@@ -97,7 +95,12 @@ class Tokenizer:
     @property
     def network(self) -> TokenizerModel:
         """The NNX module with these parameters, for `nnx.Optimizer` for example; `replace(params=...)` takes it back."""
-        return functional(TokenizerModel, self.config)(self.params)
+        return tokenizer_kinds.network(self.config)(self.params)
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of tokenizer: "softvq", "titok" or "maetok"."""
+        return tokenizer_kinds.kind_of(self.config).name
 
     @property
     def latent_mean(self) -> float | None:
@@ -110,10 +113,11 @@ class Tokenizer:
     def __repr__(self) -> str:
         config = self.config
         codes = f", {config.num_codebooks} x {config.codebook_size:,} codes" if config.has_codebook else ""
+        kind = "" if self.kind == "softvq" else f"{self.kind}, "
         vits = " and ".join(f"{vit.width} x {vit.depth}" for vit in (config.encoder, config.decoder))
         return (
-            f"Tokenizer({config.image_size} px <-> {config.num_latent_tokens} tokens of {config.latent_dim} channels, "
-            f"{config.bottleneck}{codes}, transformers {vits}, {user_arrays.count_parameters(self.params)}, "
+            f"Tokenizer({kind}{config.image_size} px <-> {config.num_latent_tokens} tokens of {config.latent_dim} "
+            f"channels, {config.bottleneck}{codes}, transformers {vits}, {user_arrays.count_parameters(self.params)}, "
             f"matmuls in {config.dtype})"
         )
 
@@ -122,42 +126,39 @@ class Tokenizer:
         cls,
         name: str | os.PathLike,
         *,
+        image_size: int | None = None,
         dtype: str = "float32",
         remat: str = "none",
         param_dtype: str = "float32",
         entry: str | None = None,
+        trust_code: bool = False,
     ) -> "Tokenizer":
         """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
-        Sharded safetensors and PyTorch files are read too, see `weights.files.find_weights`.
-        Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as `from_checkpoint` does.
+        The files tell the kind of tokenizer. Sharded safetensors and PyTorch files are read too, see
+        `weights.files.find_weights`. Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as
+        `from_checkpoint` does.
 
         Args:
           name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
             or without a config.json beside it.
+          image_size: side of the images in pixels, a multiple of the patch size, for a MAETok: its rotary positions are
+            computed for every size. By default the size that it was trained on; other kinds have no other size.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
           entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
             one.
+          trust_code: whether the files may name a bottleneck "package.module:Class", which is then imported. Set it only
+            for files that you trust. Not needed for a module that is imported already.
 
         Raises:
           FileNotFoundError: the folder or a file in it does not exist.
-          WeightsError: the files are damaged, or are not those of a tokenizer.
+          WeightsError: the files are damaged, or are not those of a tokenizer, or of one that has no such image size; or
+            they name code that is not trusted.
         """
-        folder = files.resolve(name, purpose="tokenizer")
-        if (folder / "tokenizer" / "config.json").is_file():
-            folder = folder / "tokenizer"  # a run's workdir
-        elif checkpoints.find_checkpoint(folder) is not None:
-            return cls.from_checkpoint(folder, dtype=dtype, remat=remat)
-        published, path = files.find_published(folder, purpose="tokenizer")
-        tensors = entries.select(files.read_tensors(path), weights.ANCHORS, source=str(path), entry=entry)
-        own = path.parent / OWN_CONFIG
-        if own.is_file():
-            config = weights.config_from_dict(files.read_json(own), source=own, dtype=dtype, remat=remat)
-        else:
-            config = weights.config_of(tensors, published, source=str(path), dtype=dtype, remat=remat)
-        return cls.from_tensors(config, tensors, published=published, source=str(path), param_dtype=param_dtype)
+        options: dict[str, Any] = {"entry": entry, "image_size": image_size, "trust_code": trust_code}
+        return cls._of(tokenizer_files.open_pretrained(name, dtype=dtype, remat=remat, **options), param_dtype)
 
     @classmethod
     def from_checkpoint(
@@ -168,6 +169,7 @@ class Tokenizer:
         raw: bool = False,
         dtype: str = "float32",
         remat: str = "none",
+        trust_code: bool = False,
     ) -> "Tokenizer":
         """Opens a checkpoint of a tokenizer run, also of one that is not finished.
 
@@ -175,15 +177,14 @@ class Tokenizer:
           folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
           step: of the checkpoint; by default the newest.
           raw: the parameters of that step, in place of their moving average.
-          dtype, remat: see `from_pretrained`.
+          dtype, remat, trust_code: see `from_pretrained`.
 
         Raises:
           FileNotFoundError: there is no checkpoint, or none of that step.
-          WeightsError: the checkpoint is damaged, or that of another kind of model.
+          WeightsError: the checkpoint is damaged, or that of another kind of model, or names code that is not trusted.
         """
-        found = checkpoints.open_checkpoint(folder, "tokenizer", step=step, raw=raw)
-        config = weights.config_from_dict(found.config("model"), source=found.folder, dtype=dtype, remat=remat)
-        return cls(config, found.params["model"])
+        options: dict[str, Any] = {"step": step, "raw": raw, "trust_code": trust_code}
+        return cls._of(tokenizer_files.open_checkpoint(folder, dtype=dtype, remat=remat, **options))
 
     @classmethod
     def from_tensors(
@@ -200,72 +201,26 @@ class Tokenizer:
         Raises:
           WeightsError: a tensor is missing, has another shape or holds no finite floats, or a block is not used.
         """
-        rules = weights.tokenizer_rules(config)
-        with layout.reading(source, "a SoftVQ-VAE tokenizer"):
-            params = layout.read(rules, tensors, abstract_params(config), source=source)
-        used = {key for rule in rules for key in rule.keys}
-        extra = {key: tensor for key, tensor in tensors.items() if key not in used}
-        layout.check_unused((key for key in extra if key.startswith(("encoder.", "decoder."))), used, source=source)
-        if extra:
-            names = ", ".join(sorted(extra))
-            logging.info("%s: %d tensors are not used by the tokenizer: %s", source, len(extra), names)
-        dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
-        return cls(config, params, published=published, extra=extra, dtypes=dtypes, param_dtype=param_dtype)
+        return cls._of(tokenizer_files.from_tensors(config, tensors, published=published, source=source), param_dtype)
+
+    @classmethod
+    def _of(cls, opened: OpenedTokenizer, param_dtype: str = "float32") -> "Tokenizer":
+        kept = {"published": opened.published, "extra": opened.extra, "dtypes": opened.dtypes}
+        return cls(opened.config, opened.params, **kept, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes a folder in the published layout.
 
         A tokenizer from `from_pretrained` is written back key for key and bit for bit.
         """
-        folder = pathlib.Path(folder)
-        make_folder(folder)
-        tensors = self._files.tensors(layout.write(weights.tokenizer_rules(self.config), self.params))
-        files.write_safetensors(folder / "model.safetensors", tensors)
-        files.write_json(folder / "config.json", self._files.config)
-        if self._inferred_config(tensors) != self.config:
-            files.write_json(folder / OWN_CONFIG, weights.config_to_dict(self.config))
-        else:
-            (folder / OWN_CONFIG).unlink(missing_ok=True)  # left by a tokenizer saved here before
+        tokenizer_files.save(folder, self.config, self.params, self._files)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Push tokenizer with softvq-jax.",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-        model_card_kwargs: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Uploads the tokenizer to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
-
-        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
-
-        Args:
-          repo_id: "owner/name"; made if it does not exist.
-          commit_message, private, token, branch, create_pr: of the commit and the repository.
-          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
-
-        Returns:
-          The URL of the commit.
-        """
-        card = hub.model_card(
-            repo_id.split("/")[-1],
+    def card_text(self, repo_id: str) -> str:
+        """The text of the model card of `push_to_hub`, in Markdown."""
+        return (
             f"An image tokenizer: `{self!r}`.\n\n```python\nfrom softvq_jax import Tokenizer\n\n"
-            f'tokenizer = Tokenizer.from_pretrained("{repo_id}")\nlatents = tokenizer.encode(images)\n```',
-            **{"pipeline_tag": "image-feature-extraction", **(model_card_kwargs or {})},
+            f'tokenizer = Tokenizer.from_pretrained("{repo_id}")\nlatents = tokenizer.encode(images)\n```'
         )
-        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
-        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
-
-    def _inferred_config(self, tensors):
-        """The config that `from_pretrained` infers from the published layout alone; None where it cannot."""
-        compute = {"dtype": self.config.dtype, "remat": self.config.remat}
-        try:
-            return weights.config_of(tensors, self._files.config, **compute)
-        except layout.WeightsError:
-            return None
 
     def encode(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
         """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
@@ -357,8 +312,8 @@ class Tokenizer:
         if looks_unscaled and not self._warned:
             self._warned = True
             warnings.warn(
-                "all image values are in [0, 1]; expected [-1, 1]: scale them by 2 * x - 1, or give uint8 images (this "
-                "warning comes once)",
+                "all image values are in [0, 1]; expected [-1, 1], also by a TiTok: scale them by 2 * x - 1, or give uint8 "
+                "images (this warning comes once)",
                 stacklevel=3,
             )
         return images
@@ -371,7 +326,7 @@ def _clipped(images, clip):
 @functools.cache
 def _program(config: TokenizerConfig, method: str) -> Callable[..., jax.Array]:
     """A method of the network as a compiled function of a batch, the parameters and options; shared by all tokenizers."""
-    network = functional(TokenizerModel, config)
+    network = tokenizer_kinds.network(config)
 
     def run(batch, params, options):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
@@ -397,4 +352,4 @@ jax.tree_util.register_pytree_with_keys(Tokenizer, _flatten, _unflatten)
 
 def abstract_params(config: TokenizerConfig) -> dict:
     """Returns the parameter tree of a tokenizer as `ShapeDtypeStruct`s."""
-    return functional(TokenizerModel, config).shapes
+    return tokenizer_kinds.network(config).shapes

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices, Rows
-from softvq_jax.models.functional import functional
-from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import from_uint8
 from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.weights import tokenizer_kinds
 
 
 class Encodings:
@@ -16,7 +15,7 @@ class Encodings:
 
     def __init__(self, tokenizer: Tokenizer, *, devices: LocalDevices | None = None):
         config = tokenizer.config
-        net = functional(TokenizerModel, config)
+        net = tokenizer_kinds.network(config)
 
         def apply(params, images):
             model = net(params)

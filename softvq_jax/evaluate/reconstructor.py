@@ -8,9 +8,9 @@ import numpy as np
 
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices, Rows
 from softvq_jax.metrics.image_quality import to_uint8
-from softvq_jax.models.functional import functional
-from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.pixels import from_uint8
+from softvq_jax.weights import tokenizer_kinds
 
 
 class Reconstructor:
@@ -21,7 +21,7 @@ class Reconstructor:
     """
 
     def __init__(self, config: TokenizerConfig, params: Mapping, *, devices: LocalDevices | None = None):
-        net = functional(TokenizerModel, config)
+        net = tokenizer_kinds.network(config)
         self.config = config
 
         def apply(params, images):

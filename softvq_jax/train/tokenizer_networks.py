@@ -8,6 +8,7 @@ from softvq_jax.models.alignment import AlignmentHead
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.weights import tokenizer_kinds
 from softvq_jax.weights.pretrained import NETWORKS
 
 DISCRIMINATORS = ("dino", "patchgan", "none")
@@ -44,7 +45,7 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     kind = config.gan.discriminator
     if kind not in DISCRIMINATORS:
         raise ValueError(f"gan.discriminator is {kind!r}; expected one of {', '.join(DISCRIMINATORS)}")
-    model = TokenizerConfig.from_dict(config.model.to_dict())
+    model = tokenizer_kinds.config_from_fields(config.model.to_dict())
     compute = dict(dtype=model.dtype, remat=model.remat)
     frozen = ("teacher", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
@@ -59,4 +60,4 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
         nets["discriminator"] = functional(DinoDiscriminator, trunk.width, dtype=model.dtype)
     elif kind == "patchgan":
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
-    return TokenizerNetworks(model, functional(TokenizerModel, model), **nets, trunk_size=trunk_size)
+    return TokenizerNetworks(model, tokenizer_kinds.network(model), **nets, trunk_size=trunk_size)

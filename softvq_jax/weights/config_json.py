@@ -24,3 +24,19 @@ def stated(fields: Mapping[str, Any], allowed: Mapping[str, Allowed], *, source:
         if fields.get(name) is not None and not values.check(fields[name]):
             raise WeightsError(f"{source}: {name} is {fields[name]!r}; expected {values.text}, or null for the default")
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def section(fields: Mapping[str, Any], name: str, *, source: str) -> dict[str, Any]:
+    """A section of a nested `config.json`, such as "model.vq_model"; {} if it is missing or null.
+
+    Raises:
+      WeightsError: something else stands in its place.
+    """
+    inner: Any = fields
+    for part in name.split("."):
+        inner = inner.get(part)
+        if inner is None:
+            return {}
+        if not isinstance(inner, Mapping):
+            raise WeightsError(f"{source}: {part} of {name} is {inner!r}; expected an object of fields")
+    return dict(inner)

@@ -4,7 +4,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -98,3 +98,47 @@ def push(
         (path / "README.md").write_text(str(card), encoding="utf-8")
         options = {"commit_message": commit_message, "revision": branch, "create_pr": create_pr}
         return str(api.upload_folder(repo_id=repo_id, repo_type="model", folder_path=os.fspath(path), **options))
+
+
+class PushToHub:
+    """Adds `push_to_hub` to a class that has `save_pretrained`."""
+
+    pipeline_tag: ClassVar[str]
+    """The Hub's task."""
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes the files into a folder."""
+        raise NotImplementedError
+
+    def card_text(self, repo_id: str) -> str:
+        """The text of the model card, in Markdown."""
+        raise NotImplementedError
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Uploads the files to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens them.
+
+        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Args:
+          repo_id: "owner/name"; made if it does not exist.
+          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `model_card`.
+
+        Returns:
+          The URL of the commit.
+        """
+        title, text = repo_id.split("/")[-1], self.card_text(repo_id)
+        card = model_card(title, text, **{"pipeline_tag": self.pipeline_tag, **(model_card_kwargs or {})})
+        message = commit_message or f"Push {type(self).__name__.lower()} with softvq-jax."
+        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
+        return push(self.save_pretrained, card, repo_id, commit_message=message, **options)

@@ -67,7 +67,9 @@ def check_unused(names: Iterable[str], used: Collection[str], *, source: str) ->
     """
     for name in sorted(names):
         parts = name.split(".")
-        if name not in used and ("blocks" in parts or parts[-1] in ("register_tokens", "reg_token")):
+        if name not in used and (
+            {"blocks", "transformer"} & set(parts) or parts[-1] in ("register_tokens", "reg_token")
+        ):
             raise WeightsError(
                 f"{source} has {name!r}, which this network does not use: it would be another network without it. Give "
                 "the network the depth, registers and layer scale of the file"

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 from absl import logging
 
+from softvq_jax.config.fields import BOOLEAN, integer
 from softvq_jax.models import titok
 from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
 from softvq_jax.models.titok import TiTokConfig
 from softvq_jax.models.vit import ViTConfig
+from softvq_jax.weights.config_json import STATISTICS, section, stated
 from softvq_jax.weights.layout import (
     CONV1X1,
     CONV2D,
@@ -25,9 +27,12 @@ from softvq_jax.weights.layout import (
     count_blocks,
     linear,
     norm,
+    reading,
 )
 from softvq_jax.weights.tokenizer import bottleneck_rules
 
+ANCHORS = ("encoder.latent_token_positional_embedding",)
+VQ_MODEL = {"is_legacy": BOOLEAN, "use_l2_norm": BOOLEAN}  # the fields of `model.vq_model` that are read
 HEAD_WIDTH = 64  # width of an attention head in all published sizes
 TWO_LEADING_ONES = Layout(lambda w: w[0], lambda w: w[None])  # [1, 1, width] <-> [1, width]
 
@@ -107,25 +112,31 @@ def _conv(path, key, layout):
     return [Rule(f"{path}/kernel", f"{key}.weight", layout), Rule(f"{path}/bias", f"{key}.bias")]
 
 
-def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) -> TiTokConfig:
+def config_of(
+    tensors: Mapping[str, np.ndarray], published: Mapping, *, source: str = "the file", **compute
+) -> TiTokConfig:
     """Infers the shape of a published TiTok from its tensors and, for the rest, from its `config.json`.
 
     Args:
       tensors: the state dict.
       published: the content of `config.json`, nested as in the release: `model.vq_model`.
+      source: name of the tensors' file, for messages.
       compute: the fields that files do not contain, `dtype` and `remat`.
 
     Raises:
-      WeightsError: the tensors are not those of a TiTok, or `config.json` contradicts them.
+      WeightsError: the tensors are not those of a TiTok, or `config.json` contradicts them or has a value that is not
+        allowed.
     """
-    try:
-        return _config_of(tensors, published, **compute)
-    except KeyError as error:
-        raise WeightsError(f"the weights have no tensor {error}: not a TiTok tokenizer") from error
+    where = f"the config.json of {source}"
+    stated(published, STATISTICS, source=where)
+    fields = stated(section(published, "model.vq_model", source=where), VQ_MODEL, source=where)
+    crop = section(published, "dataset.preprocessing", source=where)
+    crop_size = stated(crop, {"crop_size": integer(1)}, source=where).get("crop_size")
+    with reading(source, "a TiTok tokenizer"):
+        return _config_of(tensors, fields, crop_size, **compute)
 
 
-def _config_of(tensors, published, **compute):
-    fields = published.get("model", {}).get("vq_model", {})
+def _config_of(tensors, fields, crop_size, **compute):
     two_stage = "decoder.ffn.2.weight" in tensors
     if bool(fields.get("is_legacy", two_stage)) != two_stage:
         head = "logits over proxy codes (decoder.ffn.2)" if two_stage else "pixels (no decoder.ffn.2)"
@@ -135,9 +146,8 @@ def _config_of(tensors, published, **compute):
     pixels = tensors["decoder.ffn.0.weight"].shape[0] // 3
     decoder_patch = pixel_decoder.patch_size if pixel_decoder else round(pixels**0.5)
     image_size = round((tensors["encoder.positional_embedding"].shape[0] - 1) ** 0.5) * encoder_patch
-    stated = published.get("dataset", {}).get("preprocessing", {}).get("crop_size", image_size)
-    if stated != image_size:
-        logging.info("config.json says crop_size %s; the positions are for images of %d", stated, image_size)
+    if crop_size not in (None, image_size):
+        logging.info("config.json says crop_size %s; the positions are for images of %d", crop_size, image_size)
     return TiTokConfig(
         encoder=_vit_of(tensors, "encoder", encoder_patch),
         decoder=_vit_of(tensors, "decoder", decoder_patch),

@@ -1,7 +1,5 @@
 """Weight rules and configs of tokenizers in the published layout, a flat `config.json` and PyTorch tensors."""
 
-import dataclasses
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -135,22 +133,3 @@ def unused_patch_embed(config: TokenizerConfig) -> dict[str, np.ndarray]:
         f"{UNUSED_PATCH_EMBED}.weight": np.zeros((width, 3, patch, patch), np.float32),
         f"{UNUSED_PATCH_EMBED}.bias": np.zeros((width,), np.float32),
     }
-
-
-def config_to_dict(config: TokenizerConfig) -> dict:
-    """Returns all fields as nested dicts for `config_from_dict`; leaves out empty `bottleneck_args`."""
-    fields = dataclasses.asdict(config)
-    args = dict(fields.pop("bottleneck_args"))
-    return fields | ({"bottleneck_args": args} if args else {})
-
-
-def config_from_dict(fields: Mapping, *, source: str | os.PathLike, **compute) -> TokenizerConfig:
-    """Returns a config from nested fields, the inverse of `config_to_dict`; `compute` replaces fields.
-
-    Raises:
-      WeightsError: fields are missing or unknown; the message names the file `source`.
-    """
-    try:
-        return TokenizerConfig.from_dict({**fields, **compute})
-    except (KeyError, TypeError) as error:
-        raise WeightsError(f"{source} does not hold the fields of a tokenizer: {error}") from error

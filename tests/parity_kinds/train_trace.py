@@ -9,10 +9,9 @@ from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.optim import clip_by_global_norm
 from softvq_jax.train.tokenizer_task import TokenizerTask
-from softvq_jax.weights import dino, discriminators, layout, lpips
-from softvq_jax.weights import tokenizer as tokenizer_weights
+from softvq_jax.weights import dino, discriminators, layout, lpips, tokenizer_kinds
 from softvq_jax.weights.pretrained import Pretrained
-from softvq_jax.weights.tokenizer import alignment_rules, tokenizer_rules
+from softvq_jax.weights.tokenizer import alignment_rules, config_of, tokenizer_rules
 from softvq_jax.weights.vit import vit_config_of, vit_rules
 from tests.parity import recipe
 from tests.parity_kinds.adversarial import lpips_tensors
@@ -21,7 +20,7 @@ from tests.parity_kinds.adversarial import lpips_tensors
 def training_config(case, shape):
     a, t = case["arguments"], case["training"]
     config = tokenizer_config("S", "S")
-    fields = tokenizer_weights.config_to_dict(shape)
+    fields = tokenizer_kinds.config_to_dict(shape)
     for name in ("encoder", "decoder"):  # options of other tokenizers are not fields of the training config
         fields[name] = {field: fields[name][field] for field in config.model[name]}
     config.model.update(fields)
@@ -58,7 +57,7 @@ def training_config(case, shape):
 def run(case, arrays):
     seed = case["seed"]
     tensors = recipe.state_dict(case)
-    shape = tokenizer_weights.config_of(tensors, case["arguments"])
+    shape = config_of(tensors, case["arguments"])
     key = "repa_model."
     teacher = vit_config_of(tensors, key, patch_size=tensors[f"{key}patch_embed.proj.weight"].shape[-1])
     disc = recipe.state_dict({"shapes": case["discriminator_shapes"], "seed": seed})

@@ -9,7 +9,8 @@ from flax import nnx
 from softvq_jax.models.bottleneck import Bottleneck, Bottlenecked
 from softvq_jax.models.quantizers import BOTTLENECKS, KL, register_bottleneck
 from softvq_jax.models.tokenizer import TokenizerConfig
-from softvq_jax.tokenizer import OWN_CONFIG, Tokenizer
+from softvq_jax.tokenizer import Tokenizer
+from softvq_jax.weights.tokenizer_files import OWN_CONFIG
 from tests import small_tokenizers as small
 from tests.train.tokenizer_step_test import take_steps
 

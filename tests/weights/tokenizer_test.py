@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from softvq_jax.tokenizer import OWN_CONFIG, Tokenizer
+from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files
 from softvq_jax.weights.layout import WeightsError
 from softvq_jax.weights.tokenizer import config_of
+from softvq_jax.weights.tokenizer_files import OWN_CONFIG
 from tests import small_tokenizers as small
 
 EXTRA = {  # what the release's training code may leave in a file
