@@ -12,6 +12,10 @@ COMMANDS = {  # module and description by name
     "reconstruct": ("softvq_jax.tools.reconstruct", "Reconstruct images with a tokenizer and measure PSNR and SSIM."),
     "tokens": ("softvq_jax.tools.tokens", "Draw pictures of what latent tokens do."),
     "sample": ("softvq_jax.tools.sample", "Draw images from a generator."),
+    "denoise": (
+        "softvq_jax.tools.denoise",
+        "Draw how a generator turns noise into images, as a strip or an animation.",
+    ),
     "evaluate": ("softvq_jax.tools.evaluate", "Measure FID and other metrics of images, a tokenizer or a generator."),
     "encode-latents": ("softvq_jax.tools.encode_latents", "Encode a data set into latents for training generators."),
     "prepare-dataset": ("softvq_jax.tools.prepare_dataset", "Convert images to ArrayRecord shards, or verify them."),

@@ -15,6 +15,7 @@ from absl import logging
 from flax import nnx
 
 from softvq_jax import user_arrays
+from softvq_jax.diffusion import states
 from softvq_jax.generators.family import (
     Family,
     GeneratorConfig,
@@ -33,6 +34,7 @@ from softvq_jax.weights import checkpoints, entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
+CLASS_NAMES_FIELD = "class_names"  # field of our config.json, for the classes of the training data by label
 
 
 class Generator:
@@ -48,6 +50,7 @@ class Generator:
       statistics: mean and standard deviation by which the training latents were normalized; `sample` inverts this.
       process: SiT's path, or the noise schedule of DiT or MAR.
       family: name of the family, such as "sit".
+      class_names: names of the classes by label.
       network: the NNX module with these parameters.
     """
 
@@ -120,6 +123,12 @@ class Generator:
     def family(self) -> str:
         """Name of the family, such as "sit"."""
         return self._family.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label, those of the training data; the numbers where they are unknown."""
+        known = self._files.config.get(CLASS_NAMES_FIELD) or ()
+        return tuple(map(str, (*known, *range(len(known), self.config.num_classes))))[: self.config.num_classes]
 
     @property
     def network(self) -> nnx.Module:
@@ -323,12 +332,47 @@ class Generator:
         Raises:
           ValueError: an argument is out of range, or the sampler does not take it.
         """
+        return self._draw(
+            self._program, labels, key, indices,
+            dict(sampler=sampler, steps=steps, guidance=guidance, interval=guidance_interval, head_steps=head_steps),
+            dict(noise=noise, step_noises=step_noises, temperature=temperature),
+        )  # fmt: skip
+
+    def denoise(
+        self,
+        labels: jax.Array | Sequence[int],
+        *,
+        key: jax.Array,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        indices: jax.Array | None = None,
+        temperature: float | None = None,
+        head_steps: int | None = None,
+    ) -> jax.Array:
+        """Draws latents as `sample` does with the same arguments, and returns those after each step, `[T, B, L, D]`.
+
+        The last ones are the samples. Those of SiT and DiT before are noisy; the tokens that MAR has not filled are at
+        the mean of the latents.
+
+        Raises:
+          ValueError: as `sample`, and where the sampler does not record its steps.
+        """
+        program = _denoising_program(self._family, self.config, self.process)
+        return self._draw(
+            program, labels, key, indices,
+            dict(sampler=sampler, steps=steps, guidance=guidance, interval=guidance_interval, head_steps=head_steps),
+            dict(noise=None, step_noises=None, temperature=temperature),
+        )  # fmt: skip
+
+    def _draw(self, program, labels, key, indices, options, arrays):
         labels = self.check_labels(labels)
-        settings = self._settings(sampler, steps, guidance, guidance_interval, head_steps)
-        arrays = self._arrays(settings, len(labels), noise=noise, step_noises=step_noises, temperature=temperature)
+        settings = self._settings(**options)
+        arrays = self._arrays(settings, len(labels), **arrays)
         indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
-        program = partial(self._program, settings)
-        latents = call_with_auto_axes(program, labels, self.params, key, indices, guidance, arrays)
+        run = partial(program, settings)
+        latents = call_with_auto_axes(run, labels, self.params, key, indices, options["guidance"], arrays)
         return self.statistics.denormalize(latents)
 
     def check_options(self, **options: Any) -> None:
@@ -436,6 +480,20 @@ def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
 def _program(family: Family, config, process):
     """The sampling program `(settings, labels, params, key, indices, guidance, arrays)`, shared by all generators."""
     return jax.jit(partial(_draw, family, config, process), static_argnums=0)
+
+
+@functools.cache
+def _denoising_program(family: Family, config, process):
+    """As `_program`; returns the latents after each step."""
+
+    def run(settings, *arguments):
+        with states.recording() as recorded:
+            _draw(family, config, process, settings, *arguments)
+        if not recorded:
+            raise ValueError(f"sampler {settings.sampler} of a {family.name} does not record its steps")
+        return jnp.concatenate(recorded)
+
+    return jax.jit(run, static_argnums=0)
 
 
 def _flatten(generator: Generator):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from softvq_jax.generator import Generator, abstract_params
+from softvq_jax.generator import CLASS_NAMES_FIELD, Generator, abstract_params
 from softvq_jax.generators.family import family_of, read_config
 from softvq_jax.generators.sit import SIT as SIT_FAMILY
 from softvq_jax.latent_statistics import LatentStatistics
@@ -99,6 +99,37 @@ def test_label_and_guidance_change_the_samples(family):
     plain, other = generator.sample([1], **few), generator.sample([2], **few)
     guided = generator.sample([1], guidance=3.0, **few)
     assert not np.allclose(plain, other, atol=1e-3) and not np.allclose(plain, guided, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
+def test_denoising_ends_with_the_samples(family):
+    """Also where guidance, which is on in some of the steps, makes several loops of them."""
+    generator, few = _generator(family), FEW[family] | {"key": KEY}
+    few |= {} if family == "mar" else {"guidance": 2.0, "guidance_interval": (0.3, 0.7)}
+    states = generator.denoise([1, 2], **few)
+    assert states.shape == (few["steps"], 2, 4, 3)
+    np.testing.assert_allclose(states[-1], generator.sample([1, 2], **few), rtol=1e-4, atol=1e-4)
+    if family == "mar":  # tokens are filled in each step, and then stay
+        filled = np.any(np.asarray(states) != STATISTICS.mean, axis=-1)
+        assert filled[-1].all() and not filled[0].all() and filled[0].any()
+        np.testing.assert_array_equal(states[0][filled[0]], states[-1][filled[0]])
+
+
+def test_steps_of_denoising_are_those_of_eulers_method():
+    generator = _generator("sit")
+    few = dict(steps=4, sampler="ode_euler")
+    states = (generator.denoise([1, 2], key=KEY, **few) - STATISTICS.mean) / STATISTICS.std
+    velocities = 4 * (states[:-1] - states[1:])
+    for i, velocity in enumerate(velocities):
+        expected = generator.network(states[i], jnp.full(2, 0.75 - 0.25 * i), jnp.array([1, 2]))
+        np.testing.assert_allclose(velocity, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_class_names_are_those_of_the_training_data_or_numbers():
+    assert _generator("sit").class_names == tuple("0123456")
+    named = Generator(SIT, _params(SIT), STATISTICS, published={CLASS_NAMES_FIELD: ["ant", "bee"]})
+    assert named.class_names == ("ant", "bee", "2", "3", "4", "5", "6")
 
 
 def test_samples_are_denormalized():

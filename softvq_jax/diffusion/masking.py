@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from softvq_jax.diffusion import states
+
 MASKED_SHARE_STD = 0.25
 LEAST_MASKED_SHARE = 0.7
 
@@ -96,7 +98,7 @@ def fill_tokens(
         masked = mask_first(orders, step["masked"])
         tokens = predict_fn(latents, masked, positions, step["guidance"], step["number"])
         positions = jnp.where(slots < step["masked"], positions, num_tokens)  # out of range: dropped
-        return latents.at[examples, positions].set(tokens, mode="drop"), None
+        return latents.at[examples, positions].set(tokens, mode="drop")
 
     steps = {
         "masked": jnp.asarray(counts[:-1], jnp.int32),
@@ -104,4 +106,4 @@ def fill_tokens(
         "guidance": guidance_ramp(guidance, counts[1:], num_tokens),
         "number": jnp.arange(iterations),
     }
-    return jax.lax.scan(fill, jnp.zeros((batch, num_tokens, channels)), steps)[0]
+    return states.scan(fill, jnp.zeros((batch, num_tokens, channels)), steps)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from softvq_jax.diffusion import states
 from softvq_jax.diffusion.gaussian import ancestral_step
 from softvq_jax.diffusion.guidance import ModelFn
 from softvq_jax.diffusion.paths import Path
@@ -176,7 +177,7 @@ def _solve(step_fn, model: Model, x: jax.Array, grid: Mapping[str, np.ndarray]) 
         network = model.guided if is_guided and model.guided is not None else model.plain
         fn = lambda x, t, network=network: network(x, jnp.broadcast_to(t, batch))  # noqa: E731
         steps = {name: _to_32_bits(values[start:stop]) for name, values in grid.items() if name != "guided"}
-        x, _ = jax.lax.scan(lambda x, step, fn=fn: (step_fn(fn, x, step), None), x, steps)
+        x = states.scan(lambda x, step, fn=fn: step_fn(fn, x, step), x, steps)
     return x
 
 

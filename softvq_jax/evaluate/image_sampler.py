@@ -44,6 +44,7 @@ class ImageSampler:
 
     Attributes:
       fingerprints: fingerprints of the weights of `generator` and `tokenizer`.
+      labels: the class of each image.
 
     Raises:
       ValueError: the tokenizer cannot decode the generator's latents, or a label is out of range.
@@ -65,7 +66,7 @@ class ImageSampler:
         shape = tokenizer.config
         generator.check_fits(shape.num_latent_tokens, shape.latent_dim, self.fingerprints["tokenizer"])
         generator.check_labels(labels)
-        self._generator, self._tokenizer, self._labels = generator, tokenizer, labels
+        self._generator, self._tokenizer, self.labels = generator, tokenizer, labels
         key, options = jax.random.key(seed), dict(options)
 
         def sample(params, indices, labels):  # not jitted: both networks jit their own methods
@@ -91,7 +92,11 @@ class ImageSampler:
         return self._sample.devices.batch_size
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
+
+    def class_name(self, i: int) -> str:
+        """Returns the name of the class of image `i`."""
+        return self._generator.class_names[self.labels[i]]
 
     def load(self, params: Mapping) -> None:
         """Replaces the generator's weights by new ones of the same shapes, without compiling again."""
@@ -106,5 +111,5 @@ class ImageSampler:
     def with_latents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images with numbers `indices` `[n]`, uint8 `[n, S, S, 3]`, and their latents `[n, L, D]`."""
         indices = np.asarray(indices, np.int32)
-        rows = self._sample(indices, self._labels[indices])
+        rows = self._sample(indices, self.labels[indices])
         return to_uint8(rows["images"]), rows["latents"]

@@ -15,6 +15,8 @@ from softvq_jax.data.folder import ImageFile, list_images
 from softvq_jax.metrics.npz import ArrayRows, array_names
 from softvq_jax.storage.paths import expand
 
+SAMPLE_GRID = "grid.png"  # in a folder of samples, a picture of the first ones
+
 
 class Images(Protocol):
     """A set of 8-bit RGB images of one size, in a fixed order.
@@ -261,7 +263,14 @@ def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT
                 f"{name} holds images of {height} x {width} pixels, not {size}; only image files are cropped"
             )
         return images
-    return FileImages(list_images(name), name, size, decoding)
+    paths = [path for path in list_images(name) if not _is_sample_grid(path)]
+    return FileImages(paths, name, size, decoding)
+
+
+def _is_sample_grid(path: str) -> bool:
+    """Whether an image is the grid that `tools.sample --grid` writes into a folder of samples."""
+    folder, name = os.path.split(path)
+    return name == SAMPLE_GRID and os.path.isfile(os.path.join(folder, "settings.json"))
 
 
 def take(images: Images, rows: Iterable[int]) -> np.ndarray:

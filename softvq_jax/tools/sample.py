@@ -6,7 +6,8 @@
 
 --out is a folder for `000000.png`, `000001.png`, ..., or an `.npz` file with the array `arr_0`, uint8 `[n, H, W, 3]`,
 rounded, which the ADM evaluator can read. Image i depends on the weights, --seed, i and its class, but not on the number
-of devices and hosts.
+of devices and hosts. `classes.tsv` has the class of every image. --grid writes the first images, with the names of their
+classes, to `grid.png` in the folder, or to `NAME_grid.png` beside the .npz file.
 
 The same command resumes an interrupted run; an --out with other samples is an error. With several hosts, start it on
 each, with --out on shared storage.
@@ -14,6 +15,7 @@ each, with --out on shared storage.
 
 import argparse
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -28,6 +30,7 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
+from softvq_jax.storage import files
 from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
@@ -49,7 +52,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--classes",
         default="uniform",
-        help="uniform (random), balanced, or numbers and ranges, cycled: 1,5,10-12 (default: uniform)",
+        help="uniform (random), balanced, or names, numbers and ranges, cycled: cat,5,10-12 (default: uniform)",
     )
     add("--num", type=int, default=50_000, help="number of images (default: 50,000)")
     add("--out", required=True, type=pathlib.Path, help="a folder for PNG files, or a file ending in .npz")
@@ -91,10 +94,13 @@ def run(args: argparse.Namespace) -> None:
             output.finish()
     if not distributed.is_main_process():
         return
-    print(f"{args.out}: {args.num:,} images of {sampler.image_size} pixels")
+    rows = (f"{i}\t{sampler.labels[i]}\t{sampler.class_name(i)}\n" for i in range(args.num))
+    files.write_text(output.classes_path, "image\tlabel\tclass\n" + "".join(rows))
+    print(f"{args.out}: {args.num:,} images of {sampler.image_size} pixels; their classes: {output.classes_path}")
     if args.grid:
         images = output.read(min(GRID_IMAGES, args.num))
-        image_grid.save_png(output.grid_path, image_grid.grid(images, GRID_COLUMNS))
+        captioned = image_grid.captioned(images, [sampler.class_name(i) for i in range(len(images))])
+        image_grid.save_png(output.grid_path, image_grid.grid(captioned, GRID_COLUMNS))
         print(f"the first {len(images)}: {output.grid_path}")
 
 
@@ -131,7 +137,7 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
     """Returns the sampler, and everything that its images depend on as JSON values."""
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
-    labels = parse_classes(args.classes, args.num, generator.config.num_classes, args.seed)
+    labels = parse_classes(args.classes, args.num, generator.class_names, args.seed)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
         options["guidance_interval"] = [args.guidance_low, args.guidance_high]
@@ -143,21 +149,35 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
     return sampler, sampler.fingerprints | asked | options
 
 
-def parse_classes(classes: str, num: int, num_classes: int, seed: int) -> np.ndarray:
+def parse_classes(classes: str, num: int, names: Sequence[str], seed: int) -> np.ndarray:
     """Returns labels `[num]`, drawn at random or cycled through the listed classes.
 
+    Args:
+      classes: "uniform", "balanced", or numbers, ranges and names of classes, separated by commas.
+      num: number of labels.
+      names: of all classes, by label.
+      seed: of random labels.
+
     Raises:
-      ValueError: `classes` is neither "uniform" or "balanced" nor a list of numbers and ranges.
+      ValueError: `classes` is something else.
     """
     if classes in LABELS:
-        return draw_labels(classes, num, num_classes, seed)
-    try:
-        ranges = [[int(end) for end in item.split("-")] for item in classes.split(",")]
-        listed = [label for ends in ranges for label in range(ends[0], ends[-1] + 1)]
-    except ValueError:
-        listed = []
+        return draw_labels(classes, num, len(names), seed)
+    listed: list[int] = []
+    for item in classes.split(","):
+        if match := re.fullmatch(r"(\d+)(?:-(\d+))?", item):
+            listed += range(int(match[1]), int(match[2] or match[1]) + 1)
+        elif item in names:
+            listed.append(names.index(item))
+        else:
+            listed = []
+            break
     if not listed:
-        raise ValueError(f"--classes={classes}: expected {', '.join(LABELS)}, or numbers and ranges such as 1,5,10-12")
+        known = ", ".join(names[:3])
+        raise ValueError(
+            f"--classes={classes}: expected {', '.join(LABELS)}, numbers and ranges such as 1,5,10-12, or names of classes "
+            f"({known}, ...)"
+        )
     return np.resize(np.asarray(listed, np.int32), num)
 
 

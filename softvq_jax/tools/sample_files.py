@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from softvq_jax.evaluate.image_sets import SAMPLE_GRID as GRID
 from softvq_jax.metrics.npz import ArrayRows
 from softvq_jax.storage import files, manifest
 
 SETTINGS = "settings.json"
+CLASSES = "classes.tsv"
 
 
 class Output(abc.ABC):
@@ -26,10 +28,12 @@ class Output(abc.ABC):
     Attributes:
       finished: whether all images are written.
       grid_path: path for a grid of the first images.
+      classes_path: path for the class of each image.
     """
 
     finished = False
     grid_path: pathlib.Path
+    classes_path: pathlib.Path
 
     @abc.abstractmethod
     def missing(self, indices: np.ndarray) -> np.ndarray:
@@ -69,7 +73,8 @@ class PngFolder(Output):
     """A folder of `000000.png`, `000001.png`, ..."""
 
     def __init__(self, folder: pathlib.Path, settings: Mapping):
-        self._folder, self.grid_path = folder, folder.with_name(f"{folder.name}_grid.png")
+        self._folder, self.grid_path = folder, folder / GRID
+        self.classes_path = folder / CLASSES
         manifest.claim(folder, SETTINGS, settings)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
@@ -101,6 +106,7 @@ class NpzOutput(Output):
     def __init__(self, path: pathlib.Path, settings: Mapping, num: int, image_size: int):
         self._path, self._shape = path, (num, image_size, image_size, 3)
         self._parts, self.grid_path = path.with_name(f"{path.name}.parts"), path.with_name(f"{path.stem}_grid.png")
+        self.classes_path = path.with_name(f"{path.stem}_{CLASSES}")
         self.finished = path.exists()
         settings_path = path.with_name(f"{path.name}.json")
         if settings_path.exists():

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from softvq_jax.config import tokenizer as configs
 from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.predictions import Samples
-from softvq_jax.generator import TOKENIZER_FIELD, Generator
+from softvq_jax.generator import CLASS_NAMES_FIELD, TOKENIZER_FIELD, Generator
 from softvq_jax.generators import training
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
 from softvq_jax.pixels import to_uint8
+from softvq_jax.report import image_grid
 from softvq_jax.train import init_from, optim
 from softvq_jax.train.data import Data
 from softvq_jax.train.freeze import frozen_paths
@@ -130,7 +131,9 @@ class GeneratorTask(Task):
         metrics = {f"eval_{name}": float(total) / count for name, total in sums.items()}
         pictures = {}
         if self.draws_images and num_pictures and shown is not None:
-            pictures["samples"] = [self.samples(ema, frozen, num_pictures)[0]]
+            images, labels = self.samples(ema, frozen, num_pictures)
+            names = self._generator.class_names
+            pictures["samples"] = [image_grid.captioned(images, [names[label] for label in labels])]
         return metrics | {"eval_samples": int(count)}, pictures
 
     def samples(self, ema, frozen, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -185,4 +188,6 @@ class GeneratorTask(Task):
     def _published_fields(self):
         network = self.network
         fields = network.family.published_fields(network.config, network.process)
-        return fields | {TOKENIZER_FIELD: self.latents.fingerprint}
+        fields[TOKENIZER_FIELD] = self.latents.fingerprint
+        names = () if self.data is None else self.data.source.class_names
+        return fields | ({CLASS_NAMES_FIELD: list(names)} if any(names) else {})

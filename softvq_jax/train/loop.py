@@ -104,6 +104,8 @@ class Run:
             if self.main:
                 files.write_json(self.workdir / "config.json", json.loads(self.config.to_json_best_effort()))
                 logging.info("%s", notes.learning_rate(self.config, len(self.data)))
+                if line := notes.classes(self.data.source.class_names):
+                    logging.info("%s", line)
                 if warning := notes.average(self.config.optim, self.num_steps):
                     logging.warning("%s", warning)
             frozen, key = put(self.task.frozen, self.mesh), jax.random.key(self.config.seed)

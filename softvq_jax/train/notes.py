@@ -11,6 +11,15 @@ from softvq_jax.train import optim
 
 MAX_START_SHARE = 0.1  # of the initial weights in the final average, without a warning
 MIN_LATENT_SPREAD = 1e-3
+MAX_NAMES = 8  # of classes in a line of the log
+
+
+def classes(names: Sequence[str]) -> str | None:
+    """Returns how many classes the data have, with the names of the first; None for data without classes."""
+    if not any(names):
+        return None
+    more = f", ... ({len(names) - MAX_NAMES:,} more)" if len(names) > MAX_NAMES else ""
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}: {', '.join(names[:MAX_NAMES])}{more}"
 
 
 def learning_rate(config: ConfigDict, num_samples: int) -> str:

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softvq_jax.generator import TOKENIZER_FIELD, Generator, abstract_params
+from softvq_jax.evaluate.image_sets import open_images
+from softvq_jax.generator import CLASS_NAMES_FIELD, TOKENIZER_FIELD, Generator, abstract_params
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiTConfig
+from softvq_jax.report.image_grid import CAPTION
 from softvq_jax.tools import sample
 from softvq_jax.weights import files
 from tests import programs, small_generators
@@ -19,6 +21,8 @@ def save_generator(folder, shape=SHAPE):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: np.float32(0.2 * rng.standard_normal(leaf.shape)), abstract_params(shape))
     Generator(shape, params, LatentStatistics(0.0, 0.5)).save_pretrained(folder)
+    fields = files.read_json(folder / "config.json") | {CLASS_NAMES_FIELD: ["ant", "bee", "cat"]}
+    files.write_json(folder / "config.json", fields)
     return folder
 
 
@@ -51,14 +55,18 @@ def test_the_npz_has_the_format_of_the_adm_evaluator(whole):
     assert images.shape == (70, 32, 32, 3) and images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == 70
     grid = np.asarray(Image.open(whole.with_name("samples_grid.png")))
-    assert grid.shape == (8 * 34 - 2, 8 * 34 - 2, 3)
-    np.testing.assert_array_equal(grid[:32, 34:66], images[1])
+    assert grid.shape == (8 * (96 + CAPTION + 2) - 2, 8 * 98 - 2, 3)  # enlarged for the captions
+    np.testing.assert_array_equal(grid[:96:3, 98:194:3], images[1])
+    rows = whole.with_name("samples_classes.tsv").read_text().splitlines()
+    assert rows[:3] == ["image\tlabel\tclass", "0\t0\tant", "1\t1\tbee"] and rows[4] == "3\t3\t3" and len(rows) == 71
     assert not whole.with_name("samples.npz.parts").exists()
 
 
 def test_a_folder_holds_the_same_images_and_resumes(folders, whole, tmp_path, monkeypatch):
     out = tmp_path / "png"
-    assert command(folders, out) == 0
+    assert command(folders, out, "--grid") == 0
+    assert (out / "grid.png").exists() and (out / "classes.tsv").exists() and [*tmp_path.iterdir()] == [out]
+    assert len(open_images(str(out))) == 70  # the grid is not a sample
     images = np.load(whole)["arr_0"]
     for i in (0, 33, 69):
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"{i:06d}.png")), images[i])
@@ -108,7 +116,10 @@ def test_other_samples_are_not_mixed_in(folders, whole, tmp_path, capsys):
     ("more", "message"),
     [
         (["--classes=3,7"], "labels range from 3 to 7; this generator has classes 0 to 6"),
-        (["--classes=cats"], "expected uniform, balanced, or numbers and ranges"),
+        (
+            ["--classes=ant,cats"],
+            "numbers and ranges such as 1,5,10-12, or names of classes (ant, bee, cat, ...)",
+        ),
         (["--guidance=2", "--guidance_low=0.8", "--guidance_high=0.3"], "guidance_interval is (0.8, 0.3); expected"),
         (["--sampler=ddim"], "sampler is 'ddim'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
         (["--temperature=0.9"], "temperature was given, but sampler sde_euler_maruyama of a sit does not"),
@@ -118,6 +129,11 @@ def test_bad_flags_are_refused_before_anything_is_written(folders, tmp_path, cap
     assert command(folders, tmp_path / "out", *more) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_listed_by_numbers_ranges_and_names():
+    names = ("ant", "bee", "cat", "3")
+    np.testing.assert_array_equal(sample.parse_classes("cat,0-1,3", 6, names, 0), [2, 0, 1, 3, 2, 0])
 
 
 def test_generator_and_tokenizer_must_fit_together(folders, tmp_path, capsys):

@@ -1,0 +1,121 @@
+"""Draws how a generator turns noise into images: a strip of the steps, or an animation.
+
+    python -m softvq_jax.tools.denoise --from=runs/tiny_sit --tokenizer=runs/tiny --out=denoising.png
+    python -m softvq_jax.tools.denoise --from=runs/tiny_sit --tokenizer=runs/tiny --classes=0-7 --out=denoising.gif
+
+A strip (.png) has a row for each sample, with its class, and a column for each of --frames steps, evenly spaced. An
+animation (.gif) shows all samples at once, with their classes, and stays at the end for two seconds. The latents of each
+step are decoded as they are, noise included. Sample i is that of tools.sample with the same settings.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl.flags import argparse_flags
+
+from softvq_jax.report import image_grid
+from softvq_jax.storage import files
+from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.tools.command_line import check_at_least_one, run_tool
+from softvq_jax.tools.sample import OPTIONS, parse_classes
+
+COLUMNS = 8  # samples in a row of an animation
+MILLISECONDS = (120, 2000)  # a frame, the last frame
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.denoise", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--from", dest="generator", required=True, help="the generator: a folder, a run's workdir or a Hub id")
+    add("--tokenizer", required=True, help="the tokenizer of its training latents: a folder, a workdir or a Hub id")
+    add("--out", required=True, type=pathlib.Path, help="file to write, ending in .png (strip) or .gif (animation)")
+    add("--classes", default="uniform", help="as in tools.sample: uniform, balanced, names, numbers and ranges")
+    add("--num", type=int, default=8, help="number of samples (default: 8)")
+    add("--frames", type=int, help="steps that are shown (default: 8 in a strip, 25 in an animation)")
+    add("--seed", type=int, default=0, help="seed of classes and noise (default: 0)")
+    add = parser.add_argument_group("sampling").add_argument
+    add("--sampler", help="sampler (default: the family's first)")
+    add("--steps", type=int, help="number of steps (default: the sampler's default)")
+    add("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
+    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
+    add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
+    add("--temperature", type=float, help="factor on the noise (MAR)")
+    add("--head_steps", type=int, help="denoising steps of each token (MAR)")
+    args = parser.parse_args(expand_arguments(argv[1:]))
+    check_at_least_one(parser, args, "num", "frames")
+    if args.out.suffix not in (".png", ".gif"):
+        parser.error(f"--out={args.out}: expected a file ending in .png or .gif")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    """Writes the picture.
+
+    Raises:
+      OSError, ValueError: the models cannot be opened or do not fit together, a setting is wrong, or the file cannot be
+        written.
+    """
+    import jax
+
+    from softvq_jax.evaluate.image_sampler import open_generator
+    from softvq_jax.pixels import to_uint8
+    from softvq_jax.tokenizer import Tokenizer
+    from softvq_jax.weights import fingerprints
+
+    tokenizer = Tokenizer.from_pretrained(args.tokenizer)
+    generator = open_generator(args.generator, args.tokenizer)
+    shape = tokenizer.config
+    generator.check_fits(shape.num_latent_tokens, shape.latent_dim, fingerprints.of_weights(tokenizer.params))
+    labels = parse_classes(args.classes, args.num, generator.class_names, args.seed)
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
+        options["guidance_interval"] = (args.guidance_low, args.guidance_high)
+    latents = generator.denoise(labels.tolist(), key=jax.random.key(args.seed), **options)
+    shown = frames(len(latents), args.frames or (8 if args.out.suffix == ".png" else 25))
+    images = np.stack([to_uint8(np.asarray(tokenizer.decode(latents[step]))) for step in shown])
+    names = [generator.class_names[label] for label in labels]
+    if args.out.suffix == ".png":
+        image_grid.save_png(args.out, strip(images, names, [f"step {step + 1} of {len(latents)}" for step in shown]))
+    else:
+        save_gif(args.out, images, names)
+    print(f"{args.out}: {len(labels)} samples, {len(shown)} of {len(latents)} steps")
+
+
+def frames(steps: int, count: int) -> np.ndarray:
+    """Returns at most `count` of the steps, evenly spaced, with the first and the last; for 1, the last."""
+    return (
+        np.unique(np.linspace(0, steps - 1, min(count, steps)).round().astype(int))
+        if count > 1
+        else np.array([steps - 1])
+    )
+
+
+def strip(images: np.ndarray, names: Sequence[str], steps: Sequence[str]) -> np.ndarray:
+    """Arranges images `[T, n, H, W, 3]` uint8, a row for each sample.
+
+    The captions are the steps, and below the last image the class.
+    """
+    captions = [[*steps[:-1], name] for name in names]
+    rows = np.swapaxes(images, 0, 1)
+    tiles = image_grid.captioned(rows.reshape(-1, *rows.shape[2:]), [text for row in captions for text in row])
+    return image_grid.grid(tiles, len(images))
+
+
+def save_gif(path: pathlib.Path, images: np.ndarray, names: Sequence[str]) -> None:
+    """Writes images `[T, n, H, W, 3]` uint8 as an animation of `T` frames, each a grid with captions."""
+    from PIL import Image
+
+    columns = min(COLUMNS, images.shape[1])
+    drawn = [Image.fromarray(image_grid.grid(image_grid.captioned(each, names), columns)) for each in images]
+    durations = [*[MILLISECONDS[0]] * (len(drawn) - 1), MILLISECONDS[1]]
+    with files.replacing(path) as partial:
+        drawn[0].save(partial, "gif", save_all=True, append_images=drawn[1:], duration=durations, loop=0)
+
+
+if __name__ == "__main__":
+    run_tool(main, parse_flags)
