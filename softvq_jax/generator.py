@@ -30,6 +30,7 @@ from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import call_with_auto_axes
 from softvq_jax.storage.files import make_folder
+from softvq_jax.storage.paths import as_path
 from softvq_jax.weights import checkpoints, entries, files, hub, layout
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -64,7 +65,7 @@ class Generator:
         published: Mapping[str, Any] | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
         dtypes: Mapping[str, np.dtype] | None = None,
-        unused_rows: Mapping[str, np.ndarray] | None = None,
+        second_halves: Mapping[str, np.ndarray] | None = None,
         param_dtype: str = "float32",
     ):
         """Creates a generator from parameters in memory; `from_pretrained` opens files.
@@ -77,7 +78,7 @@ class Generator:
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors other than float32.
-          unused_rows: rows of published tensors of which the network uses the first half.
+          second_halves: rows of published tensors of which the network uses the first half.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
@@ -91,7 +92,7 @@ class Generator:
         if not known.allowed.check(self.process):
             raise ValueError(f"process of a {self.family} is {self.process!r}; expected {known.allowed.text}")
         published = dict(published or self._family.published_fields(config, self.process))
-        self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(unused_rows or {}))
+        self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(second_halves or {}))
 
     def replace(self, *, params: Any = None, **fields: Any) -> "Generator":
         """A copy with other parameters (a tree or an NNX module), or with other fields of its config, such as `dtype`.
@@ -172,7 +173,7 @@ class Generator:
         published, path = files.find_published(folder, purpose="generator")
         stated = published_fields(published, source=f"the config.json of {path}")
         statistics = _find_statistics(statistics, stated, source=name)
-        tensors = entries.select_state_dict(files.read_tensors(path), anchors(), source=str(path), entry=entry)
+        tensors = entries.select(files.read_tensors(path), anchors(), source=str(path), entry=entry)
         compute = {"dtype": dtype, "remat": remat, "param_dtype": param_dtype}
         return cls.from_tensors(tensors, published, statistics, source=str(path), **compute)
 
@@ -207,7 +208,7 @@ class Generator:
         config, published = family.make_config(fields), found.record.get("published", {})
         statistics = _find_statistics(statistics, published, source=found.folder)
         process = found.record["config"]["objective.process"]
-        params = found.params | family.fixed_params(config)
+        params = found.params | family.fixed(config)
         return cls(config, params, statistics, process=process, published=published or None)
 
     @classmethod
@@ -237,7 +238,7 @@ class Generator:
         rules = family_of(config).weight_rules(config)
         with layout.reading(source, f"a {family_of(config).name}"):
             params = layout.read(rules, tensors, abstract_params(config), source=source)
-        halves = layout.unused_rows(rules, tensors, params)
+        halves = layout.second_halves(rules, tensors, params)
         if halves:
             logging.info("%s: only the first half of these tensors is used: %s", source, ", ".join(sorted(halves)))
         used = {key for rule in rules for key in rule.keys}
@@ -247,7 +248,7 @@ class Generator:
             logging.info("%s: %d tensors that the generator does not use: %s", source, len(extra), names)
         layout.check_unused(extra, used, source=source)
         dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
-        kept = {"published": published, "extra": extra, "dtypes": dtypes, "unused_rows": halves}
+        kept = {"published": published, "extra": extra, "dtypes": dtypes, "second_halves": halves}
         return cls(config, params, statistics, **kept, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -256,7 +257,7 @@ class Generator:
         A generator from `from_pretrained` is written back key for key and bit for bit. The statistics of the latents are
         added to `config.json`, so that the folder is complete.
         """
-        folder = pathlib.Path(folder)
+        folder = as_path(folder)
         make_folder(folder)
         tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
         files.write_safetensors(folder / "model.safetensors", tensors)
@@ -405,7 +406,7 @@ class Generator:
     def _arrays(self, settings, batch, **given) -> dict[str, Any]:
         """Returns, as arrays, the given arguments that the sampler takes."""
         self._refuse(settings.sampler, **given)
-        if given["temperature"] is None and "temperature" in self._family.samplers[settings.sampler].optional_arguments:
+        if given["temperature"] is None and "temperature" in self._family.samplers[settings.sampler].takes:
             given["temperature"] = 1.0
         shape = (batch, self.config.num_tokens, self.config.channels)
         for name, expected in (("noise", shape), ("step_noises", (settings.steps - 1, *shape))):
@@ -415,7 +416,7 @@ class Generator:
 
     def _refuse(self, sampler, **arguments):
         for name, value in arguments.items():
-            if value is not None and name not in self._family.samplers[sampler].optional_arguments:
+            if value is not None and name not in self._family.samplers[sampler].takes:
                 raise ValueError(f"{name} was given, but sampler {sampler} of a {self.family} does not take it")
 
     def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
@@ -472,7 +473,7 @@ def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
     """Returns the tree of a generator's parameters, including fixed ones, as `ShapeDtypeStruct`s."""
     family = family_of(config)
-    params = family.network(config).shapes | family.fixed_params(config)
+    params = family.network(config).shapes | family.fixed(config)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 

@@ -7,17 +7,17 @@ The same command resumes an interrupted run. Any field can be set, for example `
 
 import json
 import logging as stdlib_logging
-import pathlib
 import sys
 
 from absl import app, flags, logging
 
 from softvq_jax.config import check_values
 from softvq_jax.config.flags import define_config, parse_flags
+from softvq_jax.storage.paths import as_path
 from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images, also gs://... or s3://...")
 _CHANGES = flags.DEFINE_bool(
     "resume_with_changes",
     False,
@@ -38,11 +38,8 @@ def main(_):
 
     config, workdir = _CONFIG.value, _WORKDIR.value
     assert workdir is not None  # required
-    if "://" in workdir:
-        sys.exit(
-            f"error: --workdir must be a folder; got {workdir}: mount the bucket (gcsfuse, s3fs) and name its folder"
-        )
     try:
+        folder = as_path(workdir)
         check_values(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -54,24 +51,24 @@ def main(_):
             config=json.loads(config.to_json_best_effort()),
             timeout=_TIMEOUT.value,
         )
-        check_shared(pathlib.Path(workdir), "--workdir")
+        check_shared(folder, "--workdir")
         if _CACHE.value:
             distributed.set_compilation_cache(_CACHE.value)
         logging.info("config:\n%s", config)
         if config.task == "study":
             from softvq_jax.studies.study import Study
 
-            return print(Study(config, pathlib.Path(workdir)).run())
+            return print(Study(config, folder).run())
         from softvq_jax.train.loop import Run
         from softvq_jax.train.tasks import TASKS
 
         if config.task not in TASKS:
             raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
-        run = Run(config, pathlib.Path(workdir), TASKS[config.task], allow_changes=_CHANGES.value)
+        run = Run(config, folder, TASKS[config.task], allow_changes=_CHANGES.value)
         results = run.train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("traceback:", exc_info=True)
-        sys.exit(errors.report_error(f"error: {error}\n(for the traceback: --verbosity=1)"))
+        sys.exit(errors.fail(f"error: {error}\n(for the traceback: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 

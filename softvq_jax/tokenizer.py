@@ -140,8 +140,8 @@ class Tokenizer(hub.PushToHub):
         `from_checkpoint` does.
 
         Args:
-          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
-            or without a config.json beside it.
+          name: a folder, also in a bucket or that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of
+            weights, with or without a config.json beside it.
           image_size: side of the images in pixels, a multiple of the patch size, for a MAETok: its rotary positions are
             computed for every size. By default the size that it was trained on; other kinds have no other size.
           dtype: type of the matmuls.

@@ -20,7 +20,7 @@ __all__ = [
     "decode",
     "digest",
     "digest_of_file",
-    "digest_of_fingerprints",
+    "digest_of_parts",
 ]
 END_BYTES = 1 << 16
 
@@ -59,14 +59,13 @@ class Source(Protocol):
 
     Attributes:
       class_names: names of the classes, by label.
-      part_fingerprints: short fingerprints of the shards, folders or photographs, by name and in order; computed at
-        first use.
+      parts: short fingerprints of the shards, folders or photographs, by name and in order; computed at first use.
     """
 
     class_names: tuple[str, ...]
 
     @property
-    def part_fingerprints(self) -> dict[str, str]: ...
+    def parts(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -77,7 +76,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Returns a digest of `part_fingerprints`: it changes with the images, their order and their labels."""
+        """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
         ...
 
 
@@ -86,8 +85,8 @@ def digest(parts: Iterable[str], length: int = 32) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
 
 
-def digest_of_fingerprints(parts: Mapping[str, str]) -> str:
-    """Returns the fingerprint of a source, given its `part_fingerprints`."""
+def digest_of_parts(parts: Mapping[str, str]) -> str:
+    """Returns the fingerprint of a source, given its `parts`."""
     return digest(itertools.chain(*parts.items()))
 
 

@@ -13,7 +13,8 @@ from softvq_jax.data import samples, source
 from softvq_jax.data.decoding import DEFAULT, Decoding, decode_as_stored
 from softvq_jax.data.folder import ImageFile, list_images
 from softvq_jax.metrics.npz import ArrayRows, array_names
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage import listing
+from softvq_jax.storage.paths import as_path, expand, is_remote
 
 SAMPLE_GRID = "grid.png"  # in a folder of samples, a picture of the first ones
 
@@ -159,7 +160,7 @@ class FileImages:
         return np.stack([np.zeros(self.shape, np.uint8) if image is None else image for image in found])
 
     def version(self) -> str:
-        return source.digest([str(self._size), *map(_stat, self._paths)])
+        return source.digest([str(self._size), *listing.in_threads(_stat, self._paths)])
 
     def crop(self) -> str:
         return "none" if self._size is None else _crop_in_words(self._size, self._decoding)
@@ -254,7 +255,7 @@ def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT
     """
     name = expand(name)
     if name.endswith(".npz"):
-        if not os.path.isfile(name):
+        if not listing.is_file(name):
             raise FileNotFoundError(f"no file {name!r}")
         images = NpzImages(name)
         if size is not None and images.shape != (size, size, 3):
@@ -299,6 +300,11 @@ def _crop_in_words(size: int, decoding: Decoding) -> str:
 
 
 def _stat(path: str) -> str:
+    if is_remote(path):
+        try:
+            return f"{path} {as_path(path).stat()}"
+        except FileNotFoundError:
+            return f"{path} missing"
     try:
         stat = os.stat(path)
     except OSError:

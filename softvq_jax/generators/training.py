@@ -18,9 +18,9 @@ class GeneratorNetwork:
       family: family of the generator.
       config: shape of the network.
       process: SiT's path, or the noise schedule of DiT or MAR.
-      functional: the network as a function of its trained parameters and `fixed_params`.
+      functional: the network as a function of its trained parameters and `fixed`.
       losses: the loss function, see `generators.family.Losses`.
-      fixed_params: parameters that are not trained, such as the positions of SiT and DiT.
+      fixed: parameters that are not trained, such as the positions of SiT and DiT.
     """
 
     family: Family
@@ -28,11 +28,11 @@ class GeneratorNetwork:
     process: str
     functional: Functional
     losses: Losses
-    fixed_params: dict
+    fixed: dict
 
     def __call__(self, params) -> nnx.Module:
         """Returns the network with these trained parameters."""
-        return self.functional(params, self.fixed_params)
+        return self.functional(params, self.fixed)
 
 
 def build(config: ConfigDict) -> GeneratorNetwork:
@@ -47,6 +47,4 @@ def build(config: ConfigDict) -> GeneratorNetwork:
     del fields["family"]
     shape = family.make_config(fields)
     losses = family.losses(config.objective)
-    return GeneratorNetwork(
-        family, shape, config.objective.process, family.network(shape), losses, family.fixed_params(shape)
-    )
+    return GeneratorNetwork(family, shape, config.objective.process, family.network(shape), losses, family.fixed(shape))

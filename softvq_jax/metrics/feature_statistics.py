@@ -12,7 +12,7 @@ import numpy as np
 
 from softvq_jax.metrics.metric import require
 from softvq_jax.metrics.npz import array_names, reading
-from softvq_jax.storage import files
+from softvq_jax.storage import files, listing, mirror
 
 BLOCK = 2048  # rows per block
 
@@ -33,7 +33,7 @@ class Moments:
         self.count, self.mean, self.scatter = 0, np.zeros(dimension), np.zeros((dimension, dimension))
 
     @classmethod
-    def from_rows(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
+    def of(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
         """Returns the moments of all rows of `features`.
 
         Args:
@@ -94,7 +94,7 @@ class FeatureStatistics:
     count: int | None = None
 
     @classmethod
-    def from_moments(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
+    def of(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
         """Returns the statistics, given the moments of pool3 and spatial features."""
         extra = (None, None) if spatial is None else (spatial.mean, spatial.covariance(ddof))
         return cls(pool3.mean, pool3.covariance(ddof), *extra, count=pool3.count)
@@ -102,7 +102,7 @@ class FeatureStatistics:
 
 def has_statistics(path: str | os.PathLike) -> bool:
     """Returns whether `path` is an `.npz` file with `mu` and `sigma`."""
-    if not str(path).endswith(".npz") or not os.path.isfile(path):
+    if not str(path).endswith(".npz") or not listing.is_file(os.fspath(path)):
         return False
     return {"mu", "sigma"} <= set(array_names(path))
 
@@ -120,7 +120,8 @@ def read_statistics(path: str | os.PathLike) -> FeatureStatistics:
         finite.
     """
     names = array_names(path)
-    with reading(path), np.load(path) as file:
+    local = mirror.local_file(path)
+    with reading(path), np.load(local) as file:
         found = {name: file[name] for name in ("mu", "sigma", "mu_s", "sigma_s", "count") if name in names}
     for name, array in found.items():
         if array.dtype.kind not in ("iu" if name == "count" else "iuf"):

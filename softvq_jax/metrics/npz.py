@@ -1,10 +1,11 @@
-"""Reads rows of arrays in `.npz` files without loading whole arrays.
+"""Reads rows of arrays in `.npz` files without loading whole arrays; files in a bucket from a local copy.
 
 `np.load(..., mmap_mode="r")` is not used because it ignores the mode for `.npz` files.
 """
 
 import contextlib
 import os
+import pathlib
 import struct
 import zipfile
 import zlib
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
+
+from softvq_jax.storage import mirror
 
 
 @contextlib.contextmanager
@@ -35,7 +38,8 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 def array_names(path: str | os.PathLike) -> list[str]:
     """Returns the names of the arrays in an `.npz` file; raises ValueError if it is damaged or not an `.npz` file."""
-    with reading(path), zipfile.ZipFile(path) as archive:
+    local = mirror.local_file(path)
+    with reading(path), zipfile.ZipFile(local) as archive:
         for name in archive.namelist():
             archive.open(name).close()  # compares it with the name at the member itself
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -51,9 +55,9 @@ class ArrayRows:
     """
 
     def __init__(self, path: str, key: str):
-        self._path = path
+        self._path, local = path, mirror.local_file(path)
         with reading(path):
-            self._file, self._expected = _open_member(path, f"{key}.npy")
+            self._file, self._expected = _open_member(local, f"{key}.npy")
             begin = self._file.tell()
             version = np.lib.format.read_magic(self._file)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -85,7 +89,7 @@ class ArrayRows:
                 raise ValueError(f"{self._path} is damaged: its checksum differs: copy or write it again")
 
 
-def _open_member(path: str, name: str) -> tuple[IO[bytes], int]:
+def _open_member(path: pathlib.Path, name: str) -> tuple[IO[bytes], int]:
     """Opens a member of a zip archive, and returns it with its CRC-32.
 
     An uncompressed member is opened in place, so that seeking is fast.

@@ -1,12 +1,13 @@
 """Checks that all processes have the same folder."""
 
-import os
 import pathlib
 import socket
 import time
 import uuid
 
 from jax._src.distributed import global_state  # as in `parallel.errors`
+
+from softvq_jax.storage.paths import is_remote
 
 _KEY = "softvq_jax/shared_folder"
 _BARRIER_MILLISECONDS = 120_000
@@ -15,7 +16,7 @@ _BARRIER_MILLISECONDS = 120_000
 def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> None:
     """Creates `folder`, and returns once every process has found a file of process 0 in it.
 
-    Does nothing in a single process.
+    Does nothing in a single process, except for a bucket, which must exist.
 
     Args:
       folder: the folder.
@@ -26,6 +27,8 @@ def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> N
       ValueError: the folder is not that of process 0.
       OSError: process 0 cannot write to the folder.
     """
+    if is_remote(folder):
+        folder.check_bucket()
     client = global_state.client
     if client is None:
         return
@@ -36,7 +39,7 @@ def check_shared(folder: pathlib.Path, flag: str, *, timeout: float = 30.0) -> N
         client.key_value_set(_KEY, probe.name, allow_overwrite=True)
     name = client.blocking_key_value_get(_KEY, _BARRIER_MILLISECONDS)
     deadline = time.monotonic() + timeout
-    while not (folder.is_dir() and name in os.listdir(folder)):
+    while not (folder / name).exists():
         if time.monotonic() > deadline:
             raise ValueError(
                 f"{flag}={folder} of process {global_state.process_id} on {socket.gethostname()} is not the folder of "

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from softvq_jax.metrics.registry import titles
-from softvq_jax.report import renamed_metrics
+from softvq_jax.report import former_names
 
 LABELS = titles() | {
     "psnr": "PSNR (dB)",
@@ -35,7 +35,7 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     Args:
       evaluation: JSON values, as in `evaluation.json`.
     """
-    evaluation = renamed_metrics.evaluation(evaluation)
+    evaluation = former_names.evaluation(evaluation)
     lines = [*_metric_lines(evaluation), ""]
     lines += [f"no {LABELS[name]}: {reason}" for name, reason in evaluation["absent"].items()]
     lines += [f"warning: {line}" for line in evaluation["warnings"]]

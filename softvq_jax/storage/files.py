@@ -1,7 +1,7 @@
 """Atomic writes: a file either exists completely or does not exist under its name.
 
 A write returns when the file and its folder are on disk (`fsync`), so that a power failure loses at most the write in
-progress.
+progress. In a bucket, an object is written as a whole, and is safe when the server has answered.
 """
 
 import contextlib
@@ -10,7 +10,11 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+
+from softvq_jax.storage.paths import as_path, is_remote
 
 PARTIAL = ".partial"
 """Suffix of temporary names. A killed process may leave such files behind; they can always be deleted."""
@@ -23,12 +27,19 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     The temporary file exists, is empty, and has a name ending in `.partial`. The finished file has the permissions of the
     user's umask, even if the writer creates the file itself. After an error inside the context, `path` is unchanged and
-    the temporary file is deleted.
+    the temporary file is deleted. Of a path in a bucket, the temporary file is a local one, which is uploaded at the end.
 
     Raises:
       OSError: the file cannot be written, synced or renamed.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            partial = pathlib.Path(folder, f"{path.name}{PARTIAL}")
+            partial.touch()
+            yield partial
+            path.upload(partial)
+        return
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         partial.touch(exist_ok=False)
@@ -50,6 +61,10 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file atomically."""
+    path = as_path(path)
+    if is_remote(path):
+        path.write_bytes(content)
+        return
     with replacing(path) as partial:
         partial.write_bytes(content)
 
@@ -72,7 +87,7 @@ def read_json(path: str | os.PathLike) -> dict:
       ValueError: the file is not UTF-8 or not JSON, or holds something other than an object.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_bytes().decode())
+        content = json.loads(as_path(path).read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -83,10 +98,16 @@ def read_json(path: str | os.PathLike) -> dict:
 def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
     """Makes a folder and those above it; returns those that are new, outermost first. Their names are on disk then.
 
+    A bucket has no folders: there, none is new.
+
     Raises:
-      OSError: a folder cannot be made.
+      OSError: a folder cannot be made, or there is no such bucket.
     """
-    path, new = pathlib.Path(path), []
+    path = as_path(path)
+    if is_remote(path):
+        path.check_bucket()
+        return []
+    new = []
     while not path.exists():
         new.insert(0, path)
         path = path.parent
@@ -105,11 +126,27 @@ def remove_empty(folders: Sequence[pathlib.Path]) -> None:
             folder.rmdir()
 
 
+def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a folder to a new name; in a bucket, by copies of its objects. Both names are on disk then."""
+    if is_remote(folder):
+        for path, _ in folder.find():
+            path.copy_to(as_path(target) / path.relative_to(folder))
+        folder.rmtree()
+        return
+    make_folder(target.parent)
+    shutil.move(folder, target)
+    sync_folder(target.parent)
+    sync_folder(folder.parent)
+
+
 def sync_tree(folder: str | os.PathLike) -> None:
     """Returns once all files below a folder, and all names in it, are on disk.
 
-    Files of other hosts in a shared folder are on disk when these hosts have closed them (NFS, buckets).
+    Files of other hosts in a shared folder are on disk when these hosts have closed them (NFS, buckets). Does nothing for
+    a folder in a bucket.
     """
+    if is_remote(folder):
+        return
     for path, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync(os.path.join(path, name))
@@ -117,7 +154,9 @@ def sync_tree(folder: str | os.PathLike) -> None:
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Returns once the content of a file is on disk."""
+    """Returns once the content of a file is on disk; does nothing for an object in a bucket."""
+    if is_remote(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,22 +3,26 @@
 import contextlib
 import json
 import os
-import pathlib
 from typing import Any
+
+from softvq_jax.storage import line_log
+from softvq_jax.storage.paths import as_path
 
 
 def read(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
     """Returns the objects in a file by their line, from 1; none if there is no such file.
+
+    Of an object in a bucket, those in the parts that `line_log` has not merged yet are among them.
 
     A last line without its newline that cannot be read is left out: a program was writing it, or was killed while it did.
 
     Raises:
       ValueError: another line is not UTF-8, not JSON, or holds something other than an object; with file and line.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
+    path = as_path(path)
+    if not line_log.exists(path):
         return {}
-    *lines, last = path.read_bytes().split(b"\n")
+    *lines, last = line_log.read(path).split(b"\n")
     found = {number: _parsed(path, number, line) for number, line in enumerate(lines, 1) if line.strip()}
     if last.strip():
         with contextlib.suppress(ValueError):

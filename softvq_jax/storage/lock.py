@@ -1,9 +1,10 @@
 """A lock on a folder that one program at a time may write to, also where several hosts share the folder.
 
 The lock is a file `.lock` in the folder, which says who holds it. On one host, and on shared folders that support it
-(NFS), the operating system's lock on this file ends with the program, however it ends. Elsewhere (mounted buckets) a
-running program rewrites the file every `BEAT_SECONDS`. So a lock left behind by a program that was killed never has to be
-removed by hand: on the same host it is taken over at once, from another host after `STALE_SECONDS` without a beat.
+(NFS), the operating system's lock on this file ends with the program, however it ends. Elsewhere (mounted buckets, and
+buckets themselves, see `bucket_lock`) a running program rewrites the file every `BEAT_SECONDS`. So a lock left behind by a
+program that was killed never has to be removed by hand: on the same host it is taken over at once, from another host after
+`STALE_SECONDS` without a beat.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ import threading
 import time
 
 from absl import logging
+
+from softvq_jax.storage.paths import as_path
 
 NAME = ".lock"
 BEAT_SECONDS = 10.0
@@ -52,7 +55,7 @@ class FolderLock:
         if self._path in _held:
             return
         self._file = _acquire(self._path, beat, stale)
-        self._holder = _holder()
+        self._holder = holder()
         try:
             self._write(0)
         except OSError:
@@ -64,7 +67,7 @@ class FolderLock:
     def check(self) -> None:
         """Raises `Locked` if another program took the lock over while this one was suspended."""
         if self._lost is not None:
-            raise Locked(_message(self._path, self._lost))
+            raise Locked(message(self._path, self._lost))
 
     def release(self) -> None:
         """Gives the lock back; does nothing if it was taken over, or taken again while it was held."""
@@ -100,23 +103,23 @@ def _acquire(path, beat, stale):
     before, deadline = None, 0.0
     while True:
         file, lock = _open(path)
-        holder = _read(path)
-        if holder.get("host", socket.gethostname()) == socket.gethostname():
+        found = _read(path)
+        if found.get("host", socket.gethostname()) == socket.gethostname():
             # The operating system ends its lock with the program. Where it has none, the program is looked up.
-            if lock == "taken" or (lock == "unsupported" and _runs(holder)):
+            if lock == "taken" or (lock == "unsupported" and runs(found)):
                 os.close(file)
-                raise Locked(_message(path, holder))
+                raise Locked(message(path, found))
             return file
         if before is None:
-            before, deadline = holder, time.monotonic() + stale
-            logging.warning("%s; waiting up to %.0f s for a sign of it", _message(path, holder, advice=False), stale)
-        elif holder != before:
+            before, deadline = found, time.monotonic() + stale
+            logging.warning("%s; waiting up to %.0f s for a sign of it", message(path, found, advice=False), stale)
+        elif found != before:
             os.close(file)
-            raise Locked(_message(path, holder))
+            raise Locked(message(path, found))
         elif time.monotonic() > deadline:
             if lock == "taken":
                 os.close(file)
-                raise Locked(_message(path, holder))
+                raise Locked(message(path, found))
             logging.warning("it does not run any more: continuing")
             return file
         os.close(file)
@@ -141,7 +144,8 @@ def _open(path):
     raise OSError(errno.EAGAIN, "the lock file is replaced all the time", str(path))
 
 
-def _holder():
+def holder() -> dict:
+    """What a lock says about this program."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -161,9 +165,9 @@ def _read(path):
     return {}
 
 
-def _runs(holder):
+def runs(found: dict) -> bool:
     """Whether the process of a lock of this host still runs; another one may have got its number."""
-    pid = holder.get("pid")
+    pid = found.get("pid")
     if not isinstance(pid, int):
         return False
     try:
@@ -172,7 +176,7 @@ def _runs(holder):
         return False
     except OSError:
         pass  # of another user
-    return _process_start(pid) == holder.get("process_started")
+    return _process_start(pid) == found.get("process_started")
 
 
 def _process_start(pid):
@@ -182,8 +186,9 @@ def _process_start(pid):
     return None
 
 
-def _message(path, holder, *, advice=True):
-    who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown host')}"
-    since = f" since {holder['since']}" if "since" in holder else ""
+def message(path: os.PathLike, found: dict, *, advice: bool = True) -> str:
+    """What to say about a lock that another program holds."""
+    who = f"process {found.get('pid', '?')} on {found.get('host', 'an unknown host')}"
+    since = f" since {found['since']}" if "since" in found else ""
     end = ". Use another workdir, or end that process first" if advice else ""
-    return f"{path.parent} is in use by {who}{since}{end}"
+    return f"{as_path(path).parent} is in use by {who}{since}{end}"

@@ -1,15 +1,44 @@
-"""Paths as people write them: `~`, `$NAME` and `${NAME}` are expanded here, for every command and config field."""
+"""Paths as people write them: `~`, `$NAME` and `${NAME}` are expanded here, and `gs://` and `s3://` lead to buckets."""
 
 import os
+import pathlib
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeGuard, cast
+
+if TYPE_CHECKING:
+    from softvq_jax.storage.buckets import BucketPath
 
 _FLAG_AND_VALUE = re.compile(r"(--?[\w.\[\]]+=)(.*)", re.DOTALL)
+_REMOTE = ("gs://", "s3://")
 
 
 def expand(path: str) -> str:
     """A path with a leading `~` or `~user` and environment variables expanded; variables that are not set stay."""
     return os.path.expanduser(os.path.expandvars(path))
+
+
+def is_remote(path: str | os.PathLike) -> "TypeGuard[BucketPath]":
+    """Whether a path is in a bucket, as text or as a `BucketPath`."""
+    return os.fspath(path).startswith(_REMOTE)
+
+
+def as_path(path: str | os.PathLike) -> pathlib.Path:
+    """Returns a local path, or a `BucketPath` for `gs://` and `s3://`; nothing is expanded.
+
+    Annotated as `pathlib.Path`, whose methods both have; only `is_remote` paths have `read_range` and its like.
+
+    Raises:
+      ValueError: another URL, or a URL without a bucket.
+    """
+    text = re.sub(r"^(gs|s3):/(?=[^/])", r"\1://", os.fspath(path))  # pathlib removes one slash
+    if is_remote(text):
+        from softvq_jax.storage.buckets import BucketPath
+
+        return cast(pathlib.Path, BucketPath(text))
+    if match := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
+        raise ValueError(f"{text}: {match[0]} cannot be opened here; expected a local path, gs:// or s3://")
+    return path if isinstance(path, pathlib.Path) else pathlib.Path(text)
 
 
 def expand_arguments(words: Sequence[str]) -> list[str]:

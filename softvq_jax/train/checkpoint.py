@@ -8,13 +8,14 @@ reads a lost chunk as zeros, and values that changed on disk as they are. Each d
 shards. The result does not depend on the sharding, so a restore on another mesh checks it too.
 
 A checkpoint gets its name when its files are on disk, and older ones are deleted when the name is. So a power cut loses at
-most the checkpoint that was being written; Orbax alone syncs neither.
+most the checkpoint that was being written; Orbax alone syncs neither. In a bucket, where nothing can be renamed, a
+checkpoint is complete once Orbax has written `commit_success.txt` into it, after all its arrays.
 """
 
 import asyncio
 import contextlib
+import os
 import pathlib
-import shutil
 import time
 from typing import Any, NamedTuple
 
@@ -27,8 +28,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.path import atomicity
 
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import is_remote
 from softvq_jax.train.save_errors import drop_tracebacks
-from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem
+from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem, step_of
 
 
 class NoReadableCheckpoint(RuntimeError):
@@ -79,10 +81,10 @@ class Checkpoints:
             keep_period=keep_every_steps or None,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,  # process 0 removes what interrupted saves left
-            temporary_path_class=_DurablePath,
+            temporary_path_class=atomicity.CommitFileTemporaryPath if is_remote(folder) else _DurablePath,
         )
         drop_tracebacks()
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(os.fspath(folder.absolute()), options=options)
         # After a read, Orbax waits for all processes, so a process that fails would leave the others waiting. Instead,
         # each process reads independently, and the results are compared here.
         process = jax.process_index()
@@ -102,7 +104,7 @@ class Checkpoints:
           SaveFailed: this save or the previous one failed, or a checkpoint of a later step exists.
         """
         self.check()
-        if not self.folder.is_dir():  # Orbax would make it again
+        if not is_remote(self.folder) and not self.folder.is_dir():  # Orbax would make it again
             raise SaveFailed(f"the folder {self.folder} has been removed while the run was writing to it")
         record = record | {"digest": _digest(state)}
         record[RECORD_DIGEST] = record_digest(record)
@@ -189,11 +191,17 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            complete = sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+            complete = self._complete()
             raise SaveFailed(
                 f"a checkpoint could not be written to {self.folder} ({type(error).__name__}: {_first_line(error)}). "
                 f"Complete checkpoints: {complete}. Free space or give permission, then start the same command again"
             ) from error
+
+    def _complete(self):
+        """The steps of the complete checkpoints, after a failed save."""
+        with contextlib.suppress(OSError):
+            return sorted(step for step in map(step_of, self.folder.glob("*")) if step is not None)
+        return "unknown"
 
     def _restore(self, step, abstract_state):
         """Returns the checkpoint of a step and None, or None and why it cannot be read."""
@@ -210,7 +218,8 @@ class Checkpoints:
         """Returns the items of a checkpoint and None, or None and why some process cannot read them."""
         found = reason = None
         try:
-            found = self._reader.restore(self.folder.absolute() / str(step), args=ocp.args.Composite(**items))
+            folder = os.fspath(self.folder.absolute() / str(step))
+            found = self._reader.restore(folder, args=ocp.args.Composite(**items))
         except Exception as error:  # the storage layers raise many types for damaged files
             reason = f"{type(error).__name__}: {_first_line(error)}"
         else:
@@ -224,10 +233,7 @@ class Checkpoints:
         """Moves damaged checkpoints to another folder, so that their steps can be saved again. Deletes nothing."""
         for step in damaged if jax.process_index() == 0 else ():
             target = self.folder.parent / "damaged" / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
-            files.make_folder(target.parent)
-            shutil.move(self.folder / str(step), target)
-            files.sync_folder(target.parent)
-            files.sync_folder(self.folder)
+            files.move_folder(self.folder / str(step), target)
             logging.error("moved the damaged checkpoint %d to %s", step, target)
         if damaged:
             multihost_utils.sync_global_devices("damaged checkpoints are moved")

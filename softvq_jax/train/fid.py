@@ -24,6 +24,7 @@ from softvq_jax.metrics.metric import require
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import is_remote
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.task import Better, data_of
 from softvq_jax.weights.pretrained import load_inception, missing
@@ -56,7 +57,7 @@ class Fid(Evaluator):
         self.names = run.task.metric_names
         self.better = {self.names[name]: better for name, better in RETURNED.items() if name in self.names}
         self.devices, self.extractor, self._warned = LocalDevices(), None, set()
-        if jax.process_index() == 0:
+        if jax.process_index() == 0 and not is_remote(run.workdir):
             for folder in run.workdir.glob(f"{UNFINISHED}*"):  # left by a run that was killed
                 shutil.rmtree(folder)
         if section.every_steps:
@@ -65,7 +66,7 @@ class Fid(Evaluator):
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
-            decoding = Decoding.from_config(run.config.data)
+            decoding = Decoding.of(run.config.data)
             self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images", decoding)
         self._reference = self._open_reference(data.image_size) if self.extractor else self._held_out_set()
 
@@ -79,7 +80,9 @@ class Fid(Evaluator):
             params, images=self.held_out, count=self.section.num_images, extractor=self.extractor, devices=self.devices
         )
         values = np.full(len(RETURNED), np.nan)
-        with tempfile.TemporaryDirectory(dir=run.workdir, prefix=UNFINISHED) as folder:
+        # Rows are memory-mapped, so those of a run in a bucket are in the system's temporary folder.
+        beside = None if is_remote(run.workdir) else run.workdir
+        with tempfile.TemporaryDirectory(dir=beside, prefix=UNFINISHED) as folder:
             options: dict[str, Any] = dict(
                 folder=pathlib.Path(folder),
                 batch_size=self.devices.batch_size,
@@ -123,7 +126,7 @@ class Fid(Evaluator):
         images = self.held_out
         if section.reference:
             images = (
-                open_images(section.reference, image_size, Decoding.from_config(self.run.config.data))
+                open_images(section.reference, image_size, Decoding.of(self.run.config.data))
                 if has_images(section.reference)
                 else None
             )

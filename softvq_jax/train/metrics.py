@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
-from softvq_jax.storage import files, json_lines
+from softvq_jax.storage import files, json_lines, line_log
 
 TRAINING = "images_per_second"  # is in every line of a training step, and in no other
 
@@ -33,7 +32,8 @@ class WriteFailed(OSError):
 class MetricsWriter:
     """Appends to `metrics.jsonl` in a workdir, and to TensorBoard's event files.
 
-    The file is opened for every line, so that a workdir that is removed or turned read-only is noticed at the next one.
+    A workdir that is removed or turned read-only is noticed at the next line. In a bucket, lines are uploaded in the
+    background, see `storage.line_log`.
 
     Args:
       workdir: the run's folder.
@@ -51,7 +51,7 @@ class MetricsWriter:
         if not active:
             return
         kept = [line for line in json_lines.read_metrics(self._path) if line["step"] <= step]
-        self._kept, self._step = kept, step
+        self._kept, self._step, self._log = kept, step, line_log.open_log(self._path)
         self._write_kept()
         if tensorboard:
             try:
@@ -83,12 +83,7 @@ class MetricsWriter:
             return
         line = json.dumps({"step": step} | dict(values)).encode() + b"\n"
         with writing(self._path):
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)  # not made again if it was removed
-            try:
-                while line:
-                    line = line[os.write(file, line) :]
-            finally:
-                os.close(file)
+            self._log.append(line)
             if self._tensorboard is not None:
                 for name, value in values.items():
                     self._tensorboard.add_scalar(name, value, step)
@@ -101,7 +96,7 @@ class MetricsWriter:
         folder = self._folder / "images"
         path = folder / f"{name}_{step:07d}.png"
         with writing(path):
-            self._path.stat()  # the workdir is still there
+            self._log.check()  # the workdir is still there
             files.make_folder(folder)
             save_png(path, picture)
             if self._tensorboard is not None:
@@ -111,12 +106,15 @@ class MetricsWriter:
         """Returns once all lines are on disk."""
         if self._active:
             with writing(self._path):
-                files.sync(self._path)
+                self._log.sync()
 
     def _write_kept(self):
-        files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in self._kept))
+        self._log.rewrite(json.dumps(line).encode() + b"\n" for line in self._kept)
 
     def close(self) -> None:
+        if self._active:
+            with writing(self._path):
+                self._log.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 

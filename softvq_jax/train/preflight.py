@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.parallel.mesh import check_global_batch
+from softvq_jax.storage.bucket_errors import BucketError
 
 
 def check_batches(config: ConfigDict, mesh: Mesh) -> None:
@@ -22,11 +23,13 @@ def check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-    """Creates a folder; raises PermissionError if files cannot be written to it."""
+    """Creates a folder; raises PermissionError, of a bucket `BucketError`, if files cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable_{jax.process_index()}"
         probe.write_text("written")
         probe.unlink()
+    except BucketError:
+        raise  # says what to do
     except OSError as error:
         raise PermissionError(f"cannot write to {folder}: {error.strerror}. Choose another --workdir") from error

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 
 from softvq_jax.storage import files
+from softvq_jax.storage.bucket_lock import BucketLock
 from softvq_jax.storage.lock import FolderLock
+from softvq_jax.storage.paths import as_path, is_remote
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.preflight import check_writable
 
@@ -30,8 +32,8 @@ class Workdir:
         try:
             self._make(path)
             if jax.process_index() == 0:
-                self._lock = FolderLock(path)
-            for folder in (path / "checkpoints", *([pathlib.Path(fallback)] if fallback else [])):
+                self._lock = BucketLock(path) if is_remote(path) else FolderLock(path)
+            for folder in (path / "checkpoints", *([as_path(fallback)] if fallback else [])):
                 self._make(folder)
             if not (path / "best").exists():
                 self._new += [path / "best", path / "best" / "checkpoints"]
@@ -68,7 +70,7 @@ def save_elsewhere(fallback: str, workdir: pathlib.Path, state: Any, record: dic
     if not fallback:
         return "To have the last state saved elsewhere in such a case, set config.checkpoint.fallback"
     step = record["step"]
-    folder = pathlib.Path(fallback) / f"{workdir.resolve().name}_step_{step}"
+    folder = as_path(fallback) / f"{workdir.resolve().name}_step_{step}"
     try:
         files.make_folder(folder)
         checkpoints = Checkpoints(folder, keep=1, keep_every_steps=0)

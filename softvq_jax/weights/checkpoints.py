@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from softvq_jax.storage.paths import as_path, is_remote
 from softvq_jax.weights.layout import WeightsError
 
+COMMITTED = "commit_success.txt"  # which Orbax writes last into a checkpoint in a bucket
 RECORD_DIGEST = "record_sha256"  # field of the record, computed from all others
 NETWORKS = ("tokenizer", "generator")  # names in the state of the network that is trained
 
@@ -62,17 +64,27 @@ def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathl
     Raises:
       FileNotFoundError: there are checkpoints, but none of that step.
     """
-    folder = pathlib.Path(folder)
-    if (folder / "record" / "metadata").is_file():
+    folder = as_path(folder)
+    if _is_complete(folder):
         found = {int(folder.name) if folder.name.isdigit() else -1: folder}
     else:
-        paths = [path for pattern in ("*", "checkpoints/*") for path in folder.glob(pattern) if path.name.isdigit()]
-        found = {int(path.name): path for path in paths if (path / "record" / "metadata").is_file()}
+        paths = [path for pattern in ("*", "checkpoints/*") for path in folder.glob(pattern)]
+        found = {step: path for path in paths if (step := step_of(path)) is not None}
     if step is not None and found and step not in found:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}"
         )
     return None if not found else found[max(found) if step is None else step]
+
+
+def step_of(folder: pathlib.Path) -> int | None:
+    """Returns the step of a complete checkpoint, the name of its folder; None for anything else."""
+    return int(folder.name) if folder.name.isdigit() and _is_complete(folder) else None
+
+
+def _is_complete(folder):
+    """Whether a folder is a checkpoint that was written to its end; in a bucket, a marker of Orbax says so."""
+    return (folder / "record" / "metadata").is_file() and (not is_remote(folder) or (folder / COMMITTED).is_file())
 
 
 def open_checkpoint(folder: str | os.PathLike, task: str, *, step: int | None, raw: bool) -> CheckpointWeights:
@@ -99,6 +111,7 @@ def read_record(checkpoint: pathlib.Path) -> dict[str, Any]:
     Raises:
       WeightsError: it is damaged.
     """
+    checkpoint = as_path(checkpoint)
     path = checkpoint / "record" / "metadata"
     try:
         record = json.loads(path.read_text())
@@ -116,14 +129,15 @@ def read_weights(checkpoint: pathlib.Path, *, raw: bool = False) -> CheckpointWe
       WeightsError: the checkpoint is damaged, or holds no such parameters.
     """
     import orbax.checkpoint as ocp
+    from etils import epath
 
     record = read_record(checkpoint)
-    state = (checkpoint / "state").absolute()
+    state = epath.Path(os.fspath((checkpoint / "state").absolute()))
     # Of this process alone: Orbax would wait for the others of a run.
     single = ocp.options.MultiprocessingOptions(primary_host=_process_index(), active_processes={_process_index()})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=single)
     try:
-        names = list(dict(handler.metadata(state).tree))  # pyright: ignore[reportArgumentType] (any path will do)
+        names = list(dict(handler.metadata(state).tree))
         wanted = _in_order(names, raw)
         given = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
         arguments = ocp.args.PyTreeRestore(dict.fromkeys(wanted, 0), restore_args=given, partial_restore=True)

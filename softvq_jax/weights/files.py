@@ -1,7 +1,7 @@
 """Finds, reads and writes weight files.
 
-A name is a local path, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`. `entries.py` picks
-one network of a file that holds several.
+A name is a local path, a path in a bucket, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
+`entries.py` picks one network of a file that holds several. Files in a bucket are read from a local copy.
 """
 
 import json
@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 from absl import logging
 
-from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage import files, mirror
+from softvq_jax.storage.paths import as_path, expand, is_remote
 from softvq_jax.weights.layout import WeightsError
 
 HUB = "hf://"
@@ -26,10 +26,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Path:
-    """Returns the local file or folder of a name, downloaded from the Hub if necessary.
+    """Returns the file or folder of a name, downloaded from the Hub if necessary.
 
     Args:
-      name: a local path, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
+      name: a path, also in a bucket, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
       purpose: use of the weights, for messages.
 
     Raises:
@@ -37,14 +37,20 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
     """
     name = os.fspath(name)
     if not name.startswith(HUB):
-        path = pathlib.Path(expand(name))
+        path = as_path(expand(name))
         if path.exists():
             return path
-        if not _HUB_ID.fullmatch(name):
+        if is_remote(path) or not _HUB_ID.fullmatch(name):
             raise FileNotFoundError(
-                f"{purpose}: there is no file or folder {name!r}, and it is not a hub id (owner/name)"
+                f"{purpose}: there is no file or folder {name!r}"
+                + ("" if is_remote(path) else ", and it is not a hub id (owner/name)")
             )
     return _fetch(name, purpose)
+
+
+def exists(name: str | os.PathLike) -> bool:
+    """Whether there is a file or folder of a name that is not one of the Hub's."""
+    return not os.fspath(name).startswith(HUB) and as_path(expand(os.fspath(name))).exists()
 
 
 def _fetch(name: str, purpose: str) -> pathlib.Path:
@@ -134,15 +140,15 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         quantized.
       ImportError: a PyTorch file, and torch is not installed.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     if path.name.endswith(INDEX):
         return _read_shards(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(mirror.local_file(path))
     if path.suffix in _PYTORCH:
-        return _read_torch(path)
+        return _read_torch(mirror.local_file(path))
     raise WeightsError(f"{path}: unknown ending {path.suffix!r}; expected .safetensors, .pth, .pt or .bin")
 
 

@@ -5,7 +5,6 @@ Training reads all that its config needs, with `load`; tools and evaluators read
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,18 +47,17 @@ class PretrainedNetwork:
     Attributes:
       files: the files of its weights.
       needed: `(config) -> bool`, whether a run uses the network.
-      disable_setting: the setting by which a run does not use it.
+      without: the setting by which a run does not use it.
       module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
       options: the compute options (`dtype`, `remat`) that the class takes.
       expected: `(config) -> arguments`, as far as they are known before reading files.
       read: `(tensors, config, source) -> (arguments, parameters)`.
-      anchors: names of tensors that find the network in a file, see `entries.select_state_dict`; none if `read` needs
-        no names.
+      anchors: names of tensors that find the network in a file, see `entries.select`; none if `read` needs no names.
     """
 
     files: tuple[WeightsFile, ...]
     needed: Callable[[Any], bool]
-    disable_setting: str
+    without: str
     module: type[nnx.Module]
     options: tuple[str, ...]
     expected: Callable[[Any], tuple]
@@ -138,7 +136,7 @@ NETWORKS = {
     "encoder": PretrainedNetwork(
         files=(WeightsFile("weights.encoder", "the DINOv2 that the encoder starts from", _DINOV2_SOURCE),),
         needed=lambda config: bool(config.weights.encoder) and not config.init_from,
-        disable_setting="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
+        without="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
         module=ViT,
         options=("dtype", "remat"),
         expected=_encoder_config,
@@ -148,7 +146,7 @@ NETWORKS = {
     "teacher": PretrainedNetwork(
         files=(WeightsFile("weights.teacher", "the DINOv2 that the latents are aligned with", _DINOV2_SOURCE),),
         needed=lambda config: bool(config.loss.alignment_weight),
-        disable_setting="loss.alignment_weight=0",
+        without="loss.alignment_weight=0",
         module=ViT,
         options=("dtype", "remat"),
         expected=_encoder_config,
@@ -169,7 +167,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: bool(config.loss.perceptual_weight),
-        disable_setting="loss.perceptual_weight=0",
+        without="loss.perceptual_weight=0",
         module=LPIPS,
         options=("dtype",),
         expected=lambda config: (),
@@ -184,7 +182,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: config.gan.discriminator == "dino",
-        disable_setting="gan.discriminator='none' (or 'patchgan', which has no frozen backbone)",
+        without="gan.discriminator='none' (or 'patchgan', which has no frozen backbone)",
         module=DinoTrunk,
         options=("dtype", "remat"),
         expected=lambda config: (DINO_S, DINO_IMAGE_SIZE),
@@ -200,7 +198,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: config.evals.fid.every_steps > 0,
-        disable_setting="evals.fid.every_steps=0",
+        without="evals.fid.every_steps=0",
         module=Inception,
         options=(),
         expected=lambda config: (),
@@ -263,7 +261,7 @@ def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
 def from_tensors(name: str, tensors: Tensors, *, source: str) -> tuple[Functional, dict]:
     """Returns LPIPS or Inception and its parameters, given a PyTorch state dict; `source` names it in messages."""
     network = NETWORKS[name]
-    arguments, params = _read(network, entries.select_state_dict(tensors, network.anchors, source=source), None, source)
+    arguments, params = _read(network, entries.select(tensors, network.anchors, source=source), None, source)
     return network.make(arguments), params
 
 
@@ -276,7 +274,7 @@ def missing(name: str, path: str, reason: Exception, file: WeightsFile | None = 
         f"  reason: {reason}\n"
         f"  source: {file.source}\n"
         f"  to use a local copy: --config.{file.field}=/path/to/the/file\n"
-        f"  to train without it: --config.{network.disable_setting}"
+        f"  to train without it: --config.{network.without}"
     )
 
 
@@ -286,7 +284,7 @@ def _read_configured(name, config):
         path = _field(config, file.field)
         if not path:
             raise MissingWeights(
-                f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.disable_setting}"
+                f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.without}"
             )
         try:
             # One file may contain both parts of LPIPS, like the lpips package's whole model; then the tensors are equal.
@@ -311,7 +309,7 @@ def _field(config, path):
 def _tensors(name, network, purpose):
     """The tensors of a file, or of one entry of it: `FILE#ENTRY`."""
     file, mark, entry = os.fspath(name).rpartition("#")
-    if not mark or pathlib.Path(name).exists():
+    if not mark or files.exists(name):
         file, entry = name, None
     path = files.find_weights(files.resolve(file, purpose=purpose), purpose=purpose)
-    return entries.select_state_dict(files.read_tensors(path), network.anchors, source=str(path), entry=entry)
+    return entries.select(files.read_tensors(path), network.anchors, source=str(path), entry=entry)

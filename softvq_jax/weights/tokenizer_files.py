@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from absl import logging
 
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.storage.files import make_folder
+from softvq_jax.storage.paths import as_path
 from softvq_jax.weights import checkpoints, entries, files, layout, tokenizer_kinds
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -54,7 +54,7 @@ def open_pretrained(
         return dataclasses.replace(from_tensors(config, tensors, source=str(name)), extra=None)
     published, path = files.find_published(folder, purpose="tokenizer")
     anchors = tokenizer_kinds.anchors()
-    tensors = entries.select_state_dict(files.read_tensors(path), anchors, source=str(path), entry=entry)
+    tensors = entries.select(files.read_tensors(path), anchors, source=str(path), entry=entry)
     own = path.parent / OWN_CONFIG
     if own.is_file():
         fields = files.read_json(own)
@@ -111,7 +111,7 @@ def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str
       params: its parameters.
       kept: the rest of the files.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     make_folder(folder)
     tensors = kept.tensors(layout.write(tokenizer_kinds.kind_of(config).weight_rules(config), params))
     files.write_safetensors(folder / "model.safetensors", tensors)

@@ -58,9 +58,7 @@ def test_unknown_sizes_are_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_networks_config_belongs_to_one_family(family):
     shape = FAMILIES[family].preset("B", num_tokens=4, channels=3)
-    assert (
-        [name for name, other in FAMILIES.items() if other.matches_config(shape)] == [family] == [family_of(shape).name]
-    )
+    assert [name for name, other in FAMILIES.items() if other.owns(shape)] == [family] == [family_of(shape).name]
 
 
 # A whole family: a linear map per class that predicts the data itself, sampled in one step.
@@ -110,7 +108,7 @@ TOY = Family(
         "sampling": {"temperature": Field(0.0, "Factor on the noise.", one_of(0.0, 1.0))},
     },
     make_config=lambda fields: ToyConfig(**fields),
-    matches_config=lambda config: isinstance(config, ToyConfig),
+    owns=lambda config: isinstance(config, ToyConfig),
     network=partial(functional, ToyNetwork),
     losses=toy_losses,
     samplers={"direct": Sampler(toy_draw, frozenset({"temperature"}), steps=1)},

@@ -1,0 +1,119 @@
+"""The lock of `storage.lock` on a folder in a bucket, where the operating system has none.
+
+The lock is an object `.lock` that only one program can create; a program that runs rewrites it every `BEAT_SECONDS`. A
+lock that a killed program left is taken over at once on the same host, and after `STALE_SECONDS` without a beat from
+another one.
+"""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from typing import Any
+
+from absl import logging
+
+from softvq_jax.storage import lock
+from softvq_jax.storage.bucket_errors import Exists
+from softvq_jax.storage.buckets import BucketPath
+
+
+class BucketLock:
+    """Holds the lock of a folder in a bucket from construction until `release`, or the end of the program.
+
+    Args:
+      folder: the folder.
+      beat, stale: as of `lock.FolderLock`.
+
+    Raises:
+      Locked: another program holds it.
+      BucketError: the object cannot be written.
+    """
+
+    def __init__(self, folder: BucketPath, *, beat: float = lock.BEAT_SECONDS, stale: float = lock.STALE_SECONDS):
+        self._path, self._beat, self._holder = folder / lock.NAME, beat, lock.holder()
+        self._stop, self._lost, self._again = threading.Event(), None, str(folder) in _held
+        if self._again:
+            return
+        self._acquire(stale)
+        _held.add(str(folder))
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="bucket lock")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises `Locked` if another program took the lock over while this one was suspended."""
+        if self._lost is not None:
+            raise lock.Locked(lock.message(self._path, self._lost))
+
+    def release(self) -> None:
+        """Gives the lock back; does nothing if it was taken over, or taken again while it was held."""
+        if self._again or str(self._path.parent) not in _held:
+            return
+        self._stop.set()
+        self._thread.join(self._beat)  # a beat in progress would write the object again
+        _held.discard(str(self._path.parent))
+        with contextlib.suppress(OSError, ValueError):
+            if self._found().get("id") == self._holder["id"]:
+                self._path.unlink()
+
+    def _content(self, beat):
+        return json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
+
+    def _found(self) -> dict[str, Any]:
+        """The content of the object, empty if there is none or it is damaged."""
+        try:
+            content = json.loads(self._path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _acquire(self, stale):
+        before, deadline = None, 0.0
+        while True:
+            with contextlib.suppress(Exists):
+                self._path.create(self._content(0))
+                return
+            found = self._found()
+            if found.get("id") == self._holder["id"]:  # created by a request whose answer was lost
+                return
+            if found.get("host") == socket.gethostname():
+                if lock.runs(found):
+                    raise lock.Locked(lock.message(self._path, found))
+                return self._take_over(found)
+            if before is None:
+                before, deadline = found, time.monotonic() + stale
+                waited = lock.message(self._path, found, advice=False)
+                logging.warning("%s; waiting up to %.0f s for a sign of it", waited, stale)
+            elif found != before:
+                raise lock.Locked(lock.message(self._path, found))
+            elif time.monotonic() > deadline:
+                logging.warning("it does not run any more: continuing")
+                return self._take_over(found)
+            time.sleep(min(self._beat, stale) / 4)
+
+    def _take_over(self, found):
+        """Removes the lock of a program that has ended, and takes it. Of two programs that do so, one succeeds."""
+        if self._found() == found:
+            self._path.unlink(missing_ok=True)
+        try:
+            self._path.create(self._content(0))
+        except Exists:
+            raise lock.Locked(lock.message(self._path, self._found())) from None
+        time.sleep(min(self._beat, 2.0))  # another program that saw the old lock may have removed this one
+        if (found := self._found()).get("id") != self._holder["id"]:
+            raise lock.Locked(lock.message(self._path, found))
+
+    def _keep_beating(self):
+        beats = 0
+        while not self._stop.wait(self._beat):
+            beats += 1
+            with contextlib.suppress(OSError):  # a lost bucket, which the program itself notices
+                found = self._found()
+                if found.get("id") not in (None, self._holder["id"]):
+                    self._lost = found
+                    return
+                self._path.write_bytes(self._content(beats))
+
+
+_held: set[str] = set()  # folders whose lock this program holds

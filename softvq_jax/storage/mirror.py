@@ -1,0 +1,191 @@
+"""Local copies of objects, in a cache folder of bounded size.
+
+The folder is `SOFTVQ_CACHE_DIR`, else `softvq_jax/buckets` in the user's cache; the bound is `SOFTVQ_CACHE_GB` (default
+100). A copy is named after the object's path, size and version, so that a replaced object is copied again. It gets its name
+when it is complete; several processes of a host share the folder.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import secrets
+import shutil
+import threading
+from collections.abc import Sequence
+
+from absl import logging
+
+from softvq_jax.storage import files, listing
+from softvq_jax.storage.buckets import BucketPath, ObjectStatus
+from softvq_jax.storage.paths import as_path, is_remote
+
+DEFAULT_GB = 100.0
+KEPT_FREE = 0.05  # share of the disk that copies leave free
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder of the copies."""
+    if folder := os.environ.get("SOFTVQ_CACHE_DIR"):
+        return pathlib.Path(folder).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "buckets"
+
+
+def limit() -> int:
+    """Returns the largest size of all copies together, in bytes.
+
+    Raises:
+      ValueError: `SOFTVQ_CACHE_GB` is not a number.
+    """
+    text = os.environ.get("SOFTVQ_CACHE_GB", str(DEFAULT_GB))
+    try:
+        return int(float(text) * 1e9)
+    except ValueError:
+        raise ValueError(f"SOFTVQ_CACHE_GB={text}: expected a number of gigabytes") from None
+
+
+def copy_of(path: BucketPath, status: ObjectStatus) -> pathlib.Path:
+    """Returns where the copy of an object is, if there is one."""
+    key = hashlib.sha256(f"{path}\0{status.st_size}\0{status.version}".encode()).hexdigest()[:32]
+    return cache_folder() / key / path.name
+
+
+def local_file(path: str | os.PathLike) -> pathlib.Path:
+    """Returns a local file with the content of a file: itself, or a copy of an object.
+
+    Raises:
+      FileNotFoundError: there is no such object.
+      OSError: it cannot be copied.
+    """
+    path = as_path(path)
+    if not is_remote(path):
+        return path
+    status = path.stat()
+    copy = copy_of(path, status)
+    if not copy.exists():
+        make_room(status.st_size, keep=copy.parent)
+        logging.info("copying %s (%.2f GB) to %s", path, status.st_size / 1e9, copy.parent)
+        download(path, copy, status)
+    with contextlib.suppress(OSError):
+        os.utime(copy)  # the least recently used are removed first
+    return copy
+
+
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Returns a local folder with the content of a folder: itself, or a copy of all objects below it.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+    """
+    path = as_path(path)
+    if not is_remote(path):
+        return path
+    found = path.find()
+    if not found:
+        raise FileNotFoundError(f"there is no folder {path}")
+    versions = "\0".join(f"{entry}\0{status}" for entry, status in found)
+    folder = cache_folder() / hashlib.sha256(versions.encode()).hexdigest()[:32] / path.name
+    missing = [(entry, status) for entry, status in found if not (folder / entry.relative_to(path)).exists()]
+    if missing:
+        size = sum(status.st_size for _, status in missing)
+        make_room(size, keep=folder.parent)
+        logging.info("copying %s (%d files, %.2f GB) to %s", path, len(missing), size / 1e9, folder.parent)
+        listing.in_threads(lambda item: download(item[0], folder / item[0].relative_to(path), item[1]), missing)
+    return folder
+
+
+def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256: str = "") -> None:
+    """Writes a copy of an object, which gets its name when it is complete and its size, and its digest if known, are right.
+
+    Raises:
+      OSError: it cannot be read or written, or is not the object that was listed.
+    """
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}{files.PARTIAL}")
+    try:
+        path.download(partial)
+        if partial.stat().st_size != status.st_size:
+            raise OSError(f"{path} has {partial.stat().st_size:,} bytes, and was listed with {status.st_size:,}")
+        if sha256:
+            with open(partial, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise OSError(f"{path} is not the file that was written: its SHA-256 differs; copy it again")
+        os.replace(partial, copy)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def room() -> int:
+    """Returns how many bytes may be added to the copies, without removing any."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(folder)
+    return min(limit() - sum(size for _, size, _ in _copies()), disk.free - int(KEPT_FREE * disk.total))
+
+
+def make_room(size: int, keep: pathlib.Path | None = None) -> None:
+    """Removes the least recently used copies until `size` bytes fit.
+
+    Raises:
+      OSError: they would not fit into the empty folder.
+    """
+    for _, _, folder in sorted(_copies(), key=lambda copy: copy[0]):
+        if room() >= size:
+            return
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if room() < size:
+        raise OSError(
+            f"{size / 1e9:.2f} GB do not fit into {cache_folder()}: free some space, or set SOFTVQ_CACHE_DIR to a "
+            f"larger disk or SOFTVQ_CACHE_GB (now {limit() / 1e9:g})"
+        )
+
+
+def _copies() -> list[tuple[float, int, pathlib.Path]]:
+    """Last use, size and folder of each copy."""
+    found = []
+    for folder in cache_folder().iterdir() if cache_folder().exists() else ():
+        with contextlib.suppress(OSError):  # another process removes it
+            statuses = [path.stat() for path in folder.rglob("*") if path.is_file()]
+            if statuses:
+                found.append((max(s.st_mtime for s in statuses), sum(s.st_size for s in statuses), folder))
+    return found
+
+
+class Ahead:
+    """Copies objects in the background, in order, until all are local or the room is used up.
+
+    Args:
+      objects: paths, statuses and SHA-256 digests ("" where unknown) of the objects, in the order in which to copy them.
+    """
+
+    def __init__(self, objects: Sequence[tuple[BucketPath, ObjectStatus, str]]):
+        self._objects, self._stop = list(objects), threading.Event()
+        self._thread = threading.Thread(target=self._copy, daemon=True, name="copies of shards")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns once nothing is left to copy."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """Ends after the copy in progress."""
+        self._stop.set()
+
+    def _copy(self):
+        for number, (path, status, sha256) in enumerate(self._objects):
+            copy = copy_of(path, status)
+            if self._stop.is_set():
+                return
+            if copy.exists():
+                continue
+            try:
+                if room() < status.st_size:
+                    logging.info(
+                        "%d of %d shards are copied to %s, which is full: the others are read by ranges",
+                        number, len(self._objects), cache_folder(),
+                    )  # fmt: skip
+                    return
+                download(path, copy, status, sha256)
+            except OSError as error:
+                logging.warning("%s is not copied (%s): it is read by ranges", path, error)

@@ -1,0 +1,70 @@
+"""The lock of a folder in a bucket: one program at a time, and what a killed one leaves is taken over."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from softvq_jax.storage import lock
+from softvq_jax.storage.bucket_lock import BucketLock
+from softvq_jax.storage.lock import Locked
+
+HOLD = """
+import sys, time
+from softvq_jax.storage.bucket_lock import BucketLock
+from softvq_jax.storage.paths import as_path
+held = BucketLock(as_path(sys.argv[1]), beat=0.2)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(bucket):
+    """Another program that holds the lock of the bucket's folder `run`."""
+    root = str(pathlib.Path(__file__).parents[2])
+    command = [sys.executable, "-c", HOLD, str(bucket / "run")]
+    program = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": root}, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None and program.stdout.readline() == "held\n"
+    yield program
+    program.kill()
+    program.wait()
+
+
+def test_one_program_at_a_time(bucket, other):
+    with pytest.raises(Locked, match=f"run is in use by process {other.pid} on .* since .*Use another workdir"):
+        BucketLock(bucket / "run")
+    BucketLock(bucket / "run2").release()
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    BucketLock(bucket / "run", beat=0.2).release()  # at once, as it is of this host
+    assert not (bucket / "run" / lock.NAME).exists()
+
+
+def test_a_program_may_lock_again(bucket):
+    first, second = BucketLock(bucket, beat=0.1), BucketLock(bucket)
+    second.release()
+    assert (bucket / lock.NAME).exists()
+    first.release()
+    assert not (bucket / lock.NAME).exists()
+
+
+def test_another_host_is_waited_for(bucket):
+    path = bucket / lock.NAME
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "x", "beat": 1}))
+    began = time.monotonic()
+    held = BucketLock(bucket, beat=0.1, stale=0.5)
+    assert 0.5 < time.monotonic() - began < 10
+    time.sleep(0.3)
+    held.check()
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "y", "beat": 1}))
+    time.sleep(0.6)
+    with pytest.raises(Locked, match="in use by process 1 on elsewhere"):
+        held.check()
+    held.release()
+    assert json.loads(path.read_text())["id"] == "y"
