@@ -82,10 +82,12 @@ class Generator:
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
-          ValueError: the process or the family is unknown.
+          ValueError: the process or the family is unknown, or the statistics are for another number of channels.
         """
         self.config, self._family = config, family_of(config)
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
+        if statistics.channels not in (None, config.channels):
+            raise ValueError(f"statistics are for {statistics.channels} channels, the generator has {config.channels}")
         self.statistics = statistics
         known = self._family.process
         self.process = process or (published or {}).get(self._family.process_field) or known.default

@@ -139,6 +139,19 @@ def test_samples_are_denormalized():
     np.testing.assert_allclose(samples[1], samples[0] * 2.0 + 0.5, rtol=1e-6)
 
 
+def test_statistics_of_channels_are_saved_and_invert_the_normalization(tmp_path):
+    statistics = LatentStatistics((0.5, -1.0, 2.0), (2.0, 0.5, 3.0))
+    of_channels = Generator(SIT, _params(SIT), statistics)
+    of_channels.save_pretrained(tmp_path)
+    again = Generator.from_pretrained(tmp_path)
+    assert again.statistics == statistics
+    unit = Generator(SIT, _params(SIT), LatentStatistics(0.0, 1.0)).sample([1, 2], key=KEY, **FEW["sit"])
+    expected = unit * np.array(statistics.std) + np.array(statistics.mean)
+    np.testing.assert_allclose(again.sample([1, 2], key=KEY, **FEW["sit"]), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="statistics are for 2 channels, the generator has 3"):
+        Generator(SIT, _params(SIT), LatentStatistics((0.0, 0.0), (1.0, 1.0)))
+
+
 def test_given_noise_is_used():
     generator = _generator("sit")
     noise, draws = jax.random.normal(KEY, (2, 4, 3)), jax.random.normal(KEY, (3, 2, 4, 3))
@@ -287,8 +300,8 @@ def test_null_in_a_published_config_is_the_default(family, tmp_path):
     [
         ("sit", {"num_heads": "many"}, "num_heads is 'many'; expected an integer of at least 1, or null"),
         ("mar", {"attn_dropout": 2}, "attn_dropout is 2; expected a number of at least 0 and below 1, or null"),
-        ("sit", {"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or null"),
-        ("sit", {"vq_std": -1}, "vq_std is -1; expected a number above 0, or null"),
+        ("sit", {"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or a list of them for the channels, or null"),
+        ("sit", {"vq_std": -1}, "vq_std is -1; expected a number above 0, or a list of them for the channels, or null"),
         ("sit", {"model": 3}, "model is 3; expected a string"),
     ],
 )

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.storage.paths import expand
 
 SECTION = LATENTS
+OF_CHANNELS = ("channel_means", "channel_stds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class LatentsInfo:
       num_tokens, channels: `L` and `D`.
       image_size: side of the crops in pixels.
       mean, std: mean and standard deviation of all values.
+      channel_means, channel_stds: those of the values of each channel; empty in folders of older versions.
       count: number of crops, without mirror images.
     """
 
@@ -41,6 +44,8 @@ class LatentsInfo:
     mean: float
     std: float
     count: int
+    channel_means: tuple[float, ...] = ()
+    channel_stds: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +114,28 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
             f"{path}: the section {SECTION!r} lacks {', '.join(wrong)}, or has wrong values of them: encode the "
             "images again"
         )
-    return LatentsInfo(**{field.name: section[field.name] for field in fields})
+    values: dict[str, Any] = {field.name: section[field.name] for field in fields if field.name in section}
+    values |= {name: tuple(values[name]) for name in OF_CHANNELS if name in values}
+    return LatentsInfo(**values)
 
 
 def _fits(section, field):
     value = section.get(field.name) if isinstance(section, dict) else None
+    if field.name in OF_CHANNELS:
+        positive = field.name == "channel_stds"
+        return not value or _are_finite(value, section.get("channels"), positive)
     if field.type is str:
         return isinstance(value, str)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return False
     return field.name == "mean" or (value > 0 and (field.type is float or isinstance(value, int)))
+
+
+def _are_finite(values, count, positive):
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return numbers and (not positive or min(values) > 0)
 
 
 def training(seed: int) -> Read:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from softvq_jax.data.source import digest
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
 from softvq_jax.generator import Generator, carried_statistics
 from softvq_jax.metrics.image_quality import to_uint8
@@ -43,7 +44,7 @@ class ImageSampler:
     """Draws samples of a generator and decodes them with its tokenizer, on all devices of this process.
 
     Attributes:
-      fingerprints: fingerprints of the weights of `generator` and `tokenizer`.
+      fingerprints: fingerprints of the weights of `generator` and `tokenizer`, and of `latent_statistics` of channels.
       labels: the class of each image.
 
     Raises:
@@ -63,6 +64,8 @@ class ImageSampler:
         """Creates a sampler; `labels[i]` is the class of image i, `options` are arguments of `Generator.sample`."""
         nets = {"generator": generator, "tokenizer": tokenizer}
         self.fingerprints = {name: fingerprints.of_weights(net.params) for name, net in nets.items()}
+        if generator.statistics.channels is not None:  # scalar ones are left out, as in results of older versions
+            self.fingerprints["latent_statistics"] = digest(map(repr, generator.statistics.to_fields().values()), 16)
         shape = tokenizer.config
         generator.check_fits(shape.num_latent_tokens, shape.latent_dim, self.fingerprints["tokenizer"])
         generator.check_labels(labels)

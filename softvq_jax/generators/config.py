@@ -60,6 +60,12 @@ def generator_schema(family: Family) -> Schema:
             "label_dropout": Field(
                 0.1, "Share of labels that training drops, for classifier-free guidance.", number(0, 1), "probability"
             ),
+            "latent_statistics": Field(
+                "scalar",
+                'Mean and standard deviation that normalize the latents: "scalar": of all values, as published; "channel": '
+                "of each channel.",
+                one_of("scalar", "channel"),
+            ),
             **family.fields["objective"],
         },
         "sampling": {

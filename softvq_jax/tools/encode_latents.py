@@ -14,7 +14,7 @@ storage; each host encodes its share of the shards.
 import argparse
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -56,7 +56,11 @@ SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
 
 
 class Encoder:
-    """Encodes uint8 images `[n, S, S, 3]` and their mirror images to latents, float32 `[n, 2, L, D]`."""
+    """Encodes uint8 images `[n, S, S, 3]` and their mirror images to latents, float32 `[n, 2, L, D]`.
+
+    Attributes:
+      channels: `D`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
         network = functional(TokenizerModel, tokenizer.config)
@@ -65,6 +69,7 @@ class Encoder:
             model, images = network(params), as_float(images)
             return {"latents": jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)}
 
+        self.channels = tokenizer.config.latent_dim
         self._encode = DeviceFunction(jax.jit(encode), tokenizer.params, devices)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -109,13 +114,13 @@ class Crops:
         return result
 
 
-def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Callable, batch_size: int) -> dict:
+def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Encoder, batch_size: int) -> dict:
     """Writes the latents of the crops `items`; returns the shard's entry with the moments of its latents.
 
     Raises:
       ValueError: latents are not finite.
     """
-    moments, crops.unreadable = no_latents(), []
+    moments, crops.unreadable = no_latents(encoder.channels), []
 
     def encoded():
         for images, labels in crops.batches(items, batch_size):
@@ -171,18 +176,22 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
     if not crops:
         raise ValueError("none of the images is readable; see the warnings above")
     shape = tokenizer.config
-    moments = no_latents()
+    moments = no_latents(shape.latent_dim)
     for entry in entries:
         moments.merge(moments_from_fields(entry[MOMENTS]))
-    statistics = LatentStatistics.from_moments(moments)
+    mean, std = LatentStatistics.from_moments(moments).to_fields().values()
+    assert isinstance(mean, float) and isinstance(std, float), "of all values"
+    variances = np.diag(moments.scatter) / moments.count
+    of_channels = {"channel_means": moments.mean, "channel_stds": np.sqrt(variances)} if variances.all() else {}
     info = LatentsInfo(
         tokenizer=plan["tokenizer"],
         num_tokens=shape.num_latent_tokens,
         channels=shape.latent_dim,
         image_size=shape.image_size,
-        mean=statistics.mean,
-        std=statistics.std,
+        mean=mean,
+        std=std,
         count=crops,
+        **{name: tuple(values.tolist()) for name, values in of_channels.items()},
     )
     index = {
         "plan": plan,
@@ -209,8 +218,8 @@ def open_folder(folder: pathlib.Path, plan: dict) -> None:
 
 
 def is_finished(shard: pathlib.Path) -> bool:
-    """Returns whether a shard is complete. Shards of older versions, without moments, count as incomplete."""
-    return sidecar(shard).exists() and MOMENTS in read_json(sidecar(shard))
+    """Returns whether a shard is complete. Shards of older versions, without moments of channels, count as incomplete."""
+    return sidecar(shard).exists() and "channel_means" in read_json(sidecar(shard)).get(MOMENTS, {})
 
 
 def sidecar(shard: pathlib.Path) -> pathlib.Path:

@@ -86,17 +86,18 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
     """
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
     fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
+    kind = config.objective.latent_statistics
     if config.data.source == "latents":
         info, data = read_info(config.data.path), Data.open(config, None)
         check_tokenizer(info, fingerprint, config.data.path, config.tokenizer)
-        sizes, statistics = (info.num_tokens, info.channels), LatentStatistics(info.mean, info.std)
+        sizes, statistics = (info.num_tokens, info.channels), statistics_in(info, kind, config.data.path)
         latents = LatentSource(statistics, tokenizer, False, info.tokenizer)
     elif tokenizer is None:
         raise ValueError(f"data.source={config.data.source!r} holds images: set config.tokenizer, which encodes them")
     else:
         data = Data.open(config, tokenizer.config.image_size, fingerprint, source)
         sizes = tokenizer.config.num_latent_tokens, tokenizer.config.latent_dim
-        latents = LatentSource(statistics_of(tokenizer, data), tokenizer, True, fingerprint)
+        latents = LatentSource(statistics_of(tokenizer, data, kind), tokenizer, True, fingerprint)
     expected = config.model.num_tokens, config.model.channels
     if sizes != expected:
         raise ValueError(
@@ -148,14 +149,41 @@ def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer
         )
 
 
-def statistics_of(tokenizer: Tokenizer, data: Data) -> LatentStatistics:
-    """Returns the tokenizer's latent statistics, else those of the run's first images; the same in every process."""
-    if tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
+def statistics_in(info: LatentsInfo, kind: str, path: str) -> LatentStatistics:
+    """Returns the statistics of stored latents.
+
+    Args:
+      info: metadata of the folder.
+      kind: one of `latent_statistics.KINDS`.
+      path: the folder, for messages.
+
+    Raises:
+      ValueError: the folder has no statistics of channels.
+    """
+    if kind == "scalar":
+        return LatentStatistics(info.mean, info.std)
+    if not (info.channel_means and info.channel_stds):
+        raise ValueError(
+            f"objective.latent_statistics='channel', but the latents in {path} have no statistics of channels: an older "
+            "version encoded them, or a channel is constant. Encode the images again, or set it to 'scalar'"
+        )
+    return LatentStatistics(info.channel_means, info.channel_stds)
+
+
+def statistics_of(tokenizer: Tokenizer, data: Data, kind: str) -> LatentStatistics:
+    """Returns the tokenizer's latent statistics, else those of the run's first images; the same in every process.
+
+    Args:
+      tokenizer: of the latents.
+      data: the images.
+      kind: one of `latent_statistics.KINDS`; published tokenizers have "scalar" ones.
+    """
+    if kind == "scalar" and tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
-    count, moments = 0, no_latents()
+    count, moments = 0, no_latents(tokenizer.config.latent_dim)
     with data.same_everywhere() as batches:
         while count < STATISTICS_IMAGES:
             images = from_uint8(next(batches)["image"])
             add_latents(moments, np.asarray(tokenizer.encode(images)))
             count += len(images)
-    return LatentStatistics.from_moments(moments)
+    return LatentStatistics.from_moments(moments, kind)

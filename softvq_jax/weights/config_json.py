@@ -6,7 +6,16 @@ from typing import Any
 from softvq_jax.config.fields import Allowed, number
 from softvq_jax.weights.layout import WeightsError
 
-STATISTICS = {"vq_mean": number(), "vq_std": number(above=0)}  # of the latents, in tokenizers and generators
+
+def _one_or_for_each_channel(one: Allowed) -> Allowed:
+    def check(value):
+        return bool(value) and all(map(one.check, value)) if isinstance(value, list) else one.check(value)
+
+    return Allowed(f"{one.text}, or a list of them for the channels", check)
+
+
+# Of the latents, in tokenizers and generators; lists in generators trained with statistics of each channel.
+STATISTICS = {"vq_mean": _one_or_for_each_channel(number()), "vq_std": _one_or_for_each_channel(number(above=0))}
 
 
 def stated(fields: Mapping[str, Any], allowed: Mapping[str, Allowed], *, source: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Encoding a data set: content of the latents, and resuming an interrupted command."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from softvq_jax.data import crops
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.pipeline import eval_batches, train_batches
 from softvq_jax.tools import encode_latents
+from softvq_jax.train.latent_source import open_source
 from tests import programs, small_generators
 
 
@@ -57,6 +59,30 @@ def test_latents_of_both_flips_labels_and_statistics(finished, tokenizer, images
     np.testing.assert_allclose(
         [shards.info.mean, shards.info.std], [np.mean(every), np.std(every)], rtol=1e-5, atol=1e-7
     )
+    of_channels = [np.mean(every, axis=(0, 1, 2)), np.std(every, axis=(0, 1, 2))]
+    np.testing.assert_allclose([shards.info.channel_means, shards.info.channel_stds], of_channels, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_channels_normalize_the_training_latents(finished):
+    config = small_generators.config(path=str(finished), source="latents")
+    config.objective.latent_statistics = "channel"
+    latents, _ = open_source(config)
+    every = np.stack([pair for i in range(10) for pair in LatentShards(str(finished))[i].read()[0]])
+    normalized = np.asarray(latents.to_latents({}, {"latents": every}))
+    np.testing.assert_allclose(normalized.mean(axis=(0, 1)), 0, atol=1e-3)
+    np.testing.assert_allclose(normalized.std(axis=(0, 1)), 1, atol=1e-3)
+
+
+def test_latents_of_older_versions_have_statistics_of_all_values_only(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "old")
+    index = json.loads((finished / "dataset.json").read_text())
+    index["latents"] = {name: value for name, value in index["latents"].items() if not name.startswith("channel_")}
+    (tmp_path / "old" / "dataset.json").write_text(json.dumps(index))
+    config = small_generators.config(path=str(tmp_path / "old"), source="latents")
+    assert open_source(config)[0].statistics.channels is None
+    config.objective.latent_statistics = "channel"
+    with pytest.raises(ValueError, match="have no statistics of channels: an older version encoded them"):
+        open_source(config)
 
 
 def test_an_interrupted_command_resumes(finished, tokenizer, images, tmp_path, monkeypatch):

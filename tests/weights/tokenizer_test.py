@@ -218,10 +218,19 @@ def test_null_in_a_published_config_is_the_default(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tau": "0.07"}, "tau is '0.07'; expected a number above 0, or null for the default"),
+        (
+            {"tau": "0.07"},
+            "tau is '0.07'; expected a number above 0, or null for the default",
+        ),
         ({"codebook_l2_norm": 1}, "codebook_l2_norm is 1; expected True or False, or null for the default"),
-        ({"vq_mean": "abc"}, "vq_mean is 'abc'; expected a number, or null for the default"),
-        ({"vq_std": 0}, "vq_std is 0; expected a number above 0, or null for the default"),
+        (
+            {"vq_mean": "abc"},
+            "vq_mean is 'abc'; expected a number, or a list of them for the channels, or null",
+        ),
+        (
+            {"vq_std": 0},
+            "vq_std is 0; expected a number above 0, or a list of them for the channels, or null",
+        ),
         ({"image_size": [256]}, r"image_size is \[256\]; expected an integer of at least 1"),
     ],
 )
