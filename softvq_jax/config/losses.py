@@ -10,8 +10,8 @@ LOSS: Schema = {
         0.1, "Weight of the alignment loss; with 0, the teacher is neither computed nor loaded.", number(0)
     ),
     "entropy_weight": Field(0.01, "Weight of SoftVQ's entropy loss.", number(0)),
-    "codebook_weight": Field(1.0, "Weight of the codebook loss of VQ and SimVQ.", number(0)),
-    "commitment_weight": Field(0.25, "Weight of the commitment loss of VQ and SimVQ.", number(0)),
+    "codebook_weight": Field(1.0, "Weight of the codebook loss of VQ, SimVQ and TokenFlow.", number(0)),
+    "commitment_weight": Field(0.25, "Weight of the commitment loss of VQ, SimVQ and TokenFlow.", number(0)),
     "kl_weight": Field(1e-6, "Weight of the KL divergence of the KL bottleneck.", number(0)),
 }
 
@@ -23,6 +23,16 @@ ALIGNMENT: Schema = {
         one_of("repeat", "global", "avg_1d", "avg_1d_shuffle"),
     ),
     "hidden": Field(1024, "Hidden width of the projection to the teacher's channels.", integer(1), "channels"),
+    "head": Field(
+        "mlp",
+        'Projection to the teacher\'s channels: "mlp" acts on each token; "vit" is a transformer of `depth` blocks on all '
+        "tokens, `hidden` wide, as TokenFlow's semantic decoder.",
+        one_of("mlp", "vit"),
+    ),
+    "depth": Field(3, 'Blocks of the head "vit".', integer(1), "blocks"),
+    "channels": Field(
+        0, "Number of channels of the latents that are aligned, the first ones; 0: all of them.", integer(0), "channels"
+    ),
 }
 
 GAN: Schema = {

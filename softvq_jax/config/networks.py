@@ -57,15 +57,18 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         "latent_dim": Field(32, "Channels of each latent token, D in the paper.", integer(1), "channels"),
         "bottleneck": Field(
             "softvq",
-            'Bottleneck: "softvq", "vq", "simvq", "kl", "ae" (none), or the name of a registered one.',
+            'Bottleneck: "softvq", "vq", "simvq", "kl", "ae" (none), "gumbel", "token_flow", "fsq", or the name of a '
+            "registered one.",
             text(empty=False),
         ),
         "codebook_size": Field(8192, "Codes of each codebook, K in the paper.", integer(1), "codes"),
         "num_codebooks": Field(
             4, "Codebooks; each is used by the same number of consecutive tokens.", integer(1), "codebooks"
         ),
-        "temperature": Field(0.07, "Temperature of SoftVQ's softmax over codes, tau in the paper.", number(above=0)),
-        "l2_normalize": Field(True, "Whether SoftVQ and VQ compare and return unit vectors.", BOOLEAN),
+        "temperature": Field(
+            0.07, "Temperature of the softmax over codes of SoftVQ and Gumbel-softmax.", number(above=0)
+        ),
+        "l2_normalize": Field(True, "Whether SoftVQ, Gumbel-softmax and VQ compare and return unit vectors.", BOOLEAN),
         "posterior": Field(
             "released",
             'Posterior of SoftVQ: "released" is the softmax of cosines, "paper" that of negative distances.',
@@ -76,6 +79,12 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         "local_init": Field(
             False,
             "Whether networks start as a linear code of each patch. Small networks from scratch learn many times faster.",
+            BOOLEAN,
+        ),
+        "unit_init": Field(
+            False,
+            "Whether networks start with kernels of standard deviation 1/sqrt(inputs), and positions and tokens of 0.5, "
+            "in place of 0.02. Small networks from scratch learn faster.",
             BOOLEAN,
         ),
         "dtype": DTYPE,

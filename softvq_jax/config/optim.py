@@ -6,7 +6,16 @@ SCHEDULES = ("cosine", "constant")
 DECAY = number(0, below=1)
 
 OPTIM: Schema = {
+    "optimizer": Field(
+        "adamw",
+        '"adamw", or "muon" (Jordan et al., 2024): Muon for kernels, except those of the discriminator, and AdamW for all '
+        "other parameters.",
+        one_of("adamw", "muon"),
+    ),
     "learning_rate": Field(1e-4, "Peak learning rate for batch 256; it is multiplied by batch / 256.", number(0)),
+    "muon_learning_rate": Field(
+        0.02, "The same for the parameters that Muon updates; without Muon it is not used.", number(0)
+    ),
     "final_factor": Field(0.1, "Learning rate at the end of a cosine, as a share of the peak.", number(0, 1), "share"),
     "beta1": Field(0.9, "Adam's decay of the mean of gradients.", DECAY),
     "eps": Field(1e-8, "Adam's epsilon.", number(above=0)),

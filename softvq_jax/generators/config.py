@@ -12,6 +12,7 @@ from softvq_jax.config.evals import evals_schema
 from softvq_jax.config.fields import Field, Schema, defaults, integer, number, one_of, text
 from softvq_jax.config.networks import DTYPE, REMAT
 from softvq_jax.config.optim import OPTIM
+from softvq_jax.config.repa import REPA
 from softvq_jax.config.run import RUN
 from softvq_jax.config.schemas import register_schema
 from softvq_jax.config.start import START
@@ -78,6 +79,7 @@ def generator_schema(family: Family) -> Schema:
             "guidance": Field(1.75, "Scale of classifier-free guidance in evaluations; 1 is none.", number()),
             **family.fields["sampling"],
         },
+        "repa": REPA,
         "optim": OPTIM,
         **RUN,
         "evals": evals_schema("held_out", "fid", "nearest_class"),

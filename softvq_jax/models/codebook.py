@@ -1,8 +1,10 @@
-"""Codebook operations: segments of the token sequence, distances, code counts, the entropy loss."""
+"""Codebook operations: segments of the token sequence, distances, gradients, code counts, the entropy loss."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from softvq_jax.unit_vectors import unit_vectors
 
 ENTROPY_TEMPERATURE = 0.01
 
@@ -41,6 +43,16 @@ def squared_distances(z: jax.Array, codes: jax.Array) -> jax.Array:
     """
     products = jnp.einsum("cbld,ckd->cblk", z, codes)
     return jnp.sum(z * z, -1)[..., None] + jnp.sum(codes * codes, -1)[:, None, None] - 2 * products
+
+
+def straight_through(z: jax.Array, z_q: jax.Array) -> jax.Array:
+    """Returns `z_q` with the gradient of `z`."""
+    return z + jax.lax.stop_gradient(z_q - z)
+
+
+def mean_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the mean cosine of the angle between vectors `[..., D]`."""
+    return jnp.mean(jnp.sum(unit_vectors(a) * unit_vectors(b), -1))
 
 
 def entropy_loss(logits: jax.Array, mean_floor: float) -> jax.Array:

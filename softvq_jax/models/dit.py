@@ -142,11 +142,20 @@ class DiT(nnx.Module):
         Returns:
           `[B, L, D]`, or `[B, L, 2D]` with `learn_sigma`; float32.
         """
-        condition = self.t_embedder(t).astype(jnp.float32) + self.label_embeddings[...][labels]
-        silu_condition = jax.nn.silu(condition)
-        tokens = self.x_embedder(x).astype(jnp.float32) + self.pos_embed[...]
+        tokens, silu_condition = self._embed(x, t, labels)
         tokens = layers.scan_blocks(self.blocks, tokens, silu_condition, remat=self.config.remat)
         return self.final_layer(tokens, silu_condition[:, None])
+
+    def with_tokens(self, x: jax.Array, t: jax.Array, labels: jax.Array, *, block: int) -> tuple[jax.Array, jax.Array]:
+        """Returns the prediction, and the tokens `[B, L, width]` after the first `block` blocks."""
+        tokens, silu_condition = self._embed(x, t, labels)
+        remat = self.config.remat
+        tokens, kept = layers.scan_blocks_keeping(self.blocks, tokens, silu_condition, keep=block, remat=remat)
+        return self.final_layer(tokens, silu_condition[:, None]), kept
+
+    def _embed(self, x, t, labels):
+        condition = self.t_embedder(t).astype(jnp.float32) + self.label_embeddings[...][labels]
+        return self.x_embedder(x).astype(jnp.float32) + self.pos_embed[...], jax.nn.silu(condition)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

@@ -198,6 +198,22 @@ def scan_blocks(
     return jax.lax.scan(step, x, (params, per_block))[0]
 
 
+def scan_blocks_keeping(
+    blocks: nnx.Module, x: jax.Array, *shared, keep: int, remat: str = "none"
+) -> tuple[jax.Array, jax.Array]:
+    """Applies the stacked `blocks` like `scan_blocks`; also returns the output of the first `keep` blocks."""
+    params, step = _scannable(blocks, shared, remat)
+    last = keep - 1 == jnp.arange(len(jax.tree.leaves(params)[0]))
+
+    def keeping(carry, inputs):
+        x, kept = carry
+        params, is_last = inputs
+        x, _ = step(x, (params, ()))
+        return (x, jnp.where(is_last, x, kept)), None
+
+    return jax.lax.scan(keeping, (x, jnp.zeros_like(x)), (params, last))[0]
+
+
 def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
     """Applies the stacked `blocks` and returns the outputs `[groups, ...]` after each of `groups` equal groups.
 

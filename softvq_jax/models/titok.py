@@ -60,8 +60,9 @@ class TiTokConfig(TokenizerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.local_init:
-            raise ValueError("local_init is true; a TiTok has no such start")
+        for name in ("local_init", "unit_init"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is true; a TiTok has no such start")
         if self.pixel_decoder and self.pixel_decoder.patch_size != self.decoder.patch_size:
             raise ValueError(
                 f"the pixel decoder enlarges {self.pixel_decoder.patch_size} times, but the decoder's patch size is "

@@ -13,6 +13,7 @@ from softvq_jax.models import layers
 from softvq_jax.models.bottleneck import Bottlenecked
 from softvq_jax.models.local_init import start_local
 from softvq_jax.models.quantizers import bottleneck_class
+from softvq_jax.models.unit_init import start_unit
 from softvq_jax.models.vit import (
     Transformer,
     ViT,
@@ -40,6 +41,7 @@ class TokenizerConfig:
       train_codebook: whether SimVQ trains its codebook as well as the linear map.
       bottleneck_args: further arguments of the bottleneck's class, a mapping; stored as sorted pairs, to be hashable.
       local_init: whether new networks start as a linear code of every patch, see `models.local_init`.
+      unit_init: whether new networks start with larger weights, see `models.unit_init`.
       dtype: type of the matmuls; parameters are float32.
       remat: activations that the blocks recompute in the backward pass, see `layers.scan_blocks`.
 
@@ -61,6 +63,7 @@ class TokenizerConfig:
     train_codebook: bool = False
     bottleneck_args: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     local_init: bool = False
+    unit_init: bool = False
     dtype: str = "float32"
     remat: str = "none"
 
@@ -68,6 +71,8 @@ class TokenizerConfig:
         args = ((name, _hashable(value)) for name, value in dict(self.bottleneck_args).items())
         object.__setattr__(self, "bottleneck_args", tuple(sorted(args)))
         bottleneck_class(self.bottleneck).check(self)
+        if self.local_init and self.unit_init:
+            raise ValueError("local_init and unit_init are both true; they are two ways to start, choose one")
         for vit in (self.encoder, self.decoder):
             vit.grid(self.image_size)
             plain = vit.class_token and vit.absolute_positions and vit.rope_theta is None and not vit.modulated
@@ -205,6 +210,8 @@ class TokenizerModel(nnx.Module):
         # Always float32: it has few parameters, and its outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
+        if config.unit_init:
+            start_unit(self, rngs)
         if config.local_init:
             start_local(self, rngs)
 

@@ -17,14 +17,15 @@ FREE_FIELDS = (
     "data.prefetch",
     "data.max_unreadable_share",
     "model.remat",
+    "repa.teacher",
     "tokenizer",
 )
 OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
-# Fields that a run may change when it goes on, on request. `schedule` and `codebook_schedule` name parts of the
-# optimizer's state, so that no checkpoint fits another one.
+# Fields that a run may change when it goes on, on request. `optimizer`, `schedule` and `codebook_schedule` name parts
+# of the optimizer's state, so that no checkpoint fits another one.
 CHANGEABLE_SECTIONS = ("train", "optim")
 CHANGEABLE_FIELDS = ("seed", "gan.start_step")
-UNCHANGEABLE_FIELDS = ("optim.schedule", "optim.codebook_schedule")
+UNCHANGEABLE_FIELDS = ("optim.schedule", "optim.codebook_schedule", "optim.optimizer")
 MAX_SHOWN = 5  # shards named in a message
 
 

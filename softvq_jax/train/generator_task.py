@@ -26,6 +26,7 @@ from softvq_jax.train.data import Data
 from softvq_jax.train.freeze import frozen_paths
 from softvq_jax.train.generator_step import GeneratorStep
 from softvq_jax.train.latent_source import LatentSource, open_source
+from softvq_jax.train.repa import open_repa
 from softvq_jax.train.state import GeneratorState, Network
 from softvq_jax.train.task import Better, Summary, Task
 
@@ -59,16 +60,18 @@ class GeneratorTask(Task):
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
         self.network, self.draws_images = training.build(config), latents.tokenizer is not None
         self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
-        self.frozen, self.initial = latents.frozen, {}
         kind = config.optim.schedule
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
         schedules = {kind: optim.learning_rate(config.optim, kind, **run)}
         shapes = self.network.functional.shapes
         is_frozen = frozen_paths(config.freeze, traverse_util.flatten_dict(shapes, sep="/"))
-        self.optimizer = optim.adamw(config.optim, schedules, lambda path: "frozen" if is_frozen(path) else kind)
+        self.optimizer = optim.optimizer(config.optim, schedules, lambda path: "frozen" if is_frozen(path) else kind)
+        head_optimizer = optim.optimizer(config.optim, schedules, lambda path: kind)
+        self.repa = open_repa(config, self.network.config, latents.tokenizer, head_optimizer)
+        self.frozen, self.initial = latents.frozen | ({"teacher": self.repa.params} if self.repa else {}), {}
         self.learning_rate = schedules[kind]
         self.step = GeneratorStep(
-            config, self.network, latents.to_latents, self.optimizer, self.learning_rate, is_frozen
+            config, self.network, latents.to_latents, self.optimizer, self.learning_rate, is_frozen, self.repa
         )
         self._generator = self.export({})  # its parameters are set when it samples
         self._generator.check_options(**config.sampling.to_dict())
@@ -101,7 +104,11 @@ class GeneratorTask(Task):
         params = init_from.overlay(params, initial.get("init_from", {}))
         # A copy: the state is donated, and each buffer can be donated only once.
         ema = jax.tree.map(jnp.copy, params)
-        return GeneratorState(jnp.zeros((), jnp.int32), Network(params, self.optimizer.init(params)), ema)
+        repa = None
+        if self.repa is not None:
+            head, _ = self.repa.head.init(jax.random.fold_in(key, 1))
+            repa = Network(head, self.repa.optimizer.init(head))
+        return GeneratorState(jnp.zeros((), jnp.int32), Network(params, self.optimizer.init(params)), ema, repa)
 
     def start(self) -> dict:
         """The parameters that `config.init_from` gives a new run; see `init_from.start_from`."""

@@ -1,6 +1,6 @@
 """Optimization as in SoftVQ-VAE's appendix: AdamW, cosine schedule with warm-up, clipping per network, EMA.
 
-Also gradient accumulation, for the steps of all tasks.
+Also Muon, and gradient accumulation, for the steps of all tasks.
 """
 
 import math
@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from softvq_jax.train.state import Discriminator, Network
 
 # Parameters without weight decay. The released code decays tensors with two or more axes that are not biases. Stacking
 # over depth adds an axis here, so the rule is stated by name.
 UNDECAYED = ("bias", "scale", "gamma", "projection_bias")
+MUON_BETA = 0.95  # decay of Muon's momentum, as published
 
 
 def learning_rate(
@@ -58,19 +60,64 @@ def warmup_steps(optim, steps_per_epoch: int) -> int:
 
 
 def adamw(optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str], str]) -> optax.GradientTransformation:
-    """Returns AdamW with a schedule for each group of parameters.
+    """Returns AdamW with a schedule for each group of parameters, whatever `optim.optimizer` says.
 
     Args:
       optim: `config.optim`.
       schedules: learning rates by group.
       group: maps a parameter's `/`-joined path to its group. Group "frozen" is not updated and has no state.
     """
+    return _by_group(lambda schedule: _adamw(optim, schedule), schedules, group)
+
+
+def optimizer(
+    optim, schedules: Mapping[str, optax.Schedule], group: Callable[[str], str]
+) -> optax.GradientTransformation:
+    """Returns the optimizer that `optim.optimizer` names, with the arguments of `adamw`.
+
+    "muon" updates kernels `[..., in, out]` by Muon (Jordan et al., 2024): by the momentum with all singular values set to
+    about 1, times `max(1, out / in)^0.5` and the learning rate. AdamW updates all other parameters. Muon's learning rate
+    follows the schedule of the group, with `muon_learning_rate` as its peak; weight decay is decoupled, as in AdamW.
+    """
+    if optim.optimizer == "adamw":
+        return adamw(optim, schedules, group)
+    ratio = optim.muon_learning_rate / optim.learning_rate if optim.learning_rate else 0.0
 
     def transform(schedule):
-        return optax.adamw(
-            schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
+        kernels = optax.chain(
+            scale_by_muon(beta=MUON_BETA, weight_dimension_numbers=_last_two_axes),
+            optax.stateless_with_tree_map(lambda update, _: _widening(update) * update),
+            optax.add_decayed_weights(optim.weight_decay),
+            optax.scale_by_learning_rate(lambda count: ratio * schedule(count)),
         )
+        return optax.partition({"kernel": kernels, "other": _adamw(optim, schedule)}, _kernels)
 
+    return _by_group(transform, schedules, group)
+
+
+def _last_two_axes(tree) -> dict:
+    """Returns a tree with Muon's dimensions of kernels `[..., in, out]`."""
+    return jax.tree.map(lambda _: MuonDimensionNumbers(-2, -1), tree)
+
+
+def _widening(kernel: ArrayLike) -> float:
+    """Returns `max(1, out / in)^0.5`, the factor of Muon's update of a kernel `[..., in, out]`."""
+    width_in, width_out = jnp.shape(kernel)[-2:]
+    return max(1.0, width_out / width_in) ** 0.5
+
+
+def _kernels(params) -> dict:
+    """Returns a tree of labels, "kernel" for the parameters that Muon updates and "other" for the rest."""
+    return map_with_path(lambda path, _: "kernel" if path.rsplit("/", 1)[-1] == "kernel" else "other", params)
+
+
+def _adamw(optim, schedule):
+    return optax.adamw(
+        schedule, b1=optim.beta1, b2=optim.beta2, eps=optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
+    )
+
+
+def _by_group(transform, schedules, group):
     transforms: dict[Hashable, optax.GradientTransformation] = {"frozen": optax.set_to_zero()}
     transforms |= {name: transform(schedule) for name, schedule in schedules.items()}
     return optax.partition(transforms, lambda params: map_with_path(lambda path, _: group(path), params))

@@ -82,11 +82,13 @@ class GeneratorState:
       step: int32, number of completed steps.
       generator: trained parameters of the network.
       ema: moving average of `generator.params`.
+      repa: the projection of REPA; None without it.
     """
 
     step: jax.Array
     generator: Network
     ema: Any
+    repa: Network | None = None
 
     @property
     def params(self) -> Any:

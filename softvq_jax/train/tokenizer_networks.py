@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from softvq_jax.losses.alignment import check_alignment
-from softvq_jax.models.alignment import AlignmentHead
+from softvq_jax.models.alignment import AlignmentHead, AlignmentTransformer
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
@@ -53,11 +53,23 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     if "teacher" in arguments:
         teacher, image_size = arguments["teacher"]
         check_alignment(config.alignment.mode, model.num_latent_tokens, teacher.grid(image_size) ** 2)
-        widths = (model.latent_dim, config.alignment.hidden, teacher.width)
-        nets["alignment"] = functional(AlignmentHead, *widths, dtype=model.dtype)
+        nets["alignment"] = _alignment_head(config.alignment, model, teacher.width)
     if kind == "dino":
         trunk, trunk_size = arguments["trunk"]
         nets["discriminator"] = functional(DinoDiscriminator, trunk.width, dtype=model.dtype)
     elif kind == "patchgan":
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
     return TokenizerNetworks(model, tokenizer_kinds.network(model), **nets, trunk_size=trunk_size)
+
+
+def _alignment_head(section, model: TokenizerConfig, teacher_width: int) -> Functional:
+    """Returns the projection of the latents to the teacher's channels, which `config.alignment` describes."""
+    if section.channels > model.latent_dim:
+        raise ValueError(
+            f"alignment.channels is {section.channels}; expected at most latent_dim, {model.latent_dim}, or 0 for all"
+        )
+    widths = (section.channels or model.latent_dim, section.hidden, teacher_width)
+    if section.head == "mlp":
+        return functional(AlignmentHead, *widths, dtype=model.dtype)
+    length = 1 if section.mode == "global" else model.num_latent_tokens
+    return functional(AlignmentTransformer, length, *widths, depth=section.depth, dtype=model.dtype)

@@ -126,7 +126,8 @@ class TokenizerStep:
             patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
             targets = alignment.alignment_targets(mode, patches, length, key)
             head = self.nets.alignment(params["alignment"])
-            projected = head(alignment.alignment_inputs(mode, bottlenecked.latents))
+            aligned = bottlenecked.latents[..., : self.config.alignment.channels or None]
+            projected = head(alignment.alignment_inputs(mode, aligned))
             terms["alignment"] = alignment.alignment_loss(projected, jax.lax.stop_gradient(targets))
         return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
 

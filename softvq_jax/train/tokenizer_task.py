@@ -72,7 +72,7 @@ class TokenizerTask(Task):
         )
         paths = [path.removeprefix("model/") for path in traverse_util.flatten_dict(trained, sep="/")]
         self.is_frozen = frozen_paths(config.freeze, paths)
-        self.generator_optimizer = optim.adamw(config.optim, self.schedules, self._group)
+        self.generator_optimizer = optim.optimizer(config.optim, self.schedules, self._group)
         self.discriminator_optimizer = optim.adamw(config.optim, self.schedules, lambda path: config.optim.schedule)
         self.codebook_size = config.model.codebook_size
         self.reconstruct = None  # compiled once, for FID

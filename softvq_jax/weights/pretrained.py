@@ -104,8 +104,12 @@ def _read_encoder(tensors, config, source):
 
 
 def _read_teacher(tensors, config, source):
-    tensors, image_size = dinov2.canonical(tensors, source), config.model.image_size
-    shape = vit_config_of(tensors, patch_size=config.model.encoder.patch_size)
+    return _teacher(tensors, config.model.image_size, config.model.encoder.patch_size, source)
+
+
+def _teacher(tensors, image_size, patch_size, source):
+    tensors = dinov2.canonical(tensors, source)
+    shape = vit_config_of(tensors, patch_size=patch_size)
     return (shape, image_size), _read_vit(tensors, shape, image_size, source)
 
 
@@ -226,6 +230,29 @@ def abstract(config) -> Pretrained:
     """Returns the same as `load`, with shapes instead of parameters and without files, to compile ahead of time."""
     arguments = {name: NETWORKS[name].expected(config) for name in TRAINING if NETWORKS[name].needed(config)}
     return Pretrained({name: NETWORKS[name].make(args).shapes for name, args in arguments.items()}, arguments)
+
+
+def load_teacher(name: str, image_size: int, patch_size: int) -> tuple[tuple[ViTConfig, int], dict]:
+    """Reads a DINOv2 teacher for other patches and images; returns its shape with the image size, and its parameters.
+
+    Args:
+      name: path or `hf://owner/name/file`.
+      image_size, patch_size: in pixels.
+
+    Raises:
+      MissingWeights: the file is missing and cannot be downloaded.
+      WeightsError: the file does not fit.
+    """
+    network = NETWORKS["teacher"]
+    try:
+        tensors = _tensors(name, network, network.files[0].content)
+    except FileNotFoundError as error:
+        raise MissingWeights(
+            f"missing: the DINOv2 teacher, config.repa.teacher={name!r}\n  reason: {error}\n"
+            f"  source: {_DINOV2_SOURCE}\n  to use a local copy: --config.repa.teacher=/path/to/the/file\n"
+            "  to train without it: --config.repa.weight=0"
+        ) from error
+    return _teacher(tensors, image_size, patch_size, name)
 
 
 def load_network(name: str, names: Sequence[str]) -> tuple[Functional, dict]:

@@ -1,5 +1,6 @@
 """Every tokenizer config, shrunk to a run of seconds: the same recipe with narrower and fewer blocks."""
 
+import functools
 import json
 import pathlib
 import runpy
@@ -17,6 +18,8 @@ TOKENIZERS = {
     for path in sorted(CONFIGS.glob("*.py"))
     if "tokenizer_config" in path.read_text() and path.stem != "tiny"
 }
+TOKENIZERS["fsq_b64"] = functools.partial(TOKENIZERS["fsq_b64"], "240")
+BOTTLENECK_LOSSES = {"softvq": {"entropy"}, "gumbel": {"prior"}, "token_flow": {"codebook", "commitment"}, "fsq": set()}
 PUBLISHED = {f"{size}{tokens}" for size in ("b", "bl", "l", "s") for tokens in (32, 64)}
 
 
@@ -24,7 +27,9 @@ def shrunk(config, weights, images):
     """The config's own recipe on `image_size / 4` pixels with transformers of 2 blocks, 64 wide."""
     for vit in (config.model.encoder, config.model.decoder):
         vit.update(width=64, depth=2, num_heads=1, patch_size=8)
-    config.model.update(image_size=config.model.image_size // 4, codebook_size=32)
+    config.model.image_size //= 4
+    if config.model.bottleneck != "fsq":  # whose codes follow from its levels
+        config.model.codebook_size = 32
     config.weights.update(weights)
     config.alignment.hidden = 32
     config.gan.start_step = 2
@@ -36,7 +41,8 @@ def shrunk(config, weights, images):
 
 
 def test_every_published_tokenizer_has_its_config():
-    assert PUBLISHED | {"bl64_512", "l32_512", "l64_adaptive"} == TOKENIZERS.keys()
+    others = {"l64_adaptive", "gumbel_b64", "token_flow_b64", "fsq_b64"}
+    assert PUBLISHED | {"bl64_512", "l32_512"} | others == TOKENIZERS.keys()
 
 
 @pytest.mark.slow
@@ -48,7 +54,8 @@ def test_config_takes_real_steps(name, frozen_weights, photographs, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator_total" in line]
     assert [line["step"] for line in steps] == [1, 2, 3]
-    assert {"perceptual", "alignment", "entropy", "consistency", "lecam"} <= steps[0].keys()
+    losses = {"perceptual", "alignment", "consistency", "lecam"} | BOTTLENECK_LOSSES[config.model.bottleneck]
+    assert losses <= steps[0].keys()
     assert ("adaptive_weight" in steps[0]) == config.gan.adaptive
     assert steps[0]["discriminator_grad_norm"] == 0 < steps[1]["discriminator_grad_norm"]
     assert np.isfinite(results["eval_psnr"])

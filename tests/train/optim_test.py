@@ -122,3 +122,59 @@ def test_ema_keeps_a_constant_exactly():
     constant = jnp.float32(0.1)
     assert optim.ema_update(constant, constant, 0.9999) == constant
     np.testing.assert_allclose(optim.ema_update(jnp.float32(1.0), jnp.float32(2.0), 0.9), 1.1, rtol=1e-6)
+
+
+def muon_section(**fields):
+    section = tokenizer_config().optim
+    section.update(dict(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.2, weight_decay=0.0) | fields)
+    return section
+
+
+def test_muon_sets_the_singular_values_of_each_kernel_to_about_one():
+    """The update has the singular vectors of the gradient; Newton-Schulz leaves singular values between 0.6 and 1.3."""
+    optimizer = optim.optimizer(muon_section(), {"main": lambda count: 0.01}, lambda path: "main")
+    rng = np.random.default_rng(0)
+    grads = {
+        "blocks": {
+            "kernel": np.float32(rng.standard_normal((3, 6, 24))),
+            "bias": np.float32(rng.standard_normal((3, 24))),
+        },
+        "pos_embed": np.float32(rng.standard_normal((5, 6))),
+        "kernel": np.float32(rng.standard_normal((24, 6))),
+    }
+    params = jax.tree.map(jnp.ones_like, grads)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    stack = [(grads["blocks"]["kernel"][i], updates["blocks"]["kernel"][i], 2.0) for i in range(3)]  # (24 / 6)^0.5
+    for grad, update, scale in [*stack, (grads["kernel"], updates["kernel"], 1.0)]:
+        left, _, right = np.linalg.svd(np.float64(grad), full_matrices=False)
+        core = left.T @ np.float64(update) @ right.T / (-0.2 * scale)
+        assert np.all((np.diag(core) > 0.6) & (np.diag(core) < 1.3))
+        np.testing.assert_allclose(core - np.diag(np.diag(core)), 0, atol=1e-3)
+    # Adam's first step is the learning rate, against the sign of the gradient.
+    for grad, update in (
+        (grads["blocks"]["bias"], updates["blocks"]["bias"]),
+        (grads["pos_embed"], updates["pos_embed"]),
+    ):
+        np.testing.assert_allclose(update, -0.01 * np.sign(grad), rtol=1e-4)
+
+
+def test_muon_decays_kernels_by_its_own_rate_and_follows_the_schedule():
+    section = muon_section(weight_decay=0.1)
+    optimizer = optim.optimizer(section, {"main": lambda count: 0.01 / (1 + count)}, lambda path: "main")
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}
+    zero, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    for count in range(3):
+        updates, state = optimizer.update(zero, state, params)
+        np.testing.assert_allclose(updates["kernel"], -0.2 / (1 + count) * 0.1 * 3.0, rtol=1e-5)
+        np.testing.assert_allclose(updates["bias"], 0.0)
+
+
+def test_muon_leaves_frozen_parameters():
+    optimizer = optim.optimizer(
+        muon_section(), {"main": lambda count: 0.1}, lambda path: "frozen" if path.startswith("a") else "main"
+    )
+    params = {"a": {"kernel": jnp.ones((3, 3))}, "b": {"kernel": jnp.eye(3)}}
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    assert not np.any(updates["a"]["kernel"]) and np.any(updates["b"]["kernel"])
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 2 * 9 + 20  # no momentum of a

@@ -1,0 +1,39 @@
+"""Initialization for small transformers trained from scratch: every part starts at the size of the others.
+
+Kernels of ViTs start with standard deviation 0.02, which is right for 1,024 channels. In a network of 96 channels, such
+maps shrink their inputs about five times, and positions, latent tokens and mask tokens of 0.02 are invisible beside the
+patches. So attention starts uniform, all latents start equal, and most of a run of minutes passes before they differ.
+Here kernels keep the size of their inputs, and positions and tokens are as large as the patches. Nothing is said about
+which latent belongs to which patch, unlike in `models.local_init`.
+"""
+
+from typing import TYPE_CHECKING
+
+import jax
+from flax import nnx
+
+if TYPE_CHECKING:
+    from softvq_jax.models.tokenizer import TokenizerModel
+
+TOKEN_STD = 0.5  # of positions and learned tokens
+TOKENS = ("pos_embed", "latent_pos_embed", "latent_tokens", "mask_token", "cls_token")
+KEPT = ("modulation",)  # maps that start at zero on purpose
+
+
+def start_unit(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
+    """Sets the parameters of a new `models.tokenizer.TokenizerModel`, except those of the bottleneck.
+
+    Kernels `[..., in, out]` are normal with standard deviation `in^-0.5`; positions and tokens with `TOKEN_STD`.
+    """
+
+    def restart(path, value):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        if names[-1] == "kernel" and not set(KEPT) & set(names):
+            return jax.random.normal(rngs.params(), value.shape) * value.shape[-2] ** -0.5
+        if names[-1] in TOKENS:
+            return TOKEN_STD * jax.random.normal(rngs.params(), value.shape)
+        return value
+
+    for part in (model.encoder, model.to_latents, model.decoder):
+        params = nnx.to_pure_dict(nnx.state(part, nnx.Param))
+        nnx.update(part, jax.tree_util.tree_map_with_path(restart, params))
