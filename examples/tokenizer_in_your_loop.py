@@ -140,16 +140,27 @@ for i in range(151):
 # ## Fine-tune the decoder
 #
 # `params` is a plain nested dict, so any part of it can be what is trained. With the encoder as it is, latents and codes
-# stay what they were. `clip=False` matters in a loss: the gradient of a pixel that is clipped to [-1, 1] is 0.
+# stay what they were, and generators trained on them remain valid. `clip=False` matters in a loss: the gradient of a pixel
+# that is clipped to [-1, 1] is 0.
+#
+# The gain is measured on the same crops before and after; none of them is trained on.
 
 # %%
-adam = optax.adam(1e-4)
+steps = 300
+adam = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
+held_out = batch(np.random.default_rng(3), 64)[0]
+
+
+def psnr(tokenizer):
+    """PSNR of the held-out crops in dB."""
+    error = jnp.mean((tokenizer.reconstruct(held_out) - (held_out / 127.5 - 1)) ** 2, axis=(1, 2, 3))
+    return float(jnp.mean(10 * jnp.log10(4 / error)))
 
 
 def decoder_loss(decoder, tokenizer, latents, images):
-    """Mean absolute error of the decoded latents."""
+    """Mean squared error of the decoded latents."""
     tokenizer = tokenizer.replace(params=tokenizer.params | {"decoder": decoder})
-    return jnp.mean(jnp.abs(tokenizer.decode(latents, clip=False) - images))
+    return jnp.mean((tokenizer.decode(latents, clip=False) - images) ** 2)
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -163,9 +174,12 @@ def train_decoder(decoder, state, tokenizer, images):
 
 decoder = jax.tree.map(jnp.copy, tokenizer.params["decoder"])  # a copy: the step donates it
 rng, state = np.random.default_rng(2), adam.init(decoder)
-for i in range(101):
+for i in range(steps):
     decoder, state, value = train_decoder(decoder, state, tokenizer, batch(rng, 16)[0])
-    if i % 50 == 0:
-        print(f"step {i}: mean absolute error {value:.3f}")
+    if i % 100 == 0:
+        print(f"step {i}: mean squared error {value:.4f}")
 
+before, latents = psnr(tokenizer), tokenizer.encode(held_out)
 tokenizer = tokenizer.replace(params=tokenizer.params | {"decoder": decoder})
+print(f"held-out PSNR {before:.1f} dB, with the new decoder {psnr(tokenizer):.1f} dB")
+print("latents unchanged:", bool((tokenizer.encode(held_out) == latents).all()))

@@ -70,11 +70,6 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
-def first_line(doc: str | None) -> str:
-    """Returns the first line of a module's docstring; "" under `python -OO`, which removes docstrings."""
-    return (doc or "").partition("\n")[0]
-
-
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds --coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
     add = parser.add_argument_group("several processes, if they are not detected").add_argument

@@ -1,7 +1,7 @@
 """Encodes a data set with a tokenizer, once, to train generators on the latents.
 
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
-    python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=...
+    python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=runs/sit
 
 Each record holds the latents of a crop and of its mirror image, float32, and the class. The default is ADM's center crop;
 --augment chooses random crops, and --passes their number per image. `dataset.json`, which is written last, holds the

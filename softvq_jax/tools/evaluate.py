@@ -1,17 +1,18 @@
 """Evaluates images: FID and related metrics against a reference, quality of reconstructions, codebook usage.
 
+    # what tools.reconstruct wrote, without any weights: PSNR and SSIM
+    python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=reconstructed/originals \\
+        --samples=reconstructed/reconstructions --out=results
     # existing samples against a reference batch, its statistics, or a folder
-    python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz \
+    python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz \\
         --samples=samples.npz --inception=pt_inception-2015-12-05-6726825d.pth --out=results
-    # existing reconstructions against their originals
-    python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=originals --samples=reconstructions ...
     # reconstructions of photographs by a tokenizer
-    python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=imagenet/val \
-        --tokenizer=SoftVQVAE/softvq-l-64 ...
+    python -m softvq_jax.tools.evaluate --protocol=softvq-rfid --reference=imagenet/val \\
+        --tokenizer=SoftVQVAE/softvq-l-64 --inception=pt_inception-2015-12-05-6726825d.pth --out=results
     # samples of a generator
-    python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz --num=50000 \
-        --generator=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \
-        --guidance=1.75 --guidance_high=0.7 ...
+    python -m softvq_jax.tools.evaluate --protocol=adm --reference=VIRTUAL_imagenet256_labeled.npz --num=50000 \\
+        --generator=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 --guidance=1.75 \\
+        --guidance_high=0.7 --inception=pt_inception-2015-12-05-6726825d.pth --out=results
 
 Writes `evaluation.json`, feature statistics as `.npz`, pictures, and a cache of measured values to the folder --out. The
 same command resumes an interrupted run from the cache. With several hosts, start it on each.

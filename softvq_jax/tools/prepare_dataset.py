@@ -11,6 +11,7 @@ renamed to its final name. The same command resumes an interrupted run. Unreadab
 out. Then train with `--config.data.source=array_record --config.data.path=imagenet-train`.
 """
 
+import argparse
 import concurrent.futures
 import json
 import os
@@ -30,7 +31,7 @@ from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.progress import Progress
 from softvq_jax.storage import files, manifest
 from softvq_jax.storage.paths import expand_arguments
-from softvq_jax.tools.command_line import add_reading, check_at_least_one, first_line, reading
+from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
 
 JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
 
@@ -210,7 +211,11 @@ def _complete_lines(path):
 
 def parse_flags(argv: list[str]):
     """Parses the command line."""
-    parser = argparse_flags.ArgumentParser(description=first_line(__doc__))
+    parser = argparse_flags.ArgumentParser(
+        prog="python -m softvq_jax.tools.prepare_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
     parser.add_argument(
         "--source", choices=["folder", "tar", "tfds", "parquet"], default="folder", help="kind of the images in --path"
     )

@@ -1,7 +1,7 @@
 """Writes a DINOv2 with random weights, an untrained teacher for control runs of the alignment loss.
 
     python -m softvq_jax.tools.random_teacher --size=S --seed=0 --out=random_teacher.safetensors
-    python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment_control \
+    python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment_control \\
         --config.base.weights.teacher=random_teacher.safetensors
 
 The file has the names and shapes of the published DINOv2 of that size (patches of 14 px, positions for 518 px) and can
@@ -22,7 +22,6 @@ from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
 from softvq_jax.storage.paths import expand_arguments
-from softvq_jax.tools.command_line import first_line
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -32,7 +31,9 @@ PATCH_SIZE, IMAGE_SIZE = 14, 518
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
-        prog="python -m softvq_jax.tools.random_teacher", description=first_line(__doc__)
+        prog="python -m softvq_jax.tools.random_teacher",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--size", choices=VIT_SIZES, default="S", help="size of the DINOv2 (default: S)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")

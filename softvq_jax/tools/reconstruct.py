@@ -37,6 +37,7 @@ from softvq_jax.weights import files
 
 MAX_STEM = 200  # bytes; names of files may have 255
 NUM_PICTURES = 8  # images in pairs.png
+MAX_LISTED = 8  # images with a line of their own in the output
 METRICS = {"psnr": image_quality.psnr, "ssim_gauss": image_quality.ssim}
 
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> dict:
         raise ValueError(f"none of the {len(paths):,} images is readable; the first: {results.unreadable[0]}")
     crop = ", ".join(filter(None, (f"ADM center crop to {size}", decoding.describe())))
     report = results.write({"tokenizer": args.weights, "weights": reconstruct.fingerprint, "crop": crop})
-    print(as_text(report))
+    print(as_text(report, args.out / "results.json"))
     return report
 
 
@@ -167,13 +168,22 @@ def _crop(path, size, decoding):
     return result if isinstance(result, UnreadableImage) else result[0]
 
 
-def as_text(report: Mapping) -> str:
-    """Returns text with a line for each image, the mean, and the skipped images."""
-    rows = [*report["images"], {"name": f"mean of {len(report['images']):,}"} | report["mean"]]
+def as_text(report: Mapping, path: pathlib.Path) -> str:
+    """Returns text with the mean, and the skipped images; and a line for each image, if they are few.
+
+    Args:
+      report: content of `results.json`.
+      path: of that file.
+    """
+    images = report["images"]
+    listed = images if len(images) <= MAX_LISTED else []
+    rows = [*listed, {"name": f"mean of {len(images):,}"} | report["mean"]]
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  PSNR {row['psnr']:.2f} dB  SSIM {row['ssim_gauss']:.4f}" for row in rows]
     skipped = [f"unreadable, skipped: {reason}" for reason in report["unreadable"]]
     skipped = [line.encode(errors="replace").decode() for line in skipped]  # names of files may be no text
+    if not listed:
+        lines.append(f"each image: {path}")
     return "\n".join([*lines, *skipped, f"({report['crop']}; SSIM over Gaussian windows of 11 x 11)"])
 
 

@@ -1,6 +1,6 @@
 """Draws images from a latent generator, decoded by a tokenizer.
 
-    python -m softvq_jax.tools.sample --from=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \
+    python -m softvq_jax.tools.sample --from=SoftVQVAE/sit-xl_softvq-l-64 --tokenizer=SoftVQVAE/softvq-l-64 \\
         --classes=uniform --num=50000 --guidance=1.75 --guidance_high=0.7 --out=samples.npz
     python -m softvq_jax.tools.sample --from=runs/tiny_sit --tokenizer=runs/tiny --classes=0-7 --num=64 --grid --out=drawn
 
