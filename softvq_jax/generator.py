@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,35 +10,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import nnx
 
 from softvq_jax import user_arrays
 from softvq_jax.diffusion import states
-from softvq_jax.generators.family import (
-    Family,
-    GeneratorConfig,
-    Settings,
-    anchors,
-    family_of,
-    find_family,
-    published_fields,
-    read_config,
-)
+from softvq_jax.generators import files as generator_files
+from softvq_jax.generators.codes import codes_of, codes_of_tokenizer
+from softvq_jax.generators.family import Family, GeneratorConfig, family_of
+from softvq_jax.generators.files import OpenedGenerator, abstract_params
+from softvq_jax.generators.options import refuse, sampling_arrays, sampling_settings
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.parallel.mesh import call_with_auto_axes
-from softvq_jax.storage.files import make_folder
-from softvq_jax.storage.paths import as_path
-from softvq_jax.weights import checkpoints, entries, files, hub, layout
+from softvq_jax.weights import hub
 from softvq_jax.weights.published_files import PublishedFiles
 
 TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
 CLASS_NAMES_FIELD = "class_names"  # field of our config.json, for the classes of the training data by label
 
 
-class Generator:
-    """A trained latent generator, such as a SiT, DiT or MAR, which maps class labels to latents `[B, L, D]` float32.
+class Generator(hub.PushToHub):
+    """A trained latent generator, which maps class labels to latents.
+
+    SiT, DiT and MAR make latents `[B, L, D]` float32, for `Tokenizer.decode`. A MaskGIT is discrete: it makes code indices
+    `[B, C, L/C]` int32, for `Tokenizer.decode_indices`.
 
     A generator is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
     be sharded by `jax.device_put`. `sample` traces: inside `jax.jit` and `jax.shard_map` shapes and types are checked, and
@@ -48,18 +43,22 @@ class Generator:
     Attributes:
       config: shape of the network.
       params: parameters of the network, including fixed ones, as a tree of arrays.
-      statistics: mean and standard deviation by which the training latents were normalized; `sample` inverts this.
+      statistics: mean and standard deviation by which the training latents were normalized; `sample` inverts this. None
+        for a discrete generator.
       process: SiT's path, or the noise schedule of DiT or MAR.
       family: name of the family, such as "sit".
       class_names: names of the classes by label.
+      discrete: whether it makes code indices.
       network: the NNX module with these parameters.
     """
+
+    pipeline_tag = "unconditional-image-generation"
 
     def __init__(
         self,
         config: GeneratorConfig,
         params: Mapping[str, Any],
-        statistics: LatentStatistics,
+        statistics: LatentStatistics | None,
         *,
         process: str | None = None,
         published: Mapping[str, Any] | None = None,
@@ -73,7 +72,7 @@ class Generator:
         Args:
           config: config of the network; its family must be registered.
           params: parameters of the network.
-          statistics: statistics of the training latents.
+          statistics: statistics of the training latents; a discrete generator has none.
           process: "linear" or "cosine"; by default the one in `published`, else the family's default.
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
@@ -82,11 +81,15 @@ class Generator:
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
-          ValueError: the process or the family is unknown, or the statistics are for another number of channels.
+          ValueError: the process or the family is unknown, or the statistics are for another number of channels; or a
+            family that is not discrete has no statistics.
         """
         self.config, self._family = config, family_of(config)
+        if (statistics is None) != self._family.discrete:
+            expected = "None, because its data are indices" if self.discrete else "those of the training latents"
+            raise ValueError(f"statistics of a {self.family} are {statistics}; expected {expected}")
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
-        if statistics.channels not in (None, config.channels):
+        if statistics is not None and statistics.channels not in (None, config.channels):
             raise ValueError(f"statistics are for {statistics.channels} channels, the generator has {config.channels}")
         self.statistics = statistics
         known = self._family.process
@@ -117,9 +120,10 @@ class Generator:
 
     def __repr__(self) -> str:
         config = self.config
+        made = codes_of(config) if self.discrete else f"{config.num_tokens} tokens of {config.channels} channels"
         return (
-            f"Generator({self.family}, {config.num_classes} classes -> {config.num_tokens} tokens of {config.channels} "
-            f"channels, {self.process} process, {user_arrays.count_parameters(self.params)}, matmuls in {config.dtype})"
+            f"Generator({self.family}, {config.num_classes} classes -> {made}, "
+            f"{self.process} process, {user_arrays.count_parameters(self.params)}, matmuls in {config.dtype})"
         )
 
     @property
@@ -132,6 +136,11 @@ class Generator:
         """Names of the classes by label, those of the training data; the numbers where they are unknown."""
         known = self._files.config.get(CLASS_NAMES_FIELD) or ()
         return tuple(map(str, (*known, *range(len(known), self.config.num_classes))))[: self.config.num_classes]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether it makes code indices, for `Tokenizer.decode_indices`, in place of latents."""
+        return self._family.discrete
 
     @property
     def network(self) -> nnx.Module:
@@ -157,7 +166,7 @@ class Generator:
           name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
             or without a config.json beside it.
           statistics: statistics of the training latents. Folders of generators trained here contain them; for published
-            generators, give the tokenizer (folder or id), which contains them.
+            generators, give the tokenizer (folder or id), which contains them. Discrete generators need none.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
@@ -169,15 +178,8 @@ class Generator:
           WeightsError: the files are damaged, or are not those of a generator of a registered family.
           ValueError: the statistics are neither given nor in the folder.
         """
-        folder = find_folder(name)
-        if checkpoints.find_checkpoint(folder) is not None:
-            return cls.from_checkpoint(folder, statistics=statistics, dtype=dtype, remat=remat)
-        published, path = files.find_published(folder, purpose="generator")
-        stated = published_fields(published, source=f"the config.json of {path}")
-        statistics = _find_statistics(statistics, stated, source=name)
-        tensors = entries.select(files.read_tensors(path), anchors(), source=str(path), entry=entry)
-        compute = {"dtype": dtype, "remat": remat, "param_dtype": param_dtype}
-        return cls.from_tensors(tensors, published, statistics, source=str(path), **compute)
+        options = {"entry": entry, "dtype": dtype, "remat": remat}
+        return cls._of(generator_files.open_pretrained(name, statistics, **options), param_dtype)
 
     @classmethod
     def from_checkpoint(
@@ -204,21 +206,15 @@ class Generator:
           WeightsError: the checkpoint is damaged, or that of another kind of model.
           ValueError: the statistics are neither in the checkpoint nor given.
         """
-        found = checkpoints.open_checkpoint(folder, "generator", step=step, raw=raw)
-        fields = found.config("model") | {"dtype": dtype, "remat": remat}
-        family = find_family(fields.pop("family"))
-        config, published = family.make_config(fields), found.record.get("published", {})
-        statistics = _find_statistics(statistics, published, source=found.folder)
-        process = found.record["config"]["objective.process"]
-        params = found.params | family.fixed(config)
-        return cls(config, params, statistics, process=process, published=published or None)
+        options: dict[str, Any] = {"step": step, "raw": raw, "dtype": dtype, "remat": remat}
+        return cls._of(generator_files.open_checkpoint(folder, statistics, **options))
 
     @classmethod
     def from_tensors(
         cls,
         tensors: Mapping[str, np.ndarray],
         published: Mapping[str, Any],
-        statistics: LatentStatistics,
+        statistics: LatentStatistics | None,
         *,
         source: str,
         dtype: str = "float32",
@@ -236,22 +232,14 @@ class Generator:
         Raises:
           WeightsError: the tensors do not fit a registered family.
         """
-        config = read_config(tensors, published, dtype=dtype, remat=remat, source=source)
-        rules = family_of(config).weight_rules(config)
-        with layout.reading(source, f"a {family_of(config).name}"):
-            params = layout.read(rules, tensors, abstract_params(config), source=source)
-        halves = layout.second_halves(rules, tensors, params)
-        if halves:
-            logging.info("%s: only the first half of these tensors is used: %s", source, ", ".join(sorted(halves)))
-        used = {key for rule in rules for key in rule.keys}
-        extra = {key: tensor for key, tensor in tensors.items() if key not in used}
-        if extra:
-            names = ", ".join(sorted(extra))
-            logging.info("%s: %d tensors that the generator does not use: %s", source, len(extra), names)
-        layout.check_unused(extra, used, source=source)
-        dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
-        kept = {"published": published, "extra": extra, "dtypes": dtypes, "second_halves": halves}
-        return cls(config, params, statistics, **kept, param_dtype=param_dtype)
+        options = {"dtype": dtype, "remat": remat, "source": source}
+        return cls._of(generator_files.from_tensors(tensors, published, statistics, **options), param_dtype)
+
+    @classmethod
+    def _of(cls, opened: OpenedGenerator, param_dtype: str = "float32") -> "Generator":
+        fields = dict(vars(opened))
+        config, params, statistics = (fields.pop(name) for name in ("config", "params", "statistics"))
+        return cls(config, params, statistics, **fields, param_dtype=param_dtype)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes a folder in the published layout.
@@ -259,44 +247,15 @@ class Generator:
         A generator from `from_pretrained` is written back key for key and bit for bit. The statistics of the latents are
         added to `config.json`, so that the folder is complete.
         """
-        folder = as_path(folder)
-        make_folder(folder)
-        tensors = self._files.tensors(layout.write(self._family.weight_rules(self.config), self.params))
-        files.write_safetensors(folder / "model.safetensors", tensors)
-        files.write_json(folder / "config.json", dict(self._files.config) | self.statistics.to_fields())
+        generator_files.save(folder, self.config, self.params, self.statistics, self._files)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Push generator with softvq-jax.",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-        model_card_kwargs: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Uploads the generator to the Hugging Face Hub, with a model card; `from_pretrained(repo_id)` opens it.
-
-        The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
-
-        Args:
-          repo_id: "owner/name"; made if it does not exist.
-          commit_message, private, token, branch, create_pr: of the commit and the repository.
-          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `weights.hub.model_card`.
-
-        Returns:
-          The URL of the commit.
-        """
-        card = hub.model_card(
-            repo_id.split("/")[-1],
+    def card_text(self, repo_id: str) -> str:
+        """The text of the model card of `push_to_hub`, in Markdown."""
+        return (
             f"A generator of image latents: `{self!r}`.\n\n```python\nimport jax\nfrom softvq_jax import Generator\n\n"
             f'generator = Generator.from_pretrained("{repo_id}")\n'
-            "latents = generator.sample([0, 1], key=jax.random.key(0))\n```",
-            **{"pipeline_tag": "unconditional-image-generation", **(model_card_kwargs or {})},
+            "latents = generator.sample([0, 1], key=jax.random.key(0))\n```"
         )
-        options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
-        return hub.push(self.save_pretrained, card, repo_id, commit_message=commit_message, **options)
 
     def sample(
         self,
@@ -305,15 +264,20 @@ class Generator:
         key: jax.Array,
         steps: int | None = None,
         sampler: str | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         indices: jax.Array | None = None,
         noise: jax.Array | None = None,
         step_noises: jax.Array | None = None,
         temperature: float | None = None,
         head_steps: int | None = None,
+        guidance_schedule: str | None = None,
+        anneal_softmax: bool | None = None,
     ) -> jax.Array:
         """Draws latents `[B, L, D]` float32 of the classes `labels`, which `Tokenizer.decode` accepts.
+
+        A discrete generator draws code indices `[B, C, L/C]` int32 for `Tokenizer.decode_indices`. The defaults of a
+        MaskGIT are the settings in its `config.json`, those of the release.
 
         An example depends on `key`, its index and its label, not on the rest of the batch or the number of devices.
         The first call with new settings compiles.
@@ -321,25 +285,29 @@ class Generator:
         Args:
           labels: `[B]` integers in `[0, num_classes)`.
           key: random key, the same for all samples of a set.
-          steps: denoising steps (SiT, DiT; 250 by default) or iterations over the tokens (MAR; `L` by default).
+          steps: denoising steps (SiT, DiT; 250 by default) or iterations over the tokens (MAR; `L` by default; MaskGIT).
           sampler: one of the family's samplers; its first by default.
-          guidance: scale `s` of `u + s (c - u)`; 1 is no guidance. For MAR, the scale rises linearly from 1 to `s`.
+          guidance: scale `s` of `u + s (c - u)`; 1 is no guidance, the default of SiT, DiT and MAR. For MAR, the scale
+            rises linearly from 1 to `s`; for MaskGIT see `guidance_schedule`.
           guidance_interval: `(low, high)`; guidance is on while `low <= t <= high`, where `t` goes from 1 (noise) to 0
             (SiT, DiT; for DiT `t` is timestep / 1000).
           indices: `[B]`, global indices of the examples; 0, 1, ... by default.
           noise: `[B, L, D]`, the initial noise (SiT, DiT); drawn with `key` by default.
           step_noises: `[steps - 1, B, L, D]`, the noise of every step but the last (SiT's SDE, DiT); drawn by default.
-          temperature: factor on the noise of the head's steps (MAR; 1 by default).
+          temperature: factor on the noise of the head's steps (MAR; 1 by default); noise on the confidence of the first
+            step (MaskGIT).
           head_steps: denoising steps of each token (MAR; 100 by default).
+          guidance_schedule: "linear", "power-cosine" or "constant": how the scale rises from 1 (MaskGIT). It is `guidance`
+            after the last step; the release's `guidance_scale` is `guidance - 1`, but for "power-cosine" `guidance`.
+          anneal_softmax: whether the softmax temperature falls over the steps (MaskGIT).
 
         Raises:
           ValueError: an argument is out of range, or the sampler does not take it.
         """
-        return self._draw(
-            self._program, labels, key, indices,
-            dict(sampler=sampler, steps=steps, guidance=guidance, interval=guidance_interval, head_steps=head_steps),
-            dict(noise=noise, step_noises=step_noises, temperature=temperature),
-        )  # fmt: skip
+        options = dict(sampler=sampler, steps=steps, guidance=guidance, guidance_interval=guidance_interval)
+        options |= dict(head_steps=head_steps, guidance_schedule=guidance_schedule, anneal_softmax=anneal_softmax)
+        arrays = dict(noise=noise, step_noises=step_noises, temperature=temperature)
+        return self._draw(self._program, labels, key, indices, options, arrays)
 
     def denoise(
         self,
@@ -362,21 +330,23 @@ class Generator:
         Raises:
           ValueError: as `sample`, and where the sampler does not record its steps.
         """
+        options = dict(sampler=sampler, steps=steps, guidance=guidance, guidance_interval=guidance_interval)
+        options |= dict(head_steps=head_steps)
         program = _denoising_program(self._family, self.config, self.process)
-        return self._draw(
-            program, labels, key, indices,
-            dict(sampler=sampler, steps=steps, guidance=guidance, interval=guidance_interval, head_steps=head_steps),
-            dict(noise=None, step_noises=None, temperature=temperature),
-        )  # fmt: skip
+        arrays = dict(noise=None, step_noises=None, temperature=temperature)
+        return self._draw(program, labels, key, indices, options, arrays)
 
     def _draw(self, program, labels, key, indices, options, arrays):
         labels = self.check_labels(labels)
-        settings = self._settings(**options)
-        arrays = self._arrays(settings, len(labels), **arrays)
+        of = (self._family, self.config, self._files.config)
+        settings, guidance = sampling_settings(*of, options)
+        arrays = sampling_arrays(*of, settings, len(labels), **arrays)
         indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
         run = partial(program, settings)
-        latents = call_with_auto_axes(run, labels, self.params, key, indices, options["guidance"], arrays)
-        return self.statistics.denormalize(latents)
+        drawn = call_with_auto_axes(run, labels, self.params, key, indices, guidance, arrays)
+        if self.statistics is None:
+            return drawn.reshape(len(drawn), *codes_of(self.config).shape)
+        return self.statistics.denormalize(drawn)
 
     def check_options(self, **options: Any) -> None:
         """Checks optional arguments of `sample`, except arrays of noise.
@@ -384,42 +354,8 @@ class Generator:
         Raises:
           ValueError: `sample` would raise it.
         """
-        defaults = {"sampler": None, "steps": None, "guidance": 1.0, "guidance_interval": (0, 1), "head_steps": None}
-        settings = self._settings(*(options.get(name, default) for name, default in defaults.items()))
-        self._refuse(settings.sampler, temperature=options.get("temperature"))
-
-    def _settings(self, sampler, steps, guidance, interval, head_steps) -> Settings:
-        known = self._family.samplers
-        sampler = next(iter(known)) if sampler is None else sampler
-        if sampler not in known:
-            raise ValueError(f"sampler is {sampler!r}; a {self.family} has {', '.join(known)}")
-        low, high = map(float, interval)
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance_interval is ({low}, {high}); expected (low, high) with 0 <= low <= high <= 1")
-        given_interval = None if (low, high) == (0, 1) else interval
-        self._refuse(sampler, guidance_interval=given_interval, head_steps=head_steps)
-        if steps is None:
-            default = known[sampler].steps
-            steps = self.config.num_tokens if default is None else default
-        further = {} if head_steps is None else {"head_steps": head_steps}
-        guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
-        return Settings(sampler, steps, guided, (low, high), **further)
-
-    def _arrays(self, settings, batch, **given) -> dict[str, Any]:
-        """Returns, as arrays, the given arguments that the sampler takes."""
-        self._refuse(settings.sampler, **given)
-        if given["temperature"] is None and "temperature" in self._family.samplers[settings.sampler].takes:
-            given["temperature"] = 1.0
-        shape = (batch, self.config.num_tokens, self.config.channels)
-        for name, expected in (("noise", shape), ("step_noises", (settings.steps - 1, *shape))):
-            if given[name] is not None and given[name].shape != expected:
-                raise ValueError(f"{name} has shape {given[name].shape}; expected {expected}")
-        return {name: jnp.asarray(value, jnp.float32) for name, value in given.items() if value is not None}
-
-    def _refuse(self, sampler, **arguments):
-        for name, value in arguments.items():
-            if value is not None and name not in self._family.samplers[sampler].takes:
-                raise ValueError(f"{name} was given, but sampler {sampler} of a {self.family} does not take it")
+        settings, _ = sampling_settings(self._family, self.config, self._files.config, options)
+        refuse(self._family, settings.sampler, temperature=options.get("temperature"))
 
     def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
         """Returns the labels as int32 `[B]`; raises ValueError if they are not classes of this generator."""
@@ -433,50 +369,33 @@ class Generator:
         user_arrays.check_integers("labels", array, 0, last, expected=expected)
         return jnp.asarray(array, jnp.int32)
 
-    def check_fits(self, num_latent_tokens: int, latent_dim: int, fingerprint: str | None = None) -> None:
-        """Checks that a tokenizer can decode this generator's latents.
+    def check_fits(self, tokenizer: TokenizerConfig, fingerprint: str | None = None) -> None:
+        """Checks that a tokenizer can decode this generator's latents or indices.
 
         Args:
-          num_latent_tokens, latent_dim: the tokenizer's `L` and `D`.
+          tokenizer: the tokenizer's config.
           fingerprint: fingerprint of the tokenizer's weights, compared with that of the training latents if both are
             known.
 
         Raises:
           ValueError: the tokenizer cannot decode them.
         """
-        if (num_latent_tokens, latent_dim) != (self.config.num_tokens, self.config.channels):
+        advice = "use the tokenizer that it was trained on"
+        if self.discrete:
+            ours, theirs = codes_of(self.config), codes_of_tokenizer(tokenizer)
+            if ours != theirs:
+                raise ValueError(f"the generator makes {ours}, the tokenizer takes {theirs}: {advice}")
+        elif (tokenizer.num_latent_tokens, tokenizer.latent_dim) != (self.config.num_tokens, self.config.channels):
             raise ValueError(
-                f"the generator makes {self.config.num_tokens} tokens of {self.config.channels} channels, the "
-                f"tokenizer takes {num_latent_tokens} of {latent_dim}: use the tokenizer that it was trained on"
+                f"the generator makes {self.config.num_tokens} tokens of {self.config.channels} channels, the tokenizer "
+                f"takes {tokenizer.num_latent_tokens} of {tokenizer.latent_dim}: {advice}"
             )
         trained_on = self._files.config.get(TOKENIZER_FIELD)
         if fingerprint and trained_on and fingerprint != trained_on:
             raise ValueError(
                 f"the generator was trained on latents of the tokenizer with fingerprint {trained_on}, but this one has "
-                f"{fingerprint}: use the tokenizer that it was trained on"
+                f"{fingerprint}: {advice}"
             )
-
-
-def find_folder(name: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a generator, given the folder, a run's workdir or a Hugging Face id."""
-    folder = files.resolve(name, purpose="generator")
-    inner = folder / "generator"
-    return inner if (inner / "config.json").is_file() else folder
-
-
-def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
-    """The latent statistics in the files of a generator, named as in `from_pretrained`; None where it carries none."""
-    folder = find_folder(name)
-    if (found := checkpoints.find_checkpoint(folder)) is not None:
-        return LatentStatistics.from_fields(checkpoints.read_record(found).get("published", {}))
-    return LatentStatistics.from_fields(files.read_json(folder / "config.json"))
-
-
-def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
-    """Returns the tree of a generator's parameters, including fixed ones, as `ShapeDtypeStruct`s."""
-    family = family_of(config)
-    params = family.network(config).shapes | family.fixed(config)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
 @functools.cache
@@ -519,20 +438,3 @@ def _draw(family: Family, config, process, settings, labels, params, key, indice
     network, keys = family.network(config)(params), example_keys(key, indices)
     sampler = family.samplers[settings.sampler]
     return sampler.draw(network, labels, keys, guidance, settings=settings, process=process, **arrays)
-
-
-def _find_statistics(given, published, source) -> LatentStatistics:
-    if isinstance(given, LatentStatistics):
-        return given
-    if given is not None:
-        found = LatentStatistics.from_fields(files.read_json(files.resolve(given, purpose="tokenizer") / "config.json"))
-        if found is None:
-            raise ValueError(f"the config.json of {given} has no vq_mean and vq_std: give LatentStatistics(mean, std)")
-        return found
-    found = LatentStatistics.from_fields(published)
-    if found is None:
-        raise ValueError(
-            f"{source} does not carry the statistics of its latents, and without them samples cannot be decoded: give "
-            "statistics=<the tokenizer's folder or id, such as SoftVQVAE/softvq-l-64>, or LatentStatistics(mean, std)"
-        )
-    return found

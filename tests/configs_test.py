@@ -8,7 +8,7 @@ import pytest
 
 from softvq_jax.config import load_config
 from softvq_jax.config.names import configs_folder
-from softvq_jax.generators.config import LATENTS
+from softvq_jax.generators.config import latents_of
 from softvq_jax.generators.family import FAMILIES
 from tests import small_generators
 
@@ -16,16 +16,19 @@ NAMES = [
     f"{family.name}:{size.lower()}_{latents}"
     for family in FAMILIES.values()
     for size in family.presets
-    for latents in LATENTS
+    for latents in latents_of(family)
 ]
 
 
+TINY = ("tiny_sit", "tiny_maskgit")
 # Shrunk, the sizes of a family are the same network.
 FIRST = [next(name for name in NAMES if name.startswith(f"{family.name}:")) for family in FAMILIES.values()]
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", [*FIRST, pytest.param("tiny_sit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_sit", "tiny_maskgit"))]
+)
 def test_a_shrunk_config_takes_steps(name):
     config = small_generators.shrink(load_config(name))
     config.train.update(batch_size=8, num_steps=4)
@@ -44,8 +47,9 @@ def test_the_docstring_holds_the_number_of_parameters(name):
         rf"^\| {argument} +\| +(\d+) M \|", (configs_folder() / f"{family}.py").read_text(), re.MULTILINE
     )
     assert stated and int(stated[1]) == round(sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6)
-    latents = LATENTS[argument.partition("_")[2]]
-    assert (config.tokenizer, config.model.num_tokens, config.model.channels) == latents
+    latents = latents_of(FAMILIES[family])[argument.partition("_")[2]]
+    sizes = latents._asdict()
+    assert config.tokenizer == sizes.pop("tokenizer") and sizes.items() <= config.model.to_dict().items()
 
 
 @pytest.mark.parametrize("name", ["sit_xl_l64", "configs/mar_h_l32.py", "dit_b_l64"])
@@ -57,6 +61,6 @@ def test_names_of_older_versions(name):
 @pytest.mark.parametrize("name", ["sit:xxl_l64", "sit"])
 def test_a_wrong_argument_is_refused_and_the_known_ones_are_listed(name):
     with pytest.raises(
-        ValueError, match=r"^--config=sit:\w*: expected sit:SIZE_LATENTS, one of s_l64, s_l32, b_l64, .*xl_l32$"
+        ValueError, match=r"^--config=sit:\w*: expected sit:SIZE_LATENTS, one of s_l64, s_l32, .*xl_maetok_b128_512$"
     ):
         load_config(name)

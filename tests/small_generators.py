@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from softvq_jax.generators.config import generator_config
+from softvq_jax.generators.family import FAMILIES
 from softvq_jax.parallel.mesh import global_batch, make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.generator_task import GeneratorTask
@@ -19,6 +20,8 @@ def shrink(config: ConfigDict, **shape) -> ConfigDict:
     model, sampling = config.model, config.sampling
     for stack in (model.encoder, model.decoder) if "encoder" in model else (model,):
         stack.update(width=32, depth=2, num_heads=2)
+    if "hidden" in model:
+        model.hidden = 48
     if "head_width" in model:
         model.update(head_width=32, head_depth=1, buffer_size=4)
     sampling.update(dict(steps=2, head_steps=2) if "head_steps" in sampling else dict(steps=3))
@@ -27,8 +30,10 @@ def shrink(config: ConfigDict, **shape) -> ConfigDict:
 
 
 def config(family: str = "sit", **data) -> ConfigDict:
-    """A run on 8 tokens of 6 channels, the latents of `small_tokenizers`."""
-    config = shrink(generator_config(family, "B"), num_tokens=8, channels=6, num_classes=8)
+    """A run on 8 tokens of 6 channels, the latents of `small_tokenizers`, or on their 2 x 16 codes."""
+    codes = dict(codebook_size=16, num_codebooks=2)
+    sizes = codes if FAMILIES[family].discrete else dict(channels=6)
+    config = shrink(generator_config(family, "B"), num_tokens=8, num_classes=8, **sizes)
     config.tokenizer = ""
     config.optim.update(learning_rate=0.064, warmup_epochs=0.0, ema_decay=0.9)
     config.train.update(batch_size=8, num_steps=4)
@@ -45,16 +50,19 @@ def abstract_task(config: ConfigDict) -> GeneratorTask:
 
 
 def batch(task: GeneratorTask, size: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random latents of unit variance, and classes."""
+    """Random latents of unit variance, or indices, and classes."""
     rng = np.random.default_rng(seed)
     shape = task.inputs["latents"].shape
     labels = rng.integers(task.config.model.num_classes, size=size, dtype=np.int32)
+    if task.inputs["latents"].dtype == np.int32:
+        indices = rng.integers(task.config.model.codebook_size, size=(size, *shape), dtype=np.int32)
+        return {"latents": indices, "label": labels}
     return {"latents": rng.standard_normal((size, *shape)).astype(np.float32), "label": labels}
 
 
-def save_tokenizer(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
+def save_tokenizer(folder: pathlib.Path, seed: int = 0, bottleneck: str = "softvq") -> pathlib.Path:
     """A small tokenizer's folder."""
-    shape = small_tokenizers.config()
+    shape = small_tokenizers.config(bottleneck)
     small_tokenizers.Tokenizer(shape, small_tokenizers.params(shape, seed)).save_pretrained(folder)
     return folder
 

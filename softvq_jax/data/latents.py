@@ -1,7 +1,7 @@
 """Reads the latents that `tools.encode_latents` writes, to train generators.
 
-A record holds `latents`, float32 `[2, L, D]`, of a crop and of its mirror image, and `label`. Training uses one of the
-two, chosen by the seed and the global sample index.
+A record holds `latents`, float32 `[2, L, D]`, of a crop and of its mirror image, or `indices`, int32 `[2, L]`, the codes of
+a discrete tokenizer; and `label`. Training uses one of the two, chosen by the seed and the global sample index.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from softvq_jax.storage.paths import expand
 
 SECTION = LATENTS
 OF_CHANNELS = ("channel_means", "channel_stds")
+_OF_INDICES = ("codebook_size", "num_codebooks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class LatentsInfo:
       mean, std: mean and standard deviation of all values.
       channel_means, channel_stds: those of the values of each channel; empty in folders of older versions.
       count: number of crops, without mirror images.
+      codebook_size, num_codebooks: `K` and `C` of stored indices, whose mean and standard deviation are not used; 0 for
+        latents.
     """
 
     tokenizer: str
@@ -46,6 +49,17 @@ class LatentsInfo:
     count: int
     channel_means: tuple[float, ...] = ()
     channel_stds: tuple[float, ...] = ()
+    codebook_size: int = 0
+    num_codebooks: int = 0
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the records hold indices."""
+        return self.codebook_size > 0
+
+    def to_fields(self) -> dict[str, Any]:
+        """Returns the section of `dataset.json`; that of latents has no codebook."""
+        return {name: value for name, value in vars(self).items() if self.discrete or name not in _OF_INDICES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +75,10 @@ class RecordedLatents:
         return f"{self.shard} record {self.position}"
 
     def read(self, decoding: Decoding = DEFAULT) -> tuple[np.ndarray, int]:
-        """Reads latents, float32 `[2, L, D]`, and the class; raises `UnreadableImage`."""
+        """Reads latents, float32 `[2, L, D]`, or indices, int32 `[2, L]`, and the class; raises `UnreadableImage`."""
         try:
             example = read_record(self.shard, self.position)
-            return example["latents"], class_in(example, self.classes)
+            return example["indices" if "indices" in example else "latents"], class_in(example, self.classes)
         except (records.CorruptRecord, KeyError, RuntimeError, IndexError) as error:  # Riegeli's are RuntimeErrors
             raise UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
@@ -120,6 +134,8 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
 
 
 def _fits(section, field):
+    if isinstance(section, dict) and field.name in _OF_INDICES and not any(name in section for name in _OF_INDICES):
+        return True  # a folder of latents
     value = section.get(field.name) if isinstance(section, dict) else None
     if field.name in OF_CHANNELS:
         positive = field.name == "channel_stds"

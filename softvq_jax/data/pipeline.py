@@ -41,7 +41,7 @@ class TooManyUnreadable(RuntimeError):
 class Batches(Iterator[dict[str, np.ndarray]]):
     """The batches of one process: dicts of arrays `[b, ...]`, with the process's `b` rows of the global batch.
 
-    - `image`: uint8 `[b, S, S, 3]`; or `latents`: float32 `[b, L, D]`, from a source of latents
+    - `image`: uint8 `[b, S, S, 3]`; or `latents`: float32 `[b, L, D]` or int32 `[b, L]`, from a source of latents
     - `label`: int32 `[b]`, the class
     - `index`: int64 `[b]`, the global sample index
     - `unreadable`: int32 `[b]`, 1 where the sample's own image could not be read
@@ -249,7 +249,8 @@ def _field(config):
 
 
 def _latents_form(source):
-    return source[0].read()[0].shape[1:], np.float32
+    flips = source[0].read()[0]
+    return flips.shape[1:], flips.dtype
 
 
 def _example(field, sample, label, index, *, unreadable, valid):

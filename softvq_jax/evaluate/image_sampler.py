@@ -8,7 +8,8 @@ import numpy as np
 
 from softvq_jax.data.source import digest
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
-from softvq_jax.generator import Generator, carried_statistics
+from softvq_jax.generator import Generator
+from softvq_jax.generators.files import carried_statistics
 from softvq_jax.metrics.image_quality import to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import fingerprints
@@ -64,10 +65,10 @@ class ImageSampler:
         """Creates a sampler; `labels[i]` is the class of image i, `options` are arguments of `Generator.sample`."""
         nets = {"generator": generator, "tokenizer": tokenizer}
         self.fingerprints = {name: fingerprints.of_weights(net.params) for name, net in nets.items()}
-        if generator.statistics.channels is not None:  # scalar ones are left out, as in results of older versions
-            self.fingerprints["latent_statistics"] = digest(map(repr, generator.statistics.to_fields().values()), 16)
-        shape = tokenizer.config
-        generator.check_fits(shape.num_latent_tokens, shape.latent_dim, self.fingerprints["tokenizer"])
+        statistics = generator.statistics
+        if statistics is not None and statistics.channels is not None:  # results of older versions have no scalar ones
+            self.fingerprints["latent_statistics"] = digest(map(repr, statistics.to_fields().values()), 16)
+        generator.check_fits(tokenizer.config, self.fingerprints["tokenizer"])
         generator.check_labels(labels)
         self._generator, self._tokenizer, self.labels = generator, tokenizer, labels
         key, options = jax.random.key(seed), dict(options)
@@ -75,7 +76,8 @@ class ImageSampler:
         def sample(params, indices, labels):  # not jitted: both networks jit their own methods
             generator.params, tokenizer.params = params["generator"], params["tokenizer"]
             latents = generator.sample(labels, key=key, indices=indices, **options)
-            return {"images": tokenizer.decode(latents), "latents": latents}
+            images = tokenizer.decode_indices(latents) if generator.discrete else tokenizer.decode(latents)
+            return {"images": images, "latents": latents}
 
         self._params = {name: net.params for name, net in nets.items()}
         self._sample = DeviceFunction(sample, self._params, devices)
@@ -83,6 +85,11 @@ class ImageSampler:
     @property
     def image_size(self) -> int:
         return self._tokenizer.config.image_size
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the generator makes code indices."""
+        return self._generator.discrete
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -112,7 +119,8 @@ class ImageSampler:
         return self.with_latents(indices)[0]
 
     def with_latents(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images with numbers `indices` `[n]`, uint8 `[n, S, S, 3]`, and their latents `[n, L, D]`."""
+        """Returns the images with numbers `indices` `[n]`, uint8 `[n, S, S, 3]`, and their latents `[n, L, D]` or
+        indices `[n, C, L/C]`."""
         indices = np.asarray(indices, np.int32)
         rows = self._sample(indices, self.labels[indices])
         return to_uint8(rows["images"]), rows["latents"]

@@ -218,7 +218,8 @@ class Samples:
 
     def rows(self, batch: np.ndarray) -> Rows:
         images, latents = self._sampler.with_latents(batch)
-        return image_rows(images, self._extractor) | {"latents": latents}
+        rows = image_rows(images, self._extractor)
+        return rows if self._sampler.discrete else rows | {"latents": latents}  # indices have no statistics
 
 
 def image_rows(images: np.ndarray, extractor: FeatureExtractor | None) -> Rows:

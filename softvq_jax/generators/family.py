@@ -5,8 +5,6 @@ A family is one file that defines `NAME = Family(...)`. The families of this pac
 """
 
 import dataclasses
-import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -34,7 +32,9 @@ class GeneratorConfig(Protocol):
 
 
 Losses = Callable[[Any, jax.Array, jax.Array, jax.Array, bool], Mapping[str, jax.Array]]
-"""`(network, normalized latents [B, L, D], labels [B], key, training) -> losses [B] by name`; "loss" is minimized."""
+"""`(network, data, labels [B], key, training) -> losses [B] by name`; "loss" is minimized.
+
+The data are normalized latents `[B, L, D]`; of a discrete family, code indices `[B, L]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Settings:
       guided: whether guidance is on; the scale is an argument of the program.
       guidance_interval: `(low, high)`, the times with guidance.
       head_steps: denoising steps of each token (MAR).
+      guidance_schedule: how guidance grows over the steps (MaskGIT).
+      anneal_softmax: whether the softmax temperature falls over the steps (MaskGIT).
     """
 
     sampler: str
@@ -54,6 +56,8 @@ class Settings:
     guided: bool
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     head_steps: int = 100
+    guidance_schedule: str = "linear"
+    anneal_softmax: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Sampler:
 
     Attributes:
       draw: `(network, labels [B], keys [B], guidance, *, settings, process, **arrays) -> normalized latents [B, L, D]`,
-        a traceable function. `arrays` may be `noise`, `step_noises` and `temperature`, as listed in `takes`.
+        or code indices `[B, L]` of a discrete family; a traceable function. `arrays` may be `noise`, `step_noises` and
+        `temperature`, as listed in `takes`.
       takes: names of the optional arguments of `Generator.sample` that the sampler takes, among `guidance_interval`,
-        `head_steps`, `noise`, `step_noises` and `temperature`.
+        `head_steps`, `guidance_schedule`, `anneal_softmax`, `noise`, `step_noises` and `temperature`.
       steps: default number of steps; None means as many as there are tokens.
     """
 
@@ -97,6 +102,8 @@ class Family:
       optimizer_defaults: default values of `config.optim` that differ between families.
       train_defaults: default values of `config.train` that differ between families.
       fixed: `(config) -> parameters that are not trained`, such as sinusoidal positions.
+      discrete: whether the data are code indices; configs of the network then have `codebook_size` and `num_codebooks`.
+      sampling_defaults: `(content of config.json) -> arguments of Generator.sample` that take the place of its defaults.
     """
 
     name: str
@@ -116,6 +123,8 @@ class Family:
     fixed: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
     anchors: tuple[str, ...] = ()
     config_json: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
+    discrete: bool = False
+    sampling_defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda published: {}
 
     @property
     def process(self) -> Field:
@@ -183,22 +192,18 @@ def read_config(
     Raises:
       WeightsError: the tensors fit no family, or lack some of a family's, or a field has a value that is not allowed.
     """
-    published = published_fields(published, source=f"the config.json of {source}")
     for family in FAMILIES.values():
+        if family.anchors and not any(anchor in tensors for anchor in family.anchors):
+            continue
+        fields = stated(published, {**family.config_json, **STATISTICS}, source=f"the config.json of {source}")
         with reading(source, f"a {family.name}"):
-            config = family.read_config(tensors, published, dtype=dtype, remat=remat)
+            config = family.read_config(tensors, fields, dtype=dtype, remat=remat)
         if config is not None and family.owns(config):
             return config
     first = ", ".join(sorted(tensors)[:3])
     raise WeightsError(
         f"{source}: {len(tensors)} tensors ({first}, ...) that fit none of the generator families {', '.join(FAMILIES)}"
     )
-
-
-def published_fields(published: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    """The fields of a generator's `config.json` that are not null; see `weights.config_json.stated`."""
-    fields = [family.config_json for family in FAMILIES.values()]
-    return stated(published, functools.reduce(operator.or_, map(dict, fields), STATISTICS), source=source)
 
 
 def anchors() -> tuple[str, ...]:

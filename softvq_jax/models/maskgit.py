@@ -28,6 +28,7 @@ class MaskGITConfig:
       network: "bert" (`ImageBert`) or "uvit" (`UViTBert`).
       codebook_size: `K`; token `K` is the mask.
       num_tokens: `L`.
+      num_codebooks: `C`, of the tokenizer; the codes of an image are `[C, L/C]` there and a sequence of `L` here.
       width, depth, num_heads, hidden: width, blocks, attention heads and the MLPs' hidden width. UViT has one more block,
         in the middle.
       num_classes: number of classes; the label `num_classes` means no class.
@@ -38,6 +39,7 @@ class MaskGITConfig:
 
     codebook_size: int
     num_tokens: int
+    num_codebooks: int = 1
     network: str = "bert"
     width: int = 768
     depth: int = 24
@@ -50,10 +52,17 @@ class MaskGITConfig:
     remat: str = "none"
 
     def __post_init__(self):
+        if self.num_tokens % self.num_codebooks:
+            raise ValueError(f"num_tokens {self.num_tokens} is not divisible by num_codebooks {self.num_codebooks}")
         if self.network not in NETWORKS:
             raise ValueError(f"network is {self.network!r}; expected one of {', '.join(NETWORKS)}")
         if self.network == "uvit" and self.depth % 2:
             raise ValueError(f"depth is {self.depth}; uvit pairs its blocks and needs an even depth")
+
+    @property
+    def channels(self) -> int:
+        """Numbers of a token: its index."""
+        return 1
 
     @property
     def mask_token(self) -> int:

@@ -3,9 +3,11 @@
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
     python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=runs/sit
 
-Each record holds the latents of a crop and of its mirror image, float32, and the class. The default is ADM's center crop;
---augment chooses random crops, and --passes their number per image. `dataset.json`, which is written last, holds the
-latent statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the tokenizer.
+Each record holds the latents of a crop and of its mirror image, float32, and the class; of discrete tokenizers (TiTok,
+VQ, SimVQ) the code indices, int32, for a MaskGIT (--store=latents stores their latents). The default is ADM's center
+crop; --augment chooses random crops, and --passes their number per image. `dataset.json`, which is written last, holds
+the latent statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the
+tokenizer.
 
 The same command resumes an interrupted run, shard by shard. With several hosts, start it on each, with --out on shared
 storage; each host encodes its share of the shards.
@@ -16,6 +18,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +33,7 @@ from softvq_jax.data.decoding import Decoding
 from softvq_jax.data.latents import SECTION, LatentsInfo
 from softvq_jax.data.source import Source, UnreadableImage
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
+from softvq_jax.generators.codes import codes_of, codes_of_tokenizer
 from softvq_jax.latent_statistics import (
     LatentStatistics,
     add_latents,
@@ -37,8 +41,6 @@ from softvq_jax.latent_statistics import (
     moments_to_fields,
     no_latents,
 )
-from softvq_jax.models.functional import functional
-from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
@@ -48,7 +50,7 @@ from softvq_jax.storage.files import PARTIAL, read_json, write_json
 from softvq_jax.storage.paths import expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading
-from softvq_jax.weights import fingerprints
+from softvq_jax.weights import fingerprints, tokenizer_kinds
 
 PLAN = "encoding.json"  # manifest of an unfinished folder, which also holds `SHARD.json` for each finished shard
 MOMENTS = "moments"  # field of `SHARD.json`: moments of the shard's latents
@@ -56,18 +58,22 @@ SOURCES = ("embedded", *(name for name in sources.SOURCES if name != "latents"))
 
 
 class Encoder:
-    """Encodes uint8 images `[n, S, S, 3]` and their mirror images to latents, float32 `[n, 2, L, D]`.
+    """Encodes uint8 images `[n, S, S, 3]` and their mirror images.
+
+    Returns latents, float32 `[n, 2, L, D]`, or with `indices` the code indices, int32 `[n, 2, L]`.
 
     Attributes:
       channels: `D`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, devices: LocalDevices):
-        network = functional(TokenizerModel, tokenizer.config)
+    def __init__(self, tokenizer: Tokenizer, devices: LocalDevices, *, indices: bool = False):
+        network = tokenizer_kinds.network(tokenizer.config)
 
         def encode(params, images):
             model, images = network(params), as_float(images)
-            return {"latents": jnp.stack([model.encode(images), model.encode(images[:, :, ::-1])], axis=1)}
+            encode = model.encode_indices if indices else model.encode
+            pairs = jnp.stack([encode(images), encode(images[:, :, ::-1])], axis=1)
+            return {"latents": pairs.reshape(*pairs.shape[:2], -1) if indices else pairs}
 
         self.channels = tokenizer.config.latent_dim
         self._encode = DeviceFunction(jax.jit(encode), tokenizer.params, devices)
@@ -117,6 +123,8 @@ class Crops:
 def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: Encoder, batch_size: int) -> dict:
     """Writes the latents of the crops `items`; returns the shard's entry with the moments of its latents.
 
+    Indices have no moments.
+
     Raises:
       ValueError: latents are not finite.
     """
@@ -125,9 +133,11 @@ def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: E
     def encoded():
         for images, labels in crops.batches(items, batch_size):
             latents = encoder(images)
-            add_latents(moments, latents)
+            name = "indices" if np.issubdtype(latents.dtype, np.integer) else "latents"
+            if name == "latents":
+                add_latents(moments, latents)
             for pair, label in zip(latents, labels, strict=True):
-                yield records.encode({"latents": pair, "label": label})
+                yield records.encode({name: pair, "label": label})
 
     entry = shard_writer.write_records(str(path), encoded())
     return entry | {MOMENTS: moments_to_fields(moments), "unreadable": sorted(crops.unreadable)}
@@ -157,7 +167,7 @@ def encode(tokenizer: Tokenizer, crops: Crops, folder: pathlib.Path, plan: dict,
     done = sum(map(len, shards.values())) - sum(map(len, missing.values()))
     progress = Progress("Encoding", sum(map(len, shards.values())), done, unit="crops")
     devices = LocalDevices(batch_size)
-    encoder = Encoder(tokenizer, devices)
+    encoder = Encoder(tokenizer, devices, indices=plan.get("store") == "indices")
     for path, items in missing.items():
         write_json(sidecar(path), encode_shard(path, crops, items, encoder, devices.batch_size))
         done += len(items)
@@ -179,24 +189,23 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
     moments = no_latents(shape.latent_dim)
     for entry in entries:
         moments.merge(moments_from_fields(entry[MOMENTS]))
-    mean, std = LatentStatistics.from_moments(moments).to_fields().values()
-    assert isinstance(mean, float) and isinstance(std, float), "of all values"
-    variances = np.diag(moments.scatter) / moments.count
-    of_channels = {"channel_means": moments.mean, "channel_stds": np.sqrt(variances)} if variances.all() else {}
+    discrete = plan.get("store") == "indices"
+    measured: dict[str, Any] = {"mean": 0.0, "std": 1.0} if discrete else measured_statistics(moments)
+    sizes = {"codebook_size": shape.codebook_size, "num_codebooks": shape.num_codebooks}
+    codebooks: dict[str, Any] = sizes if discrete else {}
     info = LatentsInfo(
         tokenizer=plan["tokenizer"],
         num_tokens=shape.num_latent_tokens,
         channels=shape.latent_dim,
         image_size=shape.image_size,
-        mean=mean,
-        std=std,
         count=crops,
-        **{name: tuple(values.tolist()) for name, values in of_channels.items()},
+        **measured,
+        **codebooks,
     )
     index = {
         "plan": plan,
         "class_names": list(class_names),
-        SECTION: vars(info),
+        SECTION: info.to_fields(),
         "unreadable": [item for entry in entries for item in entry["unreadable"]],
         "shards": [{name: entry[name] for name in ("file", "records", "bytes", "sha256")} for entry in entries],
     }
@@ -204,6 +213,14 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
     for path in (*sidecars, folder / PLAN):
         path.unlink()
     return index
+
+
+def measured_statistics(moments) -> dict[str, Any]:
+    """Returns mean and standard deviation of all values and of each channel, as fields of `LatentsInfo`."""
+    mean, std = LatentStatistics.from_moments(moments).to_fields().values()
+    variances = np.diag(moments.scatter) / moments.count
+    of_channels = {"channel_means": moments.mean, "channel_stds": np.sqrt(variances)} if variances.all() else {}
+    return {"mean": mean, "std": std} | {name: tuple(values.tolist()) for name, values in of_channels.items()}
 
 
 def open_folder(folder: pathlib.Path, plan: dict) -> None:
@@ -240,6 +257,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--source", choices=SOURCES, default="folder", help="what --data holds (default: folder)")
     add("--out", required=True, type=pathlib.Path, help="folder for the latents")
     add("--augment", choices=["center", *samples.AUGMENTS], default="center", help="which crops (default: center)")
+    add("--store", choices=["latents", "indices"], help="what to store (default: indices of a discrete tokenizer)")
     add("--passes", type=int, default=1, help="random crops of each image (default: 1)")
     add("--seed", type=int, default=0, help="seed of random crops")
     add("--crops_per_shard", type=int, default=5000, help="crops in each file (default: 5,000)")
@@ -283,13 +301,19 @@ def run(args: argparse.Namespace) -> dict:
         "passes": args.passes,
         "crops_per_shard": args.crops_per_shard,
     }
+    store = args.store or ("indices" if tokenizer.config.discrete else "latents")
+    if store == "indices":
+        codes_of_tokenizer(tokenizer.config)  # raises for continuous latents
+        plan["store"] = store
     index = encode(tokenizer, crops, args.out, plan, source.class_names, args.batch_size)
     if index:
         info = LatentsInfo(**index[SECTION])
+        moments = f"mean {info.mean:.4g}, standard deviation {info.std:.4g}"
+        latents = f"latents of {{}}, {info.num_tokens} tokens of {info.channels} channels, {moments}"
+        what = f"codes of {{}}, {codes_of(info)}" if info.discrete else latents
         print(
-            f"{args.out}: latents of {info.count:,} crops and their mirror images, {info.num_tokens} tokens of "
-            f"{info.channels} channels, mean {info.mean:.4g}, standard deviation {info.std:.4g}, tokenizer "
-            f"{info.tokenizer}; {len(index['unreadable']):,} unreadable images skipped"
+            f"{args.out}: {what.format(f'{info.count:,} crops and their mirror images')}, tokenizer {info.tokenizer}; "
+            f"{len(index['unreadable']):,} unreadable images skipped"
         )
     return index
 

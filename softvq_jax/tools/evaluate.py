@@ -68,7 +68,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of labels and noise (default: 0)")
     add("--sampler", help="sampler (default: the generator's default)")
     add("--steps", type=int, help="number of steps (default: the sampler's default)")
-    add("--guidance", type=float, default=1.0, help="guidance scale (default: 1, no guidance)")
+    add("--guidance", type=float, help="guidance scale; 1 is none (default: 1; of a MaskGIT, its own)")
     add("--guidance_low", type=float, default=0.0, help="lowest time with guidance (default: 0, data)")
     add("--guidance_high", type=float, default=1.0, help="highest time with guidance (default: 1, noise)")
     add_reading(parser)

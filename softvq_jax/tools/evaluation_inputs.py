@@ -144,6 +144,8 @@ def open_generator(
     generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
     options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
+    if args.guidance is None:  # a discrete generator has the settings of its files
+        options |= {"guidance": None if generator.discrete else 1.0}
     options |= {name: getattr(args, name) for name in ("sampler", "steps") if getattr(args, name) is not None}
     settings = {"num": args.num, "labels": args.labels, "seed": args.seed, **options}
     sampler = ImageSampler(generator, tokenizer, labels, seed=args.seed, options=options, devices=devices)

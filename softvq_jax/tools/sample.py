@@ -62,10 +62,10 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument_group("sampling").add_argument
     add("--sampler", help="sampler (default: the family's first)")
     add("--steps", type=int, help="number of steps (default: the sampler's default)")
-    add("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
+    add("--guidance", type=float, help="scale of classifier-free guidance; 1 is none (default: 1; of MaskGIT, its own)")
     add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
     add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
-    add("--temperature", type=float, help="factor on the noise (MAR)")
+    add("--temperature", type=float, help="factor on the noise (MAR); noise on the confidence (MaskGIT)")
     add("--head_steps", type=int, help="denoising steps of each token (MAR)")
     add_processes(parser)
     args = parser.parse_args(expand_arguments(argv[1:]))
@@ -141,6 +141,8 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
         options["guidance_interval"] = [args.guidance_low, args.guidance_high]
+    if not generator.discrete:  # a discrete one has the settings of its files
+        options = {"guidance": 1.0} | options
     generator.check_options(**options)
     per_device = args.batch_size or LocalDevices().batch_size // jax.local_device_count()
     devices = LocalDevices(per_device * jax.local_device_count())

@@ -16,6 +16,7 @@ from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.predictions import Samples
 from softvq_jax.generator import CLASS_NAMES_FIELD, TOKENIZER_FIELD, Generator
 from softvq_jax.generators import training
+from softvq_jax.generators.family import find_family
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
@@ -59,7 +60,7 @@ class GeneratorTask(Task):
         """Builds the network and the optimizer; raises ValueError if parts of the config do not fit together."""
         self.config, self.latents, self.data, self.num_steps = config, latents, data, num_steps
         self.network, self.draws_images = training.build(config), latents.tokenizer is not None
-        self.inputs = latents.inputs(config.model.num_tokens, config.model.channels)
+        self.inputs = latents.inputs(self.network.config.num_tokens, self.network.config.channels)
         kind = config.optim.schedule
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
         schedules = {kind: optim.learning_rate(config.optim, kind, **run)}
@@ -95,7 +96,8 @@ class GeneratorTask(Task):
         if config.data.source != "latents":
             raise ValueError(f"data.source={config.data.source!r}: without weights only 'latents' can be compiled")
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
-        latents = LatentSource(LatentStatistics(0.0, 1.0), None, False, "")
+        statistics = None if find_family(config.model.family).discrete else LatentStatistics(0.0, 1.0)
+        latents = LatentSource(statistics, None, False, "")
         return cls(config, latents, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
 
     def init(self, key: jax.Array, initial) -> GeneratorState:
@@ -152,7 +154,7 @@ class GeneratorTask(Task):
         rows = jax.make_array_from_callback(labels.shape, batch_sharding(self._mesh), lambda index: labels[index])
         options = self.config.sampling.to_dict()
         latents = self._generator.sample(rows, key=jax.random.key(EVALUATION_SEED), **options)
-        levels = self._to_levels(frozen, self.latents.statistics.normalize(latents))
+        levels = self._to_levels(frozen, self.latents.from_tokenizer(latents))
         return np.asarray(levels)[:count], labels[:count]
 
     def decode_batch(self, frozen, batch) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -191,7 +193,8 @@ class GeneratorTask(Task):
     @property
     def published(self) -> dict:
         """The content of `config.json` of an exported generator, with its statistics."""
-        return self._published_fields() | self.latents.statistics.to_fields()
+        statistics = self.latents.statistics
+        return self._published_fields() | ({} if statistics is None else statistics.to_fields())
 
     def _published_fields(self):
         network = self.network

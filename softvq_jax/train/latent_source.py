@@ -10,29 +10,31 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.data.latents import LatentsInfo, read_info
+from softvq_jax.generators.codes import Codes, codes_of, codes_of_tokenizer
+from softvq_jax.generators.family import find_family
 from softvq_jax.latent_statistics import LatentStatistics, add_latents, no_latents
-from softvq_jax.models.functional import functional
-from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
-from softvq_jax.weights import fingerprints
+from softvq_jax.weights import fingerprints, tokenizer_kinds
 
 STATISTICS_IMAGES = 1024  # images to measure latent statistics on, if the tokenizer has none
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentSource:
-    """Converts batches to normalized latents, and normalized latents to images.
+    """Converts batches to the data of a generator, and these to images.
+
+    The data are normalized latents `[B, L, D]`, or code indices `[B, L]` of a discrete tokenizer.
 
     Attributes:
-      statistics: mean and standard deviation of the latents.
+      statistics: mean and standard deviation of the latents; None for indices.
       tokenizer: encodes and decodes; None for stored latents without sample images.
       from_images: whether batches hold images, not latents.
       fingerprint: fingerprint of the tokenizer that encodes or encoded the latents.
     """
 
-    statistics: LatentStatistics
+    statistics: LatentStatistics | None
     tokenizer: Tokenizer | None
     from_images: bool
     fingerprint: str
@@ -51,25 +53,40 @@ class LatentSource:
     def inputs(self, num_tokens: int, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and types of the fields of a batch; see `task.Task`."""
         label = jax.ShapeDtypeStruct((), jnp.int32)
-        if not self.from_images:
-            return {"latents": jax.ShapeDtypeStruct((num_tokens, channels), jnp.float32), "label": label}
-        size = self.require_tokenizer().config.image_size
-        return {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), "label": label}
+        if self.from_images:
+            size = self.require_tokenizer().config.image_size
+            return {"image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8), "label": label}
+        if self.statistics is None:
+            return {"latents": jax.ShapeDtypeStruct((num_tokens,), jnp.int32), "label": label}
+        return {"latents": jax.ShapeDtypeStruct((num_tokens, channels), jnp.float32), "label": label}
 
     def to_latents(self, frozen, batch) -> jax.Array:
-        """Returns normalized latents `[B, L, D]` of a batch."""
+        """Returns normalized latents `[B, L, D]` of a batch, or indices `[B, L]`."""
         if not self.from_images:
-            return self.statistics.normalize(batch["latents"])
-        latents = self._model(frozen).encode(as_float(batch["image"]))
-        return self.statistics.normalize(jax.lax.stop_gradient(latents))
+            return self.from_tokenizer(batch["latents"])
+        model, images = self._model(frozen), as_float(batch["image"])
+        encoded = model.encode(images) if self.statistics is not None else model.encode_indices(images)
+        return self.from_tokenizer(jax.lax.stop_gradient(encoded))
+
+    def from_tokenizer(self, latents) -> jax.Array:
+        """Converts a tokenizer's latents to normalized latents, or its indices `[B, C, L/C]` to `[B, L]`."""
+        if self.statistics is None:
+            return latents.reshape(len(latents), -1)
+        return self.statistics.normalize(latents)
 
     def to_images(self, frozen, latents) -> jax.Array:
-        """Decodes normalized latents to images `[B, H, W, 3]` in [-1, 1]."""
-        return jnp.clip(self._model(frozen).decode(self.statistics.denormalize(latents)), -1.0, 1.0)
+        """Decodes normalized latents, or indices `[B, L]`, to images `[B, H, W, 3]` in [-1, 1]."""
+        model = self._model(frozen)
+        if self.statistics is None:
+            shape = codes_of_tokenizer(self.require_tokenizer().config).shape
+            images = model.decode_indices(latents.reshape(len(latents), *shape))
+        else:
+            images = model.decode(self.statistics.denormalize(latents))
+        return jnp.clip(images, -1.0, 1.0)
 
     def _model(self, frozen):
         shape = self.require_tokenizer().config
-        return functional(TokenizerModel, shape)(frozen["tokenizer"])
+        return tokenizer_kinds.network(shape)(frozen["tokenizer"])
 
 
 def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, Data]:
@@ -86,24 +103,23 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
     """
     tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
     fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
-    kind = config.objective.latent_statistics
+    discrete = find_family(config.model.family).discrete
     if config.data.source == "latents":
         info, data = read_info(config.data.path), Data.open(config, None)
         check_tokenizer(info, fingerprint, config.data.path, config.tokenizer)
-        sizes, statistics = (info.num_tokens, info.channels), statistics_in(info, kind, config.data.path)
+        check_stored(info, discrete, config)
+        sizes: Any = codes_of(info) if discrete else (info.num_tokens, info.channels)
+        statistics = None if discrete else statistics_in(info, config.objective.latent_statistics, config.data.path)
         latents = LatentSource(statistics, tokenizer, False, info.tokenizer)
     elif tokenizer is None:
         raise ValueError(f"data.source={config.data.source!r} holds images: set config.tokenizer, which encodes them")
     else:
-        data = Data.open(config, tokenizer.config.image_size, fingerprint, source)
-        sizes = tokenizer.config.num_latent_tokens, tokenizer.config.latent_dim
-        latents = LatentSource(statistics_of(tokenizer, data, kind), tokenizer, True, fingerprint)
-    expected = config.model.num_tokens, config.model.channels
-    if sizes != expected:
-        raise ValueError(
-            f"the generator is for {expected[0]} tokens of {expected[1]} channels, but the latents are {sizes[0]} of "
-            f"{sizes[1]}: set model.num_tokens={sizes[0]} and model.channels={sizes[1]}, or name another tokenizer"
-        )
+        shape = tokenizer.config
+        sizes = codes_of_tokenizer(shape) if discrete else (shape.num_latent_tokens, shape.latent_dim)
+        data = Data.open(config, shape.image_size, fingerprint, source)
+        statistics = None if discrete else statistics_of(tokenizer, data, config.objective.latent_statistics)
+        latents = LatentSource(statistics, tokenizer, True, fingerprint)
+    check_sizes(sizes, config)
     if len(data.source.class_names) > config.model.num_classes:
         raise ValueError(
             f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
@@ -146,6 +162,38 @@ def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer
             f"the latents in {latents} were made by the tokenizer with fingerprint {info.tokenizer}, but "
             f"config.tokenizer={tokenizer!r} has {fingerprint}: it cannot decode them. Use the tokenizer "
             "that made them, or encode the images again"
+        )
+
+
+def check_stored(info: LatentsInfo, discrete: bool, config: ConfigDict) -> None:
+    """Raises ValueError if a folder holds latents and the generator is for indices, or the other way round."""
+    if info.discrete != discrete:
+        kinds = ("latents", "indices of a discrete tokenizer")
+        raise ValueError(
+            f"{config.data.path} holds {kinds[info.discrete]}, but a {config.model.family} is for {kinds[discrete]}: "
+            f"encode the images again with --store={'indices' if discrete else 'latents'}, or choose another generator"
+        )
+
+
+def check_sizes(sizes: Any, config: ConfigDict) -> None:
+    """Raises ValueError if the latents or codes differ from those of `config.model`.
+
+    Args:
+      sizes: `Codes`, or number of tokens and channels.
+      config: of the run.
+    """
+    model = config.model
+    if isinstance(sizes, Codes):
+        expected: Any = codes_of(model)
+        ours, theirs, fields = str(expected), str(sizes), sizes._asdict()
+    else:
+        expected, fields = (model.num_tokens, model.channels), {"num_tokens": sizes[0], "channels": sizes[1]}
+        ours, theirs = f"{expected[0]} tokens of {expected[1]} channels", f"{sizes[0]} of {sizes[1]}"
+    if sizes != expected:
+        *first, last = (f"model.{name}={value}" for name, value in fields.items())
+        raise ValueError(
+            f"the generator is for {ours}, but the latents are {theirs}: set {', '.join(first)} and {last}, or name "
+            "another tokenizer"
         )
 
 

@@ -1,13 +1,33 @@
 """Weight rules of masked token generators in TiTok's layout: nested `config.json`, BERT's or U-ViT's tensor names."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from softvq_jax.config.fields import BOOLEAN, integer, number, one_of
 from softvq_jax.models.maskgit import MaskGITConfig
+from softvq_jax.weights.config_json import section, stated
 from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, norm
 
 MODEL_TYPES = {"bert": "ViT", "uvit": "UViT"}  # the release's `model_type` by our name
+ANCHORS = ("model.lm_head.weight", "mid_block.attn.qkv.weight")
+NETWORK_FIELDS = {  # the fields of `model.generator` that the network depends on
+    "num_attention_heads": integer(1),
+    "dropout": number(0, below=1),
+    "attn_drop": number(0, below=1),
+}
+SAMPLING_FIELDS = {  # those that sampling depends on
+    "num_steps": integer(1),
+    "randomize_temperature": number(0),
+    "guidance_scale": number(),
+    "guidance_decay": one_of("linear", "power-cosine", "constant"),
+    "softmax_temperature_annealing": BOOLEAN,
+}
+DEFAULT_SAMPLING = {  # of the published L-32 and S-128
+    "bert": dict(num_steps=8, randomize_temperature=9.5, guidance_scale=4.5, guidance_decay="linear"),
+    "uvit": dict(num_steps=64, randomize_temperature=2.8, guidance_scale=6.9, guidance_decay="power-cosine"),
+}
 _QKV = ("query", "key", "value")
 
 
@@ -66,9 +86,11 @@ def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) 
     Raises:
       WeightsError: the tensors are not those of a generator, or `config.json` lacks the number of heads.
     """
-    fields = published.get("model", {}).get("generator", {})
+    fields = stated(section(published, "model.generator", source="config.json"), NETWORK_FIELDS, source="config.json")
     if "num_attention_heads" not in fields:
         raise WeightsError("config.json has no model.generator.num_attention_heads: shapes do not give the heads")
+    codebooks = section(published, "model.vq_model", source="config.json").get("num_codebooks")
+    compute["num_codebooks"] = 1 if codebooks is None else int(codebooks)
     try:
         return _config_of(tensors, fields, **compute)
     except KeyError as error:
@@ -106,8 +128,22 @@ def _count(tensors, prefix):
     )
 
 
-def published_fields(config: MaskGITConfig, sampling: Mapping) -> dict:
-    """Returns the nested `config.json` of a generator trained here; `sampling` are the release's sampling fields."""
+def sampling_of(published: Mapping) -> dict[str, Any]:
+    """Returns the fields of `model.generator` that the release samples with; for those missing, the published models'."""
+    allowed = SAMPLING_FIELDS
+    fields = stated(section(published, "model.generator", source="config.json"), allowed, source="config.json")
+    network = "uvit" if fields.get("model_type") == MODEL_TYPES["uvit"] else "bert"
+    known = {name: value for name, value in fields.items() if name in allowed}
+    return {"softmax_temperature_annealing": False} | DEFAULT_SAMPLING[network] | known
+
+
+def published_fields(config: MaskGITConfig, sampling: Mapping | None = None) -> dict:
+    """Returns the nested `config.json` of a generator trained here.
+
+    Args:
+      config: shape of the network.
+      sampling: the release's sampling fields; those of the published models by default.
+    """
     generator = {
         "model_type": MODEL_TYPES[config.network],
         "hidden_size": config.width,
@@ -119,7 +155,11 @@ def published_fields(config: MaskGITConfig, sampling: Mapping) -> dict:
         "class_label_dropout": 0.1,
         "image_seq_len": config.num_tokens,
         "condition_num_classes": config.num_classes,
-        **sampling,
+        **(DEFAULT_SAMPLING[config.network] if sampling is None else sampling),
     }
-    vq_model = {"codebook_size": config.codebook_size, "num_latent_tokens": config.num_tokens}
+    vq_model = {
+        "codebook_size": config.codebook_size,
+        "num_latent_tokens": config.num_tokens,
+        "num_codebooks": config.num_codebooks,
+    }
     return {"model": {"vq_model": vq_model, "generator": generator}}

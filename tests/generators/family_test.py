@@ -57,7 +57,8 @@ def test_unknown_sizes_are_refused():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_networks_config_belongs_to_one_family(family):
-    shape = FAMILIES[family].preset("B", num_tokens=4, channels=3)
+    sizes = dict(codebook_size=16) if FAMILIES[family].discrete else dict(channels=3)
+    shape = FAMILIES[family].preset("B", num_tokens=4, **sizes)
     assert [name for name, other in FAMILIES.items() if other.owns(shape)] == [family] == [family_of(shape).name]
 
 

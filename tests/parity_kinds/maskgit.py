@@ -1,12 +1,15 @@
 """Kind `maskgit`: masked token generators in the published layout, and their sampling with given draws."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.diffusion import masked_tokens
+from softvq_jax.generators.family import Settings
+from softvq_jax.generators.maskgit import guided_logits, sampling_defaults
 from softvq_jax.models import maskgit
 from softvq_jax.weights import layout
 from softvq_jax.weights.maskgit import config_of, maskgit_rules
@@ -14,7 +17,7 @@ from tests.parity import recipe
 
 
 def run(case, arrays):
-    state, settings = recipe.state_dict(case), case["arguments"]["model"]["generator"]
+    state = recipe.state_dict(case)
     config = config_of(state, case["arguments"])
     functional = maskgit.functional(config)
     params = layout.read(maskgit_rules(config), state, functional.shapes, source="case")
@@ -25,30 +28,25 @@ def run(case, arrays):
         "logits_none_sub": network(params, ids, jnp.full(3, none))[..., ::16],
     }
 
-    labels, steps = jnp.array([7, 123]), settings["num_steps"]
+    labels, steps = jnp.array([7, 123]), case["arguments"]["model"]["generator"]["num_steps"]
     shape = (len(labels), config.num_tokens)
     draws = [
         jnp.stack([uniforms(f"uniform_{2 * step + part}", drawn, case["seed"]) for step in range(steps)])
         for part, drawn in enumerate([(*shape, config.codebook_size), shape])
     ]
-    weights = masked_tokens.guidance_weights(settings["guidance_decay"], settings["guidance_scale"], steps)
+    options = sampling_defaults(case["arguments"])
+    sampling = Settings("maskgit", options["steps"], True, guidance_schedule=options["guidance_schedule"])
 
     @jax.jit
     def sample(params, draws):
-        network = functional(params)
-
-        def logits_fn(tokens, step):
-            both = network(jnp.tile(tokens, (2, 1)), jnp.concatenate([labels, jnp.full_like(labels, none)]))
-            cond, uncond = jnp.split(both, 2)
-            return cond + weights[step] * (cond - uncond)
-
+        logits_fn = partial(guided_logits, functional(params), labels, settings=sampling, guidance=options["guidance"])
         return masked_tokens.sample_tokens(
             logits_fn,
             lambda step: (draws[0][step], draws[1][step]),
             shape,
             mask_token=config.mask_token,
             steps=steps,
-            temperature=settings["randomize_temperature"],
+            temperature=options["temperature"],
             anneal_softmax=case["softmax_temperature_annealing"],
         )
 

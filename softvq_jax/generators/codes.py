@@ -1,0 +1,37 @@
+"""The codes that a discrete generator makes and a discrete tokenizer decodes."""
+
+from typing import Any, NamedTuple
+
+from softvq_jax.models.tokenizer import TokenizerConfig
+
+
+class Codes(NamedTuple):
+    """The codes of an image: `num_tokens` indices, one codebook of `codebook_size` for each `L/C` of them in turn."""
+
+    num_tokens: int
+    num_codebooks: int
+    codebook_size: int
+
+    def __str__(self) -> str:
+        books = "1 codebook" if self.num_codebooks == 1 else f"{self.num_codebooks} codebooks"
+        return f"{self.num_tokens} indices into {books} of {self.codebook_size:,} codes"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(C, L/C)`, the shape of an image's indices in `Tokenizer`; in a generator they are one sequence."""
+        return self.num_codebooks, self.num_tokens // self.num_codebooks
+
+
+def codes_of(config: Any) -> Codes:
+    """Returns the codes of a discrete generator, or of metadata with the same fields."""
+    return Codes(config.num_tokens, config.num_codebooks, config.codebook_size)
+
+
+def codes_of_tokenizer(config: TokenizerConfig) -> Codes:
+    """Returns the codes of a tokenizer; raises ValueError if its latents are continuous."""
+    if not config.discrete:
+        raise ValueError(
+            f"the {config.bottleneck} bottleneck of the tokenizer has continuous latents, and this generator makes code "
+            "indices: use a discrete tokenizer, such as VQ, or a generator of latents, such as a SiT"
+        )
+    return Codes(config.num_latent_tokens, config.num_codebooks, config.codebook_size)

@@ -1,0 +1,78 @@
+"""The arguments of `Generator.sample`: checked, with the defaults of the family and of the generator's files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from softvq_jax import user_arrays
+from softvq_jax.diffusion.masked_tokens import GUIDANCE_SCHEDULES
+from softvq_jax.generators.family import Family, GeneratorConfig, Settings
+
+STATIC = ("head_steps", "guidance_schedule", "anneal_softmax")  # fields of `Settings` that few samplers take
+NAMES = ("sampler", "steps", "guidance", "guidance_interval", *STATIC)  # options other than arrays
+
+
+def sampling_settings(
+    family: Family, config: GeneratorConfig, published: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Settings, Any]:
+    """Returns the settings of the sampling program, and the scale of guidance.
+
+    Args:
+      family: of the generator.
+      config: of its network.
+      published: content of its `config.json`, which may hold defaults.
+      options: arguments of `Generator.sample` among `NAMES`; None for the default.
+
+    Raises:
+      ValueError: an option is out of range, or the sampler does not take it.
+    """
+    given = {name: options.get(name) for name in NAMES}
+    defaults, sampler = family.sampling_defaults(published), given["sampler"]
+    sampler = next(iter(family.samplers)) if sampler is None else sampler
+    if sampler not in family.samplers:
+        raise ValueError(f"sampler is {sampler!r}; a {family.name} has {', '.join(family.samplers)}")
+    low, high = map(float, given["guidance_interval"] or (0.0, 1.0))
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"guidance_interval is ({low}, {high}); expected (low, high) with 0 <= low <= high <= 1")
+    whole = (low, high) == (0, 1)
+    refuse(family, sampler, guidance_interval=None if whole else (low, high), **{name: given[name] for name in STATIC})
+    takes, steps = family.samplers[sampler].takes, given["steps"]
+    if steps is None:
+        default = family.samplers[sampler].steps
+        steps = defaults.get("steps", config.num_tokens if default is None else default)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; expected at least 1")
+    static = {name: defaults.get(name) if given[name] is None else given[name] for name in STATIC}
+    static = {name: value for name, value in static.items() if value is not None and name in takes}
+    schedule = static.get("guidance_schedule", GUIDANCE_SCHEDULES[0])
+    if schedule not in GUIDANCE_SCHEDULES:
+        raise ValueError(f"guidance_schedule is {schedule!r}; expected one of {', '.join(GUIDANCE_SCHEDULES)}")
+    guidance = defaults.get("guidance", 1.0) if given["guidance"] is None else given["guidance"]
+    guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
+    return Settings(sampler, steps, guided, (low, high), **static), guidance
+
+
+def sampling_arrays(
+    family: Family, config: GeneratorConfig, published: Mapping[str, Any], settings: Settings, batch: int, **given: Any
+) -> dict[str, Any]:
+    """Returns, as arrays, the given arguments `noise`, `step_noises` and `temperature` that the sampler takes.
+
+    Raises:
+      ValueError: the sampler does not take one, or it has another shape.
+    """
+    refuse(family, settings.sampler, **given)
+    if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].takes:
+        given["temperature"] = family.sampling_defaults(published).get("temperature", 1.0)
+    shape = (batch, config.num_tokens, config.channels)
+    for name, expected in (("noise", shape), ("step_noises", (settings.steps - 1, *shape))):
+        if given[name] is not None and given[name].shape != expected:
+            raise ValueError(f"{name} has shape {given[name].shape}; expected {expected}")
+    return {name: jnp.asarray(value, jnp.float32) for name, value in given.items() if value is not None}
+
+
+def refuse(family: Family, sampler: str, **arguments: Any) -> None:
+    """Raises ValueError for arguments that are given and that the sampler does not take."""
+    for name, value in arguments.items():
+        if value is not None and name not in family.samplers[sampler].takes:
+            raise ValueError(f"{name} was given, but sampler {sampler} of a {family.name} does not take it")
