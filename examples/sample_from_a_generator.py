@@ -100,9 +100,25 @@ def grid(images, columns):
 grid(images, columns=8)
 
 # %% [markdown]
-# One column per class: astronaut, cat, coffee, stars, tissue, motorcycle, retina, rocket. After such short training,
+# One column per class; the generator carries the names of the classes of its training data. After such short training,
 # expect their colors rather than their shapes.
+
+# %%
+print(", ".join(generator.class_names))
+
+# %% [markdown]
+# ## From noise to images
 #
+# `denoise` takes the same arguments, and returns the latents after each step. The command `softvq denoise` makes such a
+# strip, or an animation.
+
+# %%
+states = generator.denoise(np.arange(8), key=jax.random.key(0), steps=25, guidance=1.5)
+shown = states[:: -(-len(states) // 6)][:5].reshape(-1, *states.shape[2:])
+strip = np.concatenate([tokenizer.decode(shown), tokenizer.decode(states[-1])])
+grid(strip, columns=6)
+
+# %% [markdown]
 # ## Samplers, steps and guidance
 #
 # A SiT has the stochastic sampler `sde_euler_maruyama` (the default) and the deterministic `ode_euler` and `ode_heun`.

@@ -89,10 +89,13 @@ class SequenceSource(source.Source):
         if not hasattr(sequence, "__len__") or not hasattr(sequence, "__getitem__"):
             if not (function and isinstance(sequence, Iterable)):
                 raise TypeError(
-                    f"source {sequence!r:.100}: expected a sequence with len() and [i] of (image, label), or a function "
-                    "that returns one; from an iterator, make a list"
+                    f"source {type(sequence).__name__}: expected a sequence with len() and [i] of (image, label), or a "
+                    "function that returns one; from an iterator, make a list"
                 )
             sequence = list(sequence)
+        if isinstance(sequence, Mapping):
+            splits = ", ".join(map(repr, list(sequence)[:5]))
+            raise TypeError(f"source {type(sequence).__name__} holds several sequences: give one of them, [{splits}]")
         self._name = name or getattr(items, "__qualname__", type(sequence).__name__)
         self._opener = Opener(self._name, function or _Held(sequence))
         _OPENED[self._opener.open] = sequence
@@ -153,7 +156,10 @@ class SequenceSource(source.Source):
             return tuple(map(str, given)), text
         if first is None:
             return ("",), False
-        names = getattr(self._sequence, "classes", None)
+        whole = self._sequence
+        while not hasattr(whole, "classes") and hasattr(whole, "dataset"):
+            whole = whole.dataset  # of a torch Subset, whose labels are those of the whole
+        names = getattr(whole, "classes", None)
         features = getattr(self._sequence, "features", None)
         if names is None and isinstance(features, Mapping):
             names = next((getattr(features[k], "names", None) for k in LABEL_KEYS if k in features), None)

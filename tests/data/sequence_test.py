@@ -42,6 +42,18 @@ class HubLike(TorchLike):
         return {"image": Image.fromarray(PIXELS[i]), "label": i % 3}
 
 
+class SubsetLike:
+    """As a torch `Subset`, with all the items in order."""
+
+    dataset = TorchLike()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return self.dataset[i]
+
+
 class Tensor(np.ndarray):
     """As a torch tensor to NumPy: channels first."""
 
@@ -72,6 +84,7 @@ def test_items_of_every_form_give_the_same_pixels():
     (dataset, ("0", "1", "2")),
     (TorchLike(), ("cat", "dog", "eel")),
     (HubLike(), ("cat", "dog", "eel")),
+    (SubsetLike(), ("cat", "dog", "eel")),
     ([(p, "abc"[i % 3]) for i, p in enumerate(PIXELS)], ("a", "b", "c")),
     (lambda: ((p, i % 3) for i, p in enumerate(PIXELS)), ("0", "1", "2")),
 ])  # fmt: skip
@@ -83,6 +96,43 @@ def test_sequences_and_functions(items, names):
         np.testing.assert_array_equal(np.asarray(image), pixels)
         assert label == i % 3
     assert source.fingerprint() == SequenceSource(items).fingerprint()
+
+
+def test_datasets_of_torch():
+    """The real classes, where torch is installed."""
+    data = pytest.importorskip("torch.utils.data")
+    torch = pytest.importorskip("torch")
+
+    class Photos(TorchLike, data.Dataset):
+        pass
+
+    tensors = data.TensorDataset(torch.from_numpy(np.stack(PIXELS)).permute(0, 3, 1, 2), torch.arange(6) % 3)
+    for items, names in (
+        (Photos(), TorchLike.classes), (data.Subset(Photos(), range(6)), TorchLike.classes), (tensors, ("0", "1", "2")),
+    ):  # fmt: skip
+        source = SequenceSource(items)
+        assert source.class_names == names
+        image, label = source[4].read()
+        np.testing.assert_array_equal(np.asarray(image), PIXELS[4])
+        assert label == 1
+
+
+def test_datasets_of_hugging_face():
+    """The real classes, where `datasets` is installed."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog", "eel"]))
+    columns = {"image": [Image.fromarray(pixels) for pixels in PIXELS], "label": [i % 3 for i in range(6)]}
+    whole = datasets.Dataset.from_dict(columns, features=features)
+    for items in (whole, whole.with_format("torch"), whole.cast_column("image", datasets.Image(decode=False))):
+        source = SequenceSource(items)
+        assert source.class_names == ("cat", "dog", "eel")
+        image, label = source[4].read()
+        np.testing.assert_array_equal(np.asarray(image), PIXELS[4])
+        assert label == 1
+    with pytest.raises(TypeError, match=r"DatasetDict holds several sequences: give one of them, \['train'\]"):
+        SequenceSource(datasets.DatasetDict(train=whole))
+    with pytest.raises(TypeError, match="source IterableDataset: expected a sequence"):
+        SequenceSource(whole.to_iterable_dataset())
 
 
 def test_images_without_labels_have_no_class():
@@ -98,6 +148,7 @@ def test_the_fingerprint_follows_pixels_and_labels():
 
 @pytest.mark.parametrize(("items", "error", "message"), [
     ([], ValueError, "is empty"),
+    ({"train": dataset(), "test": dataset()}, TypeError, r"several sequences: give one of them, \['train', 'test'\]"),
     (iter(dataset()), TypeError, r"expected a sequence with len\(\) and \[i\]"),
     ([(PIXELS[0].astype(float) - 9, 0)], ValueError, r"floats from -9 to .*expected 0 to 1"),
     ([(PIXELS[0][None], 0)], ValueError, r"uint8 \[1, 20, 24, 3\]; expected"),
