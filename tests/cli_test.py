@@ -31,7 +31,19 @@ INDIRECT = {  # declared, and used without an import
     "libtpu",  # jax loads the TPU compiler
     "psutil",  # benchmarks
 }
-EXTRAS_OF_THE_PACKAGE = ("tpu", "cuda", "aot", "tensorboard", "tfds", "torch", "umap", "studies", "bench", "hf")
+EXTRAS_OF_THE_PACKAGE = (
+    "tpu",
+    "cuda",
+    "aot",
+    "tensorboard",
+    "wandb",
+    "tfds",
+    "torch",
+    "umap",
+    "studies",
+    "bench",
+    "hf",
+)
 
 
 def metadata() -> dict:

@@ -7,38 +7,45 @@ import jax
 from jax.extend import core
 
 
-def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
+def matmul_flops(jaxpr: core.ClosedJaxpr, *, recomputed: bool = True) -> float:
     """Returns the floating-point operations of all matmuls and convolutions in `jaxpr`, summed over all devices.
 
     The body of a scan counts once for each iteration, a conditional as its most expensive branch, a Pallas kernel by its
-    cost estimate. Recomputation in the backward pass counts. Elementwise operations, which do
-    not run on matrix units, do not count.
+    cost estimate. Elementwise operations, which do not run on matrix units, do not count.
+
+    Args:
+      jaxpr: the traced function.
+      recomputed: whether operations count that `jax.checkpoint` does again in the backward pass.
 
     Raises:
       ValueError: a `while` loop of unknown length contains a product, or a kernel has no cost estimate.
     """
-    return _count(jaxpr.jaxpr)
+    return _count(jaxpr.jaxpr, recomputed)
 
 
-def _count(jaxpr: core.Jaxpr) -> float:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr: core.Jaxpr, recomputed: bool) -> float:
+    return sum(_equation(e, recomputed) for e in jaxpr.eqns if recomputed or not _is_recomputed(e))
 
 
-def _equation(equation) -> float:
+def _is_recomputed(equation) -> bool:
+    return "rematted_computation" in str(equation.source_info.name_stack)
+
+
+def _equation(equation, recomputed) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         return _dot_general(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
     if name == "scan":
-        return params["length"] * _count(params["jaxpr"].jaxpr)
+        return params["length"] * _count(params["jaxpr"].jaxpr, recomputed)
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in params["branches"])
+        return max(_count(branch.jaxpr, recomputed) for branch in params["branches"])
     if name == "shard_map":  # its body is the work of one device
-        return params["mesh"].size * sum(_count(jaxpr) for jaxpr in _jaxprs(params))
+        return params["mesh"].size * sum(_count(jaxpr, recomputed) for jaxpr in _jaxprs(params))
     if name == "pallas_call":
         return _kernel(equation)
-    inner = sum(_count(jaxpr) for jaxpr in _jaxprs(params))
+    inner = sum(_count(jaxpr, recomputed) for jaxpr in _jaxprs(params))
     if name == "while" and inner:
         raise ValueError(
             "a while loop of unknown length contains matrix products: use scan, or fori_loop with fixed bounds"

@@ -48,6 +48,8 @@ def _translated(word: str, config: ConfigDict) -> str:
         return word
     flag, base, field, value = (group or "" for group in match.groups())
     section = config.base if base and "base" in config else config
+    if field == "log.tensorboard":
+        field, value = "log.writers", "=tensorboard" if _is_true(value) else "="
     if "evals" in section:
         if field == "eval.nearest_class":
             field, value = _nearest_class_schedule(section, value)
@@ -60,8 +62,11 @@ def _translated(word: str, config: ConfigDict) -> str:
 
 def _nearest_class_schedule(config: ConfigDict, value: str) -> tuple[str, str]:
     """Converts the older field `eval.nearest_class`, a boolean: every held-out evaluation, or never."""
-    wanted = value.lower() in ("", "=true", "=1", "=t")
-    return "evals.nearest_class.every_steps", f"={config.evals.held_out.every_steps if wanted else 0}"
+    return "evals.nearest_class.every_steps", f"={config.evals.held_out.every_steps if _is_true(value) else 0}"
+
+
+def _is_true(value: str) -> bool:
+    return value.lower() in ("", "=true", "=1", "=t")
 
 
 def check_field(name: str, config: ConfigDict) -> None:

@@ -3,8 +3,20 @@
 from softvq_jax.config.data import DATA
 from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, number, text
 
+WRITERS = ("tensorboard", "wandb")
+
+
+def writer_names(value: str) -> list[str]:
+    """Returns the names in `config.log.writers`."""
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
 EVERY_STEPS = integer(0)
 MESH_AXIS = Allowed("-1 or an integer of at least 1", lambda x: x == -1 or integer(1).check(x))
+WRITER_NAMES = Allowed(
+    f"names of {', '.join(WRITERS)}, separated by commas",
+    lambda x: isinstance(x, str) and set(writer_names(x)) <= set(WRITERS),
+)
 
 RUN: Schema = {
     "train": {
@@ -31,6 +43,12 @@ RUN: Schema = {
         "best_metric": Field(
             "", 'Held-out metric, such as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.', text()
         ),
+        "elastic": Field(
+            True,
+            "Whether a run that resumes on fewer devices accumulates gradients, so that a device computes no more images "
+            "at a time than at the start of the run.",
+            BOOLEAN,
+        ),
         "fallback": Field(
             "",
             "A folder on another disk, for the last state of a run whose workdir cannot be written; empty: none.",
@@ -39,6 +57,12 @@ RUN: Schema = {
     },
     "log": {
         "every_steps": Field(50, "Steps between lines of metrics; 0: only at evaluations.", EVERY_STEPS, "steps"),
-        "tensorboard": Field(False, "Whether to write TensorBoard files (extra `tensorboard`).", BOOLEAN),
+        "writers": Field(
+            "",
+            'Where metrics and pictures go besides `metrics.jsonl`: "tensorboard", "wandb" (extras of these names), or '
+            "both, separated by commas.",
+            WRITER_NAMES,
+        ),
+        "wandb_project": Field("softvq-jax", "Project of Weights & Biases.", text(empty=False)),
     },
 }

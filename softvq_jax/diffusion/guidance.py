@@ -5,12 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from softvq_jax.parallel import batch_random
+
 ModelFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def drop_labels(labels: jax.Array, num_classes: int, rate: float, key: jax.Array) -> jax.Array:
     """Replaces each label in `labels` `[B]` by `num_classes`, which means no class, with probability `rate`."""
-    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), num_classes, labels)
+    return jnp.where(batch_random.bernoulli(key, rate, labels.shape), num_classes, labels)
 
 
 def guided(pair_fn: ModelFn, scale: float | jax.Array, channels: int) -> ModelFn:

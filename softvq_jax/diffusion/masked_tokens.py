@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.diffusion import masking
+from softvq_jax.parallel import batch_random
 
 # (tokens [B, L], step index) -> logits [B, L, K], with guidance if it is on
 LogitsFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -22,8 +23,8 @@ _FLOOR = 1e-20  # lower bound of the arguments of both logarithms in a Gumbel dr
 def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
     """Draws a training mask `[B, L]`, True for a share `arccos(u) / (pi / 2)` of each example, `u` uniform in [0, 1)."""
     share_key, order_key = jax.random.split(key)
-    counts = masked_count(jax.random.uniform(share_key, (batch, 1)), num_tokens)
-    return masking.mask_first(masking.random_orders(jax.random.split(order_key, batch), num_tokens), counts)
+    counts = masked_count(batch_random.uniform(share_key, (batch, 1)), num_tokens)
+    return masking.mask_first(masking.random_orders(batch_random.split(order_key, batch), num_tokens), counts)
 
 
 def masked_count(u: jax.Array, num_tokens: int) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.diffusion import states
+from softvq_jax.parallel import batch_random
 
 MASKED_SHARE_STD = 0.25
 LEAST_MASKED_SHARE = 0.7
@@ -47,7 +48,7 @@ def draw_mask(
 
 def mask_share(batch: int, num_tokens: int, share: float | jax.Array, key: jax.Array) -> jax.Array:
     """Masks `ceil(num_tokens * share)` tokens of each example at random, `[B, L]`; `share` is in [0, 1]."""
-    orders = random_orders(jax.random.split(key, batch), num_tokens)
+    orders = random_orders(batch_random.split(key, batch), num_tokens)
     return mask_first(orders, jnp.ceil(num_tokens * share))
 
 

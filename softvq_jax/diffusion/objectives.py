@@ -8,6 +8,7 @@ from softvq_jax.diffusion.gaussian import HybridLoss
 from softvq_jax.diffusion.guidance import ModelFn
 from softvq_jax.diffusion.paths import Path, draw_times
 from softvq_jax.diffusion.schedules import Schedule
+from softvq_jax.parallel import batch_random
 
 
 def sit_loss(velocity_fn: ModelFn, x: jax.Array, key: jax.Array, *, path: Path, time_distribution: str) -> jax.Array:
@@ -20,7 +21,7 @@ def sit_loss(velocity_fn: ModelFn, x: jax.Array, key: jax.Array, *, path: Path, 
     """
     time_key, noise_key = jax.random.split(key)
     t = draw_times(path, time_distribution, x.shape[0], time_key)
-    return velocity_error(velocity_fn, x, jax.random.normal(noise_key, x.shape), t, path)
+    return velocity_error(velocity_fn, x, batch_random.normal(noise_key, x.shape), t, path)
 
 
 def velocity_error(velocity_fn: ModelFn, x: jax.Array, noise: jax.Array, t: jax.Array, path: Path) -> jax.Array:
@@ -38,8 +39,8 @@ def dit_loss(model_fn: ModelFn, x: jax.Array, key: jax.Array, *, schedule: Sched
       x: normalized latents `[B, L, D]`.
     """
     index_key, noise_key = jax.random.split(key)
-    index = jax.random.randint(index_key, x.shape[:1], 0, len(schedule))
-    return denoising_loss(model_fn, x, jax.random.normal(noise_key, x.shape), index, schedule)
+    index = batch_random.randint(index_key, x.shape[:1], 0, len(schedule))
+    return denoising_loss(model_fn, x, batch_random.normal(noise_key, x.shape), index, schedule)
 
 
 def denoising_loss(
@@ -65,9 +66,10 @@ def mar_loss(head_fn, x: jax.Array, z: jax.Array, mask: jax.Array, key: jax.Arra
       repeats: number of steps and noises drawn for each token; the head is cheap compared with the network that gives `z`.
     """
     index_key, noise_key = jax.random.split(key)
+    shape = (repeats, *x.shape)
+    index = batch_random.randint(index_key, shape[:-1], 0, len(schedule), axis=1).reshape(-1)
+    noise = batch_random.normal(noise_key, shape, axis=1).reshape(-1, x.shape[-1])
     x, z = (jnp.tile(array.reshape(-1, array.shape[-1]), (repeats, 1)) for array in (x, z))
-    index = jax.random.randint(index_key, x.shape[:1], 0, len(schedule))
-    noise = jax.random.normal(noise_key, x.shape)
     losses = denoising_loss(lambda x, t: head_fn(x, t, z), x, noise, index, schedule).total
     return masked_mean(losses.reshape(repeats, *mask.shape).mean(axis=0), mask)
 

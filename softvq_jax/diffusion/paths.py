@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from softvq_jax.parallel import batch_random
+
 TIME_DISTRIBUTIONS = ("uniform", "lognormal")
 
 Coefficient: TypeAlias = Callable[[Any], Any]
@@ -84,7 +86,7 @@ def draw_times(path: Path, distribution: str, count: int, key: jax.Array) -> jax
       ValueError: unknown distribution.
     """
     if distribution == "uniform":
-        return jax.random.uniform(key, (count,))
+        return batch_random.uniform(key, (count,))
     if distribution == "lognormal":
-        return path.time_of_ratio(jnp.exp(jax.random.normal(key, (count,))))
+        return path.time_of_ratio(jnp.exp(batch_random.normal(key, (count,))))
     raise ValueError(f"time distribution is {distribution!r}; expected one of {', '.join(TIME_DISTRIBUTIONS)}")

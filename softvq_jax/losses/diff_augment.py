@@ -6,6 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from softvq_jax.parallel import batch_random
+
 
 def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5, cutout: float = 0.2) -> jax.Array:
     """Augments images by color, translation and cutout, each applied to the whole batch with `probability`.
@@ -29,7 +31,7 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
 
 def random_color(key: jax.Array, images: jax.Array) -> jax.Array:
     """Changes brightness by -0.5 to 0.5, saturation by a factor of 0 to 2 and contrast by a factor of 0.5 to 1.5."""
-    draws = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1))
+    draws = batch_random.uniform(key, (3, images.shape[0], 1, 1, 1), axis=1)
     return adjust_color(images, draws[0] - 0.5, 2 * draws[1], 0.5 + draws[2])
 
 
@@ -45,7 +47,7 @@ def adjust_color(images: jax.Array, brightness: jax.Array, saturation: jax.Array
 def random_translation(key: jax.Array, images: jax.Array) -> jax.Array:
     """Translates each image by whole pixels, up to an eighth of its side in each direction."""
     reach = jnp.array(_reach(images))
-    return translate(images, jax.random.randint(key, (images.shape[0], 2), -reach, reach + 1))
+    return translate(images, batch_random.randint(key, (images.shape[0], 2), -reach, reach + 1))
 
 
 def translate(images: jax.Array, shifts: jax.Array) -> jax.Array:
@@ -68,7 +70,7 @@ def random_cutout(key: jax.Array, images: jax.Array, *, share: float) -> jax.Arr
     sides = [_rounded(share * side) for side in images.shape[1:3]]
     # The center of a square with an even side lies between pixels, which gives one more position.
     positions = jnp.array([size + 1 - side % 2 for size, side in zip(images.shape[1:3], sides, strict=True)])
-    return cut_out(images, jax.random.randint(key, (images.shape[0], 2), 0, positions), sides)
+    return cut_out(images, batch_random.randint(key, (images.shape[0], 2), 0, positions), sides)
 
 
 def cut_out(images: jax.Array, centers: jax.Array, sides: Sequence[int]) -> jax.Array:

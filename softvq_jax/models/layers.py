@@ -15,6 +15,7 @@ from flax import nnx
 
 from softvq_jax.models.attention import attention, split_heads
 from softvq_jax.models.rotary import fresh_frequencies, rotate
+from softvq_jax.parallel import batch_random
 from softvq_jax.parallel.mesh import constrain_batch
 
 Module = TypeVar("Module", bound=nnx.Module)
@@ -163,7 +164,7 @@ def drop(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_sa
         return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_sample else x.shape
     keep = 1.0 - rate
-    return jnp.where(jax.random.bernoulli(key, keep, shape), x / keep, 0).astype(x.dtype)
+    return jnp.where(batch_random.bernoulli(key, keep, shape), x / keep, 0).astype(x.dtype)
 
 
 def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Module:

@@ -10,6 +10,7 @@ from softvq_jax.models.bottleneck import Bottleneck, Bottlenecked
 from softvq_jax.models.fsq import FSQ
 from softvq_jax.models.nearest_code import VQ, SimVQ, TokenFlow
 from softvq_jax.models.soft_codes import GumbelSoftmax, SoftVQ
+from softvq_jax.parallel import batch_random
 
 
 class KL(Bottleneck):
@@ -31,7 +32,7 @@ class KL(Bottleneck):
     def __call__(self, z, *, step=None, key=None):
         mean, log_variance = self.moments(z)
         kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance, axis=(1, 2))
-        latents = mean if key is None else mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        latents = mean if key is None else mean + jnp.exp(0.5 * log_variance) * batch_random.normal(key, mean.shape)
         stats = {"latent_std": jnp.mean(jnp.exp(0.5 * log_variance))}
         return Bottlenecked(latents, {"kl": jnp.mean(kl)}, stats=stats)
 

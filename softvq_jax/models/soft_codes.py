@@ -19,6 +19,7 @@ from softvq_jax.models.codebook import (
     uniform_codebook,
     unsegment,
 )
+from softvq_jax.parallel import batch_random
 from softvq_jax.unit_vectors import unit_vectors
 
 POSTERIORS = ("released", "paper")
@@ -165,7 +166,7 @@ class GumbelSoftmax(SoftVQ):
         logits, codes = self.posterior_logits(z)
         logits = logits / self.temperature
         log_p = jax.nn.log_softmax(logits)
-        noisy = logits if key is None else logits + jax.random.gumbel(key, logits.shape)
+        noisy = logits if key is None else logits + batch_random.gumbel(key, logits.shape, axis=1)
         tau = self.tau(step)
         weights = jax.nn.softmax(noisy / tau)
         indices = jnp.argmax(noisy, -1).swapaxes(0, 1).astype(jnp.int32)

@@ -9,7 +9,7 @@ from softvq_jax.report.text import capitalized, words
 
 GROUPS = (
     ("Held-out", r"eval_"),
-    ("Speed", r"images_per_second|unreadable"),
+    ("Speed", r"images_per_second|unreadable|mfu|data_wait|goodput|device_memory"),
     ("Adversarial", r"gan_|discriminator(?!_grad)|lecam|logits|consistency|adaptive"),
     ("Codebook and latents", r"code(?!book$)|perplexity|max_probability|quantizer|latent"),
     ("Optimization", r"grad_norm|learning_rate"),

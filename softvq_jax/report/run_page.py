@@ -11,6 +11,8 @@ from softvq_jax.report.run_files import Picture, RunFiles, flatten
 from softvq_jax.report.text import LABELS, capitalized, words
 
 MAX_EARLIER = 6  # number of images of earlier steps
+SPEED = {"images_per_second_per_chip": "images/s per chip", "mfu": "MFU", "goodput": "goodput"}
+SHARES = ("mfu", "goodput")  # shown in percent
 IMAGE_KINDS = {
     "reconstructions": ("Held-out images", "held-out originals, each above its reconstruction"),
     "samples": ("Samples", "a grid of generated images"),
@@ -60,10 +62,14 @@ def _summary(run: RunFiles) -> str:
 
 
 def _cards(run: RunFiles) -> list[tuple[str, str]]:
-    """Returns labels and values of the key numbers: last step, last held-out metrics, last evaluation."""
+    """Returns labels and values of the key numbers: last step, speed, last held-out metrics, last evaluation."""
     cards = []
     if run.metrics:
         cards.append(("training steps", f"{max(steps[-1] for steps, _ in run.metrics.values()):,}"))
+    for name in ("images_per_second_per_chip", "mfu", "goodput"):
+        if name in run.metrics:
+            value = run.metrics[name][1][-1]
+            cards.append((SPEED[name], f"{value:.0%}" if name in SHARES else number(value)))
     for name, (_, values) in run.metrics.items():
         if name.startswith("eval_") and name not in COUNTS:
             cards.append((f"held-out {words(name.removeprefix('eval_'))}", number(values[-1])))

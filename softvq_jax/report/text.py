@@ -25,7 +25,8 @@ PROTOCOL_FACTS = ("network", "resize", "normalization", "features", "moments", "
 """Keys of an evaluation's `protocol` that are shared by all protocols."""
 
 _SPELLING = {
-    word.lower(): word for word in ("PSNR", "SSIM", "LPIPS", "FID", "rFID", "gFID", "GAN", "LeCam", "KL", "EMA")
+    word.lower(): word
+    for word in ("PSNR", "SSIM", "LPIPS", "FID", "rFID", "gFID", "GAN", "LeCam", "KL", "EMA", "MFU", "GiB")
 }
 
 

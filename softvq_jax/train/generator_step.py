@@ -44,6 +44,7 @@ class GeneratorStep:
         self.config, self.network, self.to_latents, self.optimizer = config, network, to_latents, optimizer
         self.learning_rate, self.frozen = learning_rate, frozen
         self.repa = repa
+        self.pieces = 1  # of each microbatch; see `optim.accumulate_gradients`
 
     def __call__(self, state: GeneratorState, frozen, batch, key: jax.Array):
         """Returns the next state, and the metrics of this step as float32 scalars.
@@ -80,7 +81,8 @@ class GeneratorStep:
             return grads, carry, metrics
 
         parts = self.config.optim.accumulate
-        grads, _, metrics = optim.accumulate_gradients(gradients, parts, None, (latents, labels, targets), key)
+        microbatch = (latents, labels, targets)
+        grads, _, metrics = optim.accumulate_gradients(gradients, parts, None, microbatch, key, pieces=self.pieces)
         return grads, metrics
 
     def gradients(

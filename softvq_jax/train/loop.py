@@ -6,6 +6,7 @@ set; else they are newly initialized.
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import time
@@ -22,19 +23,23 @@ from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.storage import files
-from softvq_jax.train import notes
+from softvq_jax.train import elastic, notes
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
+from softvq_jax.train.first_start import first_start
 from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, check_finite, writing
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
-from softvq_jax.train.progress import Rate, parameter_table, progress_line
+from softvq_jax.train.progress import parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
+from softvq_jax.train.speed import Speed, model_flops
+from softvq_jax.train.step_clock import EVALUATION, StepClock
 from softvq_jax.train.task import Task, data_of
 from softvq_jax.train.workdir import Workdir, save_elsewhere
+from softvq_jax.train.writers import RunInfo, Writers
 
 AHEAD = 2  # steps that may be queued on the device before the host waits
 
@@ -65,6 +70,7 @@ class Run:
         source: Any = None,
         allow_changes: bool = False,
     ):
+        self.began = time.time()
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = "python"
@@ -98,11 +104,9 @@ class Run:
         with jax.set_mesh(self.mesh), Preemption() as preemption, self._closing():
             # Start.
             state, record = self._restore_or_init()
-            writer = MetricsWriter(
-                self.workdir, tensorboard=self.config.log.tensorboard, step=record["step"], active=self.main
-            )
+            elastic.prepare(self.task.step, self.config, self.mesh.size, record)
+            writer, start = self._open_writers(record["step"])
             if self.main:
-                files.write_json(self.workdir / "config.json", json.loads(self.config.to_json_best_effort()))
                 logging.info("%s", notes.learning_rate(self.config, len(self.data)))
                 if line := notes.classes(self.data.source.class_names):
                     logging.info("%s", line)
@@ -113,33 +117,58 @@ class Run:
             self.evaluated.frozen, self.evaluated.check_preemption = frozen, preemption.check
             self.evaluated.held_out_sums = self.task.compile_evaluation(self.mesh, state)
             first = self.evaluated.inputs(next(batches))
-            step = self._compile(state, frozen, first, key) if record["step"] < self.num_steps else None
+            step, flops = None, None
+            if record["step"] < self.num_steps:
+                step, flops = self._compile(state, frozen, first, key)
             with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
                 closing.callback(writer.close)
+                speed = closing.enter_context(self._speed(start, record, flops))
                 self._latest = state, record
                 closing.enter_context(self._rescuing())
                 # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.
-                start = record["step"]
-                metrics = self._evaluated_before(start, writer) if start else None
-                due = any(evaluator.due(start) for evaluator in self.evaluators.values())
-                if metrics is None and 0 < start < self.num_steps and due:
-                    logging.info("evaluating step %d, which was interrupted", start)
+                first_step = record["step"]
+                metrics = self._evaluated_before(first_step, writer) if first_step else None
+                due = any(evaluator.due(first_step) for evaluator in self.evaluators.values())
+                if metrics is None and 0 < first_step < self.num_steps and due:
+                    logging.info("evaluating step %d, which was interrupted", first_step)
                     if self._evaluate(state, record, writer) is None:
                         raise Preempted
                 try:
-                    state = self._steps(step, state, frozen, first, batches, key, record, writer, preemption)
+                    state = self._steps(step, state, frozen, first, batches, key, record, writer, speed, preemption)
                 except NonFinite as error:
                     saved = self.checkpoints.complete_steps()
                     advice = notes.after_non_finite(error.step, saved, self.config, self.workdir)
                     raise NonFinite(f"{error}. {advice}", error.step) from error
                 # Evaluate and export.
-                if metrics is None or start < self.num_steps:
+                if metrics is None or first_step < self.num_steps:
                     metrics = self._evaluate(state, record, writer)
                     if metrics is None:
                         raise Preempted
                 self._export(state, self.workdir)
         return metrics
+
+    def _open_writers(self, step):
+        """Returns the writer of metrics of a run that resumes from `step`, and its first start (None if not process 0)."""
+        if not self.main:
+            return MetricsWriter(self.workdir, step=step, active=False), None
+        start, config = first_start(self.workdir, self.began), json.loads(self.config.to_json_best_effort())
+        run = RunInfo(self.workdir, start.id, config, step)
+        writers = functools.partial(Writers, self.config.log.writers, run)
+        writer = MetricsWriter(self.workdir, step=step, active=True, writers=writers)
+        files.write_json(self.workdir / "config.json", config)
+        return writer, start
+
+    def _speed(self, start, record, flops) -> Speed:
+        return Speed(
+            StepClock(process=jax.process_index() if jax.process_count() > 1 else None),
+            start=start,
+            saved=record,
+            batch_size=self.config.train.batch_size,
+            num_devices=self.mesh.size,
+            flops=flops,
+            device=self.mesh.devices.flat[0],
+        )
 
     def _open(self, kind, source):
         config, section = self.config, self.config.checkpoint
@@ -218,21 +247,24 @@ class Run:
     def _compile(self, state, frozen, batch, key):
         logging.info("compiling the training step for %d devices", self.mesh.size)
         began = time.monotonic()
-        compiled = jit_step(self.task.step, state, frozen, self.mesh).lower(state, frozen, batch, key).compile()
+        traced = jit_step(self.task.step, state, frozen, self.mesh).trace(state, frozen, batch, key)
+        compiled = traced.lower().compile()
         logging.info("compiled in %.1f s", time.monotonic() - began)
-        return compiled
+        return compiled, model_flops(traced)
 
-    def _steps(self, step, state, frozen, batch, batches: Batches, key, record, writer, preemption):
+    def _steps(self, step, state, frozen, batch, batches: Batches, key, record, writer, speed: Speed, preemption):
         """Trains from the step of `record` to the last one, updates `record`, and returns the final state, saved."""
         config, pending, start, unreadable_before = self.config, [], record["step"], record["unreadable_images"]
-        rate = Rate(start, config.train.batch_size)
+        clock = speed.clock
+        clock.restart()
         for done in range(start + 1, self.num_steps + 1):
-            state, metrics = step(state, frozen, batch, key)
+            state, metrics = clock.call(done, step, state, frozen, batch, key)
             self._latest = state, record
             pending.append((done, metrics))
             unreadable = batches.unreadable  # number among the samples trained on so far
             if done < self.num_steps:
-                batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
+                with clock.during("data"):
+                    batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
@@ -240,8 +272,8 @@ class Run:
             stopping = preemption.requested()
             saving = last or stopping or _due(done, config.checkpoint.every_steps)
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
-                values = _fetch(pending) | {"images_per_second": rate.measure(done)}
-                record |= self.record.at(done, unreadable_before + _sum_over_processes(unreadable))
+                values = _fetch(pending) | speed.measure()
+                record |= self.record.at(done, unreadable_before + _sum_over_processes(unreadable)) | speed.record()
                 with _agreed():
                     self.folder.check()
                     writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
@@ -249,9 +281,10 @@ class Run:
                     logging.info(progress_line(done, self.num_steps, config.train.batch_size, values))
                 self.checkpoints.check()
             if saving:
-                self._save(state, record, writer)
+                with clock.during("save"):
+                    self._save(state, record, writer)
             if evaluating and not stopping:
-                with rate.paused():
+                with clock.during(EVALUATION):
                     stopping = self._evaluate(state, record, writer) is None
             if stopping and not last:
                 logging.warning("preempted: saving checkpoint at step %d", done)

@@ -1,14 +1,15 @@
-"""Writes the pictures of a run, and its metrics as JSON lines and, optionally, TensorBoard events."""
+"""Writes the pictures of a run, and its metrics as JSON lines; passes both on to `train.writers`."""
 
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
 from softvq_jax.storage import files, json_lines, line_log
+from softvq_jax.train.writers import Writers
 
 TRAINING = "images_per_second"  # is in every line of a training step, and in no other
 
@@ -30,35 +31,30 @@ class WriteFailed(OSError):
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` in a workdir, and to TensorBoard's event files.
+    """Appends to `metrics.jsonl` in a workdir, and passes metrics and pictures on to other writers.
 
     A workdir that is removed or turned read-only is noticed at the next line. In a bucket, lines are uploaded in the
     background, see `storage.line_log`.
 
     Args:
       workdir: the run's folder.
-      tensorboard: whether to write TensorBoard events, which needs the `tensorboard` extra.
       step: the step that the run resumes from; lines of later steps are removed.
       active: True in one process; the others write nothing.
+      writers: opens the other writers, once the lines of later steps are removed.
 
     Raises:
       ValueError: a line of `metrics.jsonl` is not one that a run writes; with file and line.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, tensorboard: bool, step: int, active: bool):
-        self._active, self._folder, self._tensorboard = active, workdir, None
+    def __init__(self, workdir: pathlib.Path, *, step: int, active: bool, writers: Callable[[], Writers] | None = None):
+        self._active, self._folder, self._writers = active, workdir, None
         self._path = workdir / "metrics.jsonl"
         if not active:
             return
         kept = [line for line in json_lines.read_metrics(self._path) if line["step"] <= step]
         self._kept, self._step, self._log = kept, step, line_log.open_log(self._path)
         self._write_kept()
-        if tensorboard:
-            try:
-                import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
-            except ImportError as error:
-                raise ImportError("log.tensorboard needs: pip install 'softvq-jax[tensorboard]'") from error
-            self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._writers = writers() if writers is not None else None
 
     def evaluation(self) -> dict[str, float] | None:
         """Returns the results of the evaluation of the step that the run resumes from; None if there is none."""
@@ -84,9 +80,8 @@ class MetricsWriter:
         line = json.dumps({"step": step} | dict(values)).encode() + b"\n"
         with writing(self._path):
             self._log.append(line)
-            if self._tensorboard is not None:
-                for name, value in values.items():
-                    self._tensorboard.add_scalar(name, value, step)
+            if self._writers is not None:
+                self._writers.scalars(step, values)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
         """Writes rows of uint8 images `[n, H, W, 3]`, stacked vertically, to `images/NAME_STEP.png`."""
@@ -99,8 +94,8 @@ class MetricsWriter:
             self._log.check()  # the workdir is still there
             files.make_folder(folder)
             save_png(path, picture)
-            if self._tensorboard is not None:
-                self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            if self._writers is not None:
+                self._writers.picture(step, name, picture)
 
     def sync(self) -> None:
         """Returns once all lines are on disk."""
@@ -115,8 +110,8 @@ class MetricsWriter:
         if self._active:
             with writing(self._path):
                 self._log.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._writers is not None:
+            self._writers.close()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import optax
 from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from softvq_jax.parallel import batch_random
 from softvq_jax.train.state import Discriminator, Network
 
 # Parameters without weight decay. The released code decays tensors with two or more axes that are not biases. Stacking
@@ -141,6 +142,8 @@ def accumulate_gradients(
     carry: Any,
     batch: Any,
     key: jax.Array,
+    *,
+    pieces: int = 1,
 ) -> tuple[Any, Any, Any]:
     """Averages gradients and metrics over microbatches, computed one after the other.
 
@@ -150,29 +153,46 @@ def accumulate_gradients(
       carry: state passed from one microbatch to the next without gradients, such as running statistics; or None.
       batch: tree of arrays `[B, ...]`, B divisible by `num_microbatches`.
       key: random key; microbatch `i` gets `fold_in(key, i)`.
+      pieces: computes each microbatch in this many pieces with the same random numbers (`parallel.batch_random`), so that
+        losses that are means over examples are those of the whole microbatch.
 
     Returns:
       Mean gradients, the carry after the last microbatch, mean metrics.
     """
-    if num_microbatches == 1:
-        return gradients(carry, batch, key)
 
-    # Microbatches take every n-th sample, so that each device works on its own share of the batch.
+    def in_pieces(carry, microbatch, key):
+        def one(carry, part, index):
+            with batch_random.piece(index, pieces):
+                return gradients(carry, part, key)
+
+        return _average(one, pieces, carry, microbatch)
+
+    whole = gradients if pieces == 1 else in_pieces
+    if num_microbatches == 1:
+        return whole(carry, batch, key)
+    each = lambda carry, part, index: whole(carry, part, jax.random.fold_in(key, index))  # noqa: E731
+    return _average(each, num_microbatches, carry, batch)
+
+
+def _average(gradients: Callable[[Any, Any, jax.Array], tuple[Any, Any, Any]], count: int, carry: Any, batch: Any):
+    """Averages `gradients(carry, part, index)` over `count` parts of a batch; returns what `gradients` returns."""
+
+    # A part takes every n-th sample, so that each device works on its own share of the batch.
     def split(x):
-        return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
     def run(carry, inputs):
-        index, microbatch = inputs
-        grads, carry, metrics = gradients(carry, microbatch, jax.random.fold_in(key, index))
-        return carry, jax.tree.map(lambda leaf: leaf / num_microbatches, (grads, metrics))
+        index, part = inputs
+        grads, carry, metrics = gradients(carry, part, index)
+        return carry, jax.tree.map(lambda leaf: leaf / count, (grads, metrics))
 
-    # A running sum, because stacked gradients would take `num_microbatches` times the memory.
+    # A running sum, because stacked gradients would take `count` times the memory.
     def add(state, inputs):
         carry, total = state
         carry, results = run(carry, inputs)
         return (carry, jax.tree.map(jnp.add, total, results)), None
 
-    inputs = (jnp.arange(num_microbatches), jax.tree.map(split, batch))
+    inputs = (jnp.arange(count), jax.tree.map(split, batch))
     _, shapes = jax.eval_shape(run, carry, jax.tree.map(lambda x: x[0], inputs))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     (carry, (grads, metrics)), _ = jax.lax.scan(add, (carry, zeros), inputs)

@@ -1,36 +1,14 @@
 """The log lines that show a run's progress."""
 
-import contextlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import clu.parameter_overview
 
 from softvq_jax.progress import duration
+from softvq_jax.train.speed import in_words
 
 SHOWN = ("generator_total", "reconstruction", "perceptual", "alignment", "gan_generator", "discriminator_total", "loss")
 """Losses in the log, of those that the task has."""
-
-
-class Rate:
-    """Measures images per second, without the time of evaluations."""
-
-    def __init__(self, start: int, batch_size: int):
-        self._batch_size, self._last_step, self._last_time = batch_size, start, time.monotonic()
-
-    def measure(self, step: int) -> float:
-        """Returns the images per second since the last call."""
-        now = time.monotonic()
-        rate = (step - self._last_step) * self._batch_size / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
-        return rate
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Excludes the time spent in this context."""
-        began = time.monotonic()
-        yield
-        self._last_time += time.monotonic() - began
 
 
 def progress_line(step: int, num_steps: int, batch_size: int, values: Mapping[str, float]) -> str:
@@ -40,7 +18,7 @@ def progress_line(step: int, num_steps: int, batch_size: int, values: Mapping[st
     losses = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)
     if "learning_rate" in values:
         losses += f"  lr {values['learning_rate']:.3g}"
-    return f"step {step}/{num_steps}  {losses}  {rate:.1f} images/s  {duration(left)} left"
+    return f"step {step}/{num_steps}  {losses}  {in_words(values)}  {duration(left)} left"
 
 
 def parameter_table(params) -> str:

@@ -48,9 +48,12 @@ class TokenizerStep:
         discriminator_optimizer,
         learning_rate: Callable[[jax.Array], jax.Array],
         frozen: Callable[[str], bool],
+        codebook_learning_rate: Callable[[jax.Array], jax.Array] | None = None,
     ):
-        """Takes, besides config, networks and optimizers, what `GeneratorStep` takes."""
+        """Takes, besides config, networks and optimizers, what `GeneratorStep` takes; the codebook's rate if it differs."""
+        self.codebook_learning_rate = codebook_learning_rate
         self.config, self.nets, self.learning_rate, self.frozen = config, nets, learning_rate, frozen
+        self.pieces = 1  # of each microbatch; see `optim.accumulate_gradients`
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
 
     def __call__(self, state: TokenizerState, frozen, batch, key: jax.Array):
@@ -63,9 +66,8 @@ class TokenizerStep:
     def accumulate(self, state, frozen, images, key):
         """Returns gradients and metrics, averaged over `optim.accumulate` microbatches, and the running statistics."""
         gradients = partial(self.gradients, state, frozen)
-        return optim.accumulate_gradients(
-            gradients, self.config.optim.accumulate, state.running_statistics, images, key
-        )
+        parts = self.config.optim.accumulate
+        return optim.accumulate_gradients(gradients, parts, state.running_statistics, images, key, pieces=self.pieces)
 
     def gradients(self, state, frozen, running: RunningStatistics, images, key):
         """Returns gradients of both networks, `(generator, discriminator)`, on one microbatch."""
@@ -234,6 +236,8 @@ class TokenizerStep:
         limit = self.config.optim.clip_norm
         tokenizer, norm = optim.apply(self.generator_optimizer, state.tokenizer, generator_grads, limit, self.frozen)
         metrics, discriminator = {"generator_grad_norm": norm, "learning_rate": self.learning_rate(state.step)}, None
+        if self.codebook_learning_rate is not None:
+            metrics["codebook_learning_rate"] = self.codebook_learning_rate(state.step)
         if state.discriminator is not None:
             trained, norm = optim.apply(self.discriminator_optimizer, state.discriminator, discriminator_grads, limit)
             discriminator = Discriminator(trained.params, running.buffers, trained.opt)

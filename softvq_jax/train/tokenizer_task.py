@@ -64,9 +64,10 @@ class TokenizerTask(Task):
         self.initial = {name: params for name, params in pretrained.params.items() if name == "encoder"}
         self.nets = tokenizer_networks.build(config, pretrained.arguments)
         run = dict(batch_size=config.train.batch_size, steps_per_epoch=steps_per_epoch, num_steps=num_steps)
-        self.schedules = {
-            kind: optim.learning_rate(config.optim, kind, **run) for kind in {config.optim.schedule, "constant"}
-        }
+        kinds = {config.optim.schedule, "constant"}
+        if self.nets.config.has_codebook:
+            kinds.add(config.optim.codebook_schedule)
+        self.schedules = {kind: optim.learning_rate(config.optim, kind, **run) for kind in kinds}
         trained = {"model": self.nets.model.shapes} | (
             {} if self.nets.alignment is None else {"alignment": self.nets.alignment.shapes}
         )
@@ -84,6 +85,7 @@ class TokenizerTask(Task):
             self.discriminator_optimizer,
             self.learning_rate,
             lambda path: self._group(path) == "frozen",
+            self._codebook_learning_rate(),
         )
 
     @classmethod
@@ -98,6 +100,12 @@ class TokenizerTask(Task):
         """Makes a task with shapes instead of weights: a teacher of the encoder's size, DINO ViT-S/16, LPIPS."""
         num_steps, steps_per_epoch = configs.steps(config, num_samples)
         return cls(config, pretrained.abstract(config), num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+
+    def _codebook_learning_rate(self):
+        """Returns the learning rate of a trained codebook; None without one, or if it is that of all parameters."""
+        section, model = self.config.optim, self.nets.config
+        differs = model.has_codebook and section.codebook_schedule != section.schedule
+        return self.schedules[section.codebook_schedule] if differs else None
 
     def _group(self, path: str) -> str:
         """Returns the optimizer's group of a generator parameter, given its path."""

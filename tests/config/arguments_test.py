@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 def get_config():
     held_out, fid = dict(every_steps=500, num_images=10), dict(every_steps=0)
     evals = dict(held_out=held_out, fid=fid, nearest_class=dict(every_steps=0))
-    return ConfigDict(dict(evals=evals, base=dict(evals=evals)))
+    return ConfigDict(dict(evals=evals, base=dict(evals=evals), log=dict(writers="")))
 """
 
 
@@ -33,6 +33,9 @@ def test_without_a_config_nothing_changes(argv):
     ("eval.nearest_class=true", "evals.nearest_class.every_steps=500"),
     ("eval.nearest_class=false", "evals.nearest_class.every_steps=0"),
     ("evals.fid.every_steps=5", "evals.fid.every_steps=5"),
+    ("log.tensorboard=True", "log.writers=tensorboard"),
+    ("log.tensorboard", "log.writers=tensorboard"),
+    ("log.tensorboard=False", "log.writers="),
 ])  # fmt: skip
 def test_fields_of_older_versions(old, new, tmp_path):
     path = tmp_path / "config.py"

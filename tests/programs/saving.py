@@ -16,7 +16,7 @@ workdir, steps = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 folder = Workdir(workdir, "")
 checkpoints = Checkpoints(workdir / "checkpoints", keep=2, keep_every_steps=0)
 start = checkpoints.latest_step() or 0
-writer = MetricsWriter(workdir, tensorboard=False, step=start, active=True)
+writer = MetricsWriter(workdir, step=start, active=True)
 print(f"start {start}", flush=True)
 for step in range(start + 1, steps + 1):
     writer.scalars(step, {"loss": 1 / step, "images_per_second": 1.0})

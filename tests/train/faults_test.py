@@ -18,6 +18,7 @@ from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.evaluators import HeldOut
 from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import MetricsWriter, WriteFailed
+from softvq_jax.train.speed import TIMES
 from softvq_jax.train.tasks import TASKS
 from tests.programs import ROOT
 from tests.train.conftest import tiny
@@ -65,7 +66,7 @@ def test_a_finished_run_started_again_appends_nothing(finished):
 def test_an_interrupted_evaluation_is_made_up(finished, tmp_path, cut, monkeypatch):
     """Preempted inside the evaluation of step 3; killed between its best step and its line; its line lost."""
     config, whole, _ = finished
-    expected = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(whole)]
+    expected = [{k: v for k, v in line.items() if k not in TIMES} for line in lines(whole)]
     workdir = tmp_path / "cut"
     evaluate, scalars = HeldOut.__call__, MetricsWriter.scalars
 
@@ -90,7 +91,7 @@ def test_an_interrupted_evaluation_is_made_up(finished, tmp_path, cut, monkeypat
         shutil.rmtree(workdir / "best")
     config.checkpoint.every_steps = 2
     run(config, workdir).train()
-    ours = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(workdir)]
+    ours = [{k: v for k, v in line.items() if k not in TIMES} for line in lines(workdir)]
     assert ours == expected
     best = lambda folder: max(int(p.name) for p in (folder / "best" / "checkpoints").iterdir())  # noqa: E731
     assert best(workdir) == best(whole)
@@ -199,7 +200,7 @@ def small_disk(tmp_path):
 
 
 def test_a_read_only_or_full_disk_is_named(tmp_path, monkeypatch):
-    writer = MetricsWriter(tmp_path, tensorboard=False, step=0, active=True)
+    writer = MetricsWriter(tmp_path, step=0, active=True)
     for number, says in ((errno.EROFS, "Read-only file system"), (errno.ENOSPC, "No space left on device")):
 
         def fail(*_, number=number):

@@ -1,0 +1,96 @@
+"""Runs on fewer devices than before: the size of the pieces, and the same losses and gradients."""
+
+import logging
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softvq_jax.parallel import batch_random
+from softvq_jax.train import elastic
+from tests import small_generators
+
+
+def config(batch_size=1024, accumulate=1, elastic=True):
+    config = small_generators.config("sit")
+    config.train.batch_size, config.optim.accumulate, config.checkpoint.elastic = batch_size, accumulate, elastic
+    return config
+
+
+def prepared(config, num_devices, record):
+    step = types.SimpleNamespace()
+    elastic.prepare(step, config, num_devices, record)
+    return step.pieces
+
+
+def test_pieces_keep_the_size_of_the_start(caplog):
+    caplog.set_level(logging.INFO)
+    record = {"step": 0, "changes": []}
+    assert prepared(config(), 256, record) == 1 and record["examples_per_device"] == 4
+    record["step"] = 10
+    assert not caplog.messages
+    assert prepared(config(), 64, record) == 4 and record["examples_per_device"] == 4
+    assert caplog.messages == [
+        "64 devices, fewer than at the start of the run: each step accumulates gradients over 4 microbatches of 4 images "
+        "per device, as at the start (--config.checkpoint.elastic=False: 16 images per device)"
+    ]
+    assert prepared(config(), 512, record) == 1
+    assert prepared(config(elastic=False), 64, record) == 1
+    assert [elastic.pieces(now, 4) for now in (1, 4, 6, 7, 12)] == [1, 1, 2, 7, 3]
+
+
+def test_other_batches_and_microbatches_begin_anew():
+    for fields in ({"train.batch_size": [512, 1024]}, {"optim.accumulate": [1, 2]}):
+        record = {"step": 10, "changes": [{"step": 10, "fields": fields}], "examples_per_device": 2}
+        assert prepared(config(), 64, record) == 1 and record["examples_per_device"] == 16
+    record = {"step": 12, "changes": [{"step": 10, "fields": fields}], "examples_per_device": 2}
+    assert prepared(config(), 64, record) == 8
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pieces_draw_what_the_whole_batch_draws(axis):
+    key, shape = jax.random.key(3), (4, 6, 5)
+    smaller = tuple(size // (2 if i == axis else 1) for i, size in enumerate(shape))
+    draws = (
+        lambda shape: batch_random.normal(key, shape, axis),
+        lambda shape: batch_random.uniform(key, shape, axis),
+        lambda shape: batch_random.bernoulli(key, 0.3, shape, axis),
+        lambda shape: batch_random.randint(key, shape, 0, 100, axis),
+    )
+    for draw in draws:
+        whole = np.asarray(draw(shape))
+        for index in range(2):
+            with batch_random.piece(index, 2):
+                part = draw(smaller)
+            np.testing.assert_array_equal(part, whole.take(np.arange(index, shape[axis], 2), axis))
+    np.testing.assert_array_equal(batch_random.normal(key, shape), jax.random.normal(key, shape))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sit", "dit", "mar"])
+def test_gradients_in_pieces_are_those_of_the_microbatch(family):
+    config = small_generators.config(family)
+    config.optim.accumulate = 2
+    task = small_generators.abstract_task(config)
+    batch = small_generators.batch(task, size=16)
+    # Gates are zero at first, and most gradients with them.
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + noise.normal(0, 0.05, leaf.shape).astype(np.float32),
+        jax.device_get(small_generators.state_of(task).generator.params),
+    )
+
+    def gradients(pieces):
+        task.step.pieces = pieces
+        accumulate = jax.jit(lambda params, key: task.step.accumulate(params, batch["latents"], batch["label"], key))
+        return accumulate(params, jax.random.key(0))
+
+    grads, metrics = gradients(1)
+    ours, in_pieces = gradients(4)
+    chex.assert_trees_all_close(ours, grads, rtol=1e-3, atol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(in_pieces[name], value, rtol=1e-5)
+    assert jnp.abs(metrics["loss"]) > 0
