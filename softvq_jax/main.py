@@ -23,6 +23,7 @@ _CHANGES = flags.DEFINE_bool(
     False,
     "Go on in the workdir with other values of config.train, optim, seed or gan.start_step; recorded in the checkpoints.",
 )
+_PROFILE = flags.DEFINE_string("profile_steps", "", "FIRST:LAST, steps to trace for xprof, such as 100:110.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; not needed on TPU pods and SLURM.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
@@ -60,11 +61,13 @@ def main(_):
 
             return print(Study(config, folder).run())
         from softvq_jax.train.loop import Run
+        from softvq_jax.train.profile import ProfileSteps
         from softvq_jax.train.tasks import TASKS
 
         if config.task not in TASKS:
             raise ValueError(f"task is {config.task!r}; expected one of {', '.join(TASKS)}")
-        run = Run(config, folder, TASKS[config.task], allow_changes=_CHANGES.value)
+        steps = ProfileSteps.parse(_PROFILE.value)
+        run = Run(config, folder, TASKS[config.task], allow_changes=_CHANGES.value, profile_steps=steps)
         results = run.train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("traceback:", exc_info=True)

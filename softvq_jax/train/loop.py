@@ -33,6 +33,7 @@ from softvq_jax.train.first_start import first_start
 from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, check_finite, writing
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
+from softvq_jax.train.profile import Profile, ProfileSteps
 from softvq_jax.train.progress import parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
 from softvq_jax.train.speed import Speed, model_flops
@@ -55,6 +56,7 @@ class Run:
         a `data.source.Source`; see `data.sequence`. A share is held out unless `config.data.eval_path` names images.
       allow_changes: lets a run go on with other values of `train`, `optim`, `seed` and `gan.start_step`, which its
         checkpoints then record.
+      profile_steps: steps to trace, see `train.profile`.
 
     Raises:
       PermissionError, ValueError, FileNotFoundError: config, data, weights or workdir are unusable; the message names
@@ -69,6 +71,7 @@ class Run:
         *,
         source: Any = None,
         allow_changes: bool = False,
+        profile_steps: ProfileSteps | None = None,
     ):
         self.began = time.time()
         if source is not None:
@@ -79,7 +82,7 @@ class Run:
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
-        self.allow_changes = allow_changes
+        self.allow_changes, self.profile = allow_changes, Profile(profile_steps, workdir)
         self.folder = Workdir(workdir, config.checkpoint.fallback)
         self.best: Best | None = None
         self._opened: list[Best | Checkpoints] = []  # to close
@@ -120,10 +123,12 @@ class Run:
             step, flops = None, None
             if record["step"] < self.num_steps:
                 step, flops = self._compile(state, frozen, first, key)
+                self.profile.write_program(step, record["step"], self.num_steps)
             with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
                 closing.callback(writer.close)
                 speed = closing.enter_context(self._speed(start, record, flops))
+                closing.enter_context(self.profile)
                 self._latest = state, record
                 closing.enter_context(self._rescuing())
                 # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.
@@ -258,6 +263,7 @@ class Run:
         clock = speed.clock
         clock.restart()
         for done in range(start + 1, self.num_steps + 1):
+            self.profile.before(done)
             state, metrics = clock.call(done, step, state, frozen, batch, key)
             self._latest = state, record
             pending.append((done, metrics))
@@ -265,6 +271,9 @@ class Run:
             if done < self.num_steps:
                 with clock.during("data"):
                     batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
+            if self.profile.ends(done):
+                with clock.during("profile"):
+                    self.profile.end(metrics)
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps

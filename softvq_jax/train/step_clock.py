@@ -21,7 +21,13 @@ EVALUATION = "evaluation"
 SLOW_FACTOR, SLOW_SECONDS = 5.0, 1.0  # a step is slow if it takes this many times its median, and this much longer
 MEDIAN_OF, MEDIAN_FROM = 101, 10  # the median is over this many steps, and known from this many on
 WARNING_SECONDS = 30.0  # least time between two warnings
-REASONS = {"data": "waiting for data", "save": "saving", "device": "on the devices", "other": "on the host"}
+REASONS = {
+    "data": "waiting for data",
+    "save": "saving",
+    "profile": "writing the trace",
+    "device": "on the devices",
+    "other": "on the host",
+}
 
 
 class Interval(NamedTuple):
@@ -71,7 +77,8 @@ class StepClock:
     def call(self, number: int, step: Callable, *args: Any) -> tuple[Any, Any]:
         """Returns `step(*args)`, a state and metrics, and times it; `number` names the step in warnings."""
         began = self._now()
-        state, metrics = step(*args)
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            state, metrics = step(*args)
         with self._lock:
             self._waiting += 1
         self._queue.put((number, began, metrics))
@@ -79,10 +86,11 @@ class StepClock:
 
     @contextlib.contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """Context in which the host does something: "data", "save" or `EVALUATION`."""
+        """Context in which the host does something: "data", "save", "profile" or `EVALUATION`."""
         began = self._now()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(activity):
+                yield
         finally:
             ended = self._now()
             with self._lock:

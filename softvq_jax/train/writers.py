@@ -6,6 +6,8 @@ group in the report, and its name.
 
 import contextlib
 import pathlib
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +15,10 @@ import numpy as np
 
 from softvq_jax.config.run import writer_names
 from softvq_jax.report.curves import group_of
+from softvq_jax.storage import files
+from softvq_jax.storage.paths import is_remote
+
+UPLOAD_SECONDS = 60.0
 
 
 class RunInfo(NamedTuple):
@@ -46,24 +52,42 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard` in the workdir (extra `tensorboard`)."""
+    """Writes event files to `tensorboard` in the workdir (extra `tensorboard`).
+
+    For a workdir in a bucket they are written to a local folder, and uploaded at most every `UPLOAD_SECONDS`.
+    """
 
     def __init__(self, run: RunInfo):
         import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
 
-        folder, step = str(run.workdir / "tensorboard"), run.step
+        self._folder, self._uploaded = run.workdir / "tensorboard", time.monotonic()
+        self._local = tempfile.TemporaryDirectory() if is_remote(run.workdir) else None
+        folder = str(self._folder) if self._local is None else self._local.name
         # A name of its own even if the run is restarted within a second.
-        self._events = tensorboardX.SummaryWriter(folder, purge_step=step + 1, filename_suffix=f".after_{step}")
+        suffix = f".after_{run.step}"
+        self._events = tensorboardX.SummaryWriter(folder, purge_step=run.step + 1, filename_suffix=suffix)
 
     def scalars(self, step, values):
         for tag, value in values.items():
             self._events.add_scalar(tag, value, step)
+        if self._local is not None and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
+            self._events.flush()
+            self._upload()
+            self._uploaded = time.monotonic()
 
     def picture(self, step, tag, picture):
         self._events.add_image(tag, picture, step, dataformats="HWC")
 
     def close(self):
         self._events.close()
+        if self._local is not None:
+            self._upload()
+            self._local.cleanup()
+
+    def _upload(self):
+        assert self._local is not None
+        for path in pathlib.Path(self._local.name).iterdir():
+            files.write_bytes(self._folder / path.name, path.read_bytes())
 
 
 class WandB:
@@ -79,14 +103,13 @@ class WandB:
     def __init__(self, run: RunInfo):
         import wandb  # pyright: ignore[reportMissingImports] (extra)
 
-        local = "://" not in str(run.workdir)
         try:
             self._run = wandb.init(
                 project=run.config["log"]["wandb_project"],
                 id=run.id,
                 name=run.workdir.name,
                 config=dict(run.config),
-                dir=str(run.workdir) if local else None,
+                dir=None if is_remote(run.workdir) else str(run.workdir),
                 resume="allow",
                 settings=wandb.Settings(console="off", silent=True),  # the log is ours
             )
