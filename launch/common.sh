@@ -53,25 +53,37 @@ check_training_flags() {
 
 # Checks that the workdir can be the same folder on several machines.
 check_shared_workdir() {
-  [[ " ${training_flags[*]}" =~ \ --workdir=/ ]] ||
-    die "--workdir must be the absolute path of a folder that all machines share, such as a mounted bucket"
+  [[ " ${training_flags[*]}" =~ \ --workdir=(/|gs://|s3://) ]] ||
+    die "--workdir must be in a bucket (gs://...), or the absolute path of a folder that all machines share"
 }
 
 require_command() {
   $dry_run || command -v "$1" > /dev/null || die "command $1 not found"
 }
 
-# quoted WORD...: prints the words as one line of shell code.
+# quoted WORD...: prints the words as one line of shell code. Only words that need quotes get them, after --option=.
 quoted() {
-  local line
-  printf -v line '%q ' "$@"
+  local word option line=""
+  for word in "$@"; do
+    option=""
+    if [[ $word =~ ^(--[a-z-]+=)(.*[^A-Za-z0-9_./:=@%+,-].*)$ ]]; then
+      option=${BASH_REMATCH[1]} word=${BASH_REMATCH[2]}
+    fi
+    [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+    line+="$option$word "
+  done
   echo "${line% }"
 }
 
-# Runs a command, or prints it.
+# Runs a command, or prints it with one option a line, to read and to paste.
 run() {
+  local word line=""
   if $dry_run; then
-    quoted "$@"
+    for word in "$@"; do
+      if [[ $word == --* ]]; then line+="\\"$'\n'"  "; fi
+      line+="$(quoted "$word") "
+    done
+    echo "${line% }"
   else
     "$@"
   fi

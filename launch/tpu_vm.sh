@@ -10,6 +10,7 @@
 #   --accelerator-type TYPE  slice to create if it does not exist, and after each preemption: v5litepod-256, v4-32, ...
 #   --version VERSION        software of the new slice: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
 #   --spot                   create the slice as a spot VM
+#   --queued                 ask for the slice by a queued resource, and wait until it is there
 #   --setup COMMAND          command to run on every host of a new slice, for example to clone and install
 #   --max-restarts N         restarts after preemptions and failed creations (default 100)
 #   --dry-run                print the commands
@@ -21,7 +22,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-name="" zone="" project=() directory=softvq-jax accelerator="" version="" spot=() setup="" max_restarts=100
+name="" zone="" project=() directory=softvq-jax accelerator="" version="" spot=() queued=false setup="" max_restarts=100
 while (($#)); do
   case $1 in
     --name) need "$1" "${2-}" && name=$2 && shift 2 ;;
@@ -31,6 +32,7 @@ while (($#)); do
     --accelerator-type) need "$1" "${2-}" && accelerator=$2 && shift 2 ;;
     --version) need "$1" "${2-}" && version=$2 && shift 2 ;;
     --spot) spot=(--spot) && shift ;;
+    --queued) queued=true && shift ;;
     --setup) need "$1" "${2-}" && setup=$2 && shift 2 ;;
     --max-restarts) need_number "$1" "${2-}" && max_restarts=$2 && shift 2 ;;
     --dry-run) dry_run=true && shift ;;
@@ -42,6 +44,7 @@ done
 [[ -n $name ]] || die "--name is required"
 [[ -n $zone ]] || die "--zone is required"
 [[ -n $accelerator || -z $version$setup ]] || die "--version and --setup are for creating a slice: --accelerator-type is required"
+[[ -n $accelerator ]] || ! $queued || die "--queued is for creating a slice: --accelerator-type is required"
 [[ -z $accelerator || -n $version ]] || die "--accelerator-type needs --version"
 check_training_flags
 check_shared_workdir
@@ -61,9 +64,41 @@ on_all_hosts() {
   run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" "${project[@]}" --worker=all --command="$1"
 }
 
+queued_resource() {
+  local verb=$1
+  shift
+  gcloud compute tpus queued-resources "$verb" "$name" --zone="$zone" "${project[@]}" "$@"
+}
+
+queue_state() {
+  queued_resource describe --format='value(state.state)' 2> /dev/null || echo ABSENT
+}
+
+# Asks for the slice, and waits for it. A queued resource of a slice that was preempted is suspended, and of no more use.
+create_queued() {
+  local now
+  $dry_run || [[ $(queue_state) == ABSENT ]] || queued_resource delete --force --quiet || return
+  run gcloud compute tpus queued-resources create "$name" --node-id="$name" --zone="$zone" "${project[@]}" \
+    --accelerator-type="$accelerator" --runtime-version="$version" "${spot[@]}" || return
+  if $dry_run; then return; fi
+  while true; do
+    now=$(queue_state)
+    case $now in
+      ACTIVE) return 0 ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING | ABSENT) return 1 ;;
+    esac
+    echo "${0##*/}: in the queue: $now" >&2
+    sleep 60
+  done
+}
+
 # Creates the slice, which is now in state $1; fails if there is no capacity.
 create() {
   [[ -n $accelerator ]] || die "TPU VM $name is $1: set --accelerator-type and --version to create it again"
+  if $queued; then
+    create_queued
+    return
+  fi
   if [[ $1 != ABSENT ]]; then tpu_vm delete --quiet || true; fi
   run gcloud compute tpus tpu-vm create "$name" --zone="$zone" "${project[@]}" \
     --accelerator-type="$accelerator" --version="$version" "${spot[@]}"

@@ -45,6 +45,11 @@ def _calls(folder: pathlib.Path, name: str) -> list[list[str]]:
     return [shlex.split(line) for line in (folder / f"{name}.log").read_text().splitlines()]
 
 
+def _words(printed: str) -> list[str]:
+    """The words of the commands that a dry run printed."""
+    return shlex.split(printed.replace("\\\n", " "))
+
+
 def test_all_scripts_are_tested():
     assert sorted(OPTIONS) == SCRIPTS
 
@@ -61,9 +66,9 @@ def test_syntax(script):
 def test_dry_run_prints_the_training_command(script):
     result = _launch(script, *OPTIONS[script].split(), "--dry-run", *TRAINING)
     assert result.returncode == 0, result.stderr
-    words = result.stdout
-    for _ in range(3):  # The command may be a quoted argument of another one.
-        words = " ".join(shlex.split(words)) if "\\" in words else words
+    words = " ".join(_words(result.stdout))
+    for _ in range(2):  # The command may be a quoted argument of another one.
+        words = " ".join(shlex.split(words)) if "'" in words else words
     assert (
         "-m softvq_jax.main --config=configs/tiny.py --workdir=/shared/my runs/a --config.train.batch_size=8" in words
     )
@@ -131,7 +136,7 @@ def test_machines_must_share_the_workdir(script):
         script, *OPTIONS[script].split(), "--dry-run", "--", "--config=configs/tiny.py", "--workdir=runs/a"
     )
     assert result.returncode == 2
-    assert "a folder that all machines share" in result.stderr
+    assert "a folder that all machines share" in result.stderr and "gs:" in result.stderr
 
 
 class TestLocalProcesses:
@@ -283,7 +288,7 @@ def test_tpu_hosts_restart_a_preempted_program(tmp_path, most, code, starts):
     """The command of the hosts repeats the program while it exits with 75."""
     options = [*OPTIONS["tpu_vm.sh"].split(), "--directory", str(tmp_path), "--max-restarts", most]
     dry = _launch("tpu_vm.sh", *options, "--dry-run", *TRAINING)
-    [command] = [word.removeprefix("--command=") for word in shlex.split(dry.stdout) if word.startswith("--command=")]
+    [command] = [word.removeprefix("--command=") for word in _words(dry.stdout) if word.startswith("--command=")]
     _fake_program(tmp_path, "python3", f"(( $(wc -l < {tmp_path}/python3.log) < 3 )) && exit 75; exit 4")
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", "-c", command], env=environment).returncode == code
@@ -307,3 +312,49 @@ def test_missing_command(tmp_path):
     command = [bash, LAUNCH / "slurm.sh", *OPTIONS["slurm.sh"].split(), *TRAINING]
     result = subprocess.run(command, env={"PATH": str(tmp_path)}, text=True, capture_output=True)
     assert result.returncode == 2 and "command sbatch not found" in result.stderr
+
+
+def test_a_dry_run_prints_one_option_a_line_that_bash_reads_back(tmp_path):
+    setup = """pip install ".[tpu]" && echo 'it is $HOME'"""
+    options = [*OPTIONS["tpu_vm.sh"].split(), "--accelerator-type", "v5litepod-64", "--version", "v", "--setup", setup]
+    printed = _launch("tpu_vm.sh", *options, "--spot", "--queued", "--dry-run", *TRAINING).stdout
+    assert "\\ " not in printed.replace("\\\n", "")  # quotes instead of backslashes
+    assert printed.splitlines()[:2] == ["gcloud compute tpus queued-resources create n \\", "  --node-id=n \\"]
+    _fake_program(tmp_path, "gcloud", "")
+    subprocess.run(["bash", "-c", printed], env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    created, prepared, trained = _calls(tmp_path, "gcloud")
+    assert {"--spot", "--accelerator-type=v5litepod-64", "--runtime-version=v"} <= set(created)
+    assert f"--command={setup}" in prepared
+    assert any("--workdir=/shared/my runs/a" in word.replace("'", "") for word in trained)
+
+
+def test_a_queued_slice_is_waited_for_and_asked_for_again(tmp_path):
+    """The first slice is preempted during the run; its queued resource is then suspended and has to be deleted."""
+    (tmp_path / "slices").write_text("ABSENT\nPREEMPTED\nPREEMPTED\n")
+    (tmp_path / "queue").write_text("ABSENT\nWAITING_FOR_RESOURCES\nACTIVE\nSUSPENDED\nFAILED\nFAILED\nACTIVE\n")
+    body = f"""
+    case $3/$4 in
+      tpu-vm/describe) head -1 {tmp_path}/slices; sed -i 1d {tmp_path}/slices ;;
+      queued-resources/describe) head -1 {tmp_path}/queue; sed -i 1d {tmp_path}/queue ;;
+      tpu-vm/ssh) if [[ ! -e {tmp_path}/trained ]]; then touch {tmp_path}/trained; exit 255; fi ;;
+    esac
+    """
+    _fake_program(tmp_path, "gcloud", body)
+    _fake_program(tmp_path, "sleep", "")
+    options = [*OPTIONS["tpu_vm.sh"].split(), "--accelerator-type", "v5litepod-64", "--version", "v", "--queued"]
+    (tmp_path / "slices").write_text("ABSENT\nPREEMPTED\nPREEMPTED\nPREEMPTED\n")
+    result = _launch("tpu_vm.sh", *options, *TRAINING, path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    verbs = [(call[2], call[3]) for call in _calls(tmp_path, "gcloud") if call[3] != "describe"]
+    create, delete, ssh = ("queued-resources", "create"), ("queued-resources", "delete"), ("tpu-vm", "ssh")
+    assert verbs == [create, ssh, delete, create, delete, create, ssh]
+    assert "in the queue: WAITING_FOR_RESOURCES" in result.stderr
+    assert ["60"] in _calls(tmp_path, "sleep") and ["30"] in _calls(tmp_path, "sleep")
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/runs/a", "s3://bucket/runs/a"])
+def test_a_workdir_in_a_bucket_is_shared(workdir):
+    result = _launch(
+        "slurm.sh", *OPTIONS["slurm.sh"].split(), "--dry-run", "--", "--config=l64", f"--workdir={workdir}"
+    )
+    assert result.returncode == 0 and workdir in result.stdout
