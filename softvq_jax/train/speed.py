@@ -96,10 +96,10 @@ def model_flops(traced: jax.stages.Traced) -> float | None:
 
 def in_words(values: Mapping[str, float]) -> str:
     """Returns the metrics of speed for a line of the log."""
-    words = f"{values['images_per_second']:.1f} images/s"
-    if "images_per_second_per_chip" in values:
-        words += f" ({values['images_per_second_per_chip']:.1f} a chip"
-        words += f", MFU {values['mfu']:.0%})" if "mfu" in values else ")"
+    rate, per_chip = values["images_per_second"], values.get("images_per_second_per_chip")
+    more = [f"{per_chip:.1f} a chip"] if per_chip is not None and per_chip != rate else []
+    more += [f"MFU {values['mfu']:.0%}"] if "mfu" in values else []
+    words = f"{rate:.1f} images/s" + (f" ({', '.join(more)})" if more else "")
     for name, label in (("data_wait", "data wait"), ("goodput", "goodput")):
         words += f"  {label} {values[name]:.0%}" if name in values else ""
     return words + (f"  {values['device_memory_gib']:.1f} GiB" if "device_memory_gib" in values else "")
