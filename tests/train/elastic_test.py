@@ -70,7 +70,9 @@ def test_pieces_draw_what_the_whole_batch_draws(axis):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["sit", "dit", "mar"])
+@pytest.mark.parametrize(
+    "family", ["sit", pytest.param("dit", marks=pytest.mark.heavy), pytest.param("mar", marks=pytest.mark.heavy)]
+)
 def test_gradients_in_pieces_are_those_of_the_microbatch(family):
     config = small_generators.config(family)
     config.optim.accumulate = 2
