@@ -168,7 +168,7 @@ def _read(path):
 def runs(found: dict) -> bool:
     """Whether the process of a lock of this host still runs; another one may have got its number."""
     pid = found.get("pid")
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or pid <= 0:  # which would stand for groups of processes
         return False
     try:
         os.kill(pid, 0)

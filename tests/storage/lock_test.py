@@ -104,7 +104,7 @@ def test_a_lock_of_another_host_is_refused_while_it_beats_and_taken_over_when_it
     assert json.loads(path.read_text()) == other
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"5", b'{"host"', b'{"pid": "x"}'])
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"5", b'{"host"', b'{"pid": "x"}', b'{"pid": 0}', b'{"pid": -1}'])
 def test_a_damaged_lock_holds_nobody_back(content, tmp_path, no_flock):
     (tmp_path / lock.NAME).write_bytes(content)
     FolderLock(tmp_path).release()
