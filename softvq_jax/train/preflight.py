@@ -22,8 +22,13 @@ def check_batches(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def check_writable(folder: pathlib.Path) -> None:
-    """Creates a folder; raises PermissionError, of a bucket `BucketError`, if files cannot be written to it."""
+def check_writable(folder: pathlib.Path, field: str = "--workdir") -> None:
+    """Creates a folder; raises PermissionError, of a bucket `BucketError`, if files cannot be written to it.
+
+    Args:
+      folder: the folder.
+      field: the flag or config field that names it, for the message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable_{jax.process_index()}"
@@ -32,4 +37,4 @@ def check_writable(folder: pathlib.Path) -> None:
     except BucketError:
         raise  # says what to do
     except OSError as error:
-        raise PermissionError(f"cannot write to {folder}: {error.strerror}. Choose another --workdir") from error
+        raise PermissionError(f"cannot write to {folder}: {error.strerror}. Choose another {field}") from error

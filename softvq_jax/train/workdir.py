@@ -33,8 +33,9 @@ class Workdir:
             self._make(path)
             if jax.process_index() == 0:
                 self._lock = BucketLock(path) if is_remote(path) else FolderLock(path)
-            for folder in (path / "checkpoints", *([as_path(fallback)] if fallback else [])):
-                self._make(folder)
+            self._make(path / "checkpoints")
+            if fallback:
+                self._make(as_path(fallback), "config.checkpoint.fallback")
             if not (path / "best").exists():
                 self._new += [path / "best", path / "best" / "checkpoints"]
         except BaseException:
@@ -53,10 +54,10 @@ class Workdir:
         if jax.process_index() == 0:
             files.remove_empty(self._new)
 
-    def _make(self, folder):
+    def _make(self, folder, field="--workdir"):
         with contextlib.suppress(OSError):  # named by the check below
             self._new += files.make_folder(folder)
-        check_writable(folder)
+        check_writable(folder, field)
 
 
 def save_elsewhere(fallback: str, workdir: pathlib.Path, state: Any, record: dict) -> str:

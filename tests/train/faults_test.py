@@ -20,6 +20,7 @@ from softvq_jax.train.loop import Run
 from softvq_jax.train.metrics import MetricsWriter, WriteFailed
 from softvq_jax.train.speed import TIMES
 from softvq_jax.train.tasks import TASKS
+from softvq_jax.train.workdir import Workdir
 from tests.programs import ROOT
 from tests.train.conftest import tiny
 
@@ -301,6 +302,15 @@ def test_a_refusal_at_the_start_leaves_no_folder_and_no_traceback(flags, tmp_pat
     assert done.returncode == 1 and "error: " in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fallback_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        PermissionError, match=r"file/second: Not a directory. Choose another config\.checkpoint\.fallback"
+    ):
+        Workdir(tmp_path / "run", str(tmp_path / "file" / "second"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_refusal_leaves_what_was_there(tmp_path):
