@@ -22,7 +22,6 @@ UNCONFIRMED = (
     "tests/campaigns/damages_test.py",
     "tests/configs_test.py::test_a_shrunk_config_takes_steps[tiny_sit]",
     "tests/evaluate/hosts_test.py::test_fid_does_not_depend_on_devices_batches_and_order",
-    "tests/examples_test.py::test_notebook_runs",
     "tests/jax_use_test.py::test_meshes_of_the_user",
     "tests/parallel/distributed_test.py::test_malformed_clients_change_nothing",
     "tests/parallel/mesh_test.py::test_steps_depend_neither_on_mesh_nor_on_processes",
