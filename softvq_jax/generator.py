@@ -64,7 +64,7 @@ class Generator(hub.PushToHub):
         published: Mapping[str, Any] | None = None,
         extra: Mapping[str, np.ndarray] | None = None,
         dtypes: Mapping[str, np.dtype] | None = None,
-        second_halves: Mapping[str, np.ndarray] | None = None,
+        unused_rows: Mapping[str, np.ndarray] | None = None,
         param_dtype: str = "float32",
     ):
         """Creates a generator from parameters in memory; `from_pretrained` opens files.
@@ -77,7 +77,7 @@ class Generator(hub.PushToHub):
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors other than float32.
-          second_halves: rows of published tensors of which the network uses the first half.
+          unused_rows: rows of published tensors of which the network uses the first half.
           param_dtype: dtype in which the parameters are stored; they are computed with in float32.
 
         Raises:
@@ -97,7 +97,7 @@ class Generator(hub.PushToHub):
         if not known.allowed.check(self.process):
             raise ValueError(f"process of a {self.family} is {self.process!r}; expected {known.allowed.text}")
         published = dict(published or self._family.published_fields(config, self.process))
-        self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(second_halves or {}))
+        self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(unused_rows or {}))
 
     def replace(self, *, params: Any = None, **fields: Any) -> "Generator":
         """A copy with other parameters (a tree or an NNX module), or with other fields of its config, such as `dtype`.

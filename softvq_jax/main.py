@@ -71,7 +71,7 @@ def main(_):
         results = run.train()
     except (ValueError, OSError, ImportError, ArithmeticError, TimeoutError, RuntimeError) as error:
         logging.debug("traceback:", exc_info=True)
-        sys.exit(errors.fail(f"error: {error}\n(for the traceback: --verbosity=1)"))
+        sys.exit(errors.report_error(f"error: {error}\n(for the traceback: --verbosity=1)"))
     print("held out: " + ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in results.items()))
 
 

@@ -86,11 +86,11 @@ class ArrayRecordShards(source.Source):
         return str(i)
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
 
     def fingerprint(self) -> str:
-        return source.digest_of_parts(self.parts)
+        return source.digest_of_fingerprints(self.part_fingerprints)
 
 
 def read_index(path: pathlib.Path) -> dict[str, Any]:

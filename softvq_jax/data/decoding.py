@@ -76,7 +76,7 @@ class Decoding:
             raise ValueError(f"data.background={self.background!r}: expected {BACKGROUND.text}")
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Decoding":
+    def from_config(cls, config: Mapping[str, Any]) -> "Decoding":
         """The fields of a `data` section; those that it lacks have their defaults."""
         return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config})
 

@@ -69,7 +69,7 @@ class EmbeddedPhotographs(source.Source):
         return self._regions[i].where
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         of = {name: [str(r) for r in self._regions if r.label == label] for label, name in enumerate(self.class_names)}
         return {name: source.digest(regions, 16) for name, regions in of.items()}
 

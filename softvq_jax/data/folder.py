@@ -89,7 +89,7 @@ class ImageFolder(source.Source):
         return self._files[i][0]
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         """The number of images per class with a digest of their names and file sizes; no image is read."""
         chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
         with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
@@ -101,7 +101,7 @@ class ImageFolder(source.Source):
         return {name or ".": f"{len(files)}-{source.digest(files, 16)}" for name, files in named}
 
     def fingerprint(self) -> str:
-        return source.digest_of_parts(self.parts)
+        return source.digest_of_fingerprints(self.part_fingerprints)
 
     def _sizes(self, files):
         return [_size(os.path.join(self._folder, name)) for name, _ in files]

@@ -103,11 +103,11 @@ class ParquetShards(source.Source):
         self.class_names = class_names
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         return {os.path.basename(file): source.digest_of_file(file) for file in self._files}
 
     def fingerprint(self) -> str:
-        return source.digest_of_parts(self.parts)
+        return source.digest_of_fingerprints(self.part_fingerprints)
 
 
 class _Shard:

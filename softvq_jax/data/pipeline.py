@@ -109,14 +109,14 @@ def train_batches(
       ValueError: the config is invalid, or `rows` are outside the global batch.
       FileNotFoundError: a path holds no images.
     """
-    share = Share.of(global_batch, rows)
+    share = ProcessRows.from_rows(global_batch, rows)
     source = training_source(config) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         training = latents.training(seed)
     else:
         side = side_of_crops(image_size)
-        training = samples.training(side, config["augment"], seed, Decoding.of(config))
+        training = samples.training(side, config["augment"], seed, Decoding.from_config(config))
     read, pool = _reader(training, config["num_workers"])
     warn = _warn_once()
 
@@ -151,14 +151,14 @@ def eval_batches(
     All processes get the same number of batches; `valid` marks the samples to use. An unreadable image is logged and
     counted; its pixels are 0 and its `valid` is False. For arguments and errors see `train_batches`.
     """
-    share = Share.of(global_batch, rows)
+    share = ProcessRows.from_rows(global_batch, rows)
     source = held_out_source(config, image_size) if source is None else as_source(source)
     field = _field(config)
     if field == "latents":
         evaluation, (shape, dtype) = latents.evaluation(), _latents_form(source)
     else:
         side = side_of_crops(image_size)
-        evaluation, shape, dtype = samples.evaluation(side, Decoding.of(config)), (side, side, 3), np.uint8
+        evaluation, shape, dtype = samples.evaluation(side, Decoding.from_config(config)), (side, side, 3), np.uint8
     read, pool = _reader(evaluation, config["num_workers"])
     warn = _warn_once()
     black = np.zeros(shape, dtype)
@@ -183,15 +183,15 @@ def eval_batches(
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class ProcessRows:
     """The rows of every global batch that a process reads, in order."""
 
     global_batch: int
     rows: tuple[int, ...]
 
     @classmethod
-    def of(cls, global_batch: int, rows: Iterable[int] | None) -> "Share":
-        """Returns the share with these rows (None for all); raises ValueError for rows outside the batch."""
+    def from_rows(cls, global_batch: int, rows: Iterable[int] | None) -> "ProcessRows":
+        """Returns the object for these rows (None for all); raises ValueError for rows outside the batch."""
         if global_batch < 1:
             raise ValueError(f"a global batch of {global_batch} samples: expected at least 1")
         rows = tuple(range(global_batch) if rows is None else map(int, rows))

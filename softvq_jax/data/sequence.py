@@ -131,7 +131,7 @@ class SequenceSource(source.Source):
             raise ValueError(f"source {self._name}: {error}") from None
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         """A digest of the length, of the classes, and of the pixels of a few items."""
         own = getattr(self._sequence, "_fingerprint", None)  # of Hugging Face datasets
         if own:
@@ -140,7 +140,7 @@ class SequenceSource(source.Source):
         return {self._name: f"{self._length}-{source.digest([*self.class_names, *map(self._digest, items)], 16)}"}
 
     def fingerprint(self) -> str:
-        return source.digest_of_parts(self.parts)
+        return source.digest_of_fingerprints(self.part_fingerprints)
 
     def _digest(self, i):
         try:
@@ -179,7 +179,7 @@ class SequenceSource(source.Source):
         return tuple(map(str, range(max(numbers) + 1))), False
 
 
-def named(path: str) -> Callable[[], Any]:
+def import_source(path: str) -> Callable[[], Any]:
     """The function that `package.module:function` names.
 
     Raises:

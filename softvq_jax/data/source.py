@@ -20,7 +20,7 @@ __all__ = [
     "decode",
     "digest",
     "digest_of_file",
-    "digest_of_parts",
+    "digest_of_fingerprints",
 ]
 END_BYTES = 1 << 16
 
@@ -59,13 +59,14 @@ class Source(Protocol):
 
     Attributes:
       class_names: names of the classes, by label.
-      parts: short fingerprints of the shards, folders or photographs, by name and in order; computed at first use.
+      part_fingerprints: short fingerprints of the shards, folders or photographs, by name and in order; computed at
+        first use.
     """
 
     class_names: tuple[str, ...]
 
     @property
-    def parts(self) -> dict[str, str]: ...
+    def part_fingerprints(self) -> dict[str, str]: ...
 
     def __len__(self) -> int: ...
 
@@ -76,7 +77,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Returns a digest that changes with the images, their order and their labels, as far as `parts` reflects them."""
+        """Returns a digest of `part_fingerprints`: it changes with the images, their order and their labels."""
         ...
 
 
@@ -85,8 +86,8 @@ def digest(parts: Iterable[str], length: int = 32) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:length]
 
 
-def digest_of_parts(parts: Mapping[str, str]) -> str:
-    """Returns the fingerprint of a source, given its `parts`."""
+def digest_of_fingerprints(parts: Mapping[str, str]) -> str:
+    """Returns the fingerprint of a source, given its `part_fingerprints`."""
     return digest(itertools.chain(*parts.items()))
 
 

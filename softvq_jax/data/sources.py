@@ -12,7 +12,7 @@ from softvq_jax.data.embedded import EmbeddedPhotographs, HeldOutPhotographs
 from softvq_jax.data.folder import ImageFolder, logging_once
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.parquet import ParquetShards
-from softvq_jax.data.sequence import SequenceSource, named
+from softvq_jax.data.sequence import SequenceSource, import_source
 from softvq_jax.data.tar import TarShards
 from softvq_jax.data.tfds import TfdsSplit
 
@@ -21,13 +21,13 @@ SOURCES: dict[str, Callable[[str], source.Source]] = {  # by `data.source`; take
     "folder": ImageFolder,
     "latents": LatentShards,
     "parquet": ParquetShards,
-    "python": lambda path: SequenceSource(named(path), name=path),
+    "python": lambda path: SequenceSource(import_source(path), name=path),
     "tar": TarShards,
     "tfds": TfdsSplit,
 }
 
 
-class Part(source.Source):
+class Subset(source.Source):
     """A subset of the items of a source, in the source's order."""
 
     def __init__(self, whole: source.Source, items: np.ndarray):
@@ -44,9 +44,9 @@ class Part(source.Source):
         return self._whole.key(int(self._items[i]))
 
     @property
-    def parts(self) -> dict[str, str]:
-        """The parts of the whole source."""
-        return self._whole.parts
+    def part_fingerprints(self) -> dict[str, str]:
+        """The fingerprints of the whole source."""
+        return self._whole.part_fingerprints
 
     def fingerprint(self) -> str:
         return source.digest([self._whole.fingerprint(), hashlib.sha256(self._items.tobytes()).hexdigest()])
@@ -136,7 +136,7 @@ def number_as(held_out: source.Source, class_names: tuple[str, ...]) -> None:
         )
 
 
-def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
+def part(whole: source.Source, share: float, *, held_out: bool) -> Subset:
     """Returns the held-out `share` of the images, or all others; the random choice depends only on their keys."""
     count = max(1, round(share * len(whole)))
     if count >= len(whole):
@@ -144,7 +144,7 @@ def part(whole: source.Source, share: float, *, held_out: bool) -> Part:
             f"cannot hold out {share:.0%} of {len(whole)} images: set data.eval_path, or data.holdout to 0"
         )
     order = np.argsort([_hash(whole.key(i)) for i in range(len(whole))], kind="stable")
-    return Part(whole, np.sort(order[:count] if held_out else order[count:]))
+    return Subset(whole, np.sort(order[:count] if held_out else order[count:]))
 
 
 def side_of_crops(image_size: int | None) -> int:

@@ -127,11 +127,11 @@ class TarShards(source.Source):
         return f"{os.path.basename(self._shards[self._shard_of[i]])}/{self._names[i].decode(errors='replace')}"
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
 
     def fingerprint(self) -> str:
-        return source.digest_of_parts(self.parts)
+        return source.digest_of_fingerprints(self.part_fingerprints)
 
 
 def _named(classes):

@@ -62,12 +62,12 @@ class TfdsSplit(source.Source):
         return str(i)
 
     @functools.cached_property
-    def parts(self) -> dict[str, str]:
+    def part_fingerprints(self) -> dict[str, str]:
         shards = map(str, self._info.splits[self._split].filepaths)
         return {os.path.basename(shard): source.digest_of_file(shard) for shard in shards}
 
     def fingerprint(self) -> str:
-        return source.digest([self._info.full_name, self._split, source.digest_of_parts(self.parts)])
+        return source.digest([self._info.full_name, self._split, source.digest_of_fingerprints(self.part_fingerprints)])
 
 
 @functools.cache

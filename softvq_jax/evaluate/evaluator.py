@@ -86,10 +86,10 @@ class EvaluatedSet:
             return cls(name, predictions, rows, statistics, fingerprint, digest, unreadable)
         if "f2048" in rows:
             pool3, spatial = (
-                Moments.of(rows[column], _stage(on_progress, f"computing {kind} statistics of {name}"))
+                Moments.from_rows(rows[column], _stage(on_progress, f"computing {kind} statistics of {name}"))
                 for column, kind in (("f2048", "pool3"), ("sfid", "spatial"))
             )
-            statistics = FeatureStatistics.of(pool3, spatial)
+            statistics = FeatureStatistics.from_moments(pool3, spatial)
         return cls(name, predictions, rows, statistics, fingerprint, unreadable=unreadable)
 
     def without_rows(self) -> "EvaluatedSet":

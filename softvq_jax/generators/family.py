@@ -67,14 +67,14 @@ class Sampler:
     Attributes:
       draw: `(network, labels [B], keys [B], guidance, *, settings, process, **arrays) -> normalized latents [B, L, D]`,
         or code indices `[B, L]` of a discrete family; a traceable function. `arrays` may be `noise`, `step_noises` and
-        `temperature`, as listed in `takes`.
-      takes: names of the optional arguments of `Generator.sample` that the sampler takes, among `guidance_interval`,
-        `head_steps`, `guidance_schedule`, `anneal_softmax`, `noise`, `step_noises` and `temperature`.
+        `temperature`, as listed in `optional_arguments`.
+      optional_arguments: names of the optional arguments of `Generator.sample` that the sampler takes, among
+        `guidance_interval`, `head_steps`, `guidance_schedule`, `anneal_softmax`, `noise`, `step_noises` and `temperature`.
       steps: default number of steps; None means as many as there are tokens.
     """
 
     draw: Callable[..., jax.Array]
-    takes: frozenset[str] = frozenset()
+    optional_arguments: frozenset[str] = frozenset()
     steps: int | None = 250
 
 
@@ -88,7 +88,7 @@ class Family:
       fields: the family's own fields of `config.model`, `config.objective` and `config.sampling`, by section.
         `objective.process` is required; it names the path or noise schedule that the network is trained on.
       make_config: `(fields of config.model, without the family) -> config of the network`.
-      owns: `(config of a network) -> bool`, whether it belongs to this family.
+      matches_config: `(config of a network) -> bool`, whether it belongs to this family.
       network: `(config) -> Functional`, the network as a pure function, cached.
       losses: `(config.objective) -> loss function`.
       samplers: samplers by name, the default first.
@@ -101,7 +101,7 @@ class Family:
       config_json: the allowed values of the fields of `config.json` that `read_config` uses.
       optimizer_defaults: default values of `config.optim` that differ between families.
       train_defaults: default values of `config.train` that differ between families.
-      fixed: `(config) -> parameters that are not trained`, such as sinusoidal positions.
+      fixed_params: `(config) -> parameters that are not trained`, such as sinusoidal positions.
       discrete: whether the data are code indices; configs of the network then have `codebook_size` and `num_codebooks`.
       sampling_defaults: `(content of config.json) -> arguments of Generator.sample` that take the place of its defaults.
     """
@@ -110,7 +110,7 @@ class Family:
     presets: Mapping[str, Mapping[str, Any]]
     fields: Mapping[str, Schema]
     make_config: Callable[[Mapping[str, Any]], GeneratorConfig]
-    owns: Callable[[Any], bool]
+    matches_config: Callable[[Any], bool]
     network: Callable[[Any], Functional]
     losses: Callable[[ConfigDict], Losses]
     samplers: Mapping[str, Sampler]
@@ -120,7 +120,7 @@ class Family:
     process_field: str
     optimizer_defaults: Mapping[str, Any]
     train_defaults: Mapping[str, Any]
-    fixed: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
+    fixed_params: Callable[[Any], dict[str, np.ndarray]] = lambda config: {}
     anchors: tuple[str, ...] = ()
     config_json: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
     discrete: bool = False
@@ -170,7 +170,7 @@ def family_of(config: GeneratorConfig) -> Family:
       ValueError: no registered family has such configs.
     """
     for family in FAMILIES.values():
-        if family.owns(config):
+        if family.matches_config(config):
             return family
     raise ValueError(
         f"{type(config).__name__} belongs to none of the generator families {', '.join(FAMILIES)}: call register_family "
@@ -198,7 +198,7 @@ def read_config(
         fields = stated(published, {**family.config_json, **STATISTICS}, source=f"the config.json of {source}")
         with reading(source, f"a {family.name}"):
             config = family.read_config(tensors, fields, dtype=dtype, remat=remat)
-        if config is not None and family.owns(config):
+        if config is not None and family.matches_config(config):
             return config
     first = ", ".join(sorted(tensors)[:3])
     raise WeightsError(

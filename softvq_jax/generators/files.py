@@ -33,7 +33,7 @@ class OpenedGenerator:
     published: Mapping[str, Any] | None = None
     extra: Mapping[str, np.ndarray] | None = None
     dtypes: Mapping[str, np.dtype] | None = None
-    second_halves: Mapping[str, np.ndarray] | None = None
+    unused_rows: Mapping[str, np.ndarray] | None = None
 
 
 def open_pretrained(
@@ -45,7 +45,7 @@ def open_pretrained(
         return open_checkpoint(folder, statistics, step=None, raw=False, **compute)
     published, path = files.find_published(folder, purpose="generator")
     fields = stated(published, STATISTICS, source=f"the config.json of {path}")
-    tensors = entries.select(files.read_tensors(path), anchors(), source=str(path), entry=entry)
+    tensors = entries.select_state_dict(files.read_tensors(path), anchors(), source=str(path), entry=entry)
     config = read_config(tensors, published, source=str(path), **compute)
     found = _find_statistics(family_of(config), statistics, fields, source=name)
     return from_tensors(tensors, published, found, source=str(path), **compute)
@@ -61,7 +61,7 @@ def open_checkpoint(
     config, published = family.make_config(fields), found.record.get("published", {})
     return OpenedGenerator(
         config,
-        found.params | family.fixed(config),
+        found.params | family.fixed_params(config),
         _find_statistics(family, statistics, published, source=found.folder),
         process=found.record["config"]["objective.process"],
         published=published or None,
@@ -82,7 +82,7 @@ def from_tensors(
     rules = family_of(config).weight_rules(config)
     with layout.reading(source, f"a {family_of(config).name}"):
         params = layout.read(rules, tensors, abstract_params(config), source=source)
-    halves = layout.second_halves(rules, tensors, params)
+    halves = layout.unused_rows(rules, tensors, params)
     if halves:
         logging.info("%s: only the first half of these tensors is used: %s", source, ", ".join(sorted(halves)))
     used = {key for rule in rules for key in rule.keys}
@@ -137,7 +137,7 @@ def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
     """Returns the tree of a generator's parameters, including fixed ones, as `ShapeDtypeStruct`s."""
     family = family_of(config)
-    params = family.network(config).shapes | family.fixed(config)
+    params = family.network(config).shapes | family.fixed_params(config)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 

@@ -194,7 +194,7 @@ MAR = Family(
     presets=PRESETS,
     fields={"model": MODEL_FIELDS, "objective": OBJECTIVE_FIELDS, "sampling": SAMPLING_FIELDS},
     make_config=MARConfig.from_dict,
-    owns=lambda config: isinstance(config, MARConfig),
+    matches_config=lambda config: isinstance(config, MARConfig),
     network=partial(functional, mar.MAR),
     losses=make_losses,
     samplers={"masked": Sampler(draw, frozenset({"temperature", "head_steps"}), steps=None)},

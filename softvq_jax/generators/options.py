@@ -37,7 +37,7 @@ def sampling_settings(
         raise ValueError(f"guidance_interval is ({low}, {high}); expected (low, high) with 0 <= low <= high <= 1")
     whole = (low, high) == (0, 1)
     refuse(family, sampler, guidance_interval=None if whole else (low, high), **{name: given[name] for name in STATIC})
-    takes, steps = family.samplers[sampler].takes, given["steps"]
+    takes, steps = family.samplers[sampler].optional_arguments, given["steps"]
     if steps is None:
         default = family.samplers[sampler].steps
         steps = defaults.get("steps", config.num_tokens if default is None else default)
@@ -62,7 +62,7 @@ def sampling_arrays(
       ValueError: the sampler does not take one, or it has another shape.
     """
     refuse(family, settings.sampler, **given)
-    if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].takes:
+    if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].optional_arguments:
         given["temperature"] = family.sampling_defaults(published).get("temperature", 1.0)
     shape = (batch, config.num_tokens, config.channels)
     for name, expected in (("noise", shape), ("step_noises", (settings.steps - 1, *shape))):
@@ -74,5 +74,5 @@ def sampling_arrays(
 def refuse(family: Family, sampler: str, **arguments: Any) -> None:
     """Raises ValueError for arguments that are given and that the sampler does not take."""
     for name, value in arguments.items():
-        if value is not None and name not in family.samplers[sampler].takes:
+        if value is not None and name not in family.samplers[sampler].optional_arguments:
             raise ValueError(f"{name} was given, but sampler {sampler} of a {family.name} does not take it")

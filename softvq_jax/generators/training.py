@@ -18,9 +18,9 @@ class GeneratorNetwork:
       family: family of the generator.
       config: shape of the network.
       process: SiT's path, or the noise schedule of DiT or MAR.
-      functional: the network as a function of its trained parameters and `fixed`.
+      functional: the network as a function of its trained parameters and `fixed_params`.
       losses: the loss function, see `generators.family.Losses`.
-      fixed: parameters that are not trained, such as the positions of SiT and DiT.
+      fixed_params: parameters that are not trained, such as the positions of SiT and DiT.
     """
 
     family: Family
@@ -28,11 +28,11 @@ class GeneratorNetwork:
     process: str
     functional: Functional
     losses: Losses
-    fixed: dict
+    fixed_params: dict
 
     def __call__(self, params) -> nnx.Module:
         """Returns the network with these trained parameters."""
-        return self.functional(params, self.fixed)
+        return self.functional(params, self.fixed_params)
 
 
 def build(config: ConfigDict) -> GeneratorNetwork:
@@ -47,4 +47,6 @@ def build(config: ConfigDict) -> GeneratorNetwork:
     del fields["family"]
     shape = family.make_config(fields)
     losses = family.losses(config.objective)
-    return GeneratorNetwork(family, shape, config.objective.process, family.network(shape), losses, family.fixed(shape))
+    return GeneratorNetwork(
+        family, shape, config.objective.process, family.network(shape), losses, family.fixed_params(shape)
+    )

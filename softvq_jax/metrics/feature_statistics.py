@@ -33,7 +33,7 @@ class Moments:
         self.count, self.mean, self.scatter = 0, np.zeros(dimension), np.zeros((dimension, dimension))
 
     @classmethod
-    def of(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
+    def from_rows(cls, features, on_progress: Callable[[int, int], None] = lambda done, total: None) -> "Moments":
         """Returns the moments of all rows of `features`.
 
         Args:
@@ -94,7 +94,7 @@ class FeatureStatistics:
     count: int | None = None
 
     @classmethod
-    def of(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
+    def from_moments(cls, pool3: Moments, spatial: Moments | None = None, ddof: int = 1) -> "FeatureStatistics":
         """Returns the statistics, given the moments of pool3 and spatial features."""
         extra = (None, None) if spatial is None else (spatial.mean, spatial.covariance(ddof))
         return cls(pool3.mean, pool3.covariance(ddof), *extra, count=pool3.count)

@@ -67,7 +67,7 @@ def initialize(
     if problems := _config_problems(config or {}, timeout):
         jax.distributed.shutdown()
         raise ValueError(problems)
-    errors.listen()
+    errors.watch_other_processes()
 
 
 def _bind_address(coordinator):

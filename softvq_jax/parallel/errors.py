@@ -22,7 +22,7 @@ _KEY = "softvq_jax/failure"
 _exiting = threading.Lock()
 
 
-def listen() -> None:
+def watch_other_processes() -> None:
     """Starts ending this process on errors of other processes, and the others on an uncaught error in this one."""
     stop = threading.Event()
     thread = threading.Thread(target=_listen, args=(stop,), daemon=True, name="failure")
@@ -32,7 +32,7 @@ def listen() -> None:
     sys.excepthook = _uncaught
 
 
-def fail(message: str) -> int:
+def report_error(message: str) -> int:
     """Prints `message` to standard error. Ends all processes if there are several, else returns the exit code."""
     print(message, file=sys.stderr, flush=True)
     if global_state.client is not None:

@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-from softvq_jax.report import former_names
+from softvq_jax.report import renamed_metrics
 from softvq_jax.storage import files, json_lines
 from softvq_jax.storage.paths import as_path
 
@@ -77,7 +77,7 @@ def read_run(workdir: pathlib.Path, flag: str = "--workdir") -> RunFiles:
         _read_metrics(workdir / "metrics.jsonl"),
         sorted(_pictures(workdir / "images"), key=lambda picture: (picture.name, picture.step)),
         [
-            Evaluation(path.parent, former_names.evaluation(files.read_json(path)))
+            Evaluation(path.parent, renamed_metrics.evaluation(files.read_json(path)))
             for path in sorted(workdir.rglob("evaluation.json"))
         ],
     )
@@ -103,7 +103,7 @@ def _read_metrics(path):
     for values in json_lines.read_metrics(path):
         step = values.pop("step")
         for name, value in values.items():
-            steps, logged = metrics.setdefault(former_names.metric(name), ([], []))
+            steps, logged = metrics.setdefault(renamed_metrics.metric(name), ([], []))
             steps.append(step)
             logged.append(value)
     return metrics

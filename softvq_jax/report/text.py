@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from softvq_jax.metrics.registry import titles
-from softvq_jax.report import former_names
+from softvq_jax.report import renamed_metrics
 
 LABELS = titles() | {
     "psnr": "PSNR (dB)",
@@ -36,7 +36,7 @@ def as_text(evaluation: Mapping[str, Any]) -> str:
     Args:
       evaluation: JSON values, as in `evaluation.json`.
     """
-    evaluation = former_names.evaluation(evaluation)
+    evaluation = renamed_metrics.evaluation(evaluation)
     lines = [*_metric_lines(evaluation), ""]
     lines += [f"no {LABELS[name]}: {reason}" for name, reason in evaluation["absent"].items()]
     lines += [f"warning: {line}" for line in evaluation["warnings"]]

@@ -35,7 +35,7 @@ def _guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Na
         if "jax" in sys.modules:
             from softvq_jax.parallel import errors
 
-            return errors.fail(message)
+            return errors.report_error(message)
         print(message, file=sys.stderr)
         return 1
 

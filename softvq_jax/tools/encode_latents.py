@@ -278,14 +278,14 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return errors.fail(f"encode_latents: {error}")
+        return errors.report_error(f"encode_latents: {error}")
     return 0
 
 
 def run(args: argparse.Namespace) -> dict:
     """Encodes, prints a summary, and returns the content of `dataset.json` on process 0, {} in the others."""
     fields = reading(args)
-    decoding = Decoding.of(fields)
+    decoding = Decoding.from_config(fields)
     data = {"source": args.source, "path": args.data, "eval_path": "", "holdout": 0.0, **fields}
     source = sources.training_source(data)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)

@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return errors.fail(f"evaluate: {error}")
+        return errors.report_error(f"evaluate: {error}")
     return 0
 
 

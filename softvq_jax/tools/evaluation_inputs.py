@@ -64,7 +64,7 @@ def open_inputs(args: argparse.Namespace) -> Inputs:
         check_different("--reference", args.reference, args.samples)
         check_different("--originals", args.originals, args.samples)
     fields = reading(args)
-    decoding = Decoding.of(fields)
+    decoding = Decoding.from_config(fields)
     devices, missing = LocalDevices(args.batch_size), {}
     inception = _unless_missing("inception", load_inception, args.inception, missing)
     extractor = inception and FeatureExtractor(*inception, devices=devices)
@@ -128,7 +128,7 @@ def open_photographs(name: str, size: int | None, source: str | None, fields: Ma
     Raises:
       ValueError: `source` is given without a `size` to crop the photographs to.
     """
-    decoding = Decoding.of(fields)
+    decoding = Decoding.from_config(fields)
     if source is None or name.endswith(".npz"):
         return open_images(name, size, decoding)
     if size is None:

@@ -256,7 +256,7 @@ def _prepare(args):
     fields = reading(args)
     images = open_source({"source": args.source, **fields}, args.path, args.label_file)
     settings = {"images_per_shard": args.images_per_shard, "size": args.size, "num_workers": args.num_workers}
-    settings["decoding"] = Decoding.of(fields)
+    settings["decoding"] = Decoding.from_config(fields)
     index = prepare(images, args.out, **settings)
     gigabytes = sum(shard["bytes"] for shard in index["shards"]) / 1e9
     print(

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> dict:
     paths = find_images(args.images)
     check_new(args.out)
     tokenizer = Tokenizer.from_pretrained(args.weights)
-    decoding = Decoding.of(reading(args))
+    decoding = Decoding.from_config(reading(args))
     devices, size = LocalDevices(args.batch_size), tokenizer.config.image_size
     reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
     results, progress = Results(args.out), Progress("reconstructing", len(paths))

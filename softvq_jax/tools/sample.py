@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         check_shared(args.out.parent, "--out")
         run(args)
     except (OSError, ValueError, ImportError) as error:
-        return errors.fail(f"sample: {error}")
+        return errors.report_error(f"sample: {error}")
     return 0
 
 

@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     """
     paths = find_images(args.images)[: args.num]
     tokenizer = Tokenizer.from_pretrained(args.weights)
-    images, unreadable = read(paths, tokenizer.config.image_size, Decoding.of(reading(args)))
+    images, unreadable = read(paths, tokenizer.config.image_size, Decoding.from_config(reading(args)))
     for reason in unreadable:
         print(f"unreadable, skipped: {reason}")
     if not images:

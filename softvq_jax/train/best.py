@@ -37,7 +37,7 @@ class Best:
         if record and record.get("metric") == metric and is_number(record.get("value")):
             self.value, self.step = record["value"], record["step"]
 
-    def improved_by(self, metrics: Mapping[str, float], step: int) -> bool:
+    def is_better(self, metrics: Mapping[str, float], step: int) -> bool:
         """Whether the metrics of `step` are better than those of the best step, or it is the best step.
 
         False if they lack the metric.

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.pipeline import Batches, eval_batches, train_batches
 from softvq_jax.data.source import Source
-from softvq_jax.data.sources import SOURCES, Part, held_out_source, training_source
+from softvq_jax.data.sources import SOURCES, Subset, held_out_source, training_source
 from softvq_jax.parallel.mesh import process_rows
 
 
@@ -53,16 +53,17 @@ class Data:
     def version(self) -> dict:
         """A JSON value that identifies the training samples: `{"fingerprint": ..., "parts": {name: ...}}`.
 
-        The fingerprint changes with the samples, their order and their labels, as far as `Source.parts` reflects them.
+        The fingerprint changes with the samples, their order and their labels, as far as
+        `Source.part_fingerprints` reflects them.
         It is computed once, at the start, so that a run that resumes detects a shard replaced in the meantime.
         """
-        return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.parts}
+        return {"fingerprint": self.source.fingerprint() + self.encoder, "parts": self.source.part_fingerprints}
 
     def train_batches(self, start_sample: int, mesh: Mesh) -> Batches:
         """Returns an endless iterator over batches (this process's rows) from the global sample `start_sample` on."""
         return self._train_batches(start_sample, process_rows(self.config.train.batch_size, mesh))
 
-    def same_everywhere(self) -> Batches:
+    def replicated_batches(self) -> Batches:
         """Returns batches from the start of the run, with all rows in every process."""
         return self._train_batches(0, None)
 
@@ -75,7 +76,7 @@ class Data:
             image_size=self.image_size,
             global_batch=size,
             rows=process_rows(size, mesh),
-            source=Part(self.held_out, np.arange(min(section.num_images, len(self.held_out)))),
+            source=Subset(self.held_out, np.arange(min(section.num_images, len(self.held_out)))),
         )
 
     def _train_batches(self, start_sample, rows):

@@ -66,7 +66,7 @@ class Fid(Evaluator):
         self.held_out = None
         if data.image_size is not None:
             count = section.num_images if self.extractor else run.config.evals.held_out.num_images
-            decoding = Decoding.of(run.config.data)
+            decoding = Decoding.from_config(run.config.data)
             self.held_out = SourceImages(data.held_out, data.image_size, count, "held-out images", decoding)
         self._reference = self._open_reference(data.image_size) if self.extractor else self._held_out_set()
 
@@ -126,7 +126,7 @@ class Fid(Evaluator):
         images = self.held_out
         if section.reference:
             images = (
-                open_images(section.reference, image_size, Decoding.of(self.run.config.data))
+                open_images(section.reference, image_size, Decoding.from_config(self.run.config.data))
                 if has_images(section.reference)
                 else None
             )

@@ -150,7 +150,7 @@ class GeneratorTask(Task):
         """Returns `count` samples, uint8 `[n, H, W, 3]`, in every process, and their classes, which are evenly spaced."""
         padded, classes = -(-count // self._mesh.size) * self._mesh.size, self.config.model.num_classes
         labels = (np.arange(padded) * classes // count % classes).astype(np.int32)
-        self._generator.params = ema | self.network.fixed
+        self._generator.params = ema | self.network.fixed_params
         rows = jax.make_array_from_callback(labels.shape, batch_sharding(self._mesh), lambda index: labels[index])
         options = self.config.sampling.to_dict()
         latents = self._generator.sample(rows, key=jax.random.key(EVALUATION_SEED), **options)
@@ -175,7 +175,7 @@ class GeneratorTask(Task):
             labels = draw_labels("uniform", count, classes, EVALUATION_SEED)
             nets = self.export(params), self.latents.require_tokenizer()
             self._sampler = ImageSampler(*nets, labels, seed=EVALUATION_SEED, options=options, devices=devices)
-        self._sampler.load(params | self.network.fixed)
+        self._sampler.load(params | self.network.fixed_params)
         return Samples(self._sampler, settings | options, extractor)
 
     # --- export ------------------------------------------------------------------------------------------------------
@@ -188,7 +188,9 @@ class GeneratorTask(Task):
         """Returns the generator with the averaged parameters, its latent statistics and its tokenizer's fingerprint."""
         network, statistics = self.network, self.latents.statistics
         fields = self._published_fields()
-        return Generator(network.config, params | network.fixed, statistics, process=network.process, published=fields)
+        return Generator(
+            network.config, params | network.fixed_params, statistics, process=network.process, published=fields
+        )
 
     @property
     def published(self) -> dict:

@@ -229,7 +229,7 @@ def statistics_of(tokenizer: Tokenizer, data: Data, kind: str) -> LatentStatisti
     if kind == "scalar" and tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
     count, moments = 0, no_latents(tokenizer.config.latent_dim)
-    with data.same_everywhere() as batches:
+    with data.replicated_batches() as batches:
         while count < STATISTICS_IMAGES:
             images = from_uint8(next(batches)["image"])
             add_latents(moments, np.asarray(tokenizer.encode(images)))

@@ -179,7 +179,7 @@ class Run:
         config, section = self.config, self.config.checkpoint
         self.task = kind.open(config) if source is None else kind.open(config, source)
         self.data, self.num_steps = data_of(self.task), self.task.num_steps
-        self.record = RunRecord.of(config, self.task)
+        self.record = RunRecord.from_task(config, self.task)
         self.evaluated = EvaluatedRun(config, self.task, self.workdir, self.mesh)
         self.evaluators = open_evaluators(self.evaluated)
         if section.best_metric:
@@ -216,7 +216,7 @@ class Run:
             self.folder.close()
 
     def _restore_or_init(self):
-        """Returns the state to continue from, and its record; see `RunRecord.at`."""
+        """Returns the state to continue from, and its record; see `RunRecord.at_step`."""
         saved = self.checkpoints.record()
         if saved is not None:
             self.record.check(saved, self.workdir, allow_changes=self.allow_changes)
@@ -231,7 +231,7 @@ class Run:
             logging.info("parameters by module:\n%s", parameter_table(self.task.parameters(shapes)))
         if self.config.init_from:
             pretrained = pretrained | put({"init_from": self.task.start()}, self.mesh)
-        return init_sharded(self.task.init, self.mesh, key, pretrained), self.record.at(0)
+        return init_sharded(self.task.init, self.mesh, key, pretrained), self.record.at_step(0)
 
     def _continued(self, saved):
         """The record of a run that goes on from a checkpoint with the record `saved`; logs what changed."""
@@ -247,7 +247,7 @@ class Run:
             fields = self.record.changes[-1]["fields"]
             lines = notes.changes(fields, saved["config"], self.config, step, len(self.data))
             logging.warning("going on after step %d with changes:\n  %s", step, "\n  ".join(lines))
-        return saved | self.record.at(step, saved["unreadable_images"])
+        return saved | self.record.at_step(step, saved["unreadable_images"])
 
     def _compile(self, state, frozen, batch, key):
         logging.info("compiling the training step for %d devices", self.mesh.size)
@@ -282,7 +282,9 @@ class Run:
             saving = last or stopping or _due(done, config.checkpoint.every_steps)
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
                 values = _fetch(pending) | speed.measure()
-                record |= self.record.at(done, unreadable_before + _sum_over_processes(unreadable)) | speed.record()
+                record |= (
+                    self.record.at_step(done, unreadable_before + _sum_over_processes(unreadable)) | speed.record()
+                )
                 with _agreed():
                     self.folder.check()
                     writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
@@ -325,7 +327,7 @@ class Run:
             if jax.process_count() == 1:
                 raise WriteFailed(f"the evaluation of step {step} stopped: {error}") from error
             raise
-        if self.best is not None and self.best.improved_by(metrics, step):
+        if self.best is not None and self.best.is_better(metrics, step):
             self.best.save(state, record, metrics)
             self._export(state, self.workdir / "best")
         with _agreed():

@@ -37,7 +37,7 @@ class RunRecord:
     changes: tuple[dict, ...] = ()
 
     @classmethod
-    def of(cls, config: ConfigDict, task: Task) -> "RunRecord":
+    def from_task(cls, config: ConfigDict, task: Task) -> "RunRecord":
         """Returns the record of a run whose task is open."""
         networks = task.frozen | task.initial
         weights = {name: fingerprints.of_weights(network) for name, network in networks.items()}
@@ -45,7 +45,7 @@ class RunRecord:
         values, defaults = ({name: _plain(x) for name, x in pairs} for pairs in (field_values(config), declared))
         return cls(values, defaults, weights, data_of(task).version, dict(task.published))
 
-    def at(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
+    def at_step(self, step: int, unreadable_images: int = 0) -> dict[str, Any]:
         """Returns the JSON values saved with a checkpoint; the position in the data is a global sample index."""
         return {
             "step": step,
@@ -69,12 +69,12 @@ class RunRecord:
         Raises:
           ValueError: it is of another run, lacks fields or has values of other types; the message names them.
         """
-        if missing := self.at(0).keys() - saved.keys() - OPTIONAL:
+        if missing := self.at_step(0).keys() - saved.keys() - OPTIONAL:
             raise ValueError(
                 f"the checkpoints in {workdir} are of an older version: their record lacks "
                 f"{', '.join(sorted(missing))}. Use another workdir"
             )
-        for name, value in self.at(0).items():
+        for name, value in self.at_step(0).items():
             if name in saved and type(saved[name]) is not type(value):
                 raise ValueError(
                     f"the record of the checkpoints in {workdir} has {name}={saved[name]!r:.80}; expected "

@@ -17,7 +17,7 @@ _COMPILED = re.compile(r"\b_orig_mod\.")
 _AVERAGED = re.compile(r"ema|averag|teacher")  # DINO's teacher is an average of its student
 
 
-def select(
+def select_state_dict(
     tensors: Mapping[str, np.ndarray], anchors: Sequence[str], *, source: str, entry: str | None = None
 ) -> dict[str, np.ndarray]:
     """The tensors of one network, without wrappers' prefixes.

@@ -208,7 +208,7 @@ def is_floating(dtype: np.dtype) -> bool:
     return not np.issubdtype(dtype, np.complexfloating)
 
 
-def second_halves(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], params: Mapping) -> dict[str, np.ndarray]:
+def unused_rows(rules: Iterable[Rule], tensors: Mapping[str, np.ndarray], params: Mapping) -> dict[str, np.ndarray]:
     """The rows that `read` left out of tensors, by key; `write` followed by these gives the tensors back."""
     written = write([rule for rule in rules if rule.first_half], params)
     return {key: tensors[key][len(part) :] for key, part in written.items() if len(tensors[key]) > len(part)}

@@ -47,17 +47,18 @@ class PretrainedNetwork:
     Attributes:
       files: the files of its weights.
       needed: `(config) -> bool`, whether a run uses the network.
-      without: the setting by which a run does not use it.
+      disable_setting: the setting by which a run does not use it.
       module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
       options: the compute options (`dtype`, `remat`) that the class takes.
       expected: `(config) -> arguments`, as far as they are known before reading files.
       read: `(tensors, config, source) -> (arguments, parameters)`.
-      anchors: names of tensors that find the network in a file, see `entries.select`; none if `read` needs no names.
+      anchors: names of tensors that find the network in a file, see `entries.select_state_dict`; none if `read` needs
+        no names.
     """
 
     files: tuple[WeightsFile, ...]
     needed: Callable[[Any], bool]
-    without: str
+    disable_setting: str
     module: type[nnx.Module]
     options: tuple[str, ...]
     expected: Callable[[Any], tuple]
@@ -140,7 +141,7 @@ NETWORKS = {
     "encoder": PretrainedNetwork(
         files=(WeightsFile("weights.encoder", "the DINOv2 that the encoder starts from", _DINOV2_SOURCE),),
         needed=lambda config: bool(config.weights.encoder) and not config.init_from,
-        without="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
+        disable_setting="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
         module=ViT,
         options=("dtype", "remat"),
         expected=_encoder_config,
@@ -150,7 +151,7 @@ NETWORKS = {
     "teacher": PretrainedNetwork(
         files=(WeightsFile("weights.teacher", "the DINOv2 that the latents are aligned with", _DINOV2_SOURCE),),
         needed=lambda config: bool(config.loss.alignment_weight),
-        without="loss.alignment_weight=0",
+        disable_setting="loss.alignment_weight=0",
         module=ViT,
         options=("dtype", "remat"),
         expected=_encoder_config,
@@ -171,7 +172,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: bool(config.loss.perceptual_weight),
-        without="loss.perceptual_weight=0",
+        disable_setting="loss.perceptual_weight=0",
         module=LPIPS,
         options=("dtype",),
         expected=lambda config: (),
@@ -186,7 +187,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: config.gan.discriminator == "dino",
-        without="gan.discriminator='none' (or 'patchgan', which has no frozen backbone)",
+        disable_setting="gan.discriminator='none' (or 'patchgan', which has no frozen backbone)",
         module=DinoTrunk,
         options=("dtype", "remat"),
         expected=lambda config: (DINO_S, DINO_IMAGE_SIZE),
@@ -202,7 +203,7 @@ NETWORKS = {
             ),
         ),
         needed=lambda config: config.evals.fid.every_steps > 0,
-        without="evals.fid.every_steps=0",
+        disable_setting="evals.fid.every_steps=0",
         module=Inception,
         options=(),
         expected=lambda config: (),
@@ -288,7 +289,7 @@ def load_lpips(names: Sequence[str]) -> tuple[Functional, dict]:
 def from_tensors(name: str, tensors: Tensors, *, source: str) -> tuple[Functional, dict]:
     """Returns LPIPS or Inception and its parameters, given a PyTorch state dict; `source` names it in messages."""
     network = NETWORKS[name]
-    arguments, params = _read(network, entries.select(tensors, network.anchors, source=source), None, source)
+    arguments, params = _read(network, entries.select_state_dict(tensors, network.anchors, source=source), None, source)
     return network.make(arguments), params
 
 
@@ -301,7 +302,7 @@ def missing(name: str, path: str, reason: Exception, file: WeightsFile | None = 
         f"  reason: {reason}\n"
         f"  source: {file.source}\n"
         f"  to use a local copy: --config.{file.field}=/path/to/the/file\n"
-        f"  to train without it: --config.{network.without}"
+        f"  to train without it: --config.{network.disable_setting}"
     )
 
 
@@ -311,7 +312,7 @@ def _read_configured(name, config):
         path = _field(config, file.field)
         if not path:
             raise MissingWeights(
-                f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.without}"
+                f"config.{file.field} is empty, but the run needs {file.content}. Set it, or {network.disable_setting}"
             )
         try:
             # One file may contain both parts of LPIPS, like the lpips package's whole model; then the tensors are equal.
@@ -339,4 +340,4 @@ def _tensors(name, network, purpose):
     if not mark or files.exists(name):
         file, entry = name, None
     path = files.find_weights(files.resolve(file, purpose=purpose), purpose=purpose)
-    return entries.select(files.read_tensors(path), network.anchors, source=str(path), entry=entry)
+    return entries.select_state_dict(files.read_tensors(path), network.anchors, source=str(path), entry=entry)

@@ -16,18 +16,18 @@ class PublishedFiles:
       config: the content of `config.json`.
       extra: tensors that the network does not use.
       dtypes: the dtypes of tensors other than float32.
-      second_halves: rows of tensors of which the network uses the first half.
+      unused_rows: rows of tensors of which the network uses the first half.
     """
 
     config: Mapping[str, Any]
     extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
-    second_halves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unused_rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def tensors(self, written: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All tensors of the file, given those that the rules write from the parameters."""
         tensors = {key: tensor.astype(self.dtypes.get(key, np.float32)) for key, tensor in written.items()}
-        for key, rest in self.second_halves.items():
+        for key, rest in self.unused_rows.items():
             tensors[key] = np.concatenate([tensors[key], rest])
         return tensors | dict(self.extra)
 
@@ -41,7 +41,7 @@ class PublishedFiles:
             dict(self.config) == dict(other.config)
             and dict(self.dtypes) == dict(other.dtypes)
             and _same(self.extra, other.extra)
-            and _same(self.second_halves, other.second_halves)
+            and _same(self.unused_rows, other.unused_rows)
         )
 
 

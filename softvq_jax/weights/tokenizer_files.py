@@ -54,7 +54,7 @@ def open_pretrained(
         return dataclasses.replace(from_tensors(config, tensors, source=str(name)), extra=None)
     published, path = files.find_published(folder, purpose="tokenizer")
     anchors = tokenizer_kinds.anchors()
-    tensors = entries.select(files.read_tensors(path), anchors, source=str(path), entry=entry)
+    tensors = entries.select_state_dict(files.read_tensors(path), anchors, source=str(path), entry=entry)
     own = path.parent / OWN_CONFIG
     if own.is_file():
         fields = files.read_json(own)

@@ -198,4 +198,4 @@ def test_batches_are_those_of_files(tmp_path, num_workers):
 @pytest.mark.parametrize("path", ["tests.data.sequence_test", "tests.data.sequence_test:nothing", "no.module:x"])
 def test_a_function_that_is_not_there_is_named(path):
     with pytest.raises(ValueError, match=r"data\.path='.*package\.module:function"):
-        sequence.named(path)
+        sequence.import_source(path)

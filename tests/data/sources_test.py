@@ -91,11 +91,14 @@ def test_fingerprint_follows_the_files(tmp_path):
     assert ImageFolder(str(tmp_path)).fingerprint() == before
     write_images(tmp_path, ["b/3.png"])
     more = ImageFolder(str(tmp_path))
-    assert more.fingerprint() != before and list(more.parts) == ["a", "b"]
+    assert more.fingerprint() != before and list(more.part_fingerprints) == ["a", "b"]
     (tmp_path / "b" / "3.png").write_bytes(b"another file of the same name")
     changed = ImageFolder(str(tmp_path))
     assert changed.fingerprint() != more.fingerprint()
-    assert changed.parts["a"] == more.parts["a"] and changed.parts["b"] != more.parts["b"]
+    assert (
+        changed.part_fingerprints["a"] == more.part_fingerprints["a"]
+        and changed.part_fingerprints["b"] != more.part_fingerprints["b"]
+    )
 
 
 def test_digest_of_file_reads_size_and_ends(tmp_path):

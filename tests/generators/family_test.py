@@ -59,7 +59,9 @@ def test_unknown_sizes_are_refused():
 def test_a_networks_config_belongs_to_one_family(family):
     sizes = dict(codebook_size=16) if FAMILIES[family].discrete else dict(channels=3)
     shape = FAMILIES[family].preset("B", num_tokens=4, **sizes)
-    assert [name for name, other in FAMILIES.items() if other.owns(shape)] == [family] == [family_of(shape).name]
+    assert (
+        [name for name, other in FAMILIES.items() if other.matches_config(shape)] == [family] == [family_of(shape).name]
+    )
 
 
 # A whole family: a linear map per class that predicts the data itself, sampled in one step.
@@ -109,7 +111,7 @@ TOY = Family(
         "sampling": {"temperature": Field(0.0, "Factor on the noise.", one_of(0.0, 1.0))},
     },
     make_config=lambda fields: ToyConfig(**fields),
-    owns=lambda config: isinstance(config, ToyConfig),
+    matches_config=lambda config: isinstance(config, ToyConfig),
     network=partial(functional, ToyNetwork),
     losses=toy_losses,
     samplers={"direct": Sampler(toy_draw, frozenset({"temperature"}), steps=1)},

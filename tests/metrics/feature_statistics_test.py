@@ -16,7 +16,7 @@ def test_written_statistics_are_read_by_us_and_by_other_code(tmp_path):
     rng = np.random.default_rng(0)
     pool3, spatial = rng.normal(size=(30, 5)), rng.normal(size=(30, 7))
     path = tmp_path / "stats.npz"
-    write_statistics(path, FeatureStatistics.of(Moments.of(pool3), Moments.of(spatial)))
+    write_statistics(path, FeatureStatistics.from_moments(Moments.from_rows(pool3), Moments.from_rows(spatial)))
     with np.load(path) as file:
         np.testing.assert_allclose(file["sigma_s"], np.cov(spatial, rowvar=False))
         np.testing.assert_allclose(file["mu"], pool3.mean(axis=0))
@@ -61,7 +61,7 @@ def features():
 
 
 def test_moments_equal_numpys(features):
-    moments = Moments.of(features)
+    moments = Moments.from_rows(features)
     np.testing.assert_allclose(moments.mean, features.astype(np.float64).mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(moments.covariance(), np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
     np.testing.assert_allclose(
@@ -70,7 +70,7 @@ def test_moments_equal_numpys(features):
 
 
 def test_batches_order_and_devices_do_not_matter(features):
-    whole = Moments.of(features)
+    whole = Moments.from_rows(features)
     order = np.random.default_rng(1).permutation(len(features))
     parts = [Moments(12) for _ in range(3)]
     for i, batch in enumerate(np.array_split(features[order], 41)):
@@ -93,4 +93,4 @@ def test_features_that_are_not_finite_are_named(features):
 
 def test_one_image_has_no_covariance(features):
     with pytest.raises(TooFewImages, match="at least 2 images, and there are 1"):
-        Moments.of(features[:1]).covariance()
+        Moments.from_rows(features[:1]).covariance()

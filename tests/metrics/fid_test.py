@@ -12,7 +12,7 @@ def _features(rng, count, dimension, scale=1.0, shift=0.0):
 
 
 def _distance(a, b):
-    a, b = Moments.of(a), Moments.of(b)
+    a, b = Moments.from_rows(a), Moments.from_rows(b)
     return frechet_distance(a.mean, a.covariance(), b.mean, b.covariance())
 
 

@@ -48,7 +48,7 @@ def run_fid_metrics(case, arrays):
     real, fake, logits = arrays["real"], arrays["fake"], arrays["logits"]
     splits = int(re.search(r"(\d+) consecutive splits", case["what"])[1])
     neighbors = int(re.search(r"\bk ?= ?(\d+)", case["what"])[1])
-    moments = [Moments.of(features) for features in (real, fake)]
+    moments = [Moments.from_rows(features) for features in (real, fake)]
     is_mean, is_std = inception_score.inception_score(logits, inception_score.number_of_splits(len(logits), splits))
     precision, recall = precision_recall.precision_recall(real, fake, neighbors)
     return {

@@ -26,4 +26,4 @@ try:
         raise ArithmeticError("boom") if what == "uncaught" else ValueError("shard 7 is unreadable")
     multihost_utils.sync_global_devices("never reached")
 except ValueError as error:
-    sys.exit(errors.fail(f"error: {error}"))
+    sys.exit(errors.report_error(f"error: {error}"))

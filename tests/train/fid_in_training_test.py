@@ -144,7 +144,7 @@ def test_the_best_step_is_kept_also_over_a_restart(config, small_inception, tmp_
     again = Run(config, tmp_path / "run", TASKS["tokenizer"])
     assert again.best.value == values[best]
     worse = values[best] - 1 if metric == "eval_psnr" else values[best] + 1
-    assert not again.best.improved_by({metric: worse}, 99) and not again.best.improved_by({"other": 0.0}, 99)
+    assert not again.best.is_better({metric: worse}, 99) and not again.best.is_better({"other": 0.0}, 99)
     again.best.close()
 
 

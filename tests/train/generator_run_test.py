@@ -92,7 +92,7 @@ def test_images_are_encoded_on_the_fly(config):
     config.data.update(source="embedded", path="", augment="random_region", holdout=0.3)
     source, data = open_source(config)
     assert set(source.inputs(8, 6)) == {"image", "label"}
-    with data.same_everywhere() as batches:
+    with data.replicated_batches() as batches:
         batch = next(batches)
     ours = np.asarray(source.to_latents(source.frozen, batch))
     theirs = source.tokenizer.encode(batch["image"] / np.float32(127.5) - 1)

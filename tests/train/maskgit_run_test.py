@@ -59,7 +59,7 @@ def test_stored_indices_are_those_of_the_tokenizer(indices, tokenizer, images):
 def test_indices_of_images_on_the_fly(config):
     config.data.update(source="embedded", path="", augment="random_region", holdout=0.3)
     source, data = open_source(config)
-    with data.same_everywhere() as batches:
+    with data.replicated_batches() as batches:
         batch = next(batches)
     ours = np.asarray(source.to_latents(source.frozen, batch))
     pictures = batch["image"] / np.float32(127.5) - 1

@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors
 
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files
-from softvq_jax.weights.entries import select
+from softvq_jax.weights.entries import select_state_dict
 from softvq_jax.weights.layout import WeightsError
 from tests import small_tokenizers as small
 
@@ -32,13 +32,13 @@ def under(prefix, network=NETWORK, factor=1.0):
     ],
 )
 def test_a_prefix_is_found_by_the_anchor(prefix):
-    found = select(under(prefix) | {"optimizer.state.0.exp_avg": np.zeros(2)}, ANCHORS, source="file")
+    found = select_state_dict(under(prefix) | {"optimizer.state.0.exp_avg": np.zeros(2)}, ANCHORS, source="file")
     assert NETWORK.items() <= found.items()
 
 
 def test_compiled_parts_inside_a_network():
     compiled = {key.replace("encoder.", "encoder._orig_mod."): tensor for key, tensor in NETWORK.items()}
-    assert select(compiled, ANCHORS, source="file") == NETWORK
+    assert select_state_dict(compiled, ANCHORS, source="file") == NETWORK
 
 
 @pytest.mark.parametrize(
@@ -54,28 +54,28 @@ def test_compiled_parts_inside_a_network():
 def test_averaged_parameters_are_taken_and_said(raw, averaged, caplog):
     both = under(raw) | under(averaged, factor=10)
     with caplog.at_level(logging.INFO, logger="absl"):
-        found = select(both, ANCHORS, source="some.pth")
+        found = select_state_dict(both, ANCHORS, source="some.pth")
     assert found["decoder.w"] == 30
     assert "some.pth: taking the averaged parameters" in caplog.text
     # The other one, on request
-    assert select(both, ANCHORS, source="file", entry=raw.rstrip("."))["decoder.w"] == 3
-    assert select(both, ANCHORS, source="file", entry=averaged.rstrip("."))["decoder.w"] == 30
+    assert select_state_dict(both, ANCHORS, source="file", entry=raw.rstrip("."))["decoder.w"] == 3
+    assert select_state_dict(both, ANCHORS, source="file", entry=averaged.rstrip("."))["decoder.w"] == 30
 
 
 def test_no_clear_choice():
     several = under("first.") | under("second.")
     with pytest.raises(WeightsError, match=r"some\.pth holds this network several times, in 'first', 'second': choose"):
-        select(several, ANCHORS, source="some.pth")
-    assert select(several, ANCHORS, source="file", entry="second") == NETWORK
+        select_state_dict(several, ANCHORS, source="some.pth")
+    assert select_state_dict(several, ANCHORS, source="file", entry="second") == NETWORK
     with pytest.raises(
         WeightsError, match=r"some\.pth has no entry 'third' with this network; it has 'first', 'second'"
     ):
-        select(several, ANCHORS, source="some.pth", entry="third")
+        select_state_dict(several, ANCHORS, source="some.pth", entry="third")
 
 
 def test_the_longest_anchor_counts():
     tensors = {"dinov2.embeddings.cls_token": 1, "dinov2.layernorm.weight": 2}
-    assert select(tensors, ("cls_token", "embeddings.cls_token"), source="file") == {
+    assert select_state_dict(tensors, ("cls_token", "embeddings.cls_token"), source="file") == {
         "embeddings.cls_token": 1,
         "layernorm.weight": 2,
     }

@@ -172,14 +172,14 @@ def test_all_floats_become_float32(dtype):
 
 
 def test_first_half():
-    """Of a tensor with twice the rows; the rest comes back with `second_halves`."""
+    """Of a tensor with twice the rows; the rest comes back with `unused_rows`."""
     rules = [Rule("out", "out", layout.LINEAR, first_half=True)]
     tensor = normal(10, 4)
     params = layout.read(rules, {"out": tensor}, {"out": np.zeros((4, 5))}, source="test")
     np.testing.assert_array_equal(params["out"], tensor[:5].T)
-    rest = layout.second_halves(rules, {"out": tensor}, params)
+    rest = layout.unused_rows(rules, {"out": tensor}, params)
     np.testing.assert_array_equal(np.concatenate([layout.write(rules, params)["out"], rest["out"]]), tensor)
-    assert not layout.second_halves(rules, {"out": tensor[:5]}, params)
+    assert not layout.unused_rows(rules, {"out": tensor[:5]}, params)
     with pytest.raises(WeightsError, match=r"has shape \(9, 4\)"):
         layout.read(rules, {"out": tensor[:9]}, {"out": np.zeros((4, 5))}, source="test")
 
