@@ -45,7 +45,7 @@ def small_study(base, variants, measures=("reconstruction", "codes", "posterior"
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # seven runs, about 110 s of CPU; the tests of the teacher and of rFID train one each
 def test_variants_are_trained_measured_and_tabulated(base, tmp_path, monkeypatch, caplog):
     kinds = {"softvq": "SoftVQ", "vq": "VQ"}
     variants = {
