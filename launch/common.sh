@@ -66,7 +66,7 @@ quoted() {
   local word option line=""
   for word in "$@"; do
     option=""
-    if [[ $word =~ ^(--[a-z-]+=)(.*[^A-Za-z0-9_./:=@%+,-].*)$ ]]; then
+    if [[ $word =~ ^(--[a-z_.-]+=)(.*[^A-Za-z0-9_./:=@%+,-].*)$ ]]; then
       option=${BASH_REMATCH[1]} word=${BASH_REMATCH[2]}
     fi
     [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word="'${word//\'/\'\\\'\'}'"

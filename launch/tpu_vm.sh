@@ -7,6 +7,7 @@
 #   --zone ZONE              zone of the TPU VM
 #   --project PROJECT        project, if not gcloud's default
 #   --directory DIR          folder of the repository on each host (default softvq-jax)
+#   --python PROGRAM         Python of the hosts, from DIR (default python3), such as .venv/bin/python
 #   --accelerator-type TYPE  slice to create if it does not exist, and after each preemption: v5litepod-256, v4-32, ...
 #   --version VERSION        software of the new slice: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
 #   --spot                   create the slice as a spot VM
@@ -22,13 +23,14 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "$0")/common.sh"
 
-name="" zone="" project=() directory=softvq-jax accelerator="" version="" spot=() queued=false setup="" max_restarts=100
+name="" zone="" project=() directory=softvq-jax python=python3 accelerator="" version="" spot=() queued=false setup="" max_restarts=100
 while (($#)); do
   case $1 in
     --name) need "$1" "${2-}" && name=$2 && shift 2 ;;
     --zone) need "$1" "${2-}" && zone=$2 && shift 2 ;;
     --project) need "$1" "${2-}" && project=(--project="$2") && shift 2 ;;
     --directory) need "$1" "${2-}" && directory=$2 && shift 2 ;;
+    --python) need "$1" "${2-}" && python=$2 && shift 2 ;;
     --accelerator-type) need "$1" "${2-}" && accelerator=$2 && shift 2 ;;
     --version) need "$1" "${2-}" && version=$2 && shift 2 ;;
     --spot) spot=(--spot) && shift ;;
@@ -131,7 +133,7 @@ count_restart() {
   echo "${0##*/}: $1, restarting ($restarts of $max_restarts)" >&2
 }
 
-program=$(quoted python3 -m softvq_jax.main "${training_flags[@]}")
+program=$(quoted "$python" -m softvq_jax.main "${training_flags[@]}")
 train="cd $(quoted "$directory") || exit; code=$PREEMPTED; starts=0; "
 train+="while [ \$code -eq $PREEMPTED ] && [ \$starts -le $max_restarts ]; do "
 train+="starts=\$((starts + 1)); code=0; $program || code=\$?; done; exit \$code"

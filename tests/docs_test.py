@@ -8,6 +8,7 @@ import inspect
 import pathlib
 import re
 import shlex
+import subprocess
 
 import pytest
 
@@ -36,7 +37,17 @@ def blocks(path: pathlib.Path, language: str) -> list[str]:
 def commands(path: pathlib.Path) -> list[list[str]]:
     """The command lines of a page's shell blocks, as words."""
     text = "".join(block for language in ("bash", "sh") for block in blocks(path, language))
-    return [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    found, line = [], ""
+    for part in text.replace("\\\n", " ").splitlines():
+        line += part
+        try:
+            found.append(shlex.split(line, comments=True))
+        except ValueError:  # a quoted word of several lines
+            line += "\n"
+        else:
+            line = ""
+    assert not line, f"{path}: {line}"
+    return [words for words in found if words]
 
 
 def every_command() -> list[tuple[str, list[str]]]:
@@ -124,6 +135,22 @@ def test_commands_and_their_flags_exist(page, words):
         script = (ROOT / words[0]).read_text()
         flags = {flag for flag in flags - {""} if f"--{flag}" not in script}
     assert flags - declared_flags(module) == set(), f"{page}: {shlex.join(words)}"
+
+
+def launches() -> list[tuple[str, list[str]]]:
+    """The command lines of launch scripts on all pages, each with the page's name."""
+    return [(page, words) for page, words in every_command() if words[0].startswith("launch/") and "--" in words]
+
+
+@pytest.mark.parametrize(("page", "words"), launches(), ids=lambda value: value if isinstance(value, str) else value[0])
+def test_launch_commands_dry_run(page, words):
+    """And what the recipe says that a dry run prints is what it prints."""
+    end = words.index("--")
+    command = [*words[:end], "--dry-run", *words[end:]]
+    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode == 0 and "softvq_jax.main" in result.stdout, result.stderr
+    if page == "docs/tpu-recipe.md" and words[0] == "launch/tpu_vm.sh":
+        assert result.stdout in blocks(ROOT / page, "text")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

@@ -317,6 +317,7 @@ def test_missing_command(tmp_path):
 def test_a_dry_run_prints_one_option_a_line_that_bash_reads_back(tmp_path):
     setup = """pip install ".[tpu]" && echo 'it is $HOME'"""
     options = [*OPTIONS["tpu_vm.sh"].split(), "--accelerator-type", "v5litepod-64", "--version", "v", "--setup", setup]
+    options += ["--python", ".venv/bin/python"]
     printed = _launch("tpu_vm.sh", *options, "--spot", "--queued", "--dry-run", *TRAINING).stdout
     assert "\\ " not in printed.replace("\\\n", "")  # quotes instead of backslashes
     assert printed.splitlines()[:2] == ["gcloud compute tpus queued-resources create n \\", "  --node-id=n \\"]
@@ -325,7 +326,7 @@ def test_a_dry_run_prints_one_option_a_line_that_bash_reads_back(tmp_path):
     created, prepared, trained = _calls(tmp_path, "gcloud")
     assert {"--spot", "--accelerator-type=v5litepod-64", "--runtime-version=v"} <= set(created)
     assert f"--command={setup}" in prepared
-    assert any("--workdir=/shared/my runs/a" in word.replace("'", "") for word in trained)
+    assert any(".venv/bin/python -m softvq_jax.main" in word for word in trained)
 
 
 def test_a_queued_slice_is_waited_for_and_asked_for_again(tmp_path):
