@@ -71,10 +71,11 @@ class ImageSampler:
         generator.check_fits(tokenizer.config, self.fingerprints["tokenizer"])
         generator.check_labels(labels)
         self._generator, self._tokenizer, self.labels = generator, tokenizer, labels
-        key, options = jax.random.key(seed), dict(options)
+        options = dict(options)
 
         def sample(params, indices, labels):  # not jitted: both networks jit their own methods
             generator.params, tokenizer.params = params["generator"], params["tokenizer"]
+            key = jax.random.key(seed)  # here, for the mesh of the local devices instead of a training run's
             latents = generator.sample(labels, key=key, indices=indices, **options)
             images = tokenizer.decode_indices(latents) if generator.discrete else tokenizer.decode(latents)
             return {"images": images, "latents": latents}

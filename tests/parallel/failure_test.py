@@ -1,9 +1,11 @@
 """An error in one process ends the others, with its message."""
 
+import signal
 import time
 
 import pytest
 
+from softvq_jax.train.preemption import EXIT_CODE
 from tests import programs
 
 
@@ -38,3 +40,12 @@ def test_a_folder_that_is_not_shared_is_reported(tmp_path):
     codes, outputs, _ = ended("folder", 0, mine, other)
     assert codes == [1, 1], outputs
     assert f"--workdir={other} of process 1" in outputs[0] and "need the same folder" in outputs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_lost_host_ends_the_other(who, tmp_path):
+    """It is killed without a word, also process 0, which runs the coordination service."""
+    codes, outputs, seconds = ended("killed", who, tmp_path, tmp_path)
+    assert codes[who] == -signal.SIGKILL and codes[1 - who] not in (0, EXIT_CODE) and seconds < 90, outputs
+    assert "coordination" in outputs[1 - who].lower() or "gloo" in outputs[1 - who].lower()

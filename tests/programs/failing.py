@@ -2,11 +2,13 @@
 
     python -m tests.programs.failing <what> <who> <folder of process 0> <folder of the others>
 
-`<what>` is "reported", an error that the command line catches; "uncaught", one that it does not catch; or "folder": only
-the two folders differ.
+`<what>` is "reported", an error that the command line catches; "uncaught", one that it does not catch; "killed", a host
+that is lost; or "folder": only the two folders differ.
 """
 
+import os
 import pathlib
+import signal
 import sys
 
 from tests.programs import join
@@ -22,8 +24,10 @@ from softvq_jax.parallel.shared_folder import check_shared
 what, who, *folders = sys.argv[1:]
 try:
     check_shared(pathlib.Path(folders[min(jax.process_index(), 1)]), "--workdir", timeout=2.0)
+    if what == "killed" and jax.process_index() == int(who):
+        os.kill(os.getpid(), signal.SIGKILL)
     if jax.process_index() == int(who):
         raise ArithmeticError("boom") if what == "uncaught" else ValueError("shard 7 is unreadable")
     multihost_utils.sync_global_devices("never reached")
-except ValueError as error:
+except (ValueError, RuntimeError) as error:  # as main does; a lost connection is a RuntimeError
     sys.exit(errors.report_error(f"error: {error}"))
