@@ -34,12 +34,12 @@ from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.discriminators import DinoDiscriminator
 from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
-from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.weights import layout
 from softvq_jax.weights.discriminators import head_buffer_rules, head_rules
 from softvq_jax.weights.lpips import lpips_rules
 from softvq_jax.weights.tokenizer import tokenizer_rules
-from softvq_jax.weights.tokenizer_kinds import config_to_dict
+from softvq_jax.weights.tokenizer_kinds import config_from_fields, config_to_dict
 
 PEER = pathlib.Path(__file__).with_name("peer_torch.py")
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}  # of results, relative to their norm, and of gradient norms
@@ -64,7 +64,7 @@ def tokenizer(args) -> Case:
     """Encodes, decodes, and trains on the pixel loss."""
     model = load_config(args.config).model
     model.dtype = args.dtype
-    config = TokenizerConfig.from_dict(model.to_dict())
+    config = config_from_fields(model.to_dict())
     net = functional(TokenizerModel, config)
     params = _random(net.shapes)
     size = config.image_size

@@ -19,6 +19,7 @@ from softvq_jax.aot.flops import matmul_flops
 from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.weights.tokenizer_kinds import config_from_fields
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/b64.py", "Config of the tokenizer.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Data type of the matmuls.")
@@ -80,7 +81,7 @@ def tokenizer_functions(config: TokenizerConfig, batch: int):
 def main(_):
     config = _CONFIG.value
     config.model.dtype = _DTYPE.value
-    model = TokenizerConfig.from_dict(config.model.to_dict())
+    model = config_from_fields(config.model.to_dict())
     products, functions = list(matmuls(jnp.dtype(_DTYPE.value))), list(tokenizer_functions(model, _BATCH.value))
     times = alternate([product[1] for product in products] + [function[2] for function in functions], _SECONDS.value)
     rate = max(flops / seconds for (flops, _), seconds in zip(products, times, strict=False))

@@ -105,7 +105,11 @@ def weights_schema(encoder: str = "L") -> Schema:
             "Initial weights of the encoder, unless `init_from` is set; empty: from scratch.",
             text(),
         ),
-        "teacher": Field(dinov2_weights(encoder), "DINOv2 teacher of the alignment loss.", text()),
+        "teacher": Field(
+            dinov2_weights(encoder),
+            "DINOv2 teacher of the alignment loss, and of a MAETok's auxiliary decoder.",
+            text(),
+        ),
         "lpips_trunk": Field("hf://timm/vgg16.tv_in1k/model.safetensors", "VGG-16 of the perceptual loss.", text()),
         "lpips_heads": Field("weights/lpips_vgg_heads.pth", "Linear layers of LPIPS on VGG-16.", text()),
         "dino": Field(

@@ -9,7 +9,8 @@ from softvq_jax.config.fields import Field, flatten
 from softvq_jax.config.names import load_config
 from softvq_jax.config.schemas import field_values, schema_of
 
-REFERENCE_CONFIGS = ("l64", "sit:xl_l64", "dit:xl_l64", "mar:h_l64")  # one for each kind of model
+# One for each kind of model.
+REFERENCE_CONFIGS = ("l64", "maetok_b128", "titok_bl64_vq8k", "sit:xl_l64", "dit:xl_l64", "mar:h_l64", "maskgit:b_vq64")
 
 
 def text_reference(config: ConfigDict, width: int = 100) -> str:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.config.evals import evals_schema
 from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
+from softvq_jax.config.kinds import kind_schema
 from softvq_jax.config.losses import ALIGNMENT, GAN, LOSS
 from softvq_jax.config.networks import VIT_SIZES, dinov2_weights, model_schema, vit_schema, weights_schema
 from softvq_jax.config.optim import CODEBOOK_SCHEDULE, OPTIM
@@ -22,14 +23,15 @@ __all__ = ["VIT_SIZES", "dinov2_weights", "fields", "optim_section", "run_sectio
 SEED = Field(0, "Seed of initial weights, of the data's order and crops, and of all noise.", integer(0, 2**32 - 1))
 
 
-def tokenizer_schema(encoder: str = "L", decoder: str = "L") -> Schema:
+def tokenizer_schema(encoder: str = "L", decoder: str = "L", kind: str = "softvq") -> Schema:
     """Returns all fields of a tokenizer's config.
 
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
       decoder: "S", "B" or "L".
+      kind: "softvq", "titok" or "maetok".
     """
-    return {
+    schema: Schema = {
         "task": Field("tokenizer", "What is trained.", one_of("tokenizer")),
         "seed": SEED,
         **START,
@@ -42,19 +44,21 @@ def tokenizer_schema(encoder: str = "L", decoder: str = "L") -> Schema:
         **RUN,
         "evals": evals_schema("held_out", "fid"),
     }
+    return kind_schema(schema, kind)
 
 
-register_schema("tokenizer", lambda config: tokenizer_schema())
+register_schema("tokenizer", lambda config: tokenizer_schema(kind=config.model.get("kind", "softvq")))
 
 
-def tokenizer_config(encoder: str = "L", decoder: str = "L") -> ConfigDict:
+def tokenizer_config(encoder: str = "L", decoder: str = "L", kind: str = "softvq") -> ConfigDict:
     """Returns a tokenizer's training config, locked: fields can be set, but not added.
 
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
       decoder: "S", "B" or "L".
+      kind: "softvq", "titok" or "maetok".
     """
-    config = ConfigDict(defaults(tokenizer_schema(encoder, decoder)))
+    config = ConfigDict(defaults(tokenizer_schema(encoder, decoder, kind)))
     config.lock()
     config.model.bottleneck_args.unlock()
     return config

@@ -41,9 +41,13 @@ def draw_mask(
     MAETok's in [0.4, 0.6].
     """
     share_key, order_key = jax.random.split(key)
+    return mask_share(batch, num_tokens, draw_share(share_key, least, most), order_key)
+
+
+def draw_share(key: jax.Array, least: float, most: float) -> jax.Array:
+    """Draws a share of masked tokens: normal, mean `most`, standard deviation 0.25, truncated to [least, most]."""
     lowest = (least - most) / MASKED_SHARE_STD
-    share = most + MASKED_SHARE_STD * jax.random.truncated_normal(share_key, lowest, 0.0)
-    return mask_share(batch, num_tokens, share, order_key)
+    return most + MASKED_SHARE_STD * jax.random.truncated_normal(key, lowest, 0.0)
 
 
 def mask_share(batch: int, num_tokens: int, share: float | jax.Array, key: jax.Array) -> jax.Array:

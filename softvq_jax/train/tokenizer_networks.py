@@ -7,7 +7,9 @@ from softvq_jax.losses.alignment import check_alignment
 from softvq_jax.models.alignment import AlignmentHead, AlignmentTransformer
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional, functional
+from softvq_jax.models.maetok import MAETokConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.train.masked_training import auxiliary_decoders
 from softvq_jax.weights import tokenizer_kinds
 from softvq_jax.weights.pretrained import NETWORKS
 
@@ -18,8 +20,8 @@ DISCRIMINATORS = ("dino", "patchgan", "none")
 class TokenizerNetworks:
     """The networks of a run; None for networks that the config does not use.
 
-    `model`, `alignment` and `discriminator` are trained; `teacher`, `lpips` and `trunk` are frozen. `trunk_size` is the
-    side in pixels of the images that the trunk takes.
+    `model`, `alignment`, `auxiliary` (a MAETok's decoders by their targets) and `discriminator` are trained; `teacher`,
+    `lpips` and `trunk` are frozen. `trunk_size` is the side in pixels of the images that the trunk takes.
     """
 
     config: TokenizerConfig
@@ -30,6 +32,7 @@ class TokenizerNetworks:
     lpips: Functional | None = None
     trunk: Functional | None = None
     trunk_size: int | None = None
+    auxiliary: dict[str, Functional] = dataclasses.field(default_factory=dict)
 
 
 def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
@@ -46,11 +49,12 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     if kind not in DISCRIMINATORS:
         raise ValueError(f"gan.discriminator is {kind!r}; expected one of {', '.join(DISCRIMINATORS)}")
     model = tokenizer_kinds.config_from_fields(config.model.to_dict())
+    check_kind(config, model)
     compute = dict(dtype=model.dtype, remat=model.remat)
     frozen = ("teacher", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
     trunk_size = None
-    if "teacher" in arguments:
+    if "teacher" in arguments and config.loss.alignment_weight:
         teacher, image_size = arguments["teacher"]
         check_alignment(config.alignment.mode, model.num_latent_tokens, teacher.grid(image_size) ** 2)
         nets["alignment"] = _alignment_head(config.alignment, model, teacher.width)
@@ -59,7 +63,28 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
         nets["discriminator"] = functional(DinoDiscriminator, trunk.width, dtype=model.dtype)
     elif kind == "patchgan":
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
-    return TokenizerNetworks(model, tokenizer_kinds.network(model), **nets, trunk_size=trunk_size)
+    auxiliary = {}
+    if isinstance(model, MAETokConfig):
+        teacher_width = arguments["teacher"][0].width if "teacher" in arguments else None
+        auxiliary = auxiliary_decoders(config, model, teacher_width)
+    network = tokenizer_kinds.network(model)
+    return TokenizerNetworks(model, network, **nets, trunk_size=trunk_size, auxiliary=auxiliary)
+
+
+def check_kind(config, model: TokenizerConfig) -> None:
+    """Raises ValueError if the config of one kind of tokenizer is used for another, or for what this kind cannot do."""
+    kind = tokenizer_kinds.kind_of(model).name
+    if ("masking" in config) != (kind == "maetok") or ("encoder" in config.weights) != (kind == "softvq"):
+        raise ValueError(
+            f"model.kind is {kind!r}, but the config has the fields of another kind: use one of its configs, such as "
+            f"{ {'softvq': 'l64', 'titok': 'titok_bl64_vq8k', 'maetok': 'maetok_b128'}[kind] }"
+        )
+    if kind == "titok" and config.gan.adaptive:
+        raise ValueError("gan.adaptive is for decoders that end with a linear map; a TiTok's ends with a convolution")
+    if kind != "softvq" and (model.local_init or model.unit_init):
+        raise ValueError(
+            f"model.local_init and model.unit_init are for SoftVQ-VAE; a {kind} starts as its authors' does"
+        )
 
 
 def _alignment_head(section, model: TokenizerConfig, teacher_width: int) -> Functional:

@@ -23,7 +23,7 @@ from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.vit import patchify
 from softvq_jax.parallel.mesh import constrain_batch
 from softvq_jax.pixels import as_float
-from softvq_jax.train import optim
+from softvq_jax.train import masked_training, optim
 from softvq_jax.train.state import Discriminator, RunningStatistics, TokenizerState
 from softvq_jax.train.tokenizer_networks import TokenizerNetworks
 
@@ -86,12 +86,15 @@ class TokenizerStep:
     def generator(self, state, frozen, running: RunningStatistics, images, key):
         """Returns gradients of `L2 + ramp * LPIPS + latent terms + gate * 0.2 * adaptive * gan_G`, and reconstructions."""
         model_key, alignment_key, augmentation_key = jax.random.split(key, 3)
+        mask, masked = self.mask(len(images), state.step, jax.random.fold_in(model_key, 0)), {}
+        if mask is not None:
+            masked = {"mask": mask}
 
         def tokenize(params):
             model = self.nets.model(params["model"])
-            out = model(images, step=state.step, key=model_key)
+            out = model(images, step=state.step, key=model_key, **masked)
             reconstructions = constrain_batch(model.decoder.to_pixels(out.decoded))
-            latent_loss, terms = self.latent_terms(params, frozen, images, out.bottlenecked, alignment_key)
+            latent_loss, terms = self.latent_terms(params, frozen, images, out.bottlenecked, alignment_key, mask)
             return (reconstructions, latent_loss), (out, terms)
 
         (reconstructions, latent_loss), pullback, (out, terms) = jax.vjp(tokenize, state.tokenizer.params, has_aux=True)
@@ -117,9 +120,21 @@ class TokenizerStep:
             running = dataclasses.replace(running, code_age=code_age)
         return grads, running, metrics | {"generator_total": total}, jax.lax.stop_gradient(reconstructions)
 
-    def latent_terms(self, params, frozen, images, bottlenecked, key):
-        """Returns the weighted sum of the bottleneck's losses and the alignment loss, and each loss unweighted."""
-        weights = {name: self.loss_weight(name) for name in (*bottlenecked.losses, "alignment")}
+    def mask(self, batch: int, step: jax.Array, key: jax.Array) -> jax.Array | None:
+        """Returns which patches a MAETok's encoder does not see, `[B, N]`; None for other tokenizers."""
+        if "masking" not in self.config:
+            return None
+        model = self.nets.config
+        num_patches = model.encoder.grid(model.image_size) ** 2
+        return masked_training.draw_mask(self.config.masking, num_patches, batch, step, key)
+
+    def latent_terms(self, params, frozen, images, bottlenecked, key, mask=None):
+        """Returns the weighted sum of all losses of the latents, and each loss unweighted.
+
+        They are the bottleneck's losses, the alignment loss, and those of a MAETok's auxiliary decoders.
+        """
+        named = (*bottlenecked.losses, "alignment", *self.nets.auxiliary)
+        weights = {name: self.loss_weight(name) for name in named}
         # Terms with weight 0 are not computed: the entropy of 65,536 codes takes most of a step.
         terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
         if self.nets.teacher is not None and self.nets.alignment is not None:
@@ -131,6 +146,11 @@ class TokenizerStep:
             aligned = bottlenecked.latents[..., : self.config.alignment.channels or None]
             projected = head(alignment.alignment_inputs(mode, aligned))
             terms["alignment"] = alignment.alignment_loss(projected, jax.lax.stop_gradient(targets))
+        if self.nets.auxiliary:
+            teacher = None if self.nets.teacher is None else self.nets.teacher(frozen["teacher"])
+            where = mask if self.config.masking.targets == "masked" else None
+            of = (images, bottlenecked.latents, teacher, where)
+            terms |= masked_training.auxiliary_terms(self.nets.auxiliary, params["auxiliary"], *of)
         return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
 
     def loss_weight(self, name: str) -> float:

@@ -71,6 +71,8 @@ class TokenizerTask(Task):
         trained = {"model": self.nets.model.shapes} | (
             {} if self.nets.alignment is None else {"alignment": self.nets.alignment.shapes}
         )
+        if self.nets.auxiliary:
+            trained["auxiliary"] = {name: decoder.shapes for name, decoder in self.nets.auxiliary.items()}
         paths = [path.removeprefix("model/") for path in traverse_util.flatten_dict(trained, sep="/")]
         self.is_frozen = frozen_paths(config.freeze, paths)
         self.generator_optimizer = optim.optimizer(config.optim, self.schedules, self._group)
@@ -133,6 +135,11 @@ class TokenizerTask(Task):
         params["model"] = init_from.overlay(params["model"], initial.get("init_from", {}))
         if self.nets.alignment is not None:
             params["alignment"] = self.nets.alignment.init(keys[1])[0]
+        if self.nets.auxiliary:
+            params["auxiliary"] = {
+                name: decoder.init(jax.random.fold_in(keys[1], number))[0]
+                for number, (name, decoder) in enumerate(self.nets.auxiliary.items())
+            }
         discriminator = None
         if self.nets.discriminator is not None:
             weights, buffers = self.nets.discriminator.init(keys[2])

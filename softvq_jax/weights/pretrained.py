@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from softvq_jax.config.kinds import VIT_OPTIONS
 from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S, DinoTrunk
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.inception import Inception
@@ -91,6 +92,15 @@ def _encoder_config(config) -> tuple[ViTConfig, int]:
     return ViTConfig(**config.model.encoder.to_dict()), config.model.image_size
 
 
+def _expected_teacher(config) -> tuple[ViTConfig, int]:
+    """A DINOv2 of the encoder's size."""
+    names = {field.name for field in dataclasses.fields(ViTConfig)} - {*VIT_OPTIONS, "layer_scale", "norm_eps"}
+    fields = {name: value for name, value in config.model.encoder.to_dict().items() if name in names}
+    if config.model.get("kind", "softvq") == "softvq":
+        return _encoder_config(config)
+    return ViTConfig(**fields), config.model.image_size
+
+
 def _read_vit(tensors, shape, image_size, source):
     shape.grid(image_size)  # raises if the patches do not fit
     rules = vit_rules(shape)
@@ -140,7 +150,7 @@ TRAINING = ("encoder", "teacher", "lpips", "trunk")
 NETWORKS = {
     "encoder": PretrainedNetwork(
         files=(WeightsFile("weights.encoder", "the DINOv2 that the encoder starts from", _DINOV2_SOURCE),),
-        needed=lambda config: bool(config.weights.encoder) and not config.init_from,
+        needed=lambda config: bool(config.weights.get("encoder", "")) and not config.init_from,
         disable_setting="weights.encoder=''  (the encoder then starts from scratch) or init_from=... (a trained tokenizer)",
         module=ViT,
         options=("dtype", "remat"),
@@ -150,11 +160,11 @@ NETWORKS = {
     ),
     "teacher": PretrainedNetwork(
         files=(WeightsFile("weights.teacher", "the DINOv2 that the latents are aligned with", _DINOV2_SOURCE),),
-        needed=lambda config: bool(config.loss.alignment_weight),
-        disable_setting="loss.alignment_weight=0",
+        needed=lambda config: bool(config.loss.alignment_weight or config.loss.get("dino_weight", 0.0)),
+        disable_setting="loss.alignment_weight=0  (of a MAETok: loss.dino_weight=0)",
         module=ViT,
         options=("dtype", "remat"),
-        expected=_encoder_config,
+        expected=_expected_teacher,
         read=_read_teacher,
         anchors=_VIT_ANCHORS,
     ),

@@ -155,6 +155,7 @@ def test_presets():
             check_values(generator_config("maskgit", size, codes))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_training_learns_one_batch():
     config = small_generators.config("maskgit")

@@ -1,0 +1,82 @@
+"""MAETok's training: the encoder sees masked images, and auxiliary decoders predict features (arXiv 2502.03444).
+
+CLIP's features, a third target of the release, are not among them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from softvq_jax.diffusion import masking
+from softvq_jax.losses import hog, masked_features
+from softvq_jax.models import maetok
+from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.functional import Functional
+from softvq_jax.models.maetok import MAETokConfig
+
+FEATURES = ("hog", "dino")
+"""The targets of auxiliary decoders; each has a weight `config.loss.NAME_weight`."""
+
+
+def auxiliary_decoders(config, model: MAETokConfig, teacher_width: int | None) -> dict[str, Functional]:
+    """Returns the auxiliary decoders whose weights are positive, by their targets.
+
+    Args:
+      config: the training config.
+      model: of the tokenizer.
+      teacher_width: channels of the DINOv2 teacher; None without one.
+
+    Raises:
+      ValueError: HOG features, but patches that are not 16 pixels wide; or the shares of masking do not fit together.
+    """
+    section, patch = config.masking, model.decoder.patch_size
+    if section.least > section.most:
+        raise ValueError(f"masking.least is {section.least}, above masking.most, {section.most}")
+    widths = {"hog": hog.NUM_VALUES, "dino": teacher_width}
+    wanted = [name for name in FEATURES if config.loss[f"{name}_weight"]]
+    if "hog" in wanted and patch != hog.PATCH:
+        raise ValueError(
+            f"HOG features are of patches of {hog.PATCH} pixels, but model.decoder.patch_size is {patch}: set it to "
+            f"{hog.PATCH}, or loss.hog_weight=0"
+        )
+    return {name: maetok.auxiliary(model, width) for name in wanted if (width := widths[name]) is not None}
+
+
+def draw_mask(section, num_patches: int, batch: int, step: jax.Array, key: jax.Array) -> jax.Array:
+    """Draws which patches the encoder does not see, `[B, N]`.
+
+    Args:
+      section: `config.masking`.
+      num_patches: `N`.
+      batch: `B`.
+      step: number of completed training steps.
+      key: random key.
+    """
+    share_key, order_key = jax.random.split(key)
+    share = masking.draw_share(share_key, section.least, section.most)
+    if section.off_steps:
+        share = share * jnp.maximum(0.0, 1.0 - step / section.off_steps)
+    return masking.mask_share(batch, num_patches, share, order_key)
+
+
+def auxiliary_terms(
+    decoders: dict[str, Functional], params, images: jax.Array, latents: jax.Array, teacher, mask: jax.Array | None
+) -> dict[str, jax.Array]:
+    """Returns the losses of the auxiliary decoders, unweighted: squared error of HOG, minus cosine of DINOv2 features.
+
+    Args:
+      decoders: by their targets.
+      params: their parameters, by their targets.
+      images: `[B, H, W, 3]` in [-1, 1].
+      latents: `[B, L, D]`.
+      teacher: the frozen DINOv2 with its parameters; None without one.
+      mask: `[B, N]`, patches whose losses count; None for all.
+    """
+    terms = {}
+    for name, decoder in decoders.items():
+        predicted = decoder(params[name])(latents)
+        if name == "hog":
+            terms[name] = masked_features.squared_error(predicted, hog.hog(images), mask)
+        else:
+            patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
+            terms[name] = masked_features.negative_cosine(predicted, jax.lax.stop_gradient(patches), mask)
+    return terms
