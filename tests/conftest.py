@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+pytest_plugins = ["tests.bucket_fixtures"]
+
 # Files that take minutes. With one file to a worker, they start first.
 LONGEST = (
     "parity_test.py",

@@ -9,8 +9,9 @@ import os
 import pathlib
 from typing import Any
 
-from softvq_jax.data import records, source
-from softvq_jax.storage.paths import expand
+from softvq_jax.data import record_ranges, records, source
+from softvq_jax.storage import listing, mirror
+from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
 INDEX = "dataset.json"
 LATENTS = "latents"  # section of `dataset.json`, where the records hold latents
@@ -51,7 +52,7 @@ class ArrayRecordShards(source.Source):
 
     def __init__(self, folder: str):
         folder = expand(folder)
-        path = pathlib.Path(folder, INDEX)
+        path = as_path(folder) / INDEX
         if not path.exists():
             raise FileNotFoundError(
                 f"no {path}: data.source='array_record' reads a folder that was written completely by "
@@ -66,8 +67,12 @@ class ArrayRecordShards(source.Source):
             )
         shards = index["shards"]
         self._shards = [os.path.join(folder, shard["file"]) for shard in shards]
+        sizes = listing.sizes(folder)
         for name, shard in zip(self._shards, shards, strict=True):
-            _check_size(name, shard["bytes"])
+            _check_size(name, sizes.get(shard["file"]), shard["bytes"])
+        self._copied_ahead: list[tuple[str, str]] = []  # shards in a bucket, and their SHA-256
+        if is_remote(folder):
+            self._copied_ahead = [(name, of.get("sha256", "")) for name, of in zip(self._shards, shards, strict=True)]
         self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
         if not self._ends or not self._ends[-1]:
             raise ValueError(f"{path} lists no images")
@@ -80,6 +85,8 @@ class ArrayRecordShards(source.Source):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         shard = bisect.bisect_right(self._ends, i)
+        if self._copied_ahead:
+            copy_ahead(tuple(self._copied_ahead))
         return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0), len(self.class_names))
 
     def key(self, i: int) -> str:
@@ -87,7 +94,7 @@ class ArrayRecordShards(source.Source):
 
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
-        return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
+        return source.digests_of_files(self._shards)
 
     def fingerprint(self) -> str:
         return source.digest_of_fingerprints(self.part_fingerprints)
@@ -144,12 +151,21 @@ def read_record(shard: str, position: int) -> dict:
     return records.decode(record)
 
 
-def _check_size(path, size):
-    if not os.path.exists(path):
+@functools.cache
+def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.Ahead:
+    """Starts to copy shards, paths in a bucket and their SHA-256, to the local disk; once in a process."""
+    paths = [bucket_path(shard) for shard, _ in shards]
+    statuses = listing.in_threads(lambda path: path.stat(), paths)
+    digests = (sha256 for _, sha256 in shards)
+    return mirror.Ahead([*zip(paths, statuses, digests, strict=True)])
+
+
+def _check_size(path, found, size):
+    if found is None:
         raise FileNotFoundError(f"{path} is missing, but {INDEX} lists it: copy it again")
-    if os.path.getsize(path) != size:
+    if found != size:
         raise ValueError(
-            f"{path} has {os.path.getsize(path):,} bytes, {INDEX} says {size:,}: the shard was truncated or replaced; "
+            f"{path} has {found:,} bytes, {INDEX} says {size:,}: the shard was truncated or replaced; "
             "copy it again, or write the folder again"
         )
 
@@ -162,5 +178,7 @@ def _reader(shard):
         raise ModuleNotFoundError(
             "ArrayRecord files need the package array_record: pip install array_record"
         ) from error
+    if is_remote(shard):
+        return record_ranges.BucketShard(str(shard))
     # Samples are read in random order, so reading ahead is useless.
     return ArrayRecordReader(shard, "readahead_buffer_size:0")

@@ -4,10 +4,8 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import glob
 import itertools
 import os
-import pathlib
 from collections.abc import Sequence
 
 from absl import logging
@@ -15,7 +13,9 @@ from absl import logging
 from softvq_jax.data import source
 from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.labels import LabelFile, class_names
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage import listing
+from softvq_jax.storage.bucket_errors import BucketError, NotFound
+from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
 CLASSES = ("auto", "folders", "names", "one")
 """Where the classes of a folder's images come from; see `ImageFolder`."""
@@ -33,7 +33,11 @@ class ImageFile(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
-            return pathlib.Path(self.where).read_bytes(), self.label
+            return as_path(self.where).read_bytes(), self.label
+        except NotFound as error:
+            raise source.UnreadableImage(self.where, str(error)) from None
+        except BucketError:  # of the server, and not of this image
+            raise
         except (OSError, ValueError) as error:  # ValueError: of a name with a null byte
             reason = getattr(error, "strerror", None) or error
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {reason}") from None
@@ -57,17 +61,17 @@ class ImageFolder(source.Source):
     def __init__(self, folder: str, classes: str = "auto", label_file: str = ""):
         folder = expand(folder)
         self._folder = folder
-        if not os.path.isdir(folder):
+        if not listing.is_dir(folder):
             raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must be a folder of images")
-        listing = walk(folder)
-        if not listing.images:
-            raise FileNotFoundError(f"no image in {folder!r}: {_instead(listing)}")
-        listing.warn(folder)
+        found = walk(folder)
+        if not found.images:
+            raise FileNotFoundError(f"no image in {folder!r}: {_instead(found)}")
+        found.warn(folder)
         if label_file:
-            self._class_of = LabelFile(expand(label_file)).classes(listing.images)
+            self._class_of = LabelFile(expand(label_file)).classes(found.images)
             names = class_names(self._class_of.values())
         else:
-            self._class_of = _classes(folder, listing.images, classes)
+            self._class_of = _classes(folder, found.images, classes)
             names = tuple(sorted(set(self._class_of.values())))
         self.renumber(names)
 
@@ -103,7 +107,15 @@ class ImageFolder(source.Source):
     def fingerprint(self) -> str:
         return source.digest_of_fingerprints(self.part_fingerprints)
 
+    @functools.cached_property
+    def _remote_sizes(self) -> dict[str, int]:
+        """The size of each object, by one listing."""
+        folder = bucket_path(self._folder)
+        return {str(path.relative_to(folder)): status.st_size for path, status in folder.find()}
+
     def _sizes(self, files):
+        if is_remote(self._folder):
+            return [self._remote_sizes.get(name, -1) for name, _ in files]
         return [_size(os.path.join(self._folder, name)) for name, _ in files]
 
 
@@ -182,6 +194,12 @@ def walk(folder: str) -> Listing:
       OSError: `folder` itself cannot be listed.
     """
     found = Listing([], [], [])
+    if is_remote(folder):
+        for path, _ in bucket_path(folder).find():
+            name = str(path.relative_to(bucket_path(folder)))
+            if not any(map(is_junk, name.split("/"))):
+                (found.images if name.lower().endswith(EXTENSIONS) else found.others).append(name)
+        return found
     waiting: list[tuple[str, tuple[str, ...]]] = [
         ("", (os.path.realpath(folder),))
     ]  # folders, each with the real paths of those on the way to it
@@ -235,12 +253,12 @@ def _count_by_ending(names: Sequence[str]) -> str:
     return f"{len(names):,} files ({listed}, such as {names[0]})"
 
 
-def _instead(listing: Listing) -> str:
+def _instead(found: Listing) -> str:
     """What to do with a folder without images."""
-    for name in listing.others:
+    for name in found.others:
         if (ending := os.path.splitext(name)[1].lower()) in OTHER_SOURCES:
             return f"it holds {name}: set data.source={OTHER_SOURCES[ending]!r}"
-    lies_there = f"it holds {_count_by_ending(listing.others)}; " if listing.others else ""
+    lies_there = f"it holds {_count_by_ending(found.others)}; " if found.others else ""
     return f"{lies_there}expected files ending in {', '.join(EXTENSIONS)}, directly in it or in one subfolder per class"
 
 
@@ -263,17 +281,22 @@ def list_images(name: str) -> list[str]:
       ValueError: links form a loop.
     """
     name = expand(name)
-    if os.path.isfile(name):
+    if listing.is_file(name):
         return [name]
-    found = [name] if os.path.isdir(name) else glob.glob(name)
-    files = [path for path in found if os.path.isfile(path) and not is_junk(os.path.basename(path))]
+    found = [name] if listing.is_dir(name) else listing.glob(name)
+    # A request for each of the images that match in a bucket would take minutes.
+    sure = set(found) if not is_remote(name) else {path for path in found if not path.lower().endswith(EXTENSIONS)}
+    folders = {path for path in sure if listing.is_dir(path)}
+    files = [
+        path for path in found if (path not in sure or listing.is_file(path)) and not is_junk(os.path.basename(path))
+    ]
     matched = [path for path in files if path.lower().endswith(EXTENSIONS)]
-    listed = {folder: walk(folder) for folder in found if os.path.isdir(folder)}
-    below = (os.path.join(folder, path) for folder, listing in listed.items() for path in listing.images)
+    listed = {folder: walk(folder) for folder in found if folder in folders}
+    below = (os.path.join(folder, path) for folder, inside in listed.items() for path in inside.images)
     if not (paths := sorted({*matched, *below})):
         raise FileNotFoundError(f"no image found at {name!r}; image files end in {', '.join(EXTENSIONS)}")
-    for folder, listing in listed.items():
-        listing.warn(folder)
+    for folder, inside in listed.items():
+        inside.warn(folder)
     if left_out := sorted({*files} - {*matched}):
         logging_once(f"{name}: {_count_by_ending(left_out)} are not read; image files end in {' '.join(EXTENSIONS)}")
     return paths

@@ -2,9 +2,10 @@
 
 import csv
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
+
+from softvq_jax.storage.paths import as_path
 
 MAX_CLASSES = 1_000_000
 MAX_CHARACTERS = 1000  # of the name of a class
@@ -31,7 +32,7 @@ class LabelFile:
                 "imagenet_2012_validation_synset_labels.txt of TensorFlow's ImageNet scripts"
             )
         try:
-            lines = pathlib.Path(path).read_text("utf-8-sig").splitlines()
+            lines = as_path(path).read_text("utf-8-sig").splitlines()
             self._words = [_words(line) for line in lines if line.strip()]
         except FileNotFoundError:
             raise FileNotFoundError(f"no label file {path!r}") from None

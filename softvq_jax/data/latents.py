@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from softvq_jax.data.array_record import INDEX, LATENTS, ArrayRecordShards, clas
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.samples import Read, read_each
 from softvq_jax.data.source import UnreadableImage
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage.paths import as_path, expand
 
 SECTION = LATENTS
 OF_CHANNELS = ("channel_means", "channel_stds")
@@ -109,7 +108,7 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
       FileNotFoundError: the folder is not a finished folder of latents.
       ValueError: the folder holds images, or its metadata are damaged.
     """
-    path = pathlib.Path(expand(str(folder)), INDEX)
+    path = as_path(expand(str(folder))) / INDEX
     if not path.is_file():
         raise FileNotFoundError(
             f"no {INDEX} in {str(folder)!r}: not a finished folder of latents. To make one: python -m "

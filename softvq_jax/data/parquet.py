@@ -17,7 +17,9 @@ import numpy as np
 from softvq_jax.data import source
 from softvq_jax.data.labels import MAX_CLASSES
 from softvq_jax.data.tar import find_shards
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage import listing
+from softvq_jax.storage.buckets import file_system
+from softvq_jax.storage.paths import expand, is_remote
 
 IMAGES = ("image", "img", "jpg", "png", "webp", "picture")  # names of columns, the first that is there
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
@@ -65,8 +67,9 @@ class ParquetShards(source.Source):
 
     def __init__(self, path: str):
         path = expand(path)
-        if os.path.isdir(os.path.join(path, "data")) and not any(n.endswith(".parquet") for n in os.listdir(path)):
-            path = os.path.join(path, "data")
+        inner = os.path.join(path, "data")
+        if listing.is_dir(inner) and not any(name.endswith(".parquet") for name in listing.names(path)):
+            path = inner
         self._files = find_shards(path, (".parquet",), "Parquet file")
         shards = [_Shard(file) for file in self._files]
         if len({(shard.image, shard.label) for shard in shards}) > 1:
@@ -104,7 +107,7 @@ class ParquetShards(source.Source):
 
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
-        return {os.path.basename(file): source.digest_of_file(file) for file in self._files}
+        return source.digests_of_files(self._files)
 
     def fingerprint(self) -> str:
         return source.digest_of_fingerprints(self.part_fingerprints)
@@ -182,6 +185,9 @@ def _group(file: str, column: str, group: int):
 
 def _open(file: str, **options):
     """Opens a file; pages that were written with a checksum are checked when they are read."""
+    if is_remote(file):  # by ranges
+        opened = file_system(file.partition("://")[0]).open(file, "rb")
+        return _parquet().ParquetFile(opened, page_checksum_verification=True)
     return _parquet().ParquetFile(file, page_checksum_verification=True, **options)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from softvq_jax.storage import mirror
 from softvq_jax.storage.bucket_errors import naming
 from softvq_jax.storage.buckets import BucketPath
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import bucket_path
 
 BLOCK, BLOCK_HEADER = 1 << 16, 24
 CHUNK_HEADER = struct.Struct("<QQQQQ")
@@ -37,8 +37,7 @@ class BucketShard:
     """
 
     def __init__(self, path: str):
-        found = as_path(path)
-        assert is_remote(found)
+        found = bucket_path(path)
         self._path, self._local, self._looked = found, None, 0.0
         self._status = found.stat()
         self._copy = mirror.copy_of(found, self._status)
@@ -48,6 +47,7 @@ class BucketShard:
             self._offsets = read_offsets(found, self._status.st_size)
         except Compressed:
             mirror.local_file(found)
+            self._looked = 0.0
             self._copied()
 
     def read(self, positions: Sequence[int]) -> list[bytes]:

@@ -11,7 +11,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from softvq_jax.data import crops, records, source
 from softvq_jax.data.decoding import DEFAULT, Decoding
-from softvq_jax.storage import files
+from softvq_jax.storage import files, listing, mirror
 
 JPEG_QUALITY = 95  # for images that are shrunk
 UNFINISHED = files.PARTIAL  # suffix of incomplete files, which a killed process leaves behind
@@ -96,19 +96,20 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
     """Returns the problems of a shard, given its entry in `dataset.json`; reads all of it and decodes every image."""
-    path = os.path.join(folder, entry["file"])
-    if not os.path.exists(path):
-        return [f"{path} is missing"]
+    name = os.path.join(folder, entry["file"])
+    if not listing.exists(name):
+        return [f"{name} is missing"]
+    path = str(mirror.local_file(name))
     if _size_and_checksum(path) == {"bytes": entry["bytes"], "sha256": entry["sha256"]}:
         problems = []
     else:
-        problems = [f"{path} is not the file that was written: size or SHA-256 differ"]
+        problems = [f"{name} is not the file that was written: size or SHA-256 differ"]
     try:
         reader = ArrayRecordReader(path, "")
     except RuntimeError as error:
-        return [*problems, f"{path}: {error}"]
+        return [*problems, f"{name}: {error}"]
     for position in range(entry["records"]):
-        where = f"{path} record {position}"
+        where = f"{name} record {position}"
         try:
             example = records.decode(reader.read([position])[0])
             source.decode(example["image"], where)

@@ -4,13 +4,15 @@ import abc
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from softvq_jax.data.decoding import DEFAULT, Decoding, UnreadableImage, decode
+from softvq_jax.storage import listing
+from softvq_jax.storage.paths import bucket_path, is_remote
 
 __all__ = [
     "EncodedImage",
@@ -21,6 +23,7 @@ __all__ = [
     "digest",
     "digest_of_file",
     "digest_of_fingerprints",
+    "digests_of_files",
 ]
 END_BYTES = 1 << 16
 
@@ -97,10 +100,26 @@ def digest_of_file(path: str) -> str:
     It detects shards that were rewritten, truncated or exchanged, but not a few changed bytes in the middle, which
     ArrayRecord's checksums detect when the record is read.
     """
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - END_BYTES))
-        last = file.read()
-        file.seek(0)
-        ends = (hashlib.sha256(part).hexdigest() for part in (file.read(END_BYTES), last))
-        return f"{size}-{digest(ends, 16)}"
+    if is_remote(path):
+        found = bucket_path(path)
+        size = found.stat().st_size
+        parts = [
+            found.read_range(start, min(size, start + END_BYTES)) for start in (0, max(0, size - END_BYTES)) if size
+        ]
+    else:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - END_BYTES))
+            last = file.read()
+            file.seek(0)
+            parts = [file.read(END_BYTES), last]
+    ends = (hashlib.sha256(part).hexdigest() for part in (parts or [b"", b""]))
+    return f"{size}-{digest(ends, 16)}"
+
+
+def digests_of_files(paths: Sequence[str]) -> dict[str, str]:
+    """Returns `digest_of_file` of each file by its name; of files in a bucket, several at a time."""
+    found = (
+        listing.in_threads(digest_of_file, list(paths)) if any(map(is_remote, paths)) else map(digest_of_file, paths)
+    )
+    return {os.path.basename(path): digest for path, digest in zip(paths, found, strict=True)}

@@ -12,26 +12,23 @@ in tars, nor behind the first of several archives that were written one after th
 import dataclasses
 import functools
 import glob
-import hashlib
 import itertools
 import json
 import os
-import pathlib
 import re
 import tarfile
-import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from absl import logging
 
-from softvq_jax.data import source
+from softvq_jax.data import shard_indexes, source
 from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.folder import is_junk, logging_once
 from softvq_jax.data.labels import MAX_CLASSES
-from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand
+from softvq_jax.storage import listing
+from softvq_jax.storage.bucket_errors import BucketError
+from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
@@ -57,8 +54,12 @@ class TarMember(source.EncodedImage):
 
     def load(self) -> tuple[bytes, int]:
         try:
+            if is_remote(self.shard):
+                return bucket_path(self.shard).read_range(self.offset, self.offset + self.size), self.label
             file = _open(self.shard)  # keep a reference: the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
+        except BucketError:  # of the server, and not of this image
+            raise
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
 
@@ -128,7 +129,7 @@ class TarShards(source.Source):
 
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
-        return {os.path.basename(shard): source.digest_of_file(shard) for shard in self._shards}
+        return source.digests_of_files(self._shards)
 
     def fingerprint(self) -> str:
         return source.digest_of_fingerprints(self.part_fingerprints)
@@ -144,38 +145,10 @@ def _numbered(classes):
     return labels, tuple(map(str, range(labels.max() + 1)))
 
 
-def _indexes(shards):
-    indexes, start = [], time.monotonic()
-    for number, shard in enumerate(shards, 1):
-        indexes.append(_cached_index(shard))
-        if time.monotonic() - start > 10:
-            start = time.monotonic()
-            logging.info("indexed %d of %d tar files", number, len(shards))
-    return indexes
-
-
-def _cached_index(shard):
-    """Returns the index of a shard from the cache, or makes and caches it; the cache key changes with the shard."""
-    stat = os.stat(shard)
-    key = hashlib.sha256(
-        f"{INDEX_VERSION}\0{os.path.abspath(shard)}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()
-    ).hexdigest()[:32]
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
-    path = folder / f"{key}.npz"
-    if path.exists():
-        try:
-            with np.load(path) as arrays:
-                return _checked(Index(**arrays), stat.st_size)
-        except Exception as error:  # NumPy and zipfile raise many types for damaged files
-            logging.warning("the cached index %s of %s is damaged (%s); it is made again", path, shard, error)
-    index = _index(shard)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as partial, open(partial, "wb") as file:
-            np.savez(file, **dataclasses.asdict(index))
-    except OSError as error:
-        logging.warning("the index of %s cannot be cached (%s); it is made again at the next start", shard, error)
-    return index
+def _indexes(shards: list[str]) -> list[Index]:
+    return shard_indexes.indexes(
+        shards, INDEX_VERSION, _index, dataclasses.asdict, lambda arrays, size: _checked(Index(**arrays), size)
+    )
 
 
 def _checked(index: Index, size: int) -> Index:
@@ -198,7 +171,7 @@ def _checked(index: Index, size: int) -> Index:
 
 def _index(shard: str) -> Index:
     images, numbers, documents, not_read = [], Labels(), Labels(), []
-    with open(shard, "rb") as file:
+    with as_path(shard).open("rb") as file:
         first = file.read(8)
         if archiver := next((name for magic, name in MAGIC.items() if first.startswith(magic)), None):
             raise ValueError(_compressed(shard, archiver))
@@ -208,10 +181,10 @@ def _index(shard: str) -> Index:
                 continue
             extension = os.path.splitext(name)[1]
             if extension.lower() == ".cls":
-                content = os.pread(file.fileno(), min(size, MOST_TEXT), offset)
+                content = _read_at(file, min(size, MOST_TEXT), offset)
                 numbers.add(name, _class_number(content, shard, name))
             elif extension.lower() == ".json":
-                label = _label_in_json(os.pread(file.fileno(), min(size, MOST_TEXT), offset), shard, name)
+                label = _label_in_json(_read_at(file, min(size, MOST_TEXT), offset), shard, name)
                 if label is not None:
                     documents.add(name, label)
             elif extension.lower() in EXTENSIONS:
@@ -284,7 +257,9 @@ def _label_in_json(content: bytes, shard: str, name: str) -> int | None:
 
 def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
     """Yields name, class, offset and size of every regular file, including files in inner tars."""
-    for member in _files(file, shard, os.fstat(file.fileno()).st_size):
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    for member in _files(file, shard, size):
         if not member.name.endswith(".tar"):
             folder = os.path.basename(os.path.dirname(member.name))
             yield member.name, folder, member.offset_data, member.size
@@ -319,6 +294,15 @@ def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:
         file.seek(following)
 
 
+def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
+    """Reads without moving the file's position."""
+    position = file.tell()
+    file.seek(offset)
+    content = file.read(size)
+    file.seek(position)
+    return content
+
+
 def _next_content(file: BinaryIO, end: int) -> int | None:
     """The offset of the first block from the position of `file` that is not zeros, as behind it another tar begins."""
     while (start := file.tell()) < end:
@@ -343,20 +327,20 @@ def find_shards(path: str, endings: tuple[str, ...], kind: str) -> list[str]:
       FileNotFoundError: there are none, or one of a numbered range is missing.
       ValueError: they are compressed.
     """
-    if os.path.isdir(path):
-        names = [name for name in sorted(os.listdir(path)) if not is_junk(name)]
+    if listing.is_dir(path):
+        names = [name for name in listing.names(path) if not is_junk(name)]
         if packed := [name for name in names if name.endswith(COMPRESSED)]:
             raise ValueError(_compressed(os.path.join(path, packed[0]), "gunzip or its like"))
         found = [os.path.join(path, name) for name in names if name.endswith(endings)]
-    elif os.path.exists(path):
+    elif listing.exists(path):
         found = [path]
     else:
         found = []
         for pattern in _braces(path):
-            matched = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-            if pattern != path and not all(map(os.path.exists, matched)):
+            matched = listing.glob(pattern) if glob.has_magic(pattern) else [pattern]
+            if pattern != path and not all(map(listing.exists, matched)):
                 raise FileNotFoundError(f"{pattern} is missing; {path!r} names it")
-            found += [name for name in matched if os.path.exists(name)]
+            found += [name for name in matched if listing.exists(name)]
     if not found:
         raise FileNotFoundError(
             f"no {kind} at {path!r}: expected a {endings[0]} file, a folder of them, or a pattern such as "

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from softvq_jax.data import source
+from softvq_jax.storage import listing, mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class TfdsSplit(source.Source):
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
         shards = map(str, self._info.splits[self._split].filepaths)
-        return {os.path.basename(shard): source.digest_of_file(shard) for shard in shards}
+        return source.digests_of_files([*shards])
 
     def fingerprint(self) -> str:
         return source.digest([self._info.full_name, self._split, source.digest_of_fingerprints(self.part_fingerprints)])
@@ -76,8 +77,8 @@ def _builder(dataset) -> Any:
         import tensorflow_datasets  # pyright: ignore[reportMissingImports] (extra)
     except ImportError as error:
         raise ModuleNotFoundError("data.source='tfds' needs the tfds extra: pip install 'softvq-jax[tfds]'") from error
-    if os.path.isdir(dataset):
-        return tensorflow_datasets.builder_from_directory(dataset)
+    if listing.is_dir(dataset):  # of a folder in a bucket, a copy: TFDS reads ArrayRecord files from the disk only
+        return tensorflow_datasets.builder_from_directory(os.fspath(mirror.local_folder(dataset)))
     return tensorflow_datasets.builder(dataset)
 
 

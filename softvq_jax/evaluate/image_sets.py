@@ -271,7 +271,7 @@ def open_images(name: str, size: int | None = None, decoding: Decoding = DEFAULT
 def _is_sample_grid(path: str) -> bool:
     """Whether an image is the grid that `tools.sample --grid` writes into a folder of samples."""
     folder, name = os.path.split(path)
-    return name == SAMPLE_GRID and os.path.isfile(os.path.join(folder, "settings.json"))
+    return name == SAMPLE_GRID and listing.is_file(os.path.join(folder, "settings.json"))
 
 
 def take(images: Images, rows: Iterable[int]) -> np.ndarray:

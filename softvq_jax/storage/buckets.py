@@ -74,7 +74,7 @@ class BucketPath(os.PathLike):
         return BucketPath(f"{self}/{os.fspath(name)}")
 
     def joinpath(self, *names: str | os.PathLike) -> "BucketPath":
-        return BucketPath("/".join([str(self), *map(os.fspath, names)]))
+        return BucketPath("/".join([str(self), *(os.fspath(name) for name in names)]))
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import as_path, bucket_path, is_remote
 
 PARTIAL = ".partial"
 """Suffix of temporary names. A killed process may leave such files behind; they can always be deleted."""
@@ -107,7 +107,7 @@ def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
     if is_remote(path):
         path.check_bucket()
         return []
-    new = []
+    new: list[pathlib.Path] = []
     while not path.exists():
         new.insert(0, path)
         path = path.parent
@@ -130,13 +130,21 @@ def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Moves a folder to a new name; in a bucket, by copies of its objects. Both names are on disk then."""
     if is_remote(folder):
         for path, _ in folder.find():
-            path.copy_to(as_path(target) / path.relative_to(folder))
+            path.copy_to(bucket_path(target) / path.relative_to(folder))
         folder.rmtree()
         return
     make_folder(target.parent)
     shutil.move(folder, target)
     sync_folder(target.parent)
     sync_folder(folder.parent)
+
+
+def remove_folder(folder: pathlib.Path) -> None:
+    """Deletes a folder with all that is in it."""
+    if is_remote(folder):
+        folder.rmtree()
+    else:
+        shutil.rmtree(folder)
 
 
 def sync_tree(folder: str | os.PathLike) -> None:

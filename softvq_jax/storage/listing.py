@@ -5,7 +5,7 @@ import glob as local_glob
 import os
 import re
 
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import as_path, bucket_path, is_remote
 
 THREADS = 16  # requests to a bucket at a time
 _MAGIC = re.compile(r"[*?\[]")
@@ -35,7 +35,9 @@ def sizes(folder: str) -> dict[str, int]:
     """The size in bytes of each file directly in a folder, by name; in a bucket by one listing."""
     if is_remote(folder):
         return {
-            entry.name: status.st_size for entry, status in as_path(folder).find() if entry.parent == as_path(folder)
+            entry.name: status.st_size
+            for entry, status in bucket_path(folder).find()
+            if entry.parent == bucket_path(folder)
         }
     with os.scandir(folder) as entries:
         return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}

@@ -6,10 +6,10 @@ files depend on (inputs, settings), and compares the manifest when it opens the 
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import as_path
 
 
 class OtherJob(ValueError):
@@ -31,7 +31,7 @@ def claim(folder: str | os.PathLike, name: str, content: Mapping) -> None:
       ValueError: the manifest is damaged.
       OSError: the folder or the manifest cannot be written.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     if (folder / name).exists():
         check(folder / name, content)
         return
@@ -51,7 +51,7 @@ def check(path: str | os.PathLike, content: Mapping) -> None:
     """
     if differing := differences(files.read_json(path), content):
         raise OtherJob(
-            f"{pathlib.Path(path).parent} belongs to another job: {'; '.join(differing)}. Use the same inputs and "
+            f"{as_path(path).parent} belongs to another job: {'; '.join(differing)}. Use the same inputs and "
             "settings to continue it, or another folder"
         )
 

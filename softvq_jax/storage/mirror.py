@@ -94,6 +94,15 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
+def work_folder(folder: str | os.PathLike) -> pathlib.Path:
+    """Returns a local folder for what a command needs until it ends: `folder` itself, or one in the cache for its name.
+
+    The same command on the same host finds it again.
+    """
+    folder = as_path(folder)
+    return cache_folder() / hashlib.sha256(str(folder).encode()).hexdigest()[:32] if is_remote(folder) else folder
+
+
 def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256: str = "") -> None:
     """Writes a copy of an object, which gets its name when it is complete and its size, and its digest if known, are right.
 

@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard, cast, overload
 
 if TYPE_CHECKING:
     from softvq_jax.storage.buckets import BucketPath
@@ -18,7 +18,11 @@ def expand(path: str) -> str:
     return os.path.expanduser(os.path.expandvars(path))
 
 
-def is_remote(path: str | os.PathLike) -> "TypeGuard[BucketPath]":
+@overload
+def is_remote(path: str) -> bool: ...
+@overload
+def is_remote(path: os.PathLike) -> "TypeGuard[BucketPath]": ...
+def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path is in a bucket, as text or as a `BucketPath`."""
     return os.fspath(path).startswith(_REMOTE)
 
@@ -39,6 +43,11 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
     if match := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
         raise ValueError(f"{text}: {match[0]} cannot be opened here; expected a local path, gs:// or s3://")
     return path if isinstance(path, pathlib.Path) else pathlib.Path(text)
+
+
+def bucket_path(path: str | os.PathLike) -> "BucketPath":
+    """Returns a path that `is_remote` as what it is."""
+    return cast("BucketPath", as_path(path))
 
 
 def expand_arguments(words: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ comparable.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from absl.flags import argparse_flags
@@ -17,7 +16,7 @@ from absl.flags import argparse_flags
 from softvq_jax.report import comparison
 from softvq_jax.report.run_files import read_run
 from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
 
 
@@ -29,14 +28,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "folders",
         nargs="+",
-        type=pathlib.Path,
+        type=as_path,
         metavar="FOLDER",
         help=f"workdir of a run, or --out of an evaluation; 2 to {comparison.MAX_RUNS}",
     )
     parser.add_argument(
         "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("comparison.html"),
+        type=as_path,
+        default=as_path("comparison.html"),
         help="file to write (default: comparison.html)",
     )
     return parser.parse_args(expand_arguments(argv[1:]))

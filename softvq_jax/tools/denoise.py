@@ -17,7 +17,7 @@ from absl.flags import argparse_flags
 
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import check_at_least_one, run_tool
 from softvq_jax.tools.sample import OPTIONS, parse_classes
 
@@ -33,7 +33,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="generator", required=True, help="the generator: a folder, a run's workdir or a Hub id")
     add("--tokenizer", required=True, help="the tokenizer of its training latents: a folder, a workdir or a Hub id")
-    add("--out", required=True, type=pathlib.Path, help="file to write, ending in .png (strip) or .gif (animation)")
+    add("--out", required=True, type=as_path, help="file to write, ending in .png (strip) or .gif (animation)")
     add("--classes", default="uniform", help="as in tools.sample: uniform, balanced, names, numbers and ranges")
     add("--num", type=int, default=8, help="number of samples (default: 8)")
     add("--frames", type=int, help="steps that are shown (default: 8 in a strip, 25 in an animation)")

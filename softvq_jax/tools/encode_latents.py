@@ -47,7 +47,7 @@ from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
 from softvq_jax.storage import manifest
 from softvq_jax.storage.files import PARTIAL, read_json, write_json
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading
 from softvq_jax.weights import fingerprints, tokenizer_kinds
@@ -255,7 +255,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="tokenizer", required=True, help="the tokenizer: a folder, a run's workdir or a Hub id")
     add("--data", default="", help="the images, as config.data.path for the --source")
     add("--source", choices=SOURCES, default="folder", help="what --data holds (default: folder)")
-    add("--out", required=True, type=pathlib.Path, help="folder for the latents")
+    add("--out", required=True, type=as_path, help="folder for the latents")
     add("--augment", choices=["center", *samples.AUGMENTS], default="center", help="which crops (default: center)")
     add("--store", choices=["latents", "indices"], help="what to store (default: indices of a discrete tokenizer)")
     add("--passes", type=int, default=1, help="random crops of each image (default: 1)")

@@ -19,7 +19,6 @@ same command resumes an interrupted run from the cache. With several hosts, star
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +35,8 @@ from softvq_jax.parallel import distributed, errors
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage import mirror
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import add_processes, add_reading
 from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, WEIGHTS_SOURCE, open_inputs
 
@@ -55,7 +55,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--originals", help="originals of the reconstructions (default: the reference images)")
     add("--protocol", choices=PROTOCOLS, default="adm", help="metrics and their settings (default: adm)")
-    add("--out", required=True, type=pathlib.Path, help="folder for the results")
+    add("--out", required=True, type=as_path, help="folder for the results")
     add("--data_source", choices=DATA_SOURCES, help="read --reference and --originals as training's data.source does")
     add("--image_size", type=int, help="center-crop image files to this size, as ADM does")
     add("--inception", help=f"weights of the FID network:\n{WEIGHTS_SOURCE}\nor the same as .safetensors")
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> EvaluationRecord | None:
             inputs.samples,
             inputs.reference,
             PROTOCOLS[args.protocol],
-            folder=args.out,
+            folder=mirror.work_folder(args.out),
             batch_size=inputs.devices.batch_size,
             statistics=inputs.statistics,
             codebook_size=inputs.codebook_size,

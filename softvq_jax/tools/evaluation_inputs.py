@@ -18,6 +18,7 @@ from softvq_jax.evaluate.predictions import ImageSet, Pairs, Predictions, Recons
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics.feature_statistics import FeatureStatistics, has_images, has_statistics, read_statistics
+from softvq_jax.storage.paths import is_remote
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import reading
 from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
@@ -155,9 +156,7 @@ def open_generator(
 def check_different(flag: str, name: str | None, samples: str) -> None:
     """Raises ValueError if `flag` and --samples are the same files, because their distance would be 0."""
     if name is not None and _files(name) == _files(samples):
-        raise ValueError(
-            f"{flag} and --samples are both the files of {os.path.realpath(name)}: name two different sets"
-        )
+        raise ValueError(f"{flag} and --samples are both the files of {name}: name two different sets")
 
 
 def _files(name: str) -> set[str]:
@@ -166,7 +165,7 @@ def _files(name: str) -> set[str]:
         found = [name] if name.endswith(".npz") else list_images(name)
     except FileNotFoundError:
         found = [name]
-    return set(map(os.path.realpath, found))
+    return {path if is_remote(path) else os.path.realpath(path) for path in found}
 
 
 def check_extractor(protocol: str, extractor: FeatureExtractor | None, missing: dict[str, str]) -> None:

@@ -8,11 +8,11 @@ Generator.from_pretrained.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from absl.flags import argparse_flags
 
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
 
 
@@ -25,8 +25,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="source", required=True, help="workdir of the run, or WORKDIR/checkpoints/STEP")
     add("--step", type=int, help="step of the checkpoint; default: the newest")
     add("--raw", action="store_true", help="export the parameters of the step, not their moving average")
-    add("--out", required=True, type=pathlib.Path, help="folder to write; must be new or empty")
-    return parser.parse_args(argv[1:])
+    add("--out", required=True, type=as_path, help="folder to write; must be new or empty")
+    return parser.parse_args(expand_arguments(argv[1:]))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -29,8 +29,8 @@ from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.sources import open_source
 from softvq_jax.data.workers import WorkerDied, WorkerPool
 from softvq_jax.progress import Progress
-from softvq_jax.storage import files, manifest
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage import files, line_log, manifest
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
 
 JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
@@ -46,7 +46,8 @@ class Journal:
 
     def __init__(self, folder: pathlib.Path, plan: dict):
         self._path, self.entries = folder / JOURNAL, {}
-        if self._path.exists():
+        self._log = line_log.open_log(self._path)
+        if line_log.exists(self._path):
             first, *entries = _complete_lines(self._path) or [None]
             if not isinstance(first, dict):
                 raise ValueError(f"{self._path} is damaged: delete it, and start the same command again")
@@ -60,18 +61,18 @@ class Journal:
 
     def add(self, entry: dict) -> None:
         self.entries[entry["file"]] = entry
-        with shard_writer.writing(self._path), open(self._path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with shard_writer.writing(self._path):
+            self._log.append(json.dumps(entry).encode() + b"\n")
+            self._log.sync()
 
     def remove(self) -> None:
+        self._log.close()
         self._path.unlink()
 
     def _rewrite(self, lines):
         # Drops an incomplete last line, which a killed process may have left.
         with shard_writer.writing(self._path):
-            files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._log.rewrite(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def prepare(
@@ -201,7 +202,7 @@ def in_parallel(function, tasks: Iterable[tuple], num_workers: int):
 
 def _complete_lines(path):
     lines = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in line_log.read(path).decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -220,7 +221,7 @@ def parse_flags(argv: list[str]):
         "--source", choices=["folder", "tar", "tfds", "parquet"], default="folder", help="kind of the images in --path"
     )
     parser.add_argument("--path", help="location of the images, as config.data.path for this source")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the shards")
+    parser.add_argument("--out", required=True, type=as_path, help="folder for the shards")
     parser.add_argument(
         "--size", type=int, help="smaller side in pixels to shrink images to, as JPEG; default: keep their bytes"
     )

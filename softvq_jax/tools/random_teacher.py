@@ -9,7 +9,6 @@ be used in its place. The same seed gives the same file.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -37,7 +36,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=VIT_SIZES, default="S", help="size of the DINOv2 (default: S)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="file to write, ending in .safetensors")
+    parser.add_argument("--out", required=True, type=as_path, help="file to write, ending in .safetensors")
     return parser.parse_args(expand_arguments(argv[1:]))
 
 

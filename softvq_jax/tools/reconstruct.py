@@ -30,7 +30,7 @@ from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
 from softvq_jax.weights import files
@@ -51,7 +51,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--from", dest="weights", required=True, help="the tokenizer: a folder, a run's workdir or a Hugging Face id")
     add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
-    add("--out", required=True, type=pathlib.Path, help="folder for the results, new or empty")
+    add("--out", required=True, type=as_path, help="folder for the results, new or empty")
     add("--batch_size", type=int, help="images at a time (default: chosen by device)")
     add_reading(parser, classes=False)
     args = parser.parse_args(expand_arguments(argv[1:]))

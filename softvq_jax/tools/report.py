@@ -6,7 +6,6 @@ Results of `tools.evaluate` are included if its --out is inside the workdir, suc
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from absl.flags import argparse_flags
@@ -14,7 +13,7 @@ from absl.flags import argparse_flags
 from softvq_jax.report.run_files import read_run
 from softvq_jax.report.run_page import build
 from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
 
 
@@ -23,8 +22,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="workdir of the run")
-    parser.add_argument("--out", type=pathlib.Path, help="file to write; default: report.html in the workdir")
+    parser.add_argument("--workdir", required=True, type=as_path, help="workdir of the run")
+    parser.add_argument("--out", type=as_path, help="file to write; default: report.html in the workdir")
     return parser.parse_args(expand_arguments(argv[1:]))
 
 

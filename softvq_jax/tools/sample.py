@@ -14,7 +14,6 @@ each, with --out on shared storage.
 """
 
 import argparse
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 
@@ -31,7 +30,7 @@ from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_processes, check_at_least_one
 from softvq_jax.tools.sample_files import Output, open_output
@@ -55,7 +54,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         help="uniform (random), balanced, or names, numbers and ranges, cycled: cat,5,10-12 (default: uniform)",
     )
     add("--num", type=int, default=50_000, help="number of images (default: 50,000)")
-    add("--out", required=True, type=pathlib.Path, help="a folder for PNG files, or a file ending in .npz")
+    add("--out", required=True, type=as_path, help="a folder for PNG files, or a file ending in .npz")
     add("--seed", type=int, default=0, help="seed of classes and noise (default: 0)")
     add("--grid", action="store_true", help=f"also write a grid of the first {GRID_IMAGES} images")
     add("--batch_size", type=int, help="images in a batch on each device (default: by the kind of device)")

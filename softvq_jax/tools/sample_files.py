@@ -4,9 +4,9 @@ The settings that the images depend on are written next to them, so that only th
 """
 
 import abc
+import io
 import os
 import pathlib
-import shutil
 import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ from PIL import Image
 from softvq_jax.evaluate.image_sets import SAMPLE_GRID as GRID
 from softvq_jax.metrics.npz import ArrayRows
 from softvq_jax.storage import files, manifest
+from softvq_jax.storage.paths import is_remote
 
 SETTINGS = "settings.json"
 CLASSES = "classes.tsv"
@@ -74,11 +75,14 @@ class PngFolder(Output):
 
     def __init__(self, folder: pathlib.Path, settings: Mapping):
         self._folder, self.grid_path = folder, folder / GRID
+        self._present: set[str] | None = None
         self.classes_path = folder / CLASSES
         manifest.claim(folder, SETTINGS, settings)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
-        return np.asarray([i for i in indices if not self._path(i).exists()], int)
+        if self._present is None:  # one listing: 50,000 questions to a bucket would take an hour
+            self._present = {path.name for path in self._folder.iterdir()}
+        return np.asarray([i for i in indices if self._path(i).name not in self._present], int)
 
     def write(self, indices: np.ndarray, images: np.ndarray) -> None:
         with ThreadPoolExecutor() as pool:
@@ -88,13 +92,18 @@ class PngFolder(Output):
         pass
 
     def read(self, count: int) -> np.ndarray:
-        return np.stack([np.asarray(Image.open(self._path(i))) for i in range(count)])
+        return np.stack([np.asarray(Image.open(io.BytesIO(self._path(i).read_bytes()))) for i in range(count)])
 
     def _path(self, i):
         return self._folder / f"{i:06d}.png"
 
     def _write_one(self, i, image):
         # Not by storage.files, which would wait for the disk twice for each of 50,000 images.
+        if is_remote(self._folder):
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, format="PNG")
+            self._path(i).write_bytes(content.getvalue())
+            return
         partial = self._folder / f"{i:06d}{files.PARTIAL}"
         Image.fromarray(image).save(partial, format="PNG")
         os.replace(partial, self._path(i))
@@ -138,8 +147,8 @@ class NpzOutput(Output):
                 header = {"descr": "|u1", "fortran_order": False, "shape": self._shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in sorted(self._parts.glob("*.npy")):
-                    file.write(np.ascontiguousarray(np.load(part)).data)
-        shutil.rmtree(self._parts)
+                    file.write(np.ascontiguousarray(np.load(io.BytesIO(part.read_bytes()))).data)
+        files.remove_folder(self._parts)
 
     def read(self, count: int) -> np.ndarray:
         return ArrayRows(str(self._path), "arr_0").read(0, count)

@@ -23,7 +23,7 @@ from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate import tokens
 from softvq_jax.report import image_grid, token_pictures
 from softvq_jax.storage import files
-from softvq_jax.storage.paths import expand_arguments
+from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading, run_tool
 from softvq_jax.tools.reconstruct import find_images, read
@@ -38,7 +38,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("picture", choices=PICTURES, help="what to show, see above")
     add("--from", dest="weights", required=True, help="the tokenizer: a folder, a run's workdir or a Hugging Face id")
     add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
-    add("--out", required=True, type=pathlib.Path, help="folder for the pictures")
+    add("--out", required=True, type=as_path, help="folder for the pictures")
     add("--num", type=int, default=4, help="number of images, the first ones (default: 4)")
     add(
         "--replace",

@@ -1,6 +1,7 @@
 """The workdir of a run: checked, locked against a second run, and left as it was found by a run that is refused."""
 
 import contextlib
+import os
 import pathlib
 from typing import Any
 
@@ -23,10 +24,16 @@ class Workdir:
 
     Raises:
       Locked: another run uses the workdir.
+      ValueError: a folder is in an `s3://` bucket.
       PermissionError: a folder cannot be written.
     """
 
     def __init__(self, path: pathlib.Path, fallback: str):
+        for folder in (path, as_path(fallback) if fallback else path):
+            if os.fspath(folder).startswith("s3://"):
+                raise ValueError(
+                    f"{folder}: checkpoints cannot be written to s3://, which Orbax does not know: use a local folder or gs://"
+                )
         self._new: list[pathlib.Path] = []
         self._lock = None
         try:
