@@ -69,8 +69,7 @@ def main(args: argparse.Namespace) -> None:
 
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
-    shape = tokenizer.config
-    generator.check_fits(shape.num_latent_tokens, shape.latent_dim, fingerprints.of_weights(tokenizer.params))
+    generator.check_fits(tokenizer.config, fingerprints.of_weights(tokenizer.params))
     labels = parse_classes(args.classes, args.num, generator.class_names, args.seed)
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
