@@ -23,7 +23,8 @@ KEPT = ("modulation",)  # maps that start at zero on purpose
 def start_unit(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     """Sets the parameters of a new `models.tokenizer.TokenizerModel`, except those of the bottleneck.
 
-    Kernels `[..., in, out]` are normal with standard deviation `in^-0.5`; positions and tokens with `TOKEN_STD`.
+    Kernels `[..., in, out]` are normal with standard deviation `in^-0.5`; positions and tokens with `TOKEN_STD`. Latents of
+    a codebook have norm 1, not `in^0.5`, so the kernel that embeds them has 1.
     """
 
     def restart(path, value):
@@ -37,3 +38,6 @@ def start_unit(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     for part in (model.encoder, model.to_latents, model.decoder):
         params = nnx.to_pure_dict(nnx.state(part, nnx.Param))
         nnx.update(part, jax.tree_util.tree_map_with_path(restart, params))
+    if hasattr(model.bottleneck, "codes"):
+        embed = model.decoder.embed_latents.kernel
+        embed[...] = embed[...] * embed.shape[0] ** 0.5

@@ -16,7 +16,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TOKENIZERS = {
     path.stem: runpy.run_path(str(path))["get_config"]
     for path in sorted(CONFIGS.glob("*.py"))
-    if "tokenizer_config" in path.read_text() and "kind=" not in path.read_text() and path.stem != "tiny"
+    if "tokenizer_config" in (text := path.read_text()) and "kind=" not in text and not path.stem.startswith("tiny")
 }
 TOKENIZERS["fsq_b64"] = functools.partial(TOKENIZERS["fsq_b64"], "240")
 BOTTLENECK_LOSSES = {"softvq": {"entropy"}, "gumbel": {"prior"}, "token_flow": {"codebook", "commitment"}, "fsq": set()}
