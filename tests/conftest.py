@@ -57,6 +57,7 @@ def quick_compilation():
 
     Not for programs with long loops, which would lose more time than the compilation saves.
     """
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)

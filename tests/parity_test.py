@@ -15,17 +15,20 @@ from tests.parity_kinds import of_kind
 
 FOLDER = pathlib.Path(os.environ.get("PARITY_DIR") or pathlib.Path(__file__).parent / "parity")
 CASES = sorted(FOLDER.glob("*.json"))
-# Another case of the same kind is among the default tests, and is shorter. With PARITY_DIR, all cases run.
+# Take more than 20 seconds, or another case of the same kind is among the default tests. With PARITY_DIR, all cases run.
 SLOW = (
     "ae_s_64",
     "dino_discriminator_160",
     "dino_discriminator_256",
     "dinov2_s_224p14",
     "kl_s_64",
+    "maetok_losses_s",
     "maskgit_uvit",
+    "sit_b_1",
     "softvq_s_16_avg1d",
     "softvq_s_32_global",
     "titok_s_128",
+    "train_trace",
     "vq_s_64",
 )
 

@@ -197,7 +197,7 @@ def test_works_with_no_network_torch_tensorflow_or_timm(tmp_path):
         tokenizer.save_pretrained(folder / "again")
     """
     run_python(program, tmp_path)
-    np.testing.assert_array_equal(np.load(tmp_path / "reconstructed.npy"), tokenizer.reconstruct(IMAGES))
-    np.testing.assert_array_equal(np.load(tmp_path / "from_indices.npy"), tokenizer.reconstruct(IMAGES))
+    for name in ("reconstructed", "from_indices"):  # another process may compile with other optimizations
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), tokenizer.reconstruct(IMAGES), atol=1e-5)
     for file in ("config.json", "model.safetensors", "softvq_jax.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "tokenizer" / file).read_bytes()

@@ -146,7 +146,20 @@ def uninterrupted(tmp_path_factory, cache):
     return workdir
 
 
-def test_killed_twice_a_run_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
+def test_a_killed_run_ends_bit_for_bit_the_same(cache, tmp_path):
+    whole, workdir, fields = tmp_path / "whole", tmp_path / "run", {"gan.discriminator": "none"}  # compiles faster
+    finish(start(whole, cache, **fields))
+    running = start(workdir, cache, **fields)
+    wait_for(lambda: last_step(workdir) >= 5 and complete(workdir), running)
+    running[0].kill()
+    finish(running, -signal.SIGKILL)
+    assert max(complete(workdir)) < STEPS
+    finish(start(workdir, cache, **fields))
+    assert_same(workdir, whole)
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_saves_and_in_one_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
     workdir, moment = tmp_path / "run", random.randint(5, 9)
     running = start(workdir, cache)
     wait_for(lambda: last_step(workdir) >= moment and complete(workdir), running)
