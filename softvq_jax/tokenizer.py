@@ -312,7 +312,7 @@ class Tokenizer(hub.PushToHub):
         if looks_unscaled and not self._warned:
             self._warned = True
             warnings.warn(
-                "all image values are in [0, 1]; expected [-1, 1], also by a TiTok: scale them by 2 * x - 1, or give uint8 "
+                "all image values are in [0, 1]; expected [-1, 1]: scale them by 2 * x - 1, or give uint8 "
                 "images (this warning comes once)",
                 stacklevel=3,
             )

@@ -25,7 +25,6 @@ TINY = ("tiny_sit", "tiny_maskgit")
 FIRST = [next(name for name in NAMES if name.startswith(f"{family.name}:")) for family in FAMILIES.values()]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "name", [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_sit", "tiny_maskgit"))]
 )

@@ -51,13 +51,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker("heavy")
 
 
-@pytest.fixture
-def quick_compilation():
-    """Disables most compiler optimizations, for tests that compile large programs and run them a few times.
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Disables most compiler optimizations, because tests compile much and run little: a third less time in all.
 
-    Not for programs with long loops, which would lose more time than the compilation saves.
+    Modules with `OPTIMIZED = True` keep them: those that examine what the compiler makes, and those with long loops. So do
+    the processes that tests start.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -16,7 +16,6 @@ from softvq_jax.tokenizer import Tokenizer
 from tests import generator_test, programs
 from tests import small_tokenizers as small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGES = small.images()
 TOKENIZER = small.tokenizer(small.config())
 LATENTS = np.float32(np.random.default_rng(0).standard_normal((3, small.NUM_TOKENS, small.DIM)))

@@ -7,6 +7,8 @@ import pytest
 from softvq_jax.aot import hlo
 from softvq_jax.aot.collectives import by_kind, collectives
 
+OPTIMIZED = True  # see conftest.py
+
 PROGRAM = """HloModule step
 
 %add (a: f32[], b: f32[]) -> f32[] {

@@ -15,6 +15,8 @@ from softvq_jax.aot.traffic import hbm_traffic
 from softvq_jax.models.attention import attention
 from softvq_jax.parallel.mesh import AXES
 
+OPTIMIZED = True  # see conftest.py
+
 
 def _flops(function, *shapes):
     return matmul_flops(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))

@@ -25,6 +25,8 @@ from softvq_jax.tools.aot_compile import measure
 from softvq_jax.train.compile import compiler_options
 from tests.programs import vit_steps
 
+OPTIMIZED = True  # see conftest.py
+
 # The compiler all-reduces small weights, because a shard of them is smaller than a tile.
 WIDE = dataclasses.replace(vit_steps.CONFIG, width=1024, num_heads=16)
 IMAGES = (

@@ -52,7 +52,6 @@ def test_defaults_are_those_of_the_files(network, expected):
     assert FAMILIES["maskgit"].sampling_defaults(fields) == expected
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_an_example_depends_only_on_its_index_and_label():
     """Not on the rest of the batch, and so not on the number of devices."""
     labels, few = np.array([3, 1, 4, 0]), FEW | {"guidance": 3.0, "key": KEY}
@@ -65,7 +64,6 @@ def test_an_example_depends_only_on_its_index_and_label():
     np.testing.assert_array_equal(two, whole.reshape(4, 2, 3))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_options_change_the_samples():
     sample = functools.partial(generator().sample, np.arange(5), key=KEY, **FEW)
     plain = sample(guidance=1.0)
@@ -78,7 +76,6 @@ def test_options_change_the_samples():
         assert not np.array_equal(sample(**options), plain), options
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_loss_of_equal_logits_is_the_logarithm_of_the_codes():
     network = small_titok.functional(small_titok.generator_config("bert"))
     params = small_titok.params(network)
@@ -105,7 +102,6 @@ def test_tokenizers_that_fit():
             generator().check_fits(other)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_samples_are_decoded_by_the_tokenizer():
     tokenizer = Tokenizer(small_titok.config("vq"), small.params(small_titok.config("vq")))
     images = tokenizer.decode_indices(generator().sample([0, 1], key=KEY, guidance=1.0, **FEW))
@@ -156,7 +152,6 @@ def test_presets():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_training_learns_one_batch():
     config = small_generators.config("maskgit")
     config.model.dropout = config.model.attention_dropout = 0.0

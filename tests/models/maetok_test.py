@@ -24,7 +24,7 @@ NETWORK = maetok.functional(CONFIG)
 
 
 @pytest.mark.slow
-def test_every_parameter_gets_a_gradient(quick_compilation):
+def test_every_parameter_gets_a_gradient():
     """Those of rotary positions, mask token and modulations included, and of an auxiliary decoder."""
     decoder = maetok.auxiliary(CONFIG, 20)
     params = {"model": small_titok.params(NETWORK), "auxiliary": small_titok.params(decoder)}
@@ -44,7 +44,7 @@ def test_every_parameter_gets_a_gradient(quick_compilation):
     assert all(leaf.any() for leaf in jax.tree.leaves(grads))
 
 
-def test_masked_patches_are_not_seen(quick_compilation):
+def test_masked_patches_are_not_seen():
     params = small_titok.params(NETWORK)
     mask = jnp.zeros((2, 16), bool).at[0, 0].set(True)  # the first patch of the first image
     encode = jax.jit(lambda images: NETWORK(params).to_latents(NETWORK(params).encoder(images, mask=mask)))
@@ -54,7 +54,7 @@ def test_masked_patches_are_not_seen(quick_compilation):
 
 
 @pytest.mark.slow
-def test_fresh_modulation_hides_the_latents(quick_compilation):
+def test_fresh_modulation_hides_the_latents():
     """At 0, shift and scale hide the latent tokens from all others; the first step changes that."""
     fresh = Block(CONFIG.decoder, 32, rngs=nnx.Rngs(0)).modulation
     assert not fresh.kernel[...].any() and not fresh.bias[...].any()

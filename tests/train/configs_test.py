@@ -46,7 +46,6 @@ def test_every_published_tokenizer_has_its_config():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_config_takes_real_steps(name, frozen_weights, photographs, tmp_path):
     config = shrunk(TOKENIZERS[name](), frozen_weights, photographs)

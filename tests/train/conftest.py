@@ -42,15 +42,6 @@ def tiny():
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation_of_runs():
-    """Disables most compiler optimizations: runs of a few steps take most of their time to compile."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture
 def tiny_config():
     return tiny()

@@ -39,7 +39,6 @@ def take_steps(config, count=2):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
     _, state, logs = take_steps(full_config, 3)
     expected = {"reconstruction", "perceptual", "alignment", "entropy", "gan_generator", "gan_discriminator", "lecam"}
@@ -50,7 +49,6 @@ def test_the_whole_recipe_takes_real_steps_in_one_trace(full_config):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("mode", ["global", "avg_1d", "avg_1d_shuffle"])
 def test_alignment_modes_train(full_config, mode):
     full_config.alignment.mode = mode
@@ -60,7 +58,6 @@ def test_alignment_modes_train(full_config, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("bottleneck", ["vq", "simvq", "kl", "ae"])
 def test_every_bottleneck_trains(tiny_config, bottleneck):
     tiny_config.model.bottleneck = bottleneck

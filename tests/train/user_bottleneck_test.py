@@ -38,7 +38,7 @@ def registered(monkeypatch):
     register_bottleneck("noise", Noise)
 
 
-@pytest.mark.usefixtures("registered", "quick_compilation")
+@pytest.mark.usefixtures("registered")
 def test_a_user_bottleneck_trains_and_opens_again(tiny_config, tmp_path):
     tiny_config.model.update(bottleneck="noise", bottleneck_args=dict(sigma=0.25))
     tiny_config.gan.discriminator = "none"

@@ -83,7 +83,7 @@ def test_images_of_another_size(size):
     np.testing.assert_array_equal(resized["decoder.freqs_t_y"], np.repeat(np.arange(grid), grid))
 
 
-def test_opens_at_a_size_between(quick_compilation):
+def test_opens_at_a_size_between():
     tensors, fields = small_maetok.published()
     config, network, params = opened(weights.resized(tensors, 40), fields)
     images = jnp.asarray(small_tokenizers.images(1, 40))

@@ -57,7 +57,6 @@ def test_our_tokenizers_round_trip(name, tmp_path):
     assert ("kind" in files.read_json(own) if own.is_file() else True) == (name != "softvq")
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", [pytest.param("titok two-stage", marks=pytest.mark.slow), "titok vq"])
 def test_indices_of_a_titok(name):
     """The codes of the indices are the latents, and images from either are equal; computed here by the network's parts."""
@@ -81,7 +80,6 @@ def test_indices_of_a_titok(name):
         tokenizer.decode_indices(np.array([[[0, 1, 2, 3, 4, 16]]]))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_images_of_a_titok_in_the_wrong_range():
     tokenizer = Tokenizer(CONFIGS["titok vae"], small.params(CONFIGS["titok vae"]))
     with pytest.warns(UserWarning, match=r"all image values are in \[0, 1\]; expected \[-1, 1\], also by a TiTok"):
@@ -90,7 +88,6 @@ def test_images_of_a_titok_in_the_wrong_range():
         tokenizer.encode(127.5 * small.images() + 127.5)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_maetok_opens_at_other_sizes(tmp_path):
     """Positions that are only recomputed are those of the files of the other size, so the same network results."""
     theirs = small.save_published(tmp_path / "theirs", *small_maetok.published())
