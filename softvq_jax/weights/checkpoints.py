@@ -69,7 +69,7 @@ def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathl
         found = {int(folder.name) if folder.name.isdigit() else -1: folder}
     else:
         paths = [path for pattern in ("*", "checkpoints/*") for path in folder.glob(pattern)]
-        found = {step: path for path in paths if (step := step_of(path)) is not None}
+        found = {number: path for path in paths if (number := step_of(path)) is not None}
     if step is not None and found and step not in found:
         raise FileNotFoundError(
             f"{folder} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}"

@@ -53,6 +53,7 @@ def test_newest_checkpoints_are_kept_and_damaged_or_unfinished_ones_are_not_used
     checkpoints.save(state(4), {"step": 4})  # over what the killed save left
     checkpoints.close()
     assert [path.name for path in folder.iterdir()] == ["2", "4"] and find_checkpoint(folder, 4) == folder / "4"
+    assert find_checkpoint(folder, 2) == folder / "2"
     with pytest.raises(SaveFailed, match="which is not older"):
         Checkpoints(folder, keep=2, keep_every_steps=0).save(state(3), {"step": 3})
 
