@@ -30,6 +30,8 @@ INDIRECT = {  # declared, and used without an import
     "importlib_resources",  # tensorflow-datasets needs it and does not declare it
     "libtpu",  # jax loads the TPU compiler
     "psutil",  # benchmarks
+    "gcsfs",  # fsspec loads the clients of buckets by scheme
+    "s3fs",
 }
 EXTRAS_OF_THE_PACKAGE = (
     "tpu",
@@ -43,6 +45,8 @@ EXTRAS_OF_THE_PACKAGE = (
     "studies",
     "bench",
     "hf",
+    "gcs",
+    "s3",
 )
 
 

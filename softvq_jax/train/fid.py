@@ -80,9 +80,7 @@ class Fid(Evaluator):
             params, images=self.held_out, count=self.section.num_images, extractor=self.extractor, devices=self.devices
         )
         values = np.full(len(RETURNED), np.nan)
-        # Rows are memory-mapped, so those of a run in a bucket are in the system's temporary folder.
-        beside = None if is_remote(run.workdir) else run.workdir
-        with tempfile.TemporaryDirectory(dir=beside, prefix=UNFINISHED) as folder:
+        with tempfile.TemporaryDirectory(dir=_folder_of_rows(run.workdir), prefix=UNFINISHED) as folder:
             options: dict[str, Any] = dict(
                 folder=pathlib.Path(folder),
                 batch_size=self.devices.batch_size,
@@ -149,3 +147,8 @@ def _load_inception(name: str):
         return load_inception(name)
     except FileNotFoundError as error:
         raise missing("inception", name, error) from error
+
+
+def _folder_of_rows(workdir: pathlib.Path) -> pathlib.Path | None:
+    # Rows are memory-mapped, so those of a run in a bucket are in the system's temporary folder.
+    return None if is_remote(workdir) else workdir

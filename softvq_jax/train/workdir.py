@@ -39,7 +39,7 @@ class Workdir:
         try:
             self._make(path)
             if jax.process_index() == 0:
-                self._lock = BucketLock(path) if is_remote(path) else FolderLock(path)
+                self._lock = _lock(path)
             self._make(path / "checkpoints")
             if fallback:
                 self._make(as_path(fallback), "config.checkpoint.fallback")
@@ -65,6 +65,10 @@ class Workdir:
         with contextlib.suppress(OSError):  # named by the check below
             self._new += files.make_folder(folder)
         check_writable(folder, field)
+
+
+def _lock(path: pathlib.Path) -> BucketLock | FolderLock:
+    return BucketLock(path) if is_remote(path) else FolderLock(path)
 
 
 def save_elsewhere(fallback: str, workdir: pathlib.Path, state: Any, record: dict) -> str:
