@@ -5,12 +5,15 @@ import pathlib
 
 import numpy as np
 
-from softvq_jax.models.maetok import AUXILIARY, DECODER, ENCODER, MAETokConfig
+from softvq_jax.config.kinds import AUXILIARY_OPTIONS, DECODER_OPTIONS, ROPE_THETA
+from softvq_jax.models.maetok import MAETokConfig
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights.maetok import auxiliary_rules
 from tests.parity import recipe
 
 SIZE, NUM_TOKENS, DIM = 32, 8, 32
+ENCODER = dict(rope_theta=ROPE_THETA)
+DECODER, AUXILIARY = (ENCODER | options for options in (DECODER_OPTIONS, AUXILIARY_OPTIONS))
 AUXILIARY_PREFIXES = ("decoder_", "post_quant_conv_", "to_pixel_")
 
 

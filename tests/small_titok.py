@@ -7,17 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.models import maskgit, titok
+from softvq_jax.models import maskgit
 from softvq_jax.models.functional import Functional
 from softvq_jax.models.maskgit import MaskGITConfig
 from softvq_jax.models.maskgit_vqgan import PixelDecoderConfig
-from softvq_jax.models.titok import TiTokConfig, vit_config
+from softvq_jax.models.titok import NORM_EPS, SIZES, TiTokConfig
+from softvq_jax.models.vit import ViTConfig
+from softvq_jax.weights import tokenizer_kinds
 from tests.parity import recipe
 
 SIZE, NUM_TOKENS, DIM = 32, 6, 4
 KINDS = ("two_stage", "vq", "vae")
 # Whole models of the release, whose names and shapes the parity cases list.
 PUBLISHED = {"two_stage": "titok_s_128", "vq": "titok_ss_64_vq8k", "vae": "titok_ss_32_vae"}
+
+
+def vit_config(size: str, **fields) -> ViTConfig:
+    """The transformer of a published size: "small", "base" or "large"."""
+    return ViTConfig(**dict(layer_scale=None, norm_eps=NORM_EPS) | SIZES[size] | fields)
 
 
 def config(kind: str, **changes) -> TiTokConfig:
@@ -42,7 +49,7 @@ def generator_config(network: str, **changes) -> MaskGITConfig:
 
 def functional(config) -> Functional:
     """The network of either kind of config."""
-    return (titok if isinstance(config, TiTokConfig) else maskgit).functional(config)
+    return tokenizer_kinds.network(config) if isinstance(config, TiTokConfig) else maskgit.functional(config)
 
 
 def params(network: Functional, seed: int = 0):

@@ -6,7 +6,7 @@ from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, number, on
 from softvq_jax.config.networks import vit_schema
 
 KINDS = ("softvq", "titok", "maetok")
-ROPE_THETA = 10.0
+ROPE_THETA = 10.0  # of the published MAEToks
 
 VIT_OPTIONS: Schema = {
     "class_token": Field(True, "Whether there is a class token.", BOOLEAN),

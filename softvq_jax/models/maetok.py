@@ -5,29 +5,16 @@ modulated by the latents. In training, small auxiliary decoders predict features
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.functional import Functional
 from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.tokenizer import Decoder, Encoder, TokenizerConfig, TokenizerModel, TokenizerOutput
 from softvq_jax.models.vit import ViTConfig
-
-ROPE_THETA = 10.0
-ENCODER: dict[str, Any] = dict(rope_theta=ROPE_THETA)
-DECODER: dict[str, Any] = dict(
-    rope_theta=ROPE_THETA, modulated=True, class_token=False, absolute_positions=False, layer_scale=None
-)
-"""The fields of the published encoders' and decoders' transformers that differ from SoftVQ-VAE's."""
-AUXILIARY: dict[str, Any] = dict(DECODER, class_token=True, width=192, depth=3, num_heads=3)
-"""The fields of the auxiliary decoders' transformers."""
-NUM_HOG_VALUES = 108
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +113,3 @@ class AuxiliaryDecoder(nnx.Module):
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return self.decoder.to_patches(self.decoder(latents, key=key)).astype(jnp.float32)
-
-
-@functools.cache
-def functional(config: MAETokConfig) -> Functional:
-    """The network of this shape as a pure function of its parameters."""
-    return Functional(lambda rngs: MAETokModel(config, rngs=rngs))
-
-
-@functools.cache
-def auxiliary(config: MAETokConfig, num_features: int) -> Functional:
-    """The auxiliary decoder of `num_features` per patch as a pure function of its parameters."""
-    return Functional(lambda rngs: AuxiliaryDecoder(config, num_features, rngs=rngs))

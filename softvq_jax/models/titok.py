@@ -6,7 +6,6 @@ pixels.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,30 +14,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from softvq_jax.models import layers
-from softvq_jax.models.functional import Functional
 from softvq_jax.models.maskgit_vqgan import PixelDecoder, PixelDecoderConfig
 from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
 
 NORM_EPS = 1e-5
-SIZES = {
+SIZES = {  # of the published transformers
     "small": dict(width=512, depth=8, num_heads=8),
     "base": dict(width=768, depth=12, num_heads=12),
     "large": dict(width=1024, depth=24, num_heads=16),
 }
-
-
-def vit_config(size: str, **fields) -> ViTConfig:
-    """Returns the shape of the transformer of a published size: "small", "base" or "large".
-
-    Raises:
-      ValueError: the size is unknown.
-    """
-    if size not in SIZES:
-        raise ValueError(f"size is {size!r}; expected one of {', '.join(SIZES)}")
-    options: dict[str, Any] = {"layer_scale": None, "norm_eps": NORM_EPS, **SIZES[size], **fields}
-    return ViTConfig(**options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +163,6 @@ class TiTokModel(TokenizerModel):
             batch, length, width = tokens.shape
             tokens = tokens.reshape(batch, width, length).swapaxes(1, 2)
         return self.to_latents(tokens)
-
-
-@functools.cache
-def functional(config: TiTokConfig) -> Functional:
-    """Returns the network as a pure function of its parameters."""
-    return Functional(lambda rngs: TiTokModel(config, rngs=rngs))
 
 
 def _token(rngs, count, width):

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from softvq_jax.diffusion import masking
 from softvq_jax.losses import hog, masked_features
-from softvq_jax.models import maetok
 from softvq_jax.models.dinov2 import imagenet_normalize
-from softvq_jax.models.functional import Functional
-from softvq_jax.models.maetok import MAETokConfig
+from softvq_jax.models.functional import Functional, functional
+from softvq_jax.models.maetok import AuxiliaryDecoder, MAETokConfig
 
 FEATURES = ("hog", "dino")
 """The targets of auxiliary decoders; each has a weight `config.loss.NAME_weight`."""
@@ -38,7 +37,7 @@ def auxiliary_decoders(config, model: MAETokConfig, teacher_width: int | None) -
             f"HOG features are of patches of {hog.PATCH} pixels, but model.decoder.patch_size is {patch}: set it to "
             f"{hog.PATCH}, or loss.hog_weight=0"
         )
-    return {name: maetok.auxiliary(model, width) for name in wanted if (width := widths[name]) is not None}
+    return {name: functional(AuxiliaryDecoder, model, width) for name in wanted if (width := widths[name]) is not None}
 
 
 def draw_mask(section, num_patches: int, batch: int, step: jax.Array, key: jax.Array) -> jax.Array:

@@ -12,8 +12,9 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.config.fields import number
+from softvq_jax.config.kinds import ROPE_THETA
 from softvq_jax.models.dinov2 import resample_positions
-from softvq_jax.models.maetok import ROPE_THETA, MAETokConfig
+from softvq_jax.models.maetok import MAETokConfig
 from softvq_jax.models.rotary import patch_coordinates
 from softvq_jax.models.vit import ViTConfig
 from softvq_jax.weights import tokenizer

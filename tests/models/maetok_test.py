@@ -10,23 +10,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from softvq_jax.models import maetok
 from softvq_jax.models.functional import functional
-from softvq_jax.models.maetok import DECODER, MAETokConfig
+from softvq_jax.models.maetok import AuxiliaryDecoder, MAETokConfig, MAETokModel
 from softvq_jax.models.vit import Block, ViT, ViTConfig, modulate_last
 from tests import small_maetok, small_titok, small_tokenizers
 
 IMAGES = jnp.asarray(small_tokenizers.images(2))
 CONFIG = small_maetok.config()
-
-
-NETWORK = maetok.functional(CONFIG)
+NETWORK = functional(MAETokModel, CONFIG)
 
 
 @pytest.mark.slow
 def test_every_parameter_gets_a_gradient():
     """Those of rotary positions, mask token and modulations included, and of an auxiliary decoder."""
-    decoder = maetok.auxiliary(CONFIG, 20)
+    decoder = functional(AuxiliaryDecoder, CONFIG, 20)
     params = {"model": small_titok.params(NETWORK), "auxiliary": small_titok.params(decoder)}
     mask = jnp.arange(16) % 2 == jnp.arange(2)[:, None]
 
@@ -104,10 +101,11 @@ def test_refusals():
     with pytest.raises(ValueError, match="local_init is true; it needs a class token"):
         small_maetok.config(local_init=True)
     without = small_maetok.config(mask_token=False, auxiliary=None)
-    network = maetok.functional(without)
+    network = functional(MAETokModel, without)
     with pytest.raises(ValueError, match=r"no mask token; set model\.mask_token=True"):
         jax.eval_shape(lambda params: network(params)(IMAGES, mask=jnp.zeros((2, 16), bool)), network.shapes)
     with pytest.raises(ValueError, match=r"without auxiliary decoders; set model\.auxiliary"):
-        maetok.auxiliary(without, 3)
+        functional(AuxiliaryDecoder, without, 3)
     with pytest.raises(ValueError, match="modulated is True, but the condition has no channels"):
-        functional(ViT, ViTConfig(width=32, depth=1, num_heads=2, patch_size=8, **DECODER), 32)
+        small = dict(width=32, depth=1, num_heads=2, patch_size=8)
+        functional(ViT, ViTConfig(**small_maetok.DECODER | small), 32)

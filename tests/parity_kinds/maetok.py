@@ -8,11 +8,11 @@ import numpy as np
 
 from softvq_jax.losses import hog, masked_features
 from softvq_jax.losses.reconstruction import pixel_l2
-from softvq_jax.models import maetok
 from softvq_jax.models.dinov2 import imagenet_normalize
 from softvq_jax.models.functional import functional
+from softvq_jax.models.maetok import AuxiliaryDecoder
 from softvq_jax.models.vit import ViT
-from softvq_jax.weights import layout
+from softvq_jax.weights import layout, tokenizer_kinds
 from softvq_jax.weights.maetok import auxiliary_rules, config_of, is_maetok, tokenizer_rules
 from softvq_jax.weights.vit import vit_config_of, vit_rules
 from tests.parity import recipe
@@ -43,7 +43,8 @@ def losses(case, arrays):
     teacher_config = vit_config_of(state, "repa_model.", patch_size=case["arguments"]["repa_patch_size"])
     teacher = functional(ViT, teacher_config, case["size"])
     teacher_params = layout.read(vit_rules(teacher_config, "", "repa_model."), state, teacher.shapes, source="case")
-    decoders = {"hog": maetok.auxiliary(config, hog.NUM_VALUES), "dino": maetok.auxiliary(config, teacher_config.width)}
+    widths = {"hog": hog.NUM_VALUES, "dino": teacher_config.width}
+    decoders = {name: functional(AuxiliaryDecoder, config, width) for name, width in widths.items()}
     auxiliary = {
         name: layout.read(auxiliary_rules(config, name), state, decoder.shapes, source="case")
         for name, decoder in decoders.items()
@@ -92,7 +93,7 @@ def _opened(case):
     assert is_maetok(state)
     images = jnp.asarray(recipe.images(case["count"], case["size"], case["seed"]).transpose(0, 2, 3, 1))
     config = config_of(state, case["arguments"])
-    network = maetok.functional(config)
+    network = tokenizer_kinds.network(config)
     return state, images, config, network, layout.read(tokenizer_rules(config), state, network.shapes, source="case")
 
 

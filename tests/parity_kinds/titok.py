@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from softvq_jax.models import titok
-from softvq_jax.weights import layout
+from softvq_jax.weights import layout, tokenizer_kinds
 from softvq_jax.weights.titok import config_of, tokenizer_rules
 from tests.parity import recipe
 
@@ -14,7 +13,7 @@ def run(case, arrays):
     state = recipe.state_dict(case)
     images = jnp.asarray(recipe.images(case["count"], case["size"], case["seed"]).transpose(0, 2, 3, 1))
     config = config_of(state, case["arguments"])
-    functional = titok.functional(config)
+    functional = tokenizer_kinds.network(config)
     params = layout.read(tokenizer_rules(config), state, functional.shapes, source="case")
 
     @jax.jit

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from softvq_jax.models import maetok
-from softvq_jax.weights import layout
+from softvq_jax.models.functional import functional
+from softvq_jax.models.maetok import AuxiliaryDecoder
+from softvq_jax.weights import layout, tokenizer_kinds
 from softvq_jax.weights import maetok as weights
 from softvq_jax.weights.layout import WeightsError
 from tests import small_maetok, small_titok, small_tokenizers
@@ -19,7 +20,7 @@ def published(request):
 
 def opened(tensors, fields):
     config = weights.config_of(tensors, fields)
-    network = maetok.functional(config)
+    network = tokenizer_kinds.network(config)
     return config, network, layout.read(weights.tokenizer_rules(config), tensors, network.shapes, source="test")
 
 
@@ -36,7 +37,7 @@ def test_there_and_back(published):
     if name == "maetok_losses_s":
         for features, width in (("hog", 108), ("dino", 64)):
             rules = weights.auxiliary_rules(config, features)
-            decoder = maetok.auxiliary(config, width)
+            decoder = functional(AuxiliaryDecoder, config, width)
             theirs = layout.write(rules, layout.read(rules, tensors, decoder.shapes, source="test"))
             for key, tensor in theirs.items():
                 np.testing.assert_array_equal(tensors[key], tensor, err_msg=key)
@@ -57,7 +58,7 @@ def test_shape_is_read_from_tensors(published):
 
 def test_published_fields_give_the_shape_back():
     config = small_maetok.config(auxiliary=None)
-    params = small_titok.params(maetok.functional(config))
+    params = small_titok.params(tokenizer_kinds.network(config))
     tensors = layout.write(weights.tokenizer_rules(config), params) | weights.unused_tensors(config)
     assert weights.config_of(tensors, weights.published_fields(config)) == config
     theirs, _ = small_maetok.published("maetok_s_128")

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from softvq_jax.models import titok
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import files, tokenizer_kinds
 from softvq_jax.weights.layout import WeightsError
@@ -73,7 +72,7 @@ def test_indices_of_a_titok(name):
     np.testing.assert_allclose(latents, codes[indices[:, 0]], atol=1e-6)
     decoded = tokenizer.decode_indices(indices)
     np.testing.assert_array_equal(decoded, tokenizer.decode(latents))
-    model = titok.functional(config)(tokenizer.params)
+    model = tokenizer.network
     features = model.decoder(latents)  # in the release's range [0, 1], and ours: 2 x - 1
     np.testing.assert_allclose(decoded, np.clip(model.decoder.to_pixels(features), -1, 1), atol=2e-5)
     with pytest.raises(ValueError, match=r"indices range from 0 to 16; expected 0 to 15"):
