@@ -16,6 +16,8 @@ def test_all_levels_round_trip(array):
     assert isinstance(floats, type(array(LEVELS))) and floats.dtype == np.float32
     np.testing.assert_allclose(floats, LEVELS / 127.5 - 1, atol=1e-7)
     np.testing.assert_array_equal(pixels.to_uint8(floats), LEVELS)
+    np.testing.assert_array_equal(pixels.to_uint8(floats[:-1] + np.float32(0.4 / 127.5)), LEVELS[:-1])
+    np.testing.assert_array_equal(pixels.to_uint8(floats[:-1] + np.float32(0.6 / 127.5)), LEVELS[1:])
 
 
 def test_numpy_and_compiled_jax_agree_on_halves_and_beyond_the_range():

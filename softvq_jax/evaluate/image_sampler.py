@@ -10,7 +10,7 @@ from softvq_jax.data.source import digest
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
 from softvq_jax.generator import Generator
 from softvq_jax.generators.files import carried_statistics
-from softvq_jax.metrics.image_quality import to_uint8
+from softvq_jax.pixels import to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import fingerprints
 
@@ -124,4 +124,4 @@ class ImageSampler:
         indices `[n, C, L/C]`."""
         indices = np.asarray(indices, np.int32)
         rows = self._sample(indices, self.labels[indices])
-        return to_uint8(rows["images"]), rows["latents"]
+        return to_uint8(np.asarray(rows["images"])), rows["latents"]

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices, Rows
-from softvq_jax.metrics.image_quality import to_uint8
 from softvq_jax.models.tokenizer import TokenizerConfig
-from softvq_jax.pixels import from_uint8
+from softvq_jax.pixels import from_uint8, to_uint8
 from softvq_jax.weights import tokenizer_kinds
 
 
@@ -59,4 +58,4 @@ class Reconstructor:
         if images.shape[1:] != (side, side, 3):
             raise ValueError(f"images of shape {images.shape}; this tokenizer expects [n, {side}, {side}, 3]")
         rows = self._apply(images)
-        return to_uint8(rows.pop("images")), rows
+        return to_uint8(np.asarray(rows.pop("images"))), rows

@@ -8,13 +8,6 @@ from collections.abc import Callable
 import numpy as np
 from skimage import metrics
 
-from softvq_jax import pixels
-
-
-def to_uint8(images) -> np.ndarray:
-    """Converts images in [-1, 1] to uint8 by `pixels.to_uint8`, for anything that converts to a NumPy array."""
-    return pixels.to_uint8(np.asarray(images))
-
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Returns the peak signal-to-noise ratio, `10 log10(255^2 / mean (a - b)^2)`, of each pair of images.
@@ -86,7 +79,7 @@ def _check_pairs(a, b):
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(
                 f"{name} is {images.dtype} of shape {images.shape}; expected uint8 [B, H, W, C]: "
-                "to_uint8 converts images in [-1, 1]"
+                "softvq_jax.pixels.to_uint8 converts images in [-1, 1]"
             )
     if a.shape != b.shape:
         raise ValueError(f"a has shape {a.shape} and b {b.shape}; expected the same number of images of one size")

@@ -57,22 +57,6 @@ def test_ssim_of_an_image_with_itself_is_one(pair):
     np.testing.assert_allclose(image_quality.ssim(pair[0], pair[0]), 1)
 
 
-def test_to_uint8_rounds_and_clips():
-    levels = np.arange(256, dtype=np.uint8)
-    floats = levels / np.float32(127.5) - 1
-    np.testing.assert_array_equal(image_quality.to_uint8(floats), levels)
-    np.testing.assert_array_equal(image_quality.to_uint8(floats[:-1] + np.float32(0.4 / 127.5)), levels[:-1])
-    np.testing.assert_array_equal(image_quality.to_uint8(floats[:-1] + np.float32(0.6 / 127.5)), levels[1:])
-    np.testing.assert_array_equal(image_quality.to_uint8(np.float32([-3, 3])), [0, 255])
-
-
-def test_to_uint8_refuses_what_is_not_in_range():
-    with pytest.raises(ValueError, match="uint8"):
-        image_quality.to_uint8(np.zeros((2, 2), np.uint8))
-    with pytest.raises(ValueError, match="1 of 3 pixel values are NaN"):
-        image_quality.to_uint8(np.float32([0, np.nan, 1]))
-
-
 def test_bad_pairs_are_named(pair):
     a, b = pair
     with pytest.raises(ValueError, match="b is float32"):

@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 
+from softvq_jax import pixels
 from softvq_jax.metrics import fid, image_quality, inception_score, precision_recall
 from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.weights import pretrained
@@ -26,7 +27,7 @@ def run_pixel_metrics(case, arrays):
     a, change = _images(case)
     strength = np.float32(re.search(r"([\d.]+)\s*\*\s*recipe\.images", case["what"])[1])
     b = np.clip(a + strength * change, -1, 1)
-    a, b = image_quality.to_uint8(_nhwc(a)), image_quality.to_uint8(_nhwc(b))
+    a, b = pixels.to_uint8(_nhwc(a)), pixels.to_uint8(_nhwc(b))
     return {
         "psnr": image_quality.psnr(a, b),
         "ssim_gauss": image_quality.ssim(a, b, "gauss"),
@@ -39,7 +40,7 @@ def run_inception(case, arrays):
     for key in state:
         if key.endswith(".conv.weight"):
             state[key] = state[key] * np.float32(np.sqrt(2))
-    images = image_quality.to_uint8(_nhwc(recipe.images(case["count"], case["size"], case["seed"])))
+    images = pixels.to_uint8(_nhwc(recipe.images(case["count"], case["size"], case["seed"])))
     net, params = pretrained.from_tensors("inception", state, source="case")
     return jax.jit(lambda params, images: net(params)(images))(params, images)
 

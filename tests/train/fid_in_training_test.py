@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from ml_collections import ConfigDict
 
-from softvq_jax import Tokenizer
+from softvq_jax import Tokenizer, pixels
 from softvq_jax.generators.config import generator_config
 from softvq_jax.metrics import image_quality
 from softvq_jax.metrics.fid import frechet_distance
@@ -47,7 +47,7 @@ def run(config, workdir):
 
 def reconstructed(workdir, originals):
     tokenizer = Tokenizer.from_pretrained(workdir)
-    return image_quality.to_uint8(tokenizer.reconstruct(originals.astype(np.float32) / 127.5 - 1))
+    return pixels.to_uint8(np.asarray(tokenizer.reconstruct(originals.astype(np.float32) / 127.5 - 1)))
 
 
 def rfid(inception, originals, workdir):

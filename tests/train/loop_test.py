@@ -14,6 +14,7 @@ from softvq_jax import Tokenizer
 from softvq_jax.data.embedded import FILES
 from softvq_jax.data.shuffle import shuffled
 from softvq_jax.metrics import image_quality
+from softvq_jax.pixels import to_uint8
 from softvq_jax.studies.crops import held_out
 from softvq_jax.tools import report
 from softvq_jax.train import checkpoint, compatibility, evaluators, loop, preemption, preflight
@@ -74,7 +75,7 @@ def check_report(config, workdir, results):
     assert evaluation["absent"]["fid"] == "needs the Inception weights"
     images = held_out(config).images
     psnr = image_quality.psnr(
-        images, image_quality.to_uint8(Tokenizer.from_pretrained(workdir).reconstruct(images / 127.5 - 1))
+        images, to_uint8(np.asarray(Tokenizer.from_pretrained(workdir).reconstruct(images / 127.5 - 1)))
     )
     shown = evaluation["pictures"]
     assert [image["index"] for image in shown["worst"]] == list(np.argsort(psnr))
