@@ -8,9 +8,8 @@ from softvq_jax.config.fields import Field, one_of
 from softvq_jax.diffusion import objectives, samplers
 from softvq_jax.diffusion.schedules import BETAS, Schedule, make_schedule
 from softvq_jax.generators import transformer
-from softvq_jax.generators.family import Family, Losses, Sampler, Settings
-from softvq_jax.models.dit import DiT, DiTConfig
-from softvq_jax.models.functional import functional
+from softvq_jax.generators.family import Losses, Sampler, Settings
+from softvq_jax.models.dit import DiT
 
 OBJECTIVE_FIELDS = {"process": Field("linear", "Noise schedule of its 1,000 timesteps.", one_of(*BETAS))}
 
@@ -35,26 +34,12 @@ def draw(
 
 SAMPLERS = {"ddpm": Sampler(draw, frozenset({"guidance_interval", "noise", "step_noises"}))}
 
-DIT = Family(
-    name="dit",
-    presets=transformer.PRESETS,
-    fields={
-        "model": transformer.MODEL_FIELDS,
-        "objective": OBJECTIVE_FIELDS,
-        "sampling": transformer.sampling_fields(tuple(SAMPLERS)),
-    },
-    make_config=lambda fields: DiTConfig(**fields, learn_sigma=True),
-    matches_config=lambda config: isinstance(config, DiTConfig) and config.learn_sigma,
-    network=partial(functional, DiT),
-    fixed_params=transformer.fixed_positions,
+DIT = transformer.make_family(
+    "dit",
+    "DiT",
+    learn_sigma=True,
+    objective=OBJECTIVE_FIELDS,
     losses=make_losses,
     samplers=SAMPLERS,
-    weight_rules=transformer.weight_rules,
-    read_config=transformer.read_config,
-    published_fields=lambda config, process: transformer.published_fields(config, "DiT") | {"schedule": process},
     process_field="schedule",
-    optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
-    train_defaults=transformer.TRAIN_DEFAULTS,
-    anchors=transformer.ANCHORS,
-    config_json=transformer.CONFIG_JSON,
 )

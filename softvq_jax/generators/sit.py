@@ -8,9 +8,8 @@ from softvq_jax.config.fields import Field, one_of
 from softvq_jax.diffusion import objectives, samplers
 from softvq_jax.diffusion.paths import PATHS, TIME_DISTRIBUTIONS, Path
 from softvq_jax.generators import transformer
-from softvq_jax.generators.family import Family, Losses, Sampler, Settings
-from softvq_jax.models.dit import DiT, DiTConfig
-from softvq_jax.models.functional import functional
+from softvq_jax.generators.family import Losses, Sampler, Settings
+from softvq_jax.models.dit import DiT
 
 OBJECTIVE_FIELDS = {
     "process": Field("linear", "Path from data to noise.", one_of(*PATHS)),
@@ -54,26 +53,12 @@ SAMPLERS = {
     "ode_heun": Sampler(partial(draw_ode, samplers.ode_heun), frozenset({"guidance_interval", "noise"})),
 }
 
-SIT = Family(
-    name="sit",
-    presets=transformer.PRESETS,
-    fields={
-        "model": transformer.MODEL_FIELDS,
-        "objective": OBJECTIVE_FIELDS,
-        "sampling": transformer.sampling_fields(tuple(SAMPLERS)),
-    },
-    make_config=lambda fields: DiTConfig(**fields),
-    matches_config=lambda config: isinstance(config, DiTConfig) and not config.learn_sigma,
-    network=partial(functional, DiT),
-    fixed_params=transformer.fixed_positions,
+SIT = transformer.make_family(
+    "sit",
+    "SiT",
+    learn_sigma=False,
+    objective=OBJECTIVE_FIELDS,
     losses=make_losses,
     samplers=SAMPLERS,
-    weight_rules=transformer.weight_rules,
-    read_config=transformer.read_config,
-    published_fields=lambda config, process: transformer.published_fields(config, "SiT") | {"path_type": process},
     process_field="path_type",
-    optimizer_defaults=transformer.OPTIMIZER_DEFAULTS,
-    train_defaults=transformer.TRAIN_DEFAULTS,
-    anchors=transformer.ANCHORS,
-    config_json=transformer.CONFIG_JSON,
 )

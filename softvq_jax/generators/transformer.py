@@ -1,16 +1,18 @@
 """Code shared by SiT and DiT: sizes, config fields, guidance and files of the diffusion transformer (`models/dit.py`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, is_number, number, one_of, text
 from softvq_jax.diffusion import samplers
 from softvq_jax.diffusion.guidance import guided
-from softvq_jax.generators.family import Settings
+from softvq_jax.generators.family import Family, Losses, Sampler, Settings
 from softvq_jax.generators.published import (
     attention_and_mlp_rules,
     check_tensors,
@@ -20,6 +22,7 @@ from softvq_jax.generators.published import (
 )
 from softvq_jax.generators.sampling import split_keys
 from softvq_jax.models.dit import DiT, DiTConfig, sincos_positions
+from softvq_jax.models.functional import functional
 from softvq_jax.weights.layout import LEADING_ONE, Rule, count_blocks, linear, norm
 
 PRESETS = {  # S is DiT's; SoftVQ-VAE trains the others
@@ -54,8 +57,6 @@ def sampling_fields(sampler_names: tuple[str, ...]) -> Schema:
     }
 
 
-ANCHORS = ("x_embedder.weight",)
-CONFIG_JSON = {"num_heads": integer(1), "model": text()}
 # 1e-4 without decay, as in SiT and DiT; 600 epochs are 3 M steps, 2.3 times fewer than SiT's 7 M (SoftVQ-VAE, abstract)
 OPTIMIZER_DEFAULTS = dict(schedule="constant", warmup_epochs=0.0, beta2=0.999, weight_decay=0.0)
 TRAIN_DEFAULTS = dict(num_epochs=600.0)
@@ -159,3 +160,43 @@ def published_fields(config: DiTConfig, model: str) -> dict[str, Any]:
         "qk_norm": config.qk_norm,
         "learn_sigma": config.learn_sigma,
     }
+
+
+def make_family(
+    name: str,
+    title: str,
+    *,
+    learn_sigma: bool,
+    objective: Schema,
+    losses: Callable[[ConfigDict], Losses],
+    samplers: Mapping[str, Sampler],
+    process_field: str,
+) -> Family:
+    """Returns a family of generators with the network `DiT`.
+
+    Args:
+      name: name of the family.
+      title: name of the family in the field `model` of `config.json`, "SiT" or "DiT".
+      learn_sigma: whether the network also predicts the variance, see `DiTConfig`.
+      objective: the fields of `config.objective`.
+      losses, samplers, process_field: see `Family`.
+    """
+    return Family(
+        name=name,
+        presets=PRESETS,
+        fields={"model": MODEL_FIELDS, "objective": objective, "sampling": sampling_fields(tuple(samplers))},
+        make_config=lambda fields: DiTConfig(**fields, learn_sigma=learn_sigma),
+        matches_config=lambda config: isinstance(config, DiTConfig) and config.learn_sigma == learn_sigma,
+        network=partial(functional, DiT),
+        fixed_params=fixed_positions,
+        losses=losses,
+        samplers=samplers,
+        weight_rules=weight_rules,
+        read_config=read_config,
+        published_fields=lambda config, process: published_fields(config, title) | {process_field: process},
+        process_field=process_field,
+        optimizer_defaults=OPTIMIZER_DEFAULTS,
+        train_defaults=TRAIN_DEFAULTS,
+        anchors=("x_embedder.weight",),
+        config_json={"num_heads": integer(1), "model": text()},
+    )
