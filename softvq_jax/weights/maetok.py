@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from absl import logging
 
 from softvq_jax.config.fields import number
 from softvq_jax.config.kinds import ROPE_THETA
@@ -76,21 +75,14 @@ def config_of(
 
 def _config_of(tensors, published, **compute):
     theta = float(published.get("rope_theta", ROPE_THETA))
-    encoder_patch = tensors["encoder.model.patch_embed.proj.weight"].shape[-1]
-    decoder_patch = round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5)
-    image_size = _grid(tensors["encoder.model.pos_embed"]) * encoder_patch
-    if published.get("image_size", image_size) != image_size:
-        logging.info("config.json says image_size %s; the positions are for %d", published["image_size"], image_size)
+    fields, (encoder_patch, decoder_patch) = tokenizer.shared_fields(tensors, published), tokenizer.patch_sizes(tensors)
     auxiliary = [name for name in AUXILIARY_FEATURES if f"decoder_{name}.mask_token" in tensors]
     return MAETokConfig(
         encoder=_vit_of(tensors, "encoder.", encoder_patch, theta),
         decoder=_vit_of(tensors, "decoder.", decoder_patch, theta),
-        image_size=image_size,
-        num_latent_tokens=tensors["encoder.latent_tokens"].shape[1],
-        latent_dim=tensors["post_quant_conv.weight"].shape[1],
         mask_token="encoder.mask_token" in tensors,
         auxiliary=_vit_of(tensors, f"decoder_{auxiliary[0]}.", decoder_patch, theta) if auxiliary else None,
-        **tokenizer.bottleneck_fields(tensors, published),
+        **fields,
         **compute,
     )
 
@@ -168,10 +160,3 @@ def unused_tensors(config: MAETokConfig) -> dict[str, np.ndarray]:
         tensors[f"{key}.weight"] = np.zeros((2 * vit.width, config.latent_dim), np.float32)
         tensors[f"{key}.bias"] = np.zeros(2 * vit.width, np.float32)
     return tensors
-
-
-def _grid(positions):
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if side**2 != positions.shape[1] - 1:
-        raise WeightsError(f"there are {positions.shape[1]} positions; expected 1 and a square number")
-    return side

@@ -1,6 +1,7 @@
 """Weight rules and configs of tokenizers in the published layout, a flat `config.json` and PyTorch tensors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -77,26 +78,41 @@ def config_of(
 
 
 def _config_of(tensors, published, **compute):
-    num_latent_tokens = tensors["encoder.latent_tokens"].shape[1]
-    encoder_patch = tensors["encoder.model.patch_embed.proj.weight"].shape[-1]
-    decoder_patch = round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5)
+    fields, (encoder_patch, decoder_patch) = shared_fields(tensors, published), patch_sizes(tensors)
     encoder = vit_config_of(tensors, "encoder.model.", patch_size=encoder_patch)
     decoder = vit_config_of(tensors, "decoder.model.", patch_size=decoder_patch)
-    image_size = round((tensors["encoder.model.pos_embed"].shape[1] - 1) ** 0.5) * encoder_patch
+    return TokenizerConfig(encoder, decoder, **fields, **compute)
+
+
+def shared_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict[str, Any]:
+    """Returns the fields of `TokenizerConfig` except the transformers and `compute`; those of a MAETok are the same."""
+    num_latent_tokens = tensors["encoder.latent_tokens"].shape[1]
+    image_size = _grid(tensors["encoder.model.pos_embed"]) * patch_sizes(tensors)[0]
     if published.get("image_size", image_size) != image_size:
         logging.info("config.json says image_size %s; the positions are for %d", published["image_size"], image_size)
-    return TokenizerConfig(
-        encoder=encoder,
-        decoder=decoder,
-        image_size=image_size,
-        num_latent_tokens=num_latent_tokens,
-        latent_dim=tensors["post_quant_conv.weight"].shape[1],
-        **bottleneck_fields(tensors, published),
-        **compute,
-    )
+    return {
+        "image_size": image_size,
+        "num_latent_tokens": num_latent_tokens,
+        "latent_dim": tensors["post_quant_conv.weight"].shape[1],
+        **_bottleneck_fields(tensors, published),
+    }
 
 
-def bottleneck_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict:
+def patch_sizes(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Returns the patch sizes of encoder and decoder in pixels."""
+    encoder = tensors["encoder.model.patch_embed.proj.weight"].shape[-1]
+    return encoder, round((tensors["decoder.to_pixel.model.weight"].shape[0] / 3) ** 0.5)
+
+
+def _grid(positions):
+    """Returns the number of patches on each side of the image, given the positions of the class token and the patches."""
+    side = round((positions.shape[1] - 1) ** 0.5)
+    if side**2 != positions.shape[1] - 1:
+        raise WeightsError(f"there are {positions.shape[1]} positions; expected 1 and a square number")
+    return side
+
+
+def _bottleneck_fields(tensors, published):
     """Returns the fields of the first bottleneck that recognizes its tensors, starting with the class registered last."""
     for name, bottleneck in reversed(BOTTLENECKS.items()):
         if (fields := bottleneck.published_config(tensors, published)) is not None:
