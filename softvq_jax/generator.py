@@ -26,8 +26,8 @@ from softvq_jax.parallel.mesh import call_with_auto_axes
 from softvq_jax.weights import hub
 from softvq_jax.weights.published_files import PublishedFiles
 
-TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json, for the tokenizer of the training latents
-CLASS_NAMES_FIELD = "class_names"  # field of our config.json, for the classes of the training data by label
+TOKENIZER_FIELD = "tokenizer_fingerprint"  # field of our config.json: the tokenizer of the training latents
+CLASS_NAMES_FIELD = "class_names"  # field of our config.json: names of the training data's classes by label
 
 
 class Generator(hub.PushToHub):
@@ -36,9 +36,9 @@ class Generator(hub.PushToHub):
     SiT, DiT and MAR make latents `[B, L, D]` float32, for `Tokenizer.decode`. A MaskGIT is discrete: it makes code indices
     `[B, C, L/C]` int32, for `Tokenizer.decode_indices`.
 
-    A generator is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
-    be sharded by `jax.device_put`. `sample` traces: inside `jax.jit` and `jax.shard_map` shapes and types are checked, and
-    values are not. It runs on any mesh; samples are sharded like `labels`.
+    A generator is a pytree: its leaves are the parameters, and everything else is static. It can be an argument of
+    `jax.jit` and be sharded by `jax.device_put`. `sample` can be traced: inside `jax.jit` and `jax.shard_map` it checks
+    shapes and types, but not values. It runs on any mesh; samples are sharded like `labels`.
 
     Attributes:
       config: shape of the network.
@@ -77,12 +77,12 @@ class Generator(hub.PushToHub):
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the network does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors other than float32.
-          unused_rows: rows of published tensors of which the network uses the first half.
-          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
+          unused_rows: rows of published tensors that the network does not use, their second halves.
+          param_dtype: dtype of the stored parameters; computations convert them to float32.
 
         Raises:
-          ValueError: the process or the family is unknown, or the statistics are for another number of channels; or a
-            family that is not discrete has no statistics.
+          ValueError: the process or the family is unknown; or the statistics are for another number of channels, or are
+            missing, or are given for a discrete family.
         """
         self.config, self._family = config, family_of(config)
         if (statistics is None) != self._family.discrete:
@@ -92,15 +92,15 @@ class Generator(hub.PushToHub):
         if statistics is not None and statistics.channels not in (None, config.channels):
             raise ValueError(f"statistics are for {statistics.channels} channels, the generator has {config.channels}")
         self.statistics = statistics
-        known = self._family.process
-        self.process = process or (published or {}).get(self._family.process_field) or known.default
-        if not known.allowed.check(self.process):
-            raise ValueError(f"process of a {self.family} is {self.process!r}; expected {known.allowed.text}")
+        field = self._family.process
+        self.process = process or (published or {}).get(self._family.process_field) or field.default
+        if not field.allowed.check(self.process):
+            raise ValueError(f"process of a {self.family} is {self.process!r}; expected {field.allowed.text}")
         published = dict(published or self._family.published_fields(config, self.process))
         self._files = PublishedFiles(published, dict(extra or {}), dict(dtypes or {}), dict(unused_rows or {}))
 
     def replace(self, *, params: Any = None, **fields: Any) -> "Generator":
-        """A copy with other parameters (a tree or an NNX module), or with other fields of its config, such as `dtype`.
+        """Returns a copy with other parameters (a tree or an NNX module), or other fields of its config, such as `dtype`.
 
         Raises:
           ValueError: the parameters have another structure or other shapes than the config, or a field does not exist.
@@ -120,9 +120,9 @@ class Generator(hub.PushToHub):
 
     def __repr__(self) -> str:
         config = self.config
-        made = codes_of(config) if self.discrete else f"{config.num_tokens} tokens of {config.channels} channels"
+        output = codes_of(config) if self.discrete else f"{config.num_tokens} tokens of {config.channels} channels"
         return (
-            f"Generator({self.family}, {config.num_classes} classes -> {made}, "
+            f"Generator({self.family}, {config.num_classes} classes -> {output}, "
             f"{self.process} process, {user_arrays.count_parameters(self.params)}, matmuls in {config.dtype})"
         )
 
@@ -133,13 +133,13 @@ class Generator(hub.PushToHub):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by label, those of the training data; the numbers where they are unknown."""
+        """Names of the classes by label, from the training data; a class without a known name is called by its number."""
         known = self._files.config.get(CLASS_NAMES_FIELD) or ()
         return tuple(map(str, (*known, *range(len(known), self.config.num_classes))))[: self.config.num_classes]
 
     @property
     def discrete(self) -> bool:
-        """Whether it makes code indices, for `Tokenizer.decode_indices`, in place of latents."""
+        """Whether it makes code indices, for `Tokenizer.decode_indices`, instead of latents."""
         return self._family.discrete
 
     @property
@@ -160,26 +160,25 @@ class Generator(hub.PushToHub):
     ) -> "Generator":
         """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, or a Hugging Face id.
 
-        Of a run that has not exported its generator yet, opens the newest checkpoint, as `from_checkpoint` does.
+        If a run has not exported its generator yet, its newest checkpoint is opened, as by `from_checkpoint`.
 
         Args:
-          name: a local folder, also that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of weights, with
+          name: a folder, which may be that of a checkpoint; `hf://owner/name` or `owner/name`; or a file of weights, with
             or without a config.json beside it.
           statistics: statistics of the training latents. Folders of generators trained here contain them; for published
             generators, give the tokenizer (folder or id), which contains them. Discrete generators need none.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`.
-          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
-          entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
-            one.
+          param_dtype: dtype of the stored parameters; computations convert them to float32.
+          entry: which network to read from a file with several, such as "model" or "ema"; by default the averaged one.
 
         Raises:
           FileNotFoundError: the folder or a file in it does not exist.
-          WeightsError: the files are damaged, or are not those of a generator of a registered family.
+          WeightsError: the files are damaged, or do not hold a generator of a registered family.
           ValueError: the statistics are neither given nor in the folder.
         """
         options = {"entry": entry, "dtype": dtype, "remat": remat}
-        return cls._of(generator_files.open_pretrained(name, statistics, **options), param_dtype)
+        return cls._from_opened(generator_files.open_pretrained(name, statistics, **options), param_dtype)
 
     @classmethod
     def from_checkpoint(
@@ -196,18 +195,18 @@ class Generator(hub.PushToHub):
 
         Args:
           folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
-          step: of the checkpoint; by default the newest.
-          raw: the parameters of that step, in place of their moving average.
-          statistics: needed for checkpoints of older versions only, which do not carry them.
+          step: step of the checkpoint; by default the newest.
+          raw: whether to take the parameters of that step instead of their moving average.
+          statistics: needed only for checkpoints of older versions, which do not contain them.
           dtype, remat: see `from_pretrained`.
 
         Raises:
           FileNotFoundError: there is no checkpoint, or none of that step.
-          WeightsError: the checkpoint is damaged, or that of another kind of model.
+          WeightsError: the checkpoint is damaged, or is of another kind of model.
           ValueError: the statistics are neither in the checkpoint nor given.
         """
         options: dict[str, Any] = {"step": step, "raw": raw, "dtype": dtype, "remat": remat}
-        return cls._of(generator_files.open_checkpoint(folder, statistics, **options))
+        return cls._from_opened(generator_files.open_checkpoint(folder, statistics, **options))
 
     @classmethod
     def from_tensors(
@@ -233,10 +232,10 @@ class Generator(hub.PushToHub):
           WeightsError: the tensors do not fit a registered family.
         """
         options = {"dtype": dtype, "remat": remat, "source": source}
-        return cls._of(generator_files.from_tensors(tensors, published, statistics, **options), param_dtype)
+        return cls._from_opened(generator_files.from_tensors(tensors, published, statistics, **options), param_dtype)
 
     @classmethod
-    def _of(cls, opened: OpenedGenerator, param_dtype: str = "float32") -> "Generator":
+    def _from_opened(cls, opened: OpenedGenerator, param_dtype: str = "float32") -> "Generator":
         fields = dict(vars(opened))
         config, params, statistics = (fields.pop(name) for name in ("config", "params", "statistics"))
         return cls(config, params, statistics, **fields, param_dtype=param_dtype)
@@ -277,7 +276,7 @@ class Generator(hub.PushToHub):
         """Draws latents `[B, L, D]` float32 of the classes `labels`, which `Tokenizer.decode` accepts.
 
         A discrete generator draws code indices `[B, C, L/C]` int32 for `Tokenizer.decode_indices`. The defaults of a
-        MaskGIT are the settings in its `config.json`, those of the release.
+        MaskGIT are the settings in its `config.json`.
 
         An example depends on `key`, its index and its label, not on the rest of the batch or the number of devices.
         The first call with new settings compiles.
@@ -297,8 +296,8 @@ class Generator(hub.PushToHub):
           temperature: factor on the noise of the head's steps (MAR; 1 by default); noise on the confidence of the first
             step (MaskGIT).
           head_steps: denoising steps of each token (MAR; 100 by default).
-          guidance_schedule: "linear", "power-cosine" or "constant": how the scale rises from 1 (MaskGIT). It is `guidance`
-            after the last step; the release's `guidance_scale` is `guidance - 1`, but for "power-cosine" `guidance`.
+          guidance_schedule: "linear" and "power-cosine" raise the scale from 1 to `guidance` over the steps, "constant"
+            does not (MaskGIT). The release's `guidance_scale` is `guidance` for "power-cosine", else `guidance - 1`.
           anneal_softmax: whether the softmax temperature falls over the steps (MaskGIT).
 
         Raises:
@@ -324,11 +323,11 @@ class Generator(hub.PushToHub):
     ) -> jax.Array:
         """Draws latents as `sample` does with the same arguments, and returns those after each step, `[T, B, L, D]`.
 
-        The last ones are the samples. Those of SiT and DiT before are noisy; the tokens that MAR has not filled are at
-        the mean of the latents.
+        Those after the last step are the samples. Earlier ones are noisy for SiT and DiT; for MAR, tokens that are not
+        filled yet have the mean of the latents.
 
         Raises:
-          ValueError: as `sample`, and where the sampler does not record its steps.
+          ValueError: as for `sample`; or the sampler does not record its steps.
         """
         options = dict(sampler=sampler, steps=steps, guidance=guidance, guidance_interval=guidance_interval)
         options |= dict(head_steps=head_steps)
@@ -338,14 +337,14 @@ class Generator(hub.PushToHub):
 
     def _draw(self, program, labels, key, indices, options, arrays):
         labels = self.check_labels(labels)
-        of = (self._family, self.config, self._files.config)
-        settings, guidance = sampling_settings(*of, options)
-        arrays = sampling_arrays(*of, settings, len(labels), **arrays)
+        family, config, published = self._family, self.config, self._files.config
+        settings, guidance = sampling_settings(family, config, published, options)
+        arrays = sampling_arrays(family, config, published, settings, len(labels), **arrays)
         indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
         run = partial(program, settings)
         drawn = call_with_auto_axes(run, labels, self.params, key, indices, guidance, arrays)
         if self.statistics is None:
-            return drawn.reshape(len(drawn), *codes_of(self.config).shape)
+            return drawn.reshape(len(drawn), *codes_of(config).shape)
         return self.statistics.denormalize(drawn)
 
     def check_options(self, **options: Any) -> None:
@@ -406,7 +405,7 @@ def _program(family: Family, config, process):
 
 @functools.cache
 def _denoising_program(family: Family, config, process):
-    """As `_program`; returns the latents after each step."""
+    """The sampling program that returns the latents after each step; see `_program`."""
 
     def run(settings, *arguments):
         with states.recording() as recorded:

@@ -20,15 +20,15 @@ from softvq_jax.weights.tokenizer_files import OpenedTokenizer
 
 
 class Tokenizer(hub.PushToHub):
-    """A trained tokenizer: SoftVQ-VAE's (with any bottleneck), a TiTok or a MAETok.
+    """A trained tokenizer: a SoftVQ-VAE (with any bottleneck), a TiTok or a MAETok.
 
     Images are `[B, H, W, 3]` float32 in [-1, 1], or uint8; latents are `[B, L, D]` float32. Discrete tokenizers also have
     indices, `[B, C, L/C]` int32.
 
-    A tokenizer is a pytree: its leaves are the parameters, all else is static. So it can be an argument of `jax.jit` and
-    `jax.grad`, be sharded by `jax.device_put`, and be copied by `jax.tree.map`. Its methods trace: inside `jax.jit`,
-    `jax.vmap`, `jax.grad` and `jax.shard_map` shapes and types are checked, and values are not. They run on any mesh; a
-    sharded batch stays sharded.
+    A tokenizer is a pytree: its leaves are the parameters, and everything else is static. It can be an argument of
+    `jax.jit` and `jax.grad`, be sharded by `jax.device_put`, and be copied by `jax.tree.map`. Its methods can be traced:
+    inside `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map` they check shapes and types, but not values. They run on
+    any mesh; a sharded batch stays sharded.
 
     Attributes:
       config: shape of the tokenizer, a `TokenizerConfig`, `TiTokConfig` or `MAETokConfig`.
@@ -58,7 +58,7 @@ class Tokenizer(hub.PushToHub):
           published: content of a published `config.json`, which `save_pretrained` writes back.
           extra: tensors of the published layout that the model does not use; `save_pretrained` writes them back.
           dtypes: dtypes of published tensors that are not float32.
-          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
+          param_dtype: dtype of the stored parameters; computations convert them to float32.
         """
         self.config = config
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), user_arrays.as_tree(params))
@@ -69,15 +69,15 @@ class Tokenizer(hub.PushToHub):
 
     @classmethod
     def init(cls, config: TokenizerConfig, key: jax.Array) -> "Tokenizer":
-        """A fresh, untrained tokenizer; `key` is a random key, such as `jax.random.key(0)`."""
+        """Returns a new, untrained tokenizer; `key` is a random key, such as `jax.random.key(0)`."""
         return cls(config, jax.jit(lambda key: tokenizer_kinds.network(config).init(key)[0])(key))
 
     def replace(self, *, params: Any = None, **fields: Any) -> "Tokenizer":
-        """A copy with other parameters, or with other fields of its config.
+        """Returns a copy with other parameters, or with other fields of its config.
 
         Args:
           params: a tree of the same structure, of any dtype, or an NNX module; by default those of this tokenizer.
-          fields: of its config, for example `dtype`, `remat` or `temperature`.
+          fields: fields of the config to change, for example `dtype`, `remat` or `temperature`.
 
         Raises:
           ValueError: `params` have another structure or other shapes than the config, or a field is not allowed.
@@ -135,30 +135,29 @@ class Tokenizer(hub.PushToHub):
     ) -> "Tokenizer":
         """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
 
-        The files tell the kind of tokenizer. Sharded safetensors and PyTorch files are read too, see
-        `weights.files.find_weights`. Of a run that has not exported its tokenizer yet, opens the newest checkpoint, as
-        `from_checkpoint` does.
+        The kind of tokenizer is recognized from the files. Sharded safetensors and PyTorch files are read too, see
+        `weights.files.find_weights`. If a run has not exported its tokenizer yet, its newest checkpoint is opened, as by
+        `from_checkpoint`.
 
         Args:
-          name: a folder, also in a bucket or that of a checkpoint, `hf://owner/name` or `owner/name`; or a file of
-            weights, with or without a config.json beside it.
-          image_size: side of the images in pixels, a multiple of the patch size, for a MAETok: its rotary positions are
-            computed for every size. By default the size that it was trained on; other kinds have no other size.
+          name: a folder, which may be in a bucket or be that of a checkpoint; `hf://owner/name` or `owner/name`; or a
+            file of weights, with or without a config.json beside it.
+          image_size: for a MAETok, side of the images in pixels, a multiple of the patch size; its rotary positions can be
+            computed for any size. By default the size that it was trained on. Other kinds have one size.
           dtype: type of the matmuls.
           remat: see `layers.scan_blocks`; for gradients through the tokenizer.
-          param_dtype: dtype in which the parameters are stored; they are computed with in float32.
-          entry: what to take from a file that holds several networks, such as "model" or "ema"; by default the averaged
-            one.
+          param_dtype: dtype of the stored parameters; computations convert them to float32.
+          entry: which network to read from a file with several, such as "model" or "ema"; by default the averaged one.
           trust_code: whether the files may name a bottleneck "package.module:Class", which is then imported. Set it only
-            for files that you trust. Not needed for a module that is imported already.
+            for files that you trust. It is not needed if the module is imported already.
 
         Raises:
           FileNotFoundError: the folder or a file in it does not exist.
-          WeightsError: the files are damaged, or are not those of a tokenizer, or of one that has no such image size; or
-            they name code that is not trusted.
+          WeightsError: the files are damaged, or do not hold a tokenizer, or hold one without this image size, or name
+            code that is not trusted.
         """
         options: dict[str, Any] = {"entry": entry, "image_size": image_size, "trust_code": trust_code}
-        return cls._of(tokenizer_files.open_pretrained(name, dtype=dtype, remat=remat, **options), param_dtype)
+        return cls._from_opened(tokenizer_files.open_pretrained(name, dtype=dtype, remat=remat, **options), param_dtype)
 
     @classmethod
     def from_checkpoint(
@@ -175,16 +174,16 @@ class Tokenizer(hub.PushToHub):
 
         Args:
           folder: the run's workdir, or the folder of one checkpoint, such as `WORKDIR/checkpoints/1000`.
-          step: of the checkpoint; by default the newest.
-          raw: the parameters of that step, in place of their moving average.
+          step: step of the checkpoint; by default the newest.
+          raw: whether to take the parameters of that step instead of their moving average.
           dtype, remat, trust_code: see `from_pretrained`.
 
         Raises:
           FileNotFoundError: there is no checkpoint, or none of that step.
-          WeightsError: the checkpoint is damaged, or that of another kind of model, or names code that is not trusted.
+          WeightsError: the checkpoint is damaged, or is of another kind of model, or names code that is not trusted.
         """
         options: dict[str, Any] = {"step": step, "raw": raw, "trust_code": trust_code}
-        return cls._of(tokenizer_files.open_checkpoint(folder, dtype=dtype, remat=remat, **options))
+        return cls._from_opened(tokenizer_files.open_checkpoint(folder, dtype=dtype, remat=remat, **options))
 
     @classmethod
     def from_tensors(
@@ -201,10 +200,11 @@ class Tokenizer(hub.PushToHub):
         Raises:
           WeightsError: a tensor is missing, has another shape or holds no finite floats, or a block is not used.
         """
-        return cls._of(tokenizer_files.from_tensors(config, tensors, published=published, source=source), param_dtype)
+        opened = tokenizer_files.from_tensors(config, tensors, published=published, source=source)
+        return cls._from_opened(opened, param_dtype)
 
     @classmethod
-    def _of(cls, opened: OpenedTokenizer, param_dtype: str = "float32") -> "Tokenizer":
+    def _from_opened(cls, opened: OpenedTokenizer, param_dtype: str = "float32") -> "Tokenizer":
         kept = {"published": opened.published, "extra": opened.extra, "dtypes": opened.dtypes}
         return cls(opened.config, opened.params, **kept, param_dtype=param_dtype)
 
@@ -230,20 +230,20 @@ class Tokenizer(hub.PushToHub):
           temperature: SoftVQ's, instead of `config.temperature`: lower ones give latents closer to single codes.
 
         Raises:
-          ValueError: the images have another shape, dtype or range; or a temperature that is not positive, or for another
-            bottleneck.
+          ValueError: the images have another shape, dtype or range; the temperature is not positive; or the bottleneck has
+            no temperature.
         """
-        options = self._temperature(temperature)
-        if self.config.discrete:  # by their indices: latents and the codes that indices stand for are equal bit for bit
+        options = self._temperature_options(temperature)
+        if self.config.discrete:  # by way of the indices, so that latents equal the codes of their indices bit for bit
             return self._run("lookup", self.encode_indices(images))
-        return self._run("encode", self._checked(images), **options)
+        return self._run("encode", self._check_images(images), **options)
 
     def decode(self, latents: jax.Array, *, clip: bool = True) -> jax.Array:
         """Decodes latents to images `[B, H, W, 3]`.
 
         Args:
           latents: `[B, L, D]`.
-          clip: to [-1, 1]. The gradient of a clipped pixel is 0: losses want `clip=False`.
+          clip: whether to clip to [-1, 1]. The gradient of a clipped pixel is 0, so use `clip=False` in losses.
         """
         latents = jnp.asarray(latents, jnp.float32)
         user_arrays.check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
@@ -255,7 +255,7 @@ class Tokenizer(hub.PushToHub):
 
     def pre_bottleneck(self, images: jax.Array) -> jax.Array:
         """Returns the bottleneck's input `[B, L, D]` (for KL `[B, L, 2D]`, mean and log-variance)."""
-        return self._run("pre_bottleneck", self._checked(images))
+        return self._run("pre_bottleneck", self._check_images(images))
 
     def posterior(self, images: jax.Array, *, temperature: jax.Array | float | None = None) -> jax.Array:
         """Returns SoftVQ's probabilities of the codes for each token, `[B, C, L/C, K]`.
@@ -271,12 +271,12 @@ class Tokenizer(hub.PushToHub):
                 f"the {self.config.bottleneck} bottleneck has no probabilities of codes; use pre_bottleneck, or "
                 "encode_indices for discrete ones"
             )
-        return self._run("posterior", self._checked(images), **self._temperature(temperature))
+        return self._run("posterior", self._check_images(images), **self._temperature_options(temperature))
 
     def encode_indices(self, images: jax.Array) -> jax.Array:
         """Encodes images as code indices `[B, C, L/C]` int32, for discrete bottlenecks such as VQ and SimVQ."""
         self._check_discrete()
-        return self._run("encode_indices", self._checked(images))
+        return self._run("encode_indices", self._check_images(images))
 
     def decode_indices(self, indices: jax.Array, *, clip: bool = True) -> jax.Array:
         """Decodes code indices `[B, C, L/C]` to images, for discrete bottlenecks (VQ, SimVQ); see `decode` for `clip`."""
@@ -286,13 +286,13 @@ class Tokenizer(hub.PushToHub):
         user_arrays.check_shape("indices", indices, shape)
         last = config.codebook_size - 1
         user_arrays.check_integers("indices", indices, 0, last, expected=f"expected 0 to {last}")
-        # Two programs: the second is that of `decode`, so that indices and their latents give the same images bit for bit.
+        # `decode` is a separate program, so that indices and their latents give the same images bit for bit.
         return self.decode(self._run("lookup", indices), clip=clip)
 
     def _run(self, method, batch, **options):
         return call_with_auto_axes(_program(self.config, method), batch, self.params, options)
 
-    def _temperature(self, temperature):
+    def _temperature_options(self, temperature):
         if temperature is None:
             return {}
         if not self.config.has_temperature:
@@ -307,7 +307,7 @@ class Tokenizer(hub.PushToHub):
                 f"the {self.config.bottleneck} bottleneck has continuous latents and no indices: use encode and decode"
             )
 
-    def _checked(self, images):
+    def _check_images(self, images):
         images, looks_unscaled = user_arrays.images_in_range(images, self.config.image_size)
         if looks_unscaled and not self._warned:
             self._warned = True
@@ -325,7 +325,7 @@ def _clipped(images, clip):
 
 @functools.cache
 def _program(config: TokenizerConfig, method: str) -> Callable[..., jax.Array]:
-    """A method of the network as a compiled function of a batch, the parameters and options; shared by all tokenizers."""
+    """Returns a method of the network as a compiled function of a batch, the parameters and options; cached."""
     network = tokenizer_kinds.network(config)
 
     def run(batch, params, options):

@@ -1,7 +1,7 @@
-"""Checks of a user's arrays that also trace: shapes and types always, values where there are any.
+"""Checks of a user's arrays that can be traced: of shapes and types always, of values if there are any.
 
-Inside `jax.jit`, `jax.vmap` or `jax.grad` an array has no values to check. Arrays that are spread over several processes
-are not checked either: their values are not all here.
+Inside `jax.jit`, `jax.vmap` or `jax.grad` an array has no values to check. The values of arrays that are sharded over
+several processes are not checked either, because each process has only some of them.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from softvq_jax.pixels import from_uint8
 
 
 def has_values(array: Any) -> bool:
-    """Whether the values of an array can be looked at here and now."""
+    """Whether an array has values, all of them in this process."""
     if isinstance(array, jax.core.Tracer):
         return False
     return not isinstance(array, jax.Array) or array.is_fully_addressable
@@ -34,13 +34,13 @@ def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
 
 
 def images_in_range(images: Any, size: int) -> tuple[jax.Array, bool]:
-    """Images as float32 in [-1, 1], and whether they look like images in [0, 1].
+    """Returns images as float32 in [-1, 1], and whether they look like images in [0, 1].
 
     Args:
       images: `[B, size, size, 3]`, floats in [-1, 1], or uint8, which is scaled.
 
     Raises:
-      ValueError: another shape or type, or values out of range, NaN included.
+      ValueError: the images have another shape or type, or values out of range, NaN included.
     """
     images = jnp.asarray(images)
     check_shape("images", images, (size, size, 3))
@@ -65,7 +65,7 @@ def check_integers(name: str, values: Any, low: int, high: int, *, expected: str
     """Checks that integers lie in `low` to `high`.
 
     Raises:
-      ValueError: other types, or values out of range; `expected` ends the message about values.
+      ValueError: they are not integers, or are out of range; `expected` ends the message about the range.
     """
     if not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(f"{name} are {values.dtype}; expected integers")
@@ -76,7 +76,7 @@ def check_integers(name: str, values: Any, low: int, high: int, *, expected: str
 
 
 def count_parameters(params: Any) -> str:
-    """Number and types of a tree's parameters in words, such as "391.2 M parameters in float32"."""
+    """Returns number and types of a tree's parameters as text, such as "391.2 M parameters in float32"."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
     types = " and ".join(sorted({str(leaf.dtype) for leaf in leaves}))
@@ -85,7 +85,7 @@ def count_parameters(params: Any) -> str:
 
 
 def as_tree(params: Any) -> Mapping[str, Any]:
-    """Parameters as a tree of arrays, from such a tree or from an NNX module."""
+    """Returns parameters as a tree of arrays, given such a tree or an NNX module."""
     from flax import nnx
 
     if isinstance(params, nnx.Module):
@@ -97,7 +97,7 @@ def check_tree(params: Any, expected: Any) -> None:
     """Checks that a tree has the structure and the shapes of another.
 
     Raises:
-      ValueError: it has not; names the first parameter that differs.
+      ValueError: it does not; the message names the first parameter that differs.
     """
     given, wanted = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
