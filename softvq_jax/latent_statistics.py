@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a tokenizer's latents, with which generators normalize their data."""
+"""Mean and standard deviation of a tokenizer's latents, by which generators normalize their data."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from softvq_jax.metrics.feature_statistics import Moments
 
 FIELDS = ("vq_mean", "vq_std")  # fields of config.json in published tokenizers, and in generators trained here
 KINDS = ("scalar", "channel")
-"""Statistics over all values of the latents, as published, or over the values of each channel."""
+"""Kinds of statistics: over all values of the latents, as published, or over the values of each channel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +44,29 @@ class LatentStatistics:
 
     @property
     def channels(self) -> int | None:
-        """The number of channels that they are for; None if they are for all values."""
+        """Number of channels if each channel has its own statistics; None if one pair is for all values."""
         return len(self.mean) if isinstance(self.mean, tuple) else None
 
     def normalize(self, latents: jax.Array) -> jax.Array:
         """Converts a tokenizer's latents `[..., D]` to normalized latents, `(latents - mean) / std`."""
-        return (latents - _factor(self.mean)) / _factor(self.std)
+        return (latents - _as_array(self.mean)) / _as_array(self.std)
 
     def denormalize(self, latents: jax.Array) -> jax.Array:
         """Converts normalized latents `[..., D]` to latents that the tokenizer decodes."""
-        return latents * _factor(self.std) + _factor(self.mean)
+        return latents * _as_array(self.std) + _as_array(self.mean)
 
     @classmethod
     def from_moments(cls, moments: Moments, kind: str = "scalar") -> "LatentStatistics":
         """Returns the statistics of measured latents, one of `KINDS`; see `add_latents`.
 
         Raises:
-          ValueError: a channel is constant, so that its statistics are not usable.
+          ValueError: the latents, or those of a channel, are constant, so that they cannot be normalized.
         """
         variances = np.diag(moments.scatter) / moments.count
         if kind == "channel":
             return cls(tuple(moments.mean), tuple(np.sqrt(variances)))
         mean = np.mean(moments.mean)
-        # The variance of all values: that within the channels, and that of the channels' means.
+        # The variance of all values is that within the channels plus that of the channels' means.
         return cls(float(mean), math.sqrt(np.mean(variances + np.square(moments.mean - mean))))
 
     @classmethod
@@ -83,7 +83,7 @@ class LatentStatistics:
         return dict(zip(FIELDS, values, strict=True))
 
 
-def _factor(value: float | tuple[float, ...]) -> float | np.ndarray:
+def _as_array(value: float | tuple[float, ...]) -> float | np.ndarray:
     return np.asarray(value, np.float32) if isinstance(value, tuple) else value
 
 
@@ -93,7 +93,7 @@ def no_latents(channels: int) -> Moments:
 
 
 def add_latents(moments: Moments, latents: np.ndarray) -> None:
-    """Adds latents `[..., D]` to the moments of the channels, in float64; the division into batches does not matter.
+    """Adds latents `[..., D]` to the moments of the channels, in float64; batch sizes do not matter.
 
     Raises:
       ValueError: latents are not finite.

@@ -16,7 +16,7 @@ VIT_OPTIONS: Schema = {
     ),
     "modulated": Field(False, "Whether the latents modulate the norms, in place of gains and biases.", BOOLEAN),
 }
-"""Options of a MAETok's transformers."""
+"""Further fields of a MAETok's transformers."""
 
 DECODER_OPTIONS: dict[str, Any] = dict(class_token=False, absolute_positions=False, modulated=True, layer_scale=None)
 AUXILIARY_OPTIONS: dict[str, Any] = DECODER_OPTIONS | dict(class_token=True, width=192, depth=3, num_heads=3)
@@ -31,7 +31,7 @@ MASKING: Schema = {
     ),
     "off_steps": Field(
         0,
-        "Steps over which the share falls linearly to 0, for the last stage; 0: it does not fall.",
+        "Steps over which the share falls linearly to 0, for the last stage; 0: the share stays.",
         integer(0),
         "steps",
     ),
@@ -55,16 +55,18 @@ def kind_schema(schema: Schema, kind: str) -> Schema:
     """Returns the fields of a tokenizer's config, given those of SoftVQ-VAE.
 
     Args:
-      schema: of SoftVQ-VAE.
+      schema: the fields of SoftVQ-VAE's config.
       kind: "softvq", "titok" or "maetok".
     """
-    named = Field(kind, 'Kind of tokenizer: "softvq", "titok" or "maetok"; each has its own configs.', one_of(*KINDS))
-    schema = {**schema, "model": {"kind": named, **_section(schema, "model")}}
+    kind_field = Field(
+        kind, 'Kind of tokenizer: "softvq", "titok" or "maetok"; each has its own configs.', one_of(*KINDS)
+    )
+    schema = {**schema, "model": {"kind": kind_field, **_section(schema, "model")}}
     if kind == "softvq":
         return schema
     # Other encoders start from scratch.
     schema["weights"] = {name: field for name, field in _section(schema, "weights").items() if name != "encoder"}
-    schema = {**with_defaults(schema, {"loss": {"alignment_weight": 0.0, "entropy_weight": 0.0}})}
+    schema = dict(with_defaults(schema, {"loss": {"alignment_weight": 0.0, "entropy_weight": 0.0}}))
     if kind == "titok":
         vit = {"layer_scale": None, "norm_eps": 1e-5}
         changes = {"encoder": vit, "decoder": vit, "latent_dim": 64, "bottleneck": "vq", "num_codebooks": 1}

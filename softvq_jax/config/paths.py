@@ -13,7 +13,7 @@ PATHS = re.compile(
 
 
 def with_expanded_paths(config: ConfigDict) -> ConfigDict:
-    """The config with `~` and environment variables in its paths expanded; the same object where there are none.
+    """Returns the config with `~` and environment variables in its paths expanded; the same object if nothing changes.
 
     Names such as `hf://owner/name` and `imagenet2012@train` stay as they are.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from softvq_jax.data.source import digest
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
 from softvq_jax.generator import Generator
-from softvq_jax.generators.files import carried_statistics
+from softvq_jax.generators.files import stored_statistics
 from softvq_jax.pixels import to_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights import fingerprints
@@ -38,7 +38,7 @@ def open_generator(name: str, tokenizer: str) -> Generator:
     Raises:
       ValueError: neither of them has latent statistics.
     """
-    return Generator.from_pretrained(name, statistics=carried_statistics(name) or tokenizer)
+    return Generator.from_pretrained(name, statistics=stored_statistics(name) or tokenizer)
 
 
 class ImageSampler:

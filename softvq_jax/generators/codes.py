@@ -6,7 +6,7 @@ from softvq_jax.models.tokenizer import TokenizerConfig
 
 
 class Codes(NamedTuple):
-    """The codes of an image: `num_tokens` indices, one codebook of `codebook_size` for each `L/C` of them in turn."""
+    """The codes of an image: `num_codebooks` groups of equally many indices, `num_tokens` in all, one codebook for each."""
 
     num_tokens: int
     num_codebooks: int
@@ -18,7 +18,7 @@ class Codes(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(C, L/C)`, the shape of an image's indices in `Tokenizer`; in a generator they are one sequence."""
+        """`(C, L/C)`, the shape of an image's indices in `Tokenizer`; a generator takes them as one sequence of `L`."""
         return self.num_codebooks, self.num_tokens // self.num_codebooks
 
 

@@ -46,7 +46,7 @@ CODES = {
     "vq32": TokenizerCodes("yucornetto/tokenizer_titok_l32_imagenet", 32, 4096),
     "vq128": TokenizerCodes("yucornetto/tokenizer_titok_s128_imagenet", 128, 4096),
 }
-MAETOK_LATENTS = {  # of the SiTs that were trained on them
+MAETOK_LATENTS = {  # for SiT, the family published for them
     "maetok_b128": Latents("MAETok/maetok-b-128", 128, 32),
     "maetok_b128_512": Latents("MAETok/maetok-b-128-512", 128, 32),
 }
@@ -136,7 +136,7 @@ def generator_config(family: str, size: str, latents: str = "") -> ConfigDict:
       latents: a name in `latents_of(family)`, such as "l64" or "vq64"; by default the first.
 
     Raises:
-      ValueError: the family, size or kind of latents is unknown.
+      ValueError: the family, the size or the latents are unknown.
     """
     chosen = find_family(family)
     check_name(size, chosen.presets, f"size of a {family}")

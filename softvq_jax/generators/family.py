@@ -43,7 +43,7 @@ class Settings:
 
     Attributes:
       sampler: one of the family's samplers.
-      steps: number of denoising steps (SiT, DiT) or of iterations over the tokens (MAR).
+      steps: number of denoising steps (SiT, DiT) or of iterations over the tokens (MAR, MaskGIT).
       guided: whether guidance is on; the scale is an argument of the program.
       guidance_interval: `(low, high)`, the times with guidance.
       head_steps: denoising steps of each token (MAR).
@@ -80,7 +80,7 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Family:
-    """A family of generators: everything that training, sampling and reading and writing weights depend on.
+    """A family of generators: all that training, sampling and weight files need to know of it.
 
     Attributes:
       name: name of the family in `config.model.family`.
@@ -103,7 +103,7 @@ class Family:
       train_defaults: default values of `config.train` that differ between families.
       fixed_params: `(config) -> parameters that are not trained`, such as sinusoidal positions.
       discrete: whether the data are code indices; configs of the network then have `codebook_size` and `num_codebooks`.
-      sampling_defaults: `(content of config.json) -> arguments of Generator.sample` that take the place of its defaults.
+      sampling_defaults: `(content of config.json) -> arguments of Generator.sample`, used if the caller gives none.
     """
 
     name: str
@@ -207,7 +207,7 @@ def read_config(
 
 
 def anchors() -> tuple[str, ...]:
-    """The names of tensors by which the families' networks are found in a file."""
+    """Returns the names of tensors by which the families' networks are found in a file."""
     return tuple(anchor for family in FAMILIES.values() for anchor in family.anchors)
 
 

@@ -19,12 +19,12 @@ from softvq_jax.weights.config_json import STATISTICS, stated
 from softvq_jax.weights.published_files import PublishedFiles
 
 Statistics = LatentStatistics | str | os.PathLike | None
-"""Latent statistics, or the name of the tokenizer that carries them; None for those in the generator's files."""
+"""Latent statistics, or the name of a tokenizer that contains them; None for those in the generator's files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenedGenerator:
-    """A generator as it was read: the arguments of `Generator`."""
+    """The content of a generator's files, as arguments of `Generator`."""
 
     config: GeneratorConfig
     params: Mapping[str, Any]
@@ -39,7 +39,7 @@ class OpenedGenerator:
 def open_pretrained(
     name: str | os.PathLike, statistics: Statistics, *, entry: str | None, dtype: str, remat: str
 ) -> OpenedGenerator:
-    """Opens what `Generator.from_pretrained` opens; see there for the arguments."""
+    """Implements `Generator.from_pretrained`; see there for the arguments."""
     folder, compute = find_folder(name), {"dtype": dtype, "remat": remat}
     if checkpoints.find_checkpoint(folder) is not None:
         return open_checkpoint(folder, statistics, step=None, raw=False, **compute)
@@ -54,7 +54,7 @@ def open_pretrained(
 def open_checkpoint(
     folder: str | os.PathLike, statistics: Statistics, *, step: int | None, raw: bool, dtype: str, remat: str
 ) -> OpenedGenerator:
-    """Opens what `Generator.from_checkpoint` opens; see there for the arguments."""
+    """Implements `Generator.from_checkpoint`; see there for the arguments."""
     found = checkpoints.open_checkpoint(folder, "generator", step=step, raw=raw)
     fields = found.config("model") | {"dtype": dtype, "remat": remat}
     family = find_family(fields.pop("family"))
@@ -77,7 +77,7 @@ def from_tensors(
     dtype: str,
     remat: str,
 ) -> OpenedGenerator:
-    """Opens what `Generator.from_tensors` opens; see there for the arguments."""
+    """Implements `Generator.from_tensors`; see there for the arguments."""
     config = read_config(tensors, published, dtype=dtype, remat=remat, source=source)
     rules = family_of(config).weight_rules(config)
     with layout.reading(source, f"a {family_of(config).name}"):
@@ -105,11 +105,11 @@ def save(
     """Writes a folder in the published layout, with the latent statistics in `config.json`.
 
     Args:
-      folder: made if it does not exist.
+      folder: created if it does not exist.
       config: shape of the network.
       params: its parameters.
-      statistics: of the training latents; None for a discrete generator.
-      kept: the rest of the files.
+      statistics: statistics of the training latents; None for a discrete generator.
+      kept: the rest of the files' content.
     """
     folder = as_path(folder)
     make_folder(folder)
@@ -126,8 +126,8 @@ def find_folder(name: str | os.PathLike) -> pathlib.Path:
     return inner if (inner / "config.json").is_file() else folder
 
 
-def carried_statistics(name: str | os.PathLike) -> LatentStatistics | None:
-    """The latent statistics in the files of a generator, named as in `from_pretrained`; None where it carries none."""
+def stored_statistics(name: str | os.PathLike) -> LatentStatistics | None:
+    """Returns the latent statistics in a generator's files, or None; `name` is as in `Generator.from_pretrained`."""
     folder = find_folder(name)
     if (found := checkpoints.find_checkpoint(folder)) is not None:
         return LatentStatistics.from_fields(checkpoints.read_record(found).get("published", {}))

@@ -39,8 +39,7 @@ SAMPLING_FIELDS: Schema = {
     "temperature": Field(9.5, "Noise on the confidence in the first step; it falls to 0.", number(0)),
     "guidance_schedule": Field(
         "linear",
-        "How guidance grows over the steps: `guidance - 1` times the share of steps done, times a power of the cosine, or "
-        "constant.",
+        "How guidance grows over the steps: in proportion to the step, by a power of the cosine, or not at all.",
         one_of(*masked_tokens.GUIDANCE_SCHEDULES),
     ),
     "anneal_softmax": Field(False, "Whether logits are divided by a softmax temperature that falls to 0.5.", BOOLEAN),
@@ -48,7 +47,7 @@ SAMPLING_FIELDS: Schema = {
 
 
 def make_losses(objective) -> Losses:
-    """Returns the weighted cross-entropy of the codes: `loss`, and `accuracy` on the masked ones, `[B]` each."""
+    """Returns the loss function: `loss`, the weighted cross-entropy, and `accuracy` on the masked codes, `[B]` each."""
     return partial(_losses, objective.label_smoothing, objective.unmasked_weight)
 
 
@@ -59,17 +58,17 @@ def _losses(smoothing: float, unmasked_weight: float, network, codes, labels, ke
     masked = jnp.where(mask, network.config.mask_token, codes)
     logits = network(masked, labels, key=dropout_key if training else None)
     errors = masked_tokens.cross_entropy(logits, codes, smoothing=smoothing)
-    right = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
+    correct = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
     return {
         "loss": masked_tokens.pooled_mean(errors, masked_tokens.loss_weights(mask, unmasked_weight)),
-        "accuracy": masked_tokens.pooled_mean(right, mask),
+        "accuracy": masked_tokens.pooled_mean(correct, mask),
     }
 
 
 def draw(
     network, labels, keys, guidance, *, settings: Settings, process: str, temperature: jax.Array | float = 1.0
 ) -> jax.Array:
-    """Draws codes `[B, L]` int32, as the release does; the draws of an example come from its key in `keys` `[B]`.
+    """Draws codes `[B, L]` int32, as the release does; each example has its own key, in `keys` `[B]`.
 
     With guidance, the network runs on a doubled batch: the first half with classes, the second half without.
     """
@@ -95,8 +94,8 @@ def guided_logits(network, labels, tokens, step, *, settings: Settings, guidance
       labels: `[B]`.
       tokens: `[B, L]`, codes or the mask.
       step: number of the step.
-      settings: of the sampling program.
-      guidance: scale; 1 is none.
+      settings: settings of the sampling program.
+      guidance: guidance scale; 1 is no guidance.
     """
     if not settings.guided:
         return network(tokens, labels)
@@ -109,20 +108,20 @@ def guided_logits(network, labels, tokens, step, *, settings: Settings, guidance
 
 
 def released_scale(schedule: str, guidance):
-    """Converts our scale of guidance, where 1 is none, to the release's, where 0 is none unless it is "power-cosine"."""
+    """Converts our guidance scale to the release's, which is 1 lower except for "power-cosine"."""
     return guidance if schedule == "power-cosine" else guidance - 1.0
 
 
 def sampling_defaults(published: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `Generator.sample` with which the release samples, given the content of `config.json`."""
-    stated = weights.sampling_of(published)
-    schedule, scale = stated["guidance_decay"], stated["guidance_scale"]
+    fields = weights.sampling_of(published)
+    schedule, scale = fields["guidance_decay"], fields["guidance_scale"]
     return {
-        "steps": stated["num_steps"],
+        "steps": fields["num_steps"],
         "guidance": scale if schedule == "power-cosine" else scale + 1.0,
         "guidance_schedule": schedule,
-        "temperature": stated["randomize_temperature"],
-        "anneal_softmax": stated["softmax_temperature_annealing"],
+        "temperature": fields["randomize_temperature"],
+        "anneal_softmax": fields["softmax_temperature_annealing"],
     }
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `Generator.sample`: checked, with the defaults of the family and of the generator's files."""
+"""Checks the arguments of `Generator.sample`, and completes them by defaults of the family and the generator's files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,10 @@ def sampling_settings(
     """Returns the settings of the sampling program, and the scale of guidance.
 
     Args:
-      family: of the generator.
-      config: of its network.
+      family: family of the generator.
+      config: config of its network.
       published: content of its `config.json`, which may hold defaults.
-      options: arguments of `Generator.sample` among `NAMES`; None for the default.
+      options: arguments of `Generator.sample` with names in `NAMES`; None for the default.
 
     Raises:
       ValueError: an option is out of range, or the sampler does not take it.
@@ -35,16 +35,16 @@ def sampling_settings(
     low, high = map(float, given["guidance_interval"] or (0.0, 1.0))
     if not 0 <= low <= high <= 1:
         raise ValueError(f"guidance_interval is ({low}, {high}); expected (low, high) with 0 <= low <= high <= 1")
-    whole = (low, high) == (0, 1)
-    refuse(family, sampler, guidance_interval=None if whole else (low, high), **{name: given[name] for name in STATIC})
-    takes, steps = family.samplers[sampler].optional_arguments, given["steps"]
+    interval = None if (low, high) == (0, 1) else (low, high)
+    refuse(family, sampler, guidance_interval=interval, **{name: given[name] for name in STATIC})
+    accepted, steps = family.samplers[sampler].optional_arguments, given["steps"]
     if steps is None:
         default = family.samplers[sampler].steps
         steps = defaults.get("steps", config.num_tokens if default is None else default)
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
     static = {name: defaults.get(name) if given[name] is None else given[name] for name in STATIC}
-    static = {name: value for name, value in static.items() if value is not None and name in takes}
+    static = {name: value for name, value in static.items() if value is not None and name in accepted}
     schedule = static.get("guidance_schedule", GUIDANCE_SCHEDULES[0])
     if schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"guidance_schedule is {schedule!r}; expected one of {', '.join(GUIDANCE_SCHEDULES)}")
@@ -56,10 +56,10 @@ def sampling_settings(
 def sampling_arrays(
     family: Family, config: GeneratorConfig, published: Mapping[str, Any], settings: Settings, batch: int, **given: Any
 ) -> dict[str, Any]:
-    """Returns, as arrays, the given arguments `noise`, `step_noises` and `temperature` that the sampler takes.
+    """Returns `noise`, `step_noises` and `temperature` as arrays, as far as they are given or have a default.
 
     Raises:
-      ValueError: the sampler does not take one, or it has another shape.
+      ValueError: one is given that the sampler does not take, or it has another shape.
     """
     refuse(family, settings.sampler, **given)
     if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].optional_arguments:
@@ -72,7 +72,7 @@ def sampling_arrays(
 
 
 def refuse(family: Family, sampler: str, **arguments: Any) -> None:
-    """Raises ValueError for arguments that are given and that the sampler does not take."""
+    """Raises ValueError if an argument is not None and the sampler does not take it."""
     for name, value in arguments.items():
         if value is not None and name not in family.samplers[sampler].optional_arguments:
             raise ValueError(f"{name} was given, but sampler {sampler} of a {family.name} does not take it")

@@ -1,8 +1,8 @@
 """Self-attention as Pallas kernels for TPUs, which keep the logits on the chip.
 
 `jax.experimental.pallas.ops.tpu` has kernels for sequences of any length. Ours have about a thousand tokens at most, so
-that a head's keys and values fit in vector memory. Then there is no running softmax and no padding, the kernels read
-queries, keys and values where the projection wrote them, without a transpose, and the backward pass needs nothing else.
+that a head's keys and values fit in vector memory. Hence there is no running softmax and no padding. The kernels read
+queries, keys and values where the projection wrote them, without a transpose, and the backward pass needs no other arrays.
 """
 
 import functools
@@ -79,7 +79,7 @@ class _Shape:
         ]
 
     def cost(self, dtype, *, products: int, arrays: int) -> pl.CostEstimate:
-        """Cost of `products` matrix products per head, reading and writing `arrays` arrays `[B, N, width]`."""
+        """Returns the cost of `products` matrix products per head, reading and writing `arrays` arrays `[B, N, width]`."""
         return pl.CostEstimate(
             flops=2 * products * self.batch * self.length**2 * self.width,
             transcendentals=self.batch * self.length**2 * (self.width // self.head),

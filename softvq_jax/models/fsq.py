@@ -9,17 +9,18 @@ import numpy as np
 from softvq_jax.models.bottleneck import Bottleneck, Bottlenecked
 from softvq_jax.models.codebook import mean_cosine, perplexity, straight_through
 
-BOUND_MARGIN = 1e-3  # by which the outermost levels lie inside the range of tanh
+BOUND_MARGIN = 1e-3  # relative distance of the limits of tanh from the outermost levels
 
 
 class FSQ(Bottleneck):
     """Finite scalar quantization (Mentzer et al., 2023, arXiv 2309.15505, section 3): channels rounded to few levels.
 
     Channel `i` is bounded by tanh and rounded to one of `levels[i]` integers, straight-through, and scaled to [-1, 1]. The
-    code's index counts the levels, the first channel fastest. It has no codebook to learn, and no losses.
+    index of a code numbers the combinations of levels; the first channel changes fastest. There is no codebook to learn,
+    and there are no losses.
 
     Args:
-      levels: of each channel, 2 or more; their number is `latent_dim`, and their product `codebook_size`.
+      levels: number of levels of each channel, 2 or more, for `latent_dim` channels; their product is `codebook_size`.
     """
 
     has_codebook = discrete = True
@@ -54,7 +55,7 @@ class FSQ(Bottleneck):
         return np.cumprod([1, *self.levels[:-1]])
 
     def bound(self, z: jax.Array) -> jax.Array:
-        """Maps channels to the range of their levels; rounding gives `levels` integers, with 0 among them."""
+        """Maps channels to the range of their levels; rounding gives `levels` integers, including 0."""
         levels = np.array(self.levels)
         half = (levels - 1) * (1 + BOUND_MARGIN) / 2
         offset = np.where(levels % 2, 0.0, 0.5)

@@ -35,11 +35,9 @@ class Functional(Generic[Network]):
 
 
 def functional(module: Callable[..., Network], *args: Any, **options: Any) -> Functional[Network]:
-    """Returns the network `module(*args, **options, rngs=rngs)`, traced once for equal arguments.
+    """Returns the network `module(*args, **options, rngs=rngs)`, such as `functional(TokenizerModel, config)`.
 
-    Arguments must be hashable.
-
-    For example `functional(TokenizerModel, config)`.
+    It is traced once for equal arguments, which must be hashable.
     """
     return _traced(module, *args, **options)
 

@@ -22,12 +22,12 @@ class MAETokConfig(TokenizerConfig):
     """Shape of a MAETok tokenizer.
 
     Attributes:
-      mask_token: whether the encoder has a mask token, which stands for masked patches in training. The release's are
-        without where `enc_token_drop` is 0.
-      auxiliary: the transformer of the auxiliary decoders, which only training needs.
+      mask_token: whether the encoder has a mask token, which replaces masked patches in training. Published ones with
+        `enc_token_drop` 0 have none.
+      auxiliary: shape of the transformers of the auxiliary decoders, which only training needs.
 
     Raises:
-      ValueError: fields that do not fit together.
+      ValueError: fields do not fit together.
     """
 
     num_latent_tokens: int = 128
@@ -43,7 +43,7 @@ class MAETokConfig(TokenizerConfig):
 
     @classmethod
     def from_dict(cls, fields: Mapping) -> "MAETokConfig":
-        """From nested fields, as in a config file."""
+        """Creates a config from nested fields, as in a config file."""
         fields = dict(fields)
         for name in ("encoder", "decoder", "auxiliary"):
             if fields.get(name) is not None:
@@ -52,7 +52,7 @@ class MAETokConfig(TokenizerConfig):
 
 
 class MaskedEncoder(Encoder):
-    """The encoder of `TokenizerModel`, with a mask token in place of masked patches."""
+    """The encoder of `TokenizerModel`, with a mask token instead of masked patches."""
 
     def __init__(self, config: MAETokConfig, *, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
@@ -61,10 +61,10 @@ class MaskedEncoder(Encoder):
         self.mask_token = nnx.Param(normal(rngs.params(), shape, jnp.float32)) if config.mask_token else None
 
     def __call__(self, images: jax.Array, *, mask: jax.Array | None = None, key: jax.Array | None = None) -> jax.Array:
-        """`[B, H, W, 3] -> [B, L, width]`; patches where `mask` `[B, N]` is true are not seen.
+        """Maps images `[B, H, W, 3]` to latent tokens `[B, L, width]`; patches where `mask` `[B, N]` is true are masked.
 
         Raises:
-          ValueError: a mask, but the encoder has no mask token.
+          ValueError: there is a mask, but the encoder has no mask token.
         """
         if mask is None:
             return super().__call__(images, key=key)
@@ -80,7 +80,7 @@ class MAETokModel(TokenizerModel):
         self.config = config
         self.encoder = MaskedEncoder(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Always float32: few parameters, and their outputs are what generators learn.
+        # Always float32: it has few parameters, and its outputs are what generators learn.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
@@ -103,12 +103,12 @@ class AuxiliaryDecoder(nnx.Module):
     """Predicts features of every patch from the latents, `[B, L, D] -> [B, N, num_features]` float32.
 
     Raises:
-      ValueError: the config is without `auxiliary`.
+      ValueError: the config has no `auxiliary`.
     """
 
     def __init__(self, config: MAETokConfig, num_features: int, *, rngs: nnx.Rngs):
         if config.auxiliary is None:
-            raise ValueError("the config is without auxiliary decoders; set model.auxiliary")
+            raise ValueError("the config has no auxiliary decoders; set model.auxiliary")
         self.decoder = Decoder(dataclasses.replace(config, decoder=config.auxiliary), num_features, rngs=rngs)
 
     def __call__(self, latents: jax.Array, *, key: jax.Array | None = None) -> jax.Array:

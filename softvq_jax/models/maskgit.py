@@ -61,7 +61,7 @@ class MaskGITConfig:
 
     @property
     def channels(self) -> int:
-        """Numbers of a token: its index."""
+        """A token is one number, its index."""
         return 1
 
     @property

@@ -1,4 +1,4 @@
-"""Bottlenecks whose latents are the nearest codes: VQ, SimVQ, TokenFlow's shared index."""
+"""Bottlenecks that replace each token by the nearest code: VQ, SimVQ, TokenFlow's shared index."""
 
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from softvq_jax.unit_vectors import unit_vectors
 
 
 class NearestCode(Bottleneck):
-    """Base class: the nearest code by L2, straight-through, codebook and commitment losses."""
+    """Base class: the nearest code by L2 distance, with straight-through gradients, codebook and commitment losses."""
 
     has_codebook = discrete = True
     loss_weights: ClassVar = {"codebook": 1.0, "commitment": 0.25, "entropy": 0.01}
@@ -180,16 +180,17 @@ class TokenFlow(NearestCode):
     def published_config(cls, tensors, fields):
         return None
 
-    def _unit_halves(self, x):
+    def _unit_parts(self, x):
+        """Scales the semantic and the pixel part of each vector to unit length."""
         return jnp.concatenate(
             [unit_vectors(x[..., : self.semantic_dim]), unit_vectors(x[..., self.semantic_dim :])], axis=-1
         )
 
     def codes(self):
-        return self._unit_halves(jnp.concatenate([self.semantic[...], self.pixel[...]], axis=-1))
+        return self._unit_parts(jnp.concatenate([self.semantic[...], self.pixel[...]], axis=-1))
 
     def prepare(self, z):
-        return self._unit_halves(z)
+        return self._unit_parts(z)
 
     def distances(self, z, codes):
         # Channels scaled by the root of their weight turn the weighted sum into one squared distance.

@@ -1,4 +1,4 @@
-"""Bottlenecks whose latents are averages of codes in training: SoftVQ, Gumbel-softmax."""
+"""Bottlenecks that average codes in training: SoftVQ, Gumbel-softmax."""
 
 import math
 from typing import ClassVar
@@ -125,10 +125,10 @@ class GumbelSoftmax(SoftVQ):
 
     Args:
       dim, codebook_size, num_codebooks, temperature, l2_normalize, posterior: see `SoftVQ`.
-      start, floor: tau before the first step, and from step `anneal_steps` on.
-      anneal_steps: steps.
+      start, floor: tau before the first step, and after `anneal_steps` steps.
+      anneal_steps: number of steps over which tau falls.
       hard: whether the latents in training are the drawn codes themselves, `argmax(l + g)`, with the gradient of the
-        average (straight-through); in the release of VQGAN (`GumbelQuantize`) true.
+        average (straight-through), as in VQGAN's release (`GumbelQuantize`).
     """
 
     discrete = True

@@ -100,7 +100,7 @@ class TokenizerConfig:
 
     @property
     def has_temperature(self) -> bool:
-        """Whether the latents are averages of codes, as sharp as a temperature says."""
+        """Whether the latents are averages of codes, weighted by a softmax with a temperature."""
         return bottleneck_class(self.bottleneck).has_temperature
 
 
@@ -135,17 +135,17 @@ class Encoder(nnx.Module):
         return self.latents(self.vit.embed(images), key=key)
 
     def latents(self, tokens: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """The latent tokens after the last norm, from the image's embedded `tokens`."""
+        """Returns the latent tokens after the last norm, given the image's embedded `tokens`."""
         tokens = self.vit.transformer(self.with_latents(tokens), grid=self.vit.grid, key=key)
         return tokens[:, -self.latent_tokens.shape[0] :]
 
     def with_latents(self, tokens: jax.Array) -> jax.Array:
-        """The transformer's input: the image's embedded `tokens`, then the learned latent tokens."""
+        """Returns the transformer's input: the image's embedded `tokens`, then the learned latent tokens."""
         latents = self.latent_tokens[...] + self.latent_pos_embed[...]
         return jnp.concatenate([tokens, jnp.broadcast_to(latents, (tokens.shape[0], *latents.shape))], axis=1)
 
     def attention_to_patches(self, images: jax.Array) -> jax.Array:
-        """The attention of the latent tokens to the patches in each block, the mean over heads, `[depth, B, L, N]`."""
+        """Returns the attention of the latents to the patches in each block, averaged over heads, `[depth, B, L, N]`."""
         prefix, count = self.vit.num_prefix_tokens, self.vit.grid**2
         maps = self.vit.transformer.attention_maps(self.with_latents(self.vit.embed(images)), grid=self.vit.grid)
         return maps[:, :, prefix + count :, prefix : prefix + count]
@@ -181,14 +181,14 @@ class Decoder(nnx.Module):
         return tokens[:, prefix : prefix + self.grid**2]
 
     def attention_to_latents(self, latents: jax.Array) -> jax.Array:
-        """The attention of the patches to the latents in each block, the mean over heads, `[depth, B, N, L]`."""
+        """Returns the attention of the patches to the latents in each block, averaged over heads, `[depth, B, N, L]`."""
         tokens, condition = self._inputs(latents)
         prefix, count = self.config.num_prefix_tokens, self.grid**2
         maps = self.transformer.attention_maps(tokens, grid=self.grid, condition=condition)
         return maps[:, :, prefix : prefix + count, prefix + count :]
 
     def _inputs(self, latents):
-        """The transformer's tokens, and its condition or None."""
+        """Returns the transformer's tokens, and its condition or None."""
         embedded = self.embed_latents(latents).astype(jnp.float32) + self.latent_pos_embed[...]
         masks = jnp.broadcast_to(self.mask_token[...], (latents.shape[0], self.grid**2, self.config.width))
         tokens = jnp.concatenate([with_prefix(masks, self.cls_token, self.pos_embed), embedded], axis=1)
@@ -237,12 +237,12 @@ class TokenizerModel(nnx.Module):
     def encode(self, images: jax.Array, **options: jax.Array) -> jax.Array:
         """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.
 
-        `options` are those of the bottleneck: `temperature`, where it has one.
+        `options` are those of the bottleneck: `temperature`, if it has one.
         """
         return self.bottleneck.encode(self.pre_bottleneck(images), **options)
 
     def posterior(self, images: jax.Array, **options: jax.Array) -> jax.Array:
-        """Probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
+        """Returns the probabilities `[B, C, L/C, K]` of the codes of each token, for bottlenecks that average codes."""
         log_posterior = self.bottleneck.log_posterior(self.pre_bottleneck(images), **options)
         assert log_posterior is not None, "the bottleneck averages codes"
         return jnp.moveaxis(jnp.exp(log_posterior), 0, 1)

@@ -1,10 +1,10 @@
-"""Initialization for small transformers trained from scratch: every part starts at the size of the others.
+"""Initialization for small transformers trained from scratch, which keeps all activations at a similar size.
 
 Kernels of ViTs start with standard deviation 0.02, which is right for 1,024 channels. In a network of 96 channels, such
-maps shrink their inputs about five times, and positions, latent tokens and mask tokens of 0.02 are invisible beside the
-patches. So attention starts uniform, all latents start equal, and most of a run of minutes passes before they differ.
-Here kernels keep the size of their inputs, and positions and tokens are as large as the patches. Nothing is said about
-which latent belongs to which patch, unlike in `models.local_init`.
+kernels shrink their inputs about five times, and positions, latent tokens and mask tokens of 0.02 are negligible beside the
+patches. Attention then starts uniform and all latents start equal, and a run of minutes is mostly over before they differ.
+Here kernels keep the size of their inputs, and positions and tokens are as large as the patches. Unlike
+`models.local_init`, this does not assign patches to latents.
 """
 
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 TOKEN_STD = 0.5  # of positions and learned tokens
 TOKENS = ("pos_embed", "latent_pos_embed", "latent_tokens", "mask_token", "cls_token")
-KEPT = ("modulation",)  # maps that start at zero on purpose
+KEPT = ("modulation",)  # kernels that start at zero on purpose
 
 
 def start_unit(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     """Sets the parameters of a new `models.tokenizer.TokenizerModel`, except those of the bottleneck.
 
     Kernels `[..., in, out]` are normal with standard deviation `in^-0.5`; positions and tokens with `TOKEN_STD`. Latents of
-    a codebook have norm 1, not `in^0.5`, so the kernel that embeds them has 1.
+    a codebook have norm 1, not `in^0.5`, so the kernel that embeds them has standard deviation 1.
     """
 
     def restart(path, value):

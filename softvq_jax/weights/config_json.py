@@ -1,4 +1,4 @@
-"""Values of a published `config.json`: null means the default, and a value of another type is named."""
+"""Reads and checks fields of a published `config.json`; null means the default."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ def _one_or_for_each_channel(one: Allowed) -> Allowed:
     return Allowed(f"{one.text}, or a list of them for the channels", check)
 
 
-# Of the latents, in tokenizers and generators; lists in generators trained with statistics of each channel.
+# Latent statistics of tokenizers and generators; lists in generators trained with statistics of each channel.
 STATISTICS = {"vq_mean": _one_or_for_each_channel(number()), "vq_std": _one_or_for_each_channel(number(above=0))}
 
 
 def stated(fields: Mapping[str, Any], allowed: Mapping[str, Allowed], *, source: str) -> dict[str, Any]:
-    """The fields that are not null, checked.
+    """Returns the fields that are not null, after a check of their values.
 
     Args:
       fields: the content of a `config.json`.
@@ -27,7 +27,7 @@ def stated(fields: Mapping[str, Any], allowed: Mapping[str, Allowed], *, source:
       source: the file's name, for messages.
 
     Raises:
-      WeightsError: a field has another value; names the file, the field, the value and what was expected.
+      WeightsError: a value is not allowed; the message names the file, the field, the value and what was expected.
     """
     for name, values in allowed.items():
         if fields.get(name) is not None and not values.check(fields[name]):
@@ -36,10 +36,10 @@ def stated(fields: Mapping[str, Any], allowed: Mapping[str, Allowed], *, source:
 
 
 def section(fields: Mapping[str, Any], name: str, *, source: str) -> dict[str, Any]:
-    """A section of a nested `config.json`, such as "model.vq_model"; {} if it is missing or null.
+    """Returns a section of a nested `config.json`, such as "model.vq_model"; {} if it is missing or null.
 
     Raises:
-      WeightsError: something else stands in its place.
+      WeightsError: it is not an object of fields.
     """
     inner: Any = fields
     for part in name.split("."):

@@ -1,7 +1,7 @@
 """MAETok tokenizers in the published layout: SoftVQ-VAE's, with rotary positions and modulated decoder blocks.
 
-A published file also holds what only training uses (auxiliary decoders, teachers) and what nothing uses. The tensors that
-no rule names are kept beside the model and written back.
+A published file also holds tensors that only training uses (auxiliary decoders, teachers), and some that nothing uses.
+Tensors without a rule are kept beside the model and written back.
 """
 
 import dataclasses
@@ -33,16 +33,16 @@ def is_maetok(tensors: Mapping[str, np.ndarray]) -> bool:
 
 
 def tokenizer_rules(config: MAETokConfig) -> list[Rule]:
-    """Rules of a `MAETokModel`."""
+    """Returns the rules of a `MAETokModel`."""
     rules = tokenizer.tokenizer_rules(config)
     return rules + ([Rule("encoder/mask_token", "encoder.mask_token", LEADING_ONE)] if config.mask_token else [])
 
 
 def auxiliary_rules(config: MAETokConfig, features: str) -> list[Rule]:
-    """Rules of the `AuxiliaryDecoder` of "hog", "dino" or "clip" features."""
+    """Returns the rules of the `AuxiliaryDecoder` of "hog", "dino" or "clip" features."""
     vit, key = config.auxiliary, f"decoder_{features}."
     if vit is None:
-        raise ValueError("the config is without auxiliary decoders")
+        raise ValueError("the config has no auxiliary decoders")
     rules = [
         Rule("decoder/latent_pos_embed", f"{key}latent_pos_embed", LEADING_ONE),
         Rule("decoder/mask_token", f"{key}mask_token", LEADING_ONE),
@@ -100,9 +100,9 @@ def _vit_of(tensors, key, patch_size, theta):
 
 
 def resized(tensors: Mapping[str, np.ndarray], image_size: int) -> dict[str, np.ndarray]:
-    """The state dict for images of another size: rotary positions recomputed, added positions resampled.
+    """Returns the state dict for images of another size, with new rotary positions and resampled learned positions.
 
-    Positions are resampled as DINOv2's are, bicubically. The result has the published layout of that size.
+    Learned positions are resampled bicubically, as DINOv2's. The result has the published layout of that size.
 
     Raises:
       WeightsError: the tensors are not a MAETok's, or the patch size does not divide `image_size`.
@@ -123,7 +123,7 @@ def resized(tensors: Mapping[str, np.ndarray], image_size: int) -> dict[str, np.
 
 
 def published_fields(config: MAETokConfig) -> dict:
-    """The flat `config.json` of a tokenizer trained here, with the fields of published ones."""
+    """Returns the flat `config.json` of a tokenizer trained here, with the fields of published ones."""
     fields = tokenizer.published_fields(config)
     for name in ("codebook_size", "codebook_l2_norm", "num_codebooks", "tau"):
         del fields[name]
@@ -142,9 +142,9 @@ def published_fields(config: MAETokConfig) -> dict:
 
 
 def unused_tensors(config: MAETokConfig) -> dict[str, np.ndarray]:
-    """The tensors of the published layout that no model here has, for a tokenizer trained here.
+    """Returns the tensors of the published layout that our network does not have, for a tokenizer trained here.
 
-    Coordinates of the patches, and zeros for the decoder's patch embedding, positions, and last norm's modulation.
+    These are the coordinates of the patches, and zeros for the decoder's patch embedding, positions and last norm.
     """
     tensors = tokenizer.unused_patch_embed(config)
     for side in _SIDES:

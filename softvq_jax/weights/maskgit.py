@@ -12,12 +12,12 @@ from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsEr
 
 MODEL_TYPES = {"bert": "ViT", "uvit": "UViT"}  # the release's `model_type` by our name
 ANCHORS = ("model.lm_head.weight", "mid_block.attn.qkv.weight")
-NETWORK_FIELDS = {  # the fields of `model.generator` that the network depends on
+NETWORK_FIELDS = {  # the fields of `model.generator` on which the network depends
     "num_attention_heads": integer(1),
     "dropout": number(0, below=1),
     "attn_drop": number(0, below=1),
 }
-SAMPLING_FIELDS = {  # those that sampling depends on
+SAMPLING_FIELDS = {  # those on which sampling depends
     "num_steps": integer(1),
     "randomize_temperature": number(0),
     "guidance_scale": number(),
@@ -88,7 +88,7 @@ def config_of(tensors: Mapping[str, np.ndarray], published: Mapping, **compute) 
     """
     fields = stated(section(published, "model.generator", source="config.json"), NETWORK_FIELDS, source="config.json")
     if "num_attention_heads" not in fields:
-        raise WeightsError("config.json has no model.generator.num_attention_heads: shapes do not give the heads")
+        raise WeightsError("config.json has no model.generator.num_attention_heads, which the shapes do not determine")
     codebooks = section(published, "model.vq_model", source="config.json").get("num_codebooks")
     compute["num_codebooks"] = 1 if codebooks is None else int(codebooks)
     try:
@@ -129,7 +129,7 @@ def _count(tensors, prefix):
 
 
 def sampling_of(published: Mapping) -> dict[str, Any]:
-    """Returns the fields of `model.generator` that the release samples with; for those missing, the published models'."""
+    """Returns the sampling settings in `model.generator`; missing ones have the values of the published models."""
     allowed = SAMPLING_FIELDS
     fields = stated(section(published, "model.generator", source="config.json"), allowed, source="config.json")
     network = "uvit" if fields.get("model_type") == MODEL_TYPES["uvit"] else "bert"

@@ -1,4 +1,4 @@
-"""The one table of pretrained networks: when a run needs each, how it is made and read, from where, how to do without.
+"""The table of pretrained networks: when a run needs them, how they are made and read, and how to run without them.
 
 Training reads all that its config needs, with `load`; tools and evaluators read one network, with `load_network`.
 """
@@ -24,7 +24,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class MissingWeights(FileNotFoundError):
-    """Weights in the config are missing; the message states their source, and how to run without them."""
+    """Weights in the config are missing; the message has their source, and says how to run without them."""
 
 
 class WeightsFile(NamedTuple):
@@ -51,7 +51,7 @@ class PretrainedNetwork:
       disable_setting: the setting by which a run does not use it.
       module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
       options: the compute options (`dtype`, `remat`) that the class takes.
-      expected: `(config) -> arguments`, as far as they are known before reading files.
+      expected: `(config) -> arguments`, assumed to compile ahead of time without reading files.
       read: `(tensors, config, source) -> (arguments, parameters)`.
       anchors: names of tensors that find the network in a file, see `entries.select_state_dict`; none if `read` needs
         no names.
@@ -93,11 +93,11 @@ def _encoder_config(config) -> tuple[ViTConfig, int]:
 
 
 def _expected_teacher(config) -> tuple[ViTConfig, int]:
-    """A DINOv2 of the encoder's size."""
-    names = {field.name for field in dataclasses.fields(ViTConfig)} - {*VIT_OPTIONS, "layer_scale", "norm_eps"}
-    fields = {name: value for name, value in config.model.encoder.to_dict().items() if name in names}
+    """Returns the shape of a DINOv2 of the encoder's size."""
     if config.model.get("kind", "softvq") == "softvq":
         return _encoder_config(config)
+    others = {*VIT_OPTIONS, "layer_scale", "norm_eps"}  # these are as in DINOv2
+    fields = {name: value for name, value in config.model.encoder.to_dict().items() if name not in others}
     return ViTConfig(**fields), config.model.image_size
 
 
@@ -345,7 +345,7 @@ def _field(config, path):
 
 
 def _tensors(name, network, purpose):
-    """The tensors of a file, or of one entry of it: `FILE#ENTRY`."""
+    """Returns the tensors of a file, or of one entry of it if `name` is `FILE#ENTRY`."""
     file, mark, entry = os.fspath(name).rpartition("#")
     if not mark or files.exists(name):
         file, entry = name, None

@@ -20,13 +20,13 @@ OWN_CONFIG = "softvq_jax.json"
 
 @dataclasses.dataclass(frozen=True)
 class OpenedTokenizer:
-    """A tokenizer as it was read.
+    """The content of a tokenizer's files.
 
     Attributes:
       config: shape of the network.
       params: tree of host arrays.
-      published: content of `config.json`; None to make it from the config.
-      extra: tensors that the network does not use; None for those of a tokenizer trained here.
+      published: content of `config.json`; None if it has to be made from the config.
+      extra: tensors that the network does not use; None for the usual ones of a tokenizer trained here.
       dtypes: dtypes of tensors that are not float32.
     """
 
@@ -40,7 +40,7 @@ class OpenedTokenizer:
 def open_pretrained(
     name: str | os.PathLike, *, entry: str | None, image_size: int | None, trust_code: bool, **compute: str
 ) -> OpenedTokenizer:
-    """Opens what `Tokenizer.from_pretrained` opens; see there for the arguments. `compute` are `dtype` and `remat`."""
+    """Implements `Tokenizer.from_pretrained`; see there for the arguments. `compute` are `dtype` and `remat`."""
     folder = files.resolve(name, purpose="tokenizer")
     if (folder / "tokenizer" / "config.json").is_file():
         folder = folder / "tokenizer"  # a run's workdir
@@ -69,7 +69,7 @@ def open_pretrained(
 def open_checkpoint(
     folder: str | os.PathLike, *, step: int | None, raw: bool, trust_code: bool, **compute: str
 ) -> OpenedTokenizer:
-    """Opens what `Tokenizer.from_checkpoint` opens; see there for the arguments."""
+    """Implements `Tokenizer.from_checkpoint`; see there for the arguments."""
     found = checkpoints.open_checkpoint(folder, "tokenizer", step=step, raw=raw)
     fields, source = found.config("model"), found.folder
     config = tokenizer_kinds.config_from_dict(fields, source=source, trust_code=trust_code, **compute)
@@ -106,10 +106,10 @@ def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str
     """Writes a folder in the published layout.
 
     Args:
-      folder: made if it does not exist.
+      folder: created if it does not exist.
       config: shape of the network.
       params: its parameters.
-      kept: the rest of the files.
+      kept: the rest of the files' content.
     """
     folder = as_path(folder)
     make_folder(folder)
@@ -123,7 +123,7 @@ def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str
 
 
 def _inferred_config(tensors, published, config):
-    """The config that `open_pretrained` infers from the published layout alone; None where it cannot."""
+    """Returns the config that `open_pretrained` infers from the published layout alone; None if it cannot."""
     try:
         kind = tokenizer_kinds.recognize(tensors)
         return kind.config_of(tensors, published, dtype=config.dtype, remat=config.remat)
@@ -132,7 +132,7 @@ def _inferred_config(tensors, published, config):
 
 
 def _resized(tensors, config, published, image_size, source):
-    """The tensors, the config and the content of `config.json` for images of another size."""
+    """Returns the tensors, the config and the content of `config.json` for images of another size."""
     kind = tokenizer_kinds.kind_of(config)
     if image_size == config.image_size:
         return tensors, config, published

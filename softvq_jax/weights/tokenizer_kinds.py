@@ -1,7 +1,7 @@
 """The kinds of tokenizers, one entry each: SoftVQ-VAE, TiTok, MAETok.
 
-An entry names the network, recognizes published files, and has the weight rules. `Tokenizer`, training and the tools work
-with every kind through this table. User code adds its own by `register_kind`.
+An entry has the network, a test that recognizes published files, and the weight rules. `Tokenizer`, training and the
+tools work with every kind through this table. User code adds its own by `register_kind`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class TokenizerKind:
       config: class of its configs, `TokenizerConfig` or a subclass.
       network: class of its networks, `TokenizerModel` or a subclass; `network(config, rngs=rngs)` makes one.
       recognizes: `(tensors) -> bool`, whether a published state dict is of this kind.
-      anchors: names of tensors by which it is found in a file, see `weights.entries`.
+      anchors: names of tensors by which the network is found in a file, see `weights.entries`.
       config_of: `(tensors, content of config.json, source=, dtype=, remat=) -> config`.
       weight_rules: `(config) -> rules` that map parameters to published tensors.
       published_fields: `(config) -> content of config.json` of a tokenizer trained here.
@@ -94,7 +94,7 @@ MAETOK = TokenizerKind(
 )
 
 KINDS: dict[str, TokenizerKind] = {kind.name: kind for kind in (SOFTVQ, TITOK, MAETOK)}
-"""The kinds by name. Files are offered to the last one first: a MAETok's also has all that SoftVQ-VAE's have."""
+"""The kinds by name. Files are compared with the last kind first, since a MAETok's have all tensors of a SoftVQ-VAE's."""
 
 
 def register_kind(kind: TokenizerKind) -> None:
@@ -118,7 +118,7 @@ def kind_of(config: TokenizerConfig) -> TokenizerKind:
 
 
 def recognize(tensors: Tensors) -> TokenizerKind:
-    """Returns the kind of a published state dict; SoftVQ-VAE, whose rules name what is missing, if none fits."""
+    """Returns the kind of a published state dict; if none fits, SoftVQ-VAE, so that missing tensors are named."""
     return next((kind for kind in reversed(KINDS.values()) if kind.recognizes(tensors)), SOFTVQ)
 
 
@@ -133,7 +133,7 @@ def anchors() -> tuple[str, ...]:
 
 
 def config_from_fields(fields: Mapping[str, Any]) -> TokenizerConfig:
-    """Returns a config from nested fields, such as `config.model`; `kind` names its kind, "softvq" without it.
+    """Returns a config from nested fields, such as `config.model`; the field `kind` is "softvq" by default.
 
     Raises:
       ValueError: the kind is unknown, or fields do not fit together.
@@ -147,7 +147,7 @@ def config_from_fields(fields: Mapping[str, Any]) -> TokenizerConfig:
 
 
 def config_to_dict(config: TokenizerConfig) -> dict[str, Any]:
-    """Returns all fields as nested dicts for `config_from_dict`; leaves out empty `bottleneck_args`, and "softvq"."""
+    """Returns all fields as nested dicts for `config_from_dict`, without empty `bottleneck_args` and the kind "softvq"."""
     fields = dataclasses.asdict(config)
     args, kind = dict(fields.pop("bottleneck_args")), kind_of(config)
     fields |= {"bottleneck_args": args} if args else {}
@@ -179,9 +179,9 @@ def config_from_dict(
 
 
 def check_code(bottleneck: Any, source: str | os.PathLike) -> None:
-    """Checks that a file does not make this process import code: files may come from other people.
+    """Checks that a file does not make this process import code; files may come from other people.
 
-    A bottleneck of the package, a registered one, or one of a module that is imported already needs no import.
+    Bottlenecks of this package, registered ones, and those in imported modules are allowed.
 
     Raises:
       WeightsError: the bottleneck is "package.module:Class" of a module that is not imported.

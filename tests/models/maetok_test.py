@@ -104,7 +104,7 @@ def test_refusals():
     network = functional(MAETokModel, without)
     with pytest.raises(ValueError, match=r"no mask token; set model\.mask_token=True"):
         jax.eval_shape(lambda params: network(params)(IMAGES, mask=jnp.zeros((2, 16), bool)), network.shapes)
-    with pytest.raises(ValueError, match=r"without auxiliary decoders; set model\.auxiliary"):
+    with pytest.raises(ValueError, match=r"has no auxiliary decoders; set model\.auxiliary"):
         functional(AuxiliaryDecoder, without, 3)
     with pytest.raises(ValueError, match="modulated is True, but the condition has no channels"):
         small = dict(width=32, depth=1, num_heads=2, patch_size=8)
