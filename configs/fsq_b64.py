@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/fsq_b64.py:64000 --workdir=... --config.data.path=.../imagenet/train
 
-The argument is the number of codes, one of those that the paper recommends (arXiv 2309.15505, table 1):
+The argument is the number of codes. These are recommended in the paper (arXiv 2309.15505, table 1):
 
 | argument | levels           | in place of |
 | -------- | ---------------- | ----------- |

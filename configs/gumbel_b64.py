@@ -2,8 +2,8 @@
 
     python -m softvq_jax.main --config=configs/gumbel_b64.py --workdir=... --config.data.path=.../imagenet/train
 
-One codebook of 8,192 codes, and tau that falls from 1 to 1/16 over 150,000 steps, are DALL-E's (arXiv 2102.12092, appendix
-A.2). Each code has 32 channels.
+One codebook of 8,192 codes, and a tau that falls from 1 to 1/16 over 150,000 steps, are as in DALL-E (arXiv 2102.12092,
+appendix A.2). Each code has 32 channels.
 
 Cost: 351 GFLOP per image for the tokenizer alone, forward and backward; 22 EFLOP for the 50 epochs of
 ImageNet. Teacher, LPIPS and discriminator add to that.

@@ -1,10 +1,10 @@
-"""The last stage of MAETok-B-128: the decoder is trained on while the encoder is frozen and the masks disappear.
+"""The last stage of MAETok-B-128: the decoder is trained further, with a frozen encoder, and masks that disappear.
 
     python -m softvq_jax.main --config=configs/maetok_b128_decoder.py --config.init_from=runs/maetok_b128 \
         --workdir=runs/maetok_b128_decoder --config.data.path=.../imagenet/train
 
 The masked share falls from 0.6 to 0 over 50,000 steps (arXiv 2502.03444, section 3.2; the authors released no code of this
-stage). There are no auxiliary decoders. A constant learning rate and the discriminator from the start are our choice.
+stage). There are no auxiliary decoders. The constant learning rate and a discriminator from the first step are our choice.
 """
 
 from softvq_jax.config.names import load_config

@@ -3,8 +3,8 @@
     python -m softvq_jax.main --config=configs/tiny_1d.py --workdir=runs/tiny_1d
 
 64 px, 32 tokens of 32 channels for 64 patches: 1,024 latent numbers for 12,288 pixel values. Unlike in `configs/tiny.py`,
-nothing says which token belongs to which patch: the tokenizer learns it. The only losses are the pixel loss and the entropy
-loss, because LPIPS, the teacher and the discriminator need downloaded weights.
+tokens are not assigned to patches at the start: the tokenizer learns which token is for which patch. The only losses are
+the pixel loss and the entropy loss, because LPIPS, the teacher and the discriminator need downloaded weights.
 
 Expected score: 22.0 dB PSNR on held-out crops, with 94 % of the codes in use. `configs/tiny.py`, which does not have to
 learn this, reaches 25.9 dB. See docs/studies.md for what was tried.

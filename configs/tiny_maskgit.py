@@ -1,10 +1,11 @@
-"""A small MaskGIT on the codes of a small VQ tokenizer, on photographs in scikit-image; minutes on a laptop's CPU.
+"""A small MaskGIT on the codes of a small VQ tokenizer, on the photographs in scikit-image.
 
     python -m softvq_jax.main --config=configs/tiny.py --config.model.bottleneck=vq --workdir=runs/tiny_vq
     python -m softvq_jax.main --config=configs/tiny_maskgit.py --workdir=runs/tiny_maskgit
 
-The classes are the photographs. The first command trains the tokenizer, which encodes random crops on the fly. At the end,
-the run prints the share of samples for which the training crop with the most similar colors has the sample's class.
+It trains in minutes on a laptop's CPU. The classes are the photographs. The first command trains the tokenizer, which
+encodes random crops on the fly. At the end, the run prints the share of samples for which the training crop with the most
+similar colors has the sample's class.
 """
 
 from softvq_jax.generators.config import generator_config

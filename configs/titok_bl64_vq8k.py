@@ -3,9 +3,10 @@
     python -m softvq_jax.main --config=configs/titok_bl64_vq8k.py --workdir=runs/titok_bl64_vq8k \
         --config.data.path=.../imagenet/train
 
-The authors published no recipe of this tokenizer. Weights of the losses, start of the discriminator and learning rate are
-those of its successor (TA-TiTok, arXiv 2501.07730, its published yaml), whose pixel loss is on [0, 1]: its weight 1 is 1/4
-on our [-1, 1]. LPIPS is VGG-16's here and ConvNeXt's there. The number of steps is TiTok's (arXiv 2406.07550).
+The authors published no recipe for this tokenizer. Weights of the losses, start of the discriminator and learning rate are
+those of its successor (TA-TiTok, arXiv 2501.07730, its published yaml). Its pixel loss is on images in [0, 1], so its
+weight 1 is 1/4 here, on [-1, 1]. LPIPS is VGG-16's here and ConvNeXt's there. The number of steps is TiTok's (arXiv
+2406.07550).
 Two-stage TiTok, which first learns the codes of another tokenizer, can be opened but not trained here.
 Expected score: rFID 2.06 is published (tokenizer_titok_bl64_vq8k_imagenet); not reproduced here.
 """

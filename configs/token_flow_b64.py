@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/token_flow_b64.py --workdir=... --config.data.path=.../imagenet/train
 
-32,768 pairs of codes with 32 semantic and 8 pixel channels, and a commitment weight of 1, are the release's (arXiv
+32,768 pairs of codes with 32 semantic and 8 pixel channels, and a commitment weight of 1, are as in the release (arXiv
 2412.03069). A transformer of 3 blocks maps the semantic channels alone to the teacher's features. The release has two
 encoders and 2-D tokens; here one encoder gives both halves of 1-D tokens.
 

@@ -1,4 +1,4 @@
-"""Checks the arguments of `Generator.sample`, and completes them by defaults of the family and the generator's files."""
+"""Checks the arguments of `Generator.sample`, and fills in defaults from the family and the generator's files."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -8,7 +8,7 @@ import numpy as np
 from softvq_jax.config.fields import BOOLEAN, integer, number, one_of
 from softvq_jax.models.maskgit import MaskGITConfig
 from softvq_jax.weights.config_json import section, stated
-from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, linear, norm
+from softvq_jax.weights.layout import LEADING_ONE, LINEAR, SAME, Rule, WeightsError, count_blocks, linear, norm
 
 MODEL_TYPES = {"bert": "ViT", "uvit": "UViT"}  # the release's `model_type` by our name
 ANCHORS = ("model.lm_head.weight", "mid_block.attn.qkv.weight")
@@ -101,11 +101,11 @@ def _config_of(tensors, fields, **compute):
     if "model.lm_head.weight" in tensors:
         network, embeddings, head = "bert", "model.embeddings.word_embeddings.weight", "model.lm_head.weight"
         positions = tensors["model.embeddings.position_embeddings.weight"].shape[0]
-        depth, hidden = _count(tensors, "model.encoder.layer."), "model.encoder.layer.0.intermediate.dense.weight"
+        depth, hidden = count_blocks(tensors, "model.encoder.layer."), "model.encoder.layer.0.intermediate.dense.weight"
     else:
         network, embeddings, head = "uvit", "embeddings.weight", "lm_head.weight"
         positions = tensors["pos_embed"].shape[1]
-        depth, hidden = 2 * _count(tensors, "in_blocks."), "mid_block.mlp.fc1.weight"
+        depth, hidden = 2 * count_blocks(tensors, "in_blocks."), "mid_block.mlp.fc1.weight"
     codebook_size, width = tensors[head].shape
     return MaskGITConfig(
         network=network,
@@ -119,12 +119,6 @@ def _config_of(tensors, fields, **compute):
         dropout=float(fields.get("dropout", MaskGITConfig.dropout)),
         attention_dropout=float(fields.get("attn_drop", MaskGITConfig.attention_dropout)),
         **compute,
-    )
-
-
-def _count(tensors, prefix):
-    return 1 + max(
-        (int(key.removeprefix(prefix).split(".")[0]) for key in tensors if key.startswith(prefix)), default=-1
     )
 
 

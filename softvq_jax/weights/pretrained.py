@@ -51,7 +51,7 @@ class PretrainedNetwork:
       disable_setting: the setting by which a run does not use it.
       module: the network's class; `module(*arguments, **options, rngs=rngs)` makes it.
       options: the compute options (`dtype`, `remat`) that the class takes.
-      expected: `(config) -> arguments`, assumed to compile ahead of time without reading files.
+      expected: `(config) -> arguments` that its files are expected to give, to compile ahead of time without them.
       read: `(tensors, config, source) -> (arguments, parameters)`.
       anchors: names of tensors that find the network in a file, see `entries.select_state_dict`; none if `read` needs
         no names.

@@ -98,7 +98,7 @@ KINDS: dict[str, TokenizerKind] = {kind.name: kind for kind in (SOFTVQ, TITOK, M
 
 
 def register_kind(kind: TokenizerKind) -> None:
-    """Registers a kind for `Tokenizer`, training and the tools.
+    """Registers a kind for `Tokenizer` and the tools; those that can be trained are listed in `config.kinds`.
 
     Raises:
       ValueError: another kind has this name.
