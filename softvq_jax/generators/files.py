@@ -131,7 +131,8 @@ def stored_statistics(name: str | os.PathLike) -> LatentStatistics | None:
     folder = find_folder(name)
     if (found := checkpoints.find_checkpoint(folder)) is not None:
         return LatentStatistics.from_fields(checkpoints.read_record(found).get("published", {}))
-    return LatentStatistics.from_fields(files.read_json(folder / "config.json"))
+    published, path = files.find_published(folder, purpose="generator")
+    return LatentStatistics.from_fields(stated(published, STATISTICS, source=f"the config.json of {path}"))
 
 
 def abstract_params(config: GeneratorConfig) -> dict[str, Any]:
