@@ -250,10 +250,11 @@ class Generator(hub.PushToHub):
 
     def card_text(self, repo_id: str) -> str:
         """The text of the model card of `push_to_hub`, in Markdown."""
+        drawn = "indices" if self.discrete else "latents"
         return (
-            f"A generator of image latents: `{self!r}`.\n\n```python\nimport jax\nfrom softvq_jax import Generator\n\n"
+            f"A generator of image {drawn}: `{self!r}`.\n\n```python\nimport jax\nfrom softvq_jax import Generator\n\n"
             f'generator = Generator.from_pretrained("{repo_id}")\n'
-            "latents = generator.sample([0, 1], key=jax.random.key(0))\n```"
+            f"{drawn} = generator.sample([0, 1], key=jax.random.key(0))\n```"
         )
 
     def sample(
