@@ -94,7 +94,7 @@ MAETOK = TokenizerKind(
 )
 
 KINDS: dict[str, TokenizerKind] = {kind.name: kind for kind in (SOFTVQ, TITOK, MAETOK)}
-"""The kinds by name. Files are compared with the last kind first, since a MAETok's have all tensors of a SoftVQ-VAE's."""
+"""The kinds by name. The last kind is tried first, because a MAETok's files have all tensors of a SoftVQ-VAE's."""
 
 
 def register_kind(kind: TokenizerKind) -> None:
