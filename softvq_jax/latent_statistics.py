@@ -87,11 +87,6 @@ def _as_array(value: float | tuple[float, ...]) -> float | np.ndarray:
     return np.asarray(value, np.float32) if isinstance(value, tuple) else value
 
 
-def no_latents(channels: int) -> Moments:
-    """Returns the moments of an empty stream of latents."""
-    return Moments(channels)
-
-
 def add_latents(moments: Moments, latents: np.ndarray) -> None:
     """Adds latents `[..., D]` to the moments of the channels, in float64; batch sizes do not matter.
 
@@ -118,7 +113,7 @@ def moments_to_fields(moments: Moments) -> dict[str, Any]:
 
 def moments_from_fields(fields: Mapping[str, Any]) -> Moments:
     """Returns moments from JSON values, the inverse of `moments_to_fields`; without covariances."""
-    moments = no_latents(len(fields["channel_means"]))
+    moments = Moments(len(fields["channel_means"]))
     moments.count, moments.mean = fields["count"], np.asarray(fields["channel_means"])
     moments.scatter = np.diag(fields["channel_scatters"])
     return moments

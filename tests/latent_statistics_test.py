@@ -10,15 +10,15 @@ from softvq_jax.latent_statistics import (
     add_latents,
     moments_from_fields,
     moments_to_fields,
-    no_latents,
 )
+from softvq_jax.metrics.feature_statistics import Moments
 
 
 def test_statistics_do_not_depend_on_batches_and_shards():
     latents = (np.random.default_rng(0).normal(size=(101, 4, 6)) * [1, 2, 3, 4, 5, 6] + 100).astype(np.float32)
-    merged = no_latents(6)
+    merged = Moments(6)
     for shard in (latents[:7], latents[7:100], latents[100:]):
-        moments = no_latents(6)
+        moments = Moments(6)
         for batch in np.array_split(shard, 3):
             if len(batch):
                 add_latents(moments, batch)
@@ -34,7 +34,7 @@ def test_statistics_do_not_depend_on_batches_and_shards():
 def test_statistics_of_channels_normalize_each_channel():
     rng = np.random.default_rng(0)
     latents = np.float32(rng.normal(size=(50, 4, 3)) * [1, 5, 0.1] + [0, 2, -3])
-    moments = no_latents(3)
+    moments = Moments(3)
     add_latents(moments, latents)
     statistics = LatentStatistics.from_moments(moments, "channel")
     assert statistics.channels == 3 and LatentStatistics(0.5, 2.0).channels is None
@@ -52,7 +52,7 @@ def test_fields_of_config_json(statistics):
 
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="1 of 36 latent values are not finite"):
-        add_latents(no_latents(6), np.where(np.arange(36).reshape(2, 3, 6) == 7, np.nan, 0.0))
+        add_latents(Moments(6), np.where(np.arange(36).reshape(2, 3, 6) == 7, np.nan, 0.0))
 
 
 def test_bad_statistics_are_refused():

@@ -39,8 +39,8 @@ from softvq_jax.latent_statistics import (
     add_latents,
     moments_from_fields,
     moments_to_fields,
-    no_latents,
 )
+from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
@@ -128,7 +128,7 @@ def encode_shard(path: pathlib.Path, crops: Crops, items: np.ndarray, encoder: E
     Raises:
       ValueError: latents are not finite.
     """
-    moments, crops.unreadable = no_latents(encoder.channels), []
+    moments, crops.unreadable = Moments(encoder.channels), []
 
     def encoded():
         for images, labels in crops.batches(items, batch_size):
@@ -186,7 +186,7 @@ def write_index(tokenizer: Tokenizer, folder: pathlib.Path, plan: dict, class_na
     if not crops:
         raise ValueError("none of the images is readable; see the warnings above")
     shape = tokenizer.config
-    moments = no_latents(shape.latent_dim)
+    moments = Moments(shape.latent_dim)
     for entry in entries:
         moments.merge(moments_from_fields(entry[MOMENTS]))
     discrete = plan.get("store") == "indices"

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from softvq_jax.data.latents import LatentsInfo, read_info
 from softvq_jax.generators.codes import Codes, codes_of, codes_of_tokenizer
 from softvq_jax.generators.family import find_family
-from softvq_jax.latent_statistics import LatentStatistics, add_latents, no_latents
+from softvq_jax.latent_statistics import LatentStatistics, add_latents
+from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.pixels import as_float, from_uint8
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
@@ -228,7 +229,7 @@ def statistics_of(tokenizer: Tokenizer, data: Data, kind: str) -> LatentStatisti
     """
     if kind == "scalar" and tokenizer.latent_mean is not None and tokenizer.latent_std is not None:
         return LatentStatistics(tokenizer.latent_mean, tokenizer.latent_std)
-    count, moments = 0, no_latents(tokenizer.config.latent_dim)
+    count, moments = 0, Moments(tokenizer.config.latent_dim)
     with data.replicated_batches() as batches:
         while count < STATISTICS_IMAGES:
             images = from_uint8(next(batches)["image"])

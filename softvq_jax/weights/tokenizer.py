@@ -85,7 +85,7 @@ def _config_of(tensors, published, **compute):
 
 
 def shared_fields(tensors: Mapping[str, np.ndarray], published: Mapping) -> dict[str, Any]:
-    """Returns the fields of `TokenizerConfig` except the transformers and `compute`; those of a MAETok are the same."""
+    """Returns the fields other than the transformers and `compute`, for SoftVQ-VAE and MAETok."""
     num_latent_tokens = tensors["encoder.latent_tokens"].shape[1]
     image_size = _grid(tensors["encoder.model.pos_embed"]) * patch_sizes(tensors)[0]
     if published.get("image_size", image_size) != image_size:
