@@ -5,6 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
@@ -129,3 +130,20 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if not np.isfinite(value):
             raise NonFinite(f"{name} is {value} at step {step}; the run stops", step)
+
+
+def newest_metrics(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> dict[str, float]:
+    """Returns the newest step's metrics, after checking those of all steps in `pending`; empties `pending`.
+
+    Args:
+      pending: steps and their metrics, in order.
+
+    Raises:
+      NonFinite: a metric of a step is not finite.
+    """
+    values = {}
+    for step, metrics in pending:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        check_finite(step, values)
+    pending.clear()
+    return values
