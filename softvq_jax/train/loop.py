@@ -25,6 +25,7 @@ from softvq_jax.train import elastic, notes
 from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
+from softvq_jax.train.closing import at_end
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
@@ -126,9 +127,9 @@ class Run:
                 self.profile.write_program(step, record["step"], self.num_steps)
             with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
-                closing.callback(writer.close)
+                closing.enter_context(at_end(writer.close))
                 speed = closing.enter_context(self._speed(start, record, flops))
-                closing.enter_context(self.profile)
+                closing.enter_context(at_end(self.profile.end))
                 self._latest = state, record
                 closing.enter_context(self._rescuing())
                 # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.

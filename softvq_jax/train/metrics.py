@@ -108,11 +108,15 @@ class MetricsWriter:
         self._log.rewrite(json.dumps(line).encode() + b"\n" for line in self._kept)
 
     def close(self) -> None:
-        if self._active:
-            with writing(self._path):
-                self._log.close()
-        if self._writers is not None:
-            self._writers.close()
+        """Closes the file and the other writers; raises WriteFailed if their last lines cannot be written."""
+        try:
+            if self._active:
+                with writing(self._path):
+                    self._log.close()
+        finally:
+            if self._writers is not None:
+                with writing(self._folder):
+                    self._writers.close()
 
 
 @contextlib.contextmanager
