@@ -114,7 +114,11 @@ class Run:
                 logging.info("%s", notes.learning_rate(self.config, len(self.data)))
                 if line := notes.classes(self.data.source.class_names):
                     logging.info("%s", line)
-                if warning := notes.average(self.config.optim, self.num_steps):
+                warnings = (
+                    notes.short_run(self.config, len(self.data)),
+                    notes.average(self.config.optim, self.num_steps),
+                )
+                for warning in filter(None, warnings):
                     logging.warning("%s", warning)
             frozen, key = put(self.task.frozen, self.mesh), jax.random.key(self.config.seed)
             batches = self.data.train_batches(record["next_sample"], self.mesh)

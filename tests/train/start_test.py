@@ -254,6 +254,20 @@ def test_the_rate_in_use_is_explained():
     text = notes.learning_rate(config, 24)
     assert text.startswith("learning rate: 0.02 = optim.learning_rate 0.64 x batch 8 / 256, after 6 steps")
     assert text.endswith("a cosine to 0.002 at step 100")
+    assert notes.short_run(config, 24) is None
+
+
+def test_a_run_that_ends_during_the_warm_up_is_warned():
+    """Of 30 steps of warm-up, the run takes 4: the rate of its last step is 4 / 30 of the peak."""
+    config = small()
+    config.optim.update(learning_rate=0.64, warmup_epochs=10.0)
+    config.train.update(batch_size=8, num_steps=4)
+    text = notes.learning_rate(config, 24)
+    assert text.endswith("after 30 steps of warm-up; the run ends before, at step 4, with 0.00267")
+    warning = notes.short_run(config, 24)
+    assert warning is not None and "are 30 steps of warm-up, but the run ends at step 4" in warning
+    config.optim.warmup_epochs = 4 / 3  # 4 steps: the last one has the peak
+    assert notes.short_run(config, 24) is None
 
 
 def test_learning_rates_in_the_metrics_are_those_of_the_optimizer():
