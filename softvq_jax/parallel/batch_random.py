@@ -27,7 +27,7 @@ _current = _Current()
 
 @contextlib.contextmanager
 def piece(index: ArrayLike, count: int) -> Iterator[None]:
-    """Context, while tracing, in which a batch is the examples `index`, `index + count`, ... of a batch in `count` parts."""
+    """Context, while tracing, in which a batch is the examples `index`, `index + count`, ... of one in `count` parts."""
     before, _current.piece = _current.piece, _Piece(index, count)
     try:
         yield
