@@ -74,14 +74,15 @@ class MetricsWriter:
         """Writes a line `{"step": step, ...}`; those of training steps have `images_per_second`, evaluations have not.
 
         Raises:
-          WriteFailed: the disk is full, or the file is removed or read-only.
+          WriteFailed: the disk is full, or the file is removed or read-only; or another writer fails.
         """
         if not self._active:
             return
         line = json.dumps({"step": step} | dict(values)).encode() + b"\n"
         with writing(self._path):
             self._log.append(line)
-            if self._writers is not None:
+        if self._writers is not None:
+            with writing(self._folder):
                 self._writers.scalars(step, values)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
@@ -95,7 +96,8 @@ class MetricsWriter:
             self._log.check()  # the workdir is still there
             files.make_folder(folder)
             save_png(path, picture)
-            if self._writers is not None:
+        if self._writers is not None:
+            with writing(self._folder):
                 self._writers.picture(step, name, picture)
 
     def sync(self) -> None:
