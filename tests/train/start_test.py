@@ -238,7 +238,7 @@ def test_the_warm_up_of_the_average_is_its_closed_form():
     assert optim.ema_decay(section, np.int32(3)) == 0.9  # a Python float: the program of the published recipe
 
 
-def test_an_average_that_cannot_move_is_told():
+def test_an_average_that_cannot_move_is_warned_about():
     section = ConfigDict(dict(ema_decay=0.9999, ema_warmup=False))
     text = notes.average(section, 200)
     assert text is not None and "after 200 steps 98% of" in text and "--config.optim.ema_decay=0.975" in text
@@ -257,7 +257,7 @@ def test_the_rate_in_use_is_explained():
     assert notes.short_run(config, 24) is None
 
 
-def test_a_run_that_ends_during_the_warm_up_is_warned():
+def test_a_run_that_ends_during_its_warm_up_is_warned_about():
     """Of 30 steps of warm-up, the run takes 4: the rate of its last step is 4 / 30 of the peak."""
     config = small()
     config.optim.update(learning_rate=0.64, warmup_epochs=10.0)
@@ -285,7 +285,7 @@ def test_learning_rates_in_the_metrics_are_those_of_the_optimizer():
 
 
 @pytest.mark.slow
-def test_equal_latents_for_all_images_are_told(source, tmp_path, caplog):
+def test_equal_latents_for_all_images_are_warned_about(source, tmp_path, caplog):
     healthy = Tokenizer.from_pretrained(source)
     params = jax.device_get(healthy.params)
     params["to_latents"]["kernel"] = np.zeros_like(params["to_latents"]["kernel"])
