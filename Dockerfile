@@ -9,14 +9,14 @@ FROM python:3.12-slim-bookworm
 
 ARG EXTRAS=tpu,gcs
 
-# Lines of the log appear at once.
+# Print lines of the log at once.
 ENV PYTHONUNBUFFERED=1
 
 WORKDIR /opt/softvq-jax
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY configs configs
 COPY softvq_jax softvq_jax
-# The package is this folder, not one of an index, so that it has no version to pin.
+# The package is this folder, not one from an index, so there is no version to pin.
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[${EXTRAS}]"
 

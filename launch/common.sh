@@ -61,7 +61,8 @@ require_command() {
   $dry_run || command -v "$1" > /dev/null || die "command $1 not found"
 }
 
-# quoted WORD...: prints the words as one line of shell code. Only words that need quotes get them, after --option=.
+# quoted WORD...: prints the words as one line of shell code. Quotes are added only where needed; in --option=VALUE, only
+# around VALUE.
 quoted() {
   local word option line=""
   for word in "$@"; do
@@ -75,7 +76,7 @@ quoted() {
   echo "${line% }"
 }
 
-# Runs a command, or prints it with one option a line, to read and to paste.
+# Runs a command; in a dry run prints it instead, one option per line, so that it can be read and pasted.
 run() {
   local word line=""
   if $dry_run; then

@@ -11,7 +11,7 @@
 #   --accelerator-type TYPE  slice to create if it does not exist, and after each preemption: v5litepod-256, v4-32, ...
 #   --version VERSION        software of the new slice: tpu-ubuntu2204-base, v2-alpha-tpuv5-lite, ...
 #   --spot                   create the slice as a spot VM
-#   --queued                 ask for the slice by a queued resource, and wait until it is there
+#   --queued                 request the slice as a queued resource, and wait until it is active
 #   --setup COMMAND          command to run on every host of a new slice, for example to clone and install
 #   --max-restarts N         restarts after preemptions and failed creations (default 100)
 #   --dry-run                print the commands
@@ -76,7 +76,8 @@ queue_state() {
   queued_resource describe --format='value(state.state)' 2> /dev/null || echo ABSENT
 }
 
-# Asks for the slice, and waits for it. A queued resource of a slice that was preempted is suspended, and of no more use.
+# Requests the slice as a queued resource, and waits until it is active. The queued resource of a preempted slice is
+# suspended and cannot be used again, so it is deleted first.
 create_queued() {
   local now
   $dry_run || [[ $(queue_state) == ABSENT ]] || queued_resource delete --force --quiet || return

@@ -1,4 +1,4 @@
-"""What the latent tokens of a tokenizer do: the effect of one token, the attention of tokens, their nearest codes."""
+"""Measures what the latent tokens of a tokenizer do: the effect of a token, its attention, its nearest codes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ def effects(tokenizer: Tokenizer, images: np.ndarray, replacement: str = "zero")
     Args:
       tokenizer: of any kind.
       images: uint8 `[n, H, W, 3]`.
-      replacement: what takes the place of a token: "zero", "mean" (of the same token in all images), or "swap" (the same
-        token of the next image; that of the first for the last).
+      replacement: "zero"; "mean", of the same token in all images; or "swap", for the same token of the next image (for
+        the last image, of the first).
 
     Raises:
       ValueError: the replacement is unknown, or needs more than one image.
@@ -68,8 +68,8 @@ def effects(tokenizer: Tokenizer, images: np.ndarray, replacement: str = "zero")
 def attention(tokenizer: Tokenizer, images: np.ndarray, layer: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns how much each latent token attends to each patch in the encoder, and each patch to it in the decoder.
 
-    Both are means over the heads, float32 `[n, L, g, g]` on the grid of the encoder's and of the decoder's patches. The
-    rows of the attention also have shares for the class token, registers and the tokens of their own kind.
+    Both are means over the heads, float32 `[n, L, g, g]` on the grid of the encoder's and of the decoder's patches. They
+    do not sum to 1: attention to the class token, registers and tokens of the same kind is left out.
 
     Args:
       tokenizer: with a ViT encoder and decoder.
@@ -80,8 +80,8 @@ def attention(tokenizer: Tokenizer, images: np.ndarray, layer: int | None = None
       ValueError: the tokenizer has other networks, or one of its transformers has no such block.
     """
     network = tokenizer.network
-    parts = getattr(network, "encoder", None), getattr(network, "decoder", None)
-    if not (hasattr(parts[0], "attention_to_patches") and hasattr(parts[1], "attention_to_latents")):
+    encoder, decoder = getattr(network, "encoder", None), getattr(network, "decoder", None)
+    if not (hasattr(encoder, "attention_to_patches") and hasattr(decoder, "attention_to_latents")):
         raise ValueError(f"attention maps need a tokenizer with a ViT encoder and decoder; this is {tokenizer!r}")
     levels = jnp.asarray(images)
     latents, scaled = tokenizer.encode(levels), from_uint8(levels)
@@ -108,8 +108,8 @@ class NearestCodes:
     Attributes:
       indices: int32 `[n, L, k]`, in the codebook of the token's segment.
       values: float32 `[n, L, k]`: probabilities where the bottleneck averages codes, else squared distances.
-      are_probabilities: which of the two `values` are.
-      reconstructions: uint8 `[n, H, W, 3]` by what the tokens were replaced with.
+      are_probabilities: whether `values` are probabilities.
+      reconstructions: uint8 `[n, H, W, 3]`, by the name of the codes that replace the tokens.
     """
 
     indices: np.ndarray
@@ -121,16 +121,16 @@ class NearestCodes:
 def nearest_codes(
     tokenizer: Tokenizer, images: np.ndarray, count: int = 8, shown: Sequence[int] = (1, 2, 4)
 ) -> NearestCodes:
-    """Returns the nearest codes of the tokens, and what images they decode to.
+    """Returns the nearest codes of the tokens, and the images that they decode to.
 
-    SoftVQ's latents are averages of all codes: `reconstructions` has those of the `shown` most probable codes, weighted
-    by their probabilities. For VQ and SimVQ, it has those with the first, second, ... nearest code in place of each token.
+    SoftVQ's latents are averages of all codes: `reconstructions` are of averages of only the `shown` most probable codes,
+    weighted by their probabilities. For VQ and SimVQ, they are of the first, second, ... nearest code of each token.
 
     Args:
       tokenizer: with a codebook.
       images: uint8 `[n, H, W, 3]`.
-      count: codes of each token, `k`.
-      shown: numbers of codes that are averaged.
+      count: number of codes of each token, `k`.
+      shown: numbers of codes to average; for VQ and SimVQ, which of the nearest codes to decode, from 1.
 
     Raises:
       ValueError: the bottleneck has no codebook.

@@ -1,7 +1,7 @@
-"""Random numbers for the examples of a batch, equal whether the batch is computed at once or in pieces.
+"""Random numbers for the examples of a batch, the same whether the batch is computed at once or in pieces.
 
-Inside `piece`, a function that computes a part of a batch draws the numbers that its examples have in the whole batch. So a
-step that is split because there are fewer devices than before computes the same losses.
+Inside `piece`, a function that computes a piece of a batch draws the numbers that its examples get in the whole batch. So a
+step that is split, because there are fewer devices than before, computes the same losses.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _current = _Current()
 
 @contextlib.contextmanager
 def piece(index: ArrayLike, count: int) -> Iterator[None]:
-    """Context, while tracing, in which a batch is the examples `index`, `index + count`, ... of a larger one."""
+    """Context, while tracing, in which a batch is the examples `index`, `index + count`, ... of one in `count` parts."""
     before, _current.piece = _current.piece, _Piece(index, count)
     try:
         yield

@@ -180,7 +180,7 @@ class _Listener:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Opens the socket of the listener; `::` stands for all addresses, of IPv4 too."""
+    """Opens the socket of the listener; `::` stands for all addresses, also those of IPv4."""
     if host == "::" and not socket.has_dualstack_ipv6():
         host = "0.0.0.0"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -190,7 +190,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _allow_open_files(number: int) -> None:
-    """Raises this process's limit of open files to `number` more than are usual, as far as the system allows."""
+    """Raises this process's limit of open files by about `number`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number + 1024
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -16,14 +16,18 @@ from softvq_jax.report.text import LABELS, value_text
 MAX_RUNS = len(COLORS)
 ABSENT = "-"
 COMPARABLE = ("protocol", "counts", "crop", "sizes", "fingerprints", "weights")
-"""Keys of an `evaluation.json` that must be equal for its numbers to be compared, except for `OWN`."""
+"""Keys of an `evaluation.json` that must be equal for its numbers to be compared, except for the fields `OWN`."""
 OWN = ("fingerprints.samples", "weights.tokenizer", "weights.generator", "protocol.description")
 
 Named = Sequence[tuple[str, RunFiles]]
 
 
 def labels(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the shortest endings of paths, in whole parts, that tell them apart: `a/run`, `b/run`."""
+    """Returns labels for paths, the shortest endings that tell them apart, such as `a/run` and `b/run`.
+
+    Raises:
+      ValueError: two paths are the same.
+    """
     parts = [path.resolve().parts for path in paths]
     longest = max(map(len, parts))
     for length in range(1, longest + 1):
@@ -38,11 +42,14 @@ def build(runs: Named) -> str:
 
     Args:
       runs: names and files, 2 to `MAX_RUNS`.
+
+    Raises:
+      ValueError: there are fewer or more.
     """
     if not 2 <= len(runs) <= MAX_RUNS:
         raise ValueError(f"{len(runs)} folders to compare; expected 2 to {MAX_RUNS}")
     names = [name for name, _ in runs]
-    config, partly, equal = config_differences(runs)
+    config, partial, equal = config_differences(runs)
     sections = {
         "overview": ("Overview", overview(runs)),
         "config": ("Config", config if any(run.config for _, run in runs) else None),
@@ -55,7 +62,7 @@ def build(runs: Named) -> str:
         names=names,
         links=[(id, title) for id, (title, content) in sections.items() if content],
         equal_fields=equal,
-        partly=partly,
+        partial=partial,
         **{id: content for id, (_, content) in sections.items()},
     )
 
@@ -77,17 +84,17 @@ def config_differences(runs: Named) -> tuple[Table, Table, int]:
     rows, equal = _differences([flatten(run.config) for _, run in runs if run.config])
     head = ("field", *(name for name, run in runs if run.config))
     everywhere = [row for row in rows if ABSENT not in row[1:]]
-    partly = [row for row in rows if ABSENT in row[1:]]
-    return Table("config fields that differ", head, everywhere), Table("fields of some runs", head, partly), equal
+    partial = [row for row in rows if ABSENT in row[1:]]
+    return Table("config fields that differ", head, everywhere), Table("fields of some runs", head, partial), equal
 
 
 def curves(runs: Named) -> list[tuple[str, list[Chart]]]:
     """Returns groups of charts, one chart for each metric, with a line for each run."""
     logged = [name for name in sorted(_union(run.metrics for _, run in runs)) if name not in COUNTS]
-    shown = [name for name in logged if any(any(run.metrics[name][1]) for _, run in runs if name in run.metrics)]
+    nonzero = [name for name in logged if any(any(run.metrics[name][1]) for _, run in runs if name in run.metrics)]
     groups = []
     for title in ORDER:
-        names = [name for name in shown if group_of(name) == title]
+        names = [name for name in nonzero if group_of(name) == title]
         if names:
             lines = [[Series(label, *run.metrics.get(name, ((), ()))) for label, run in runs] for name in names]
             groups.append(

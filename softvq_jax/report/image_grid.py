@@ -76,7 +76,7 @@ def captioned(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
 
 
 def _fitting(text: str, font, width: int) -> str:
-    """The text, or its beginning with "...", as wide as `width` pixels at most."""
+    """Returns the text, cut and ended with "..." if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

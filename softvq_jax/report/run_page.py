@@ -66,10 +66,10 @@ def _cards(run: RunFiles) -> list[tuple[str, str]]:
     cards = []
     if run.metrics:
         cards.append(("training steps", f"{max(steps[-1] for steps, _ in run.metrics.values()):,}"))
-    for name in ("images_per_second_per_chip", "mfu", "goodput"):
+    for name, label in SPEED.items():
         if name in run.metrics:
             value = run.metrics[name][1][-1]
-            cards.append((SPEED[name], f"{value:.0%}" if name in SHARES else number(value)))
+            cards.append((label, f"{value:.0%}" if name in SHARES else number(value)))
     for name, (_, values) in run.metrics.items():
         if name.startswith("eval_") and name not in COUNTS:
             cards.append((f"held-out {words(name.removeprefix('eval_'))}", number(values[-1])))

@@ -15,10 +15,12 @@ MAX_SHOWN = 8  # images in a row
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Pictures below each other.
+    """Pictures that are shown below each other.
 
     Attributes:
-      note: how they are chosen, or why they do not show the same images; "" for nothing to say.
+      title: their title.
+      pictures: the pictures.
+      note: how they are chosen, or why they do not show the same images; "" for no note.
     """
 
     title: str
@@ -32,20 +34,20 @@ def of_training(runs: Sequence[tuple[str, RunFiles]]) -> list[Images]:
     last = [(label, _last_pictures(run.pictures), run) for label, run in runs]
     for kind in dict.fromkeys(name for _, pictures, _ in last for name in pictures):
         found = [(label, pictures[kind], run) for label, pictures, run in last if kind in pictures]
-        sections.append(_reconstructions(found) if kind == "reconstructions" else _whole(kind.capitalize(), found))
+        sections.append(_reconstructions(found) if kind == "reconstructions" else _as_written(kind.capitalize(), found))
     return sections
 
 
 def _reconstructions(found: Sequence[tuple[str, Picture, RunFiles]]) -> Images:
-    """Originals and reconstructions are alternating rows of a picture."""
+    """Returns the originals once and the reconstructions of each run, which are alternating rows of its picture."""
     title = "Held-out images"
     try:
         split = [_rows(picture, run) for _, picture, run in found]
     except ValueError:  # a picture that a run of this version did not write
-        return _whole(title, found, "The pictures have another layout; each is shown as it is.")
+        return _as_written(title, found, "The pictures have another layout; each is shown as it is.")
     originals = split[0][0]
     if any(other.shape != originals.shape or (other != originals).any() for other, _ in split):
-        return _whole(title, found, "The runs show different originals, above their reconstructions.")
+        return _as_written(title, found, "The runs show different originals, above their reconstructions.")
     pictures = [embed_array(originals, "originals", "held-out originals")]
     for (label, picture, _), (_, reconstructions) in zip(found, split, strict=True):
         caption = f"{label}, step {picture.step:,}"
@@ -66,7 +68,8 @@ def _rows(picture: Picture, run: RunFiles) -> tuple[np.ndarray, np.ndarray]:
     return grids[0], grids[1]
 
 
-def _whole(title: str, found: Sequence[tuple[str, Picture, RunFiles]], note: str = "") -> Images:
+def _as_written(title: str, found: Sequence[tuple[str, Picture, RunFiles]], note: str = "") -> Images:
+    """Returns the pictures as the runs wrote them, one for each run."""
     captions = [f"{label}, step {picture.step:,}" for label, picture, _ in found]
     embedded = [
         embed(picture.path, caption, f"{title} by {caption}")
@@ -80,9 +83,9 @@ def _last_pictures(pictures: Sequence[Picture]) -> dict[str, Picture]:
 
 
 def of_evaluations(found: Sequence[tuple[str, Evaluation]]) -> Images | None:
-    """Returns images that are in the pictures of the worst or best reconstructions of all evaluations.
+    """Returns the images that all evaluations have among their worst and best reconstructions.
 
-    None if the evaluations have other references, or no image in common.
+    None if the references of the evaluations differ, or there is no such image.
     """
     references = {str(evaluation.content.get("fingerprints", {}).get("reference")) for _, evaluation in found}
     if len(found) < 2 or len(references) > 1:
@@ -92,7 +95,8 @@ def of_evaluations(found: Sequence[tuple[str, Evaluation]]) -> Images | None:
     if not common:
         return None
     pictures = [_row([pairs[0][index][0] for index in common], "originals")]
-    pictures += [_row([of[index][1] for index in common], label) for (label, _), of in zip(found, pairs, strict=True)]
+    for (label, _), own in zip(found, pairs, strict=True):
+        pictures.append(_row([own[index][1] for index in common], label))
     note = "Images that are among the worst or the best of every evaluation, from low to high PSNR of the first."
     return Images("The same reconstructions", pictures, note)
 

@@ -1,4 +1,4 @@
-"""Pictures of what latent tokens do; see `evaluate.tokens`, which computes the numbers."""
+"""Pictures of the effect, attention and nearest codes of latent tokens, which `evaluate.tokens` computes."""
 
 import colorsys
 from collections.abc import Mapping, Sequence

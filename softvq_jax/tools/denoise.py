@@ -22,7 +22,7 @@ from softvq_jax.tools.command_line import check_at_least_one, run_tool
 from softvq_jax.tools.sample import OPTIONS, parse_classes
 
 COLUMNS = 8  # samples in a row of an animation
-MILLISECONDS = (120, 2000)  # a frame, the last frame
+MILLISECONDS = (120, 2000)  # duration of a frame, and of the last frame
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -86,18 +86,16 @@ def main(args: argparse.Namespace) -> None:
 
 
 def frames(steps: int, count: int) -> np.ndarray:
-    """Returns at most `count` of the steps, evenly spaced, with the first and the last; for 1, the last."""
-    return (
-        np.unique(np.linspace(0, steps - 1, min(count, steps)).round().astype(int))
-        if count > 1
-        else np.array([steps - 1])
-    )
+    """Returns at most `count` of the steps, evenly spaced, with the first and the last; only the last for `count=1`."""
+    if count == 1:
+        return np.array([steps - 1])
+    return np.unique(np.linspace(0, steps - 1, min(count, steps)).round().astype(int))
 
 
 def strip(images: np.ndarray, names: Sequence[str], steps: Sequence[str]) -> np.ndarray:
-    """Arranges images `[T, n, H, W, 3]` uint8, a row for each sample.
+    """Arranges images `[T, n, H, W, 3]` uint8 in a row for each sample.
 
-    The captions are the steps, and below the last image the class.
+    The captions are the names of the steps; that of the last image is the name of the class.
     """
     captions = [[*steps[:-1], name] for name in names]
     rows = np.swapaxes(images, 0, 1)

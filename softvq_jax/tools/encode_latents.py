@@ -3,11 +3,11 @@
     python -m softvq_jax.tools.encode_latents --from=SoftVQVAE/softvq-l-64 --data=imagenet/train --out=imagenet-l64
     python -m softvq_jax.main --config=configs/sit.py:xl_l64 --config.data.path=imagenet-l64 --workdir=runs/sit
 
-Each record holds the latents of a crop and of its mirror image, float32, and the class; of discrete tokenizers (TiTok,
-VQ, SimVQ) the code indices, int32, for a MaskGIT (--store=latents stores their latents). The default is ADM's center
-crop; --augment chooses random crops, and --passes their number per image. `dataset.json`, which is written last, holds
-the latent statistics that generators normalize with (mean, standard deviation, count) and the fingerprint of the
-tokenizer.
+Each record holds the latents of a crop and of its mirror image, float32, and the class. Of a discrete tokenizer, such as
+TiTok or VQ, it holds the code indices, int32, which a MaskGIT is trained on; --store=latents stores the latents instead.
+The default is ADM's center crop; --augment chooses random crops, and --passes their number per image. `dataset.json`,
+which is written last, holds the latent statistics that generators normalize with (mean, standard deviation, count) and
+the fingerprint of the tokenizer.
 
 The same command resumes an interrupted run, shard by shard. With several hosts, start it on each, with --out on shared
 storage; each host encodes its share of the shards.
@@ -308,11 +308,12 @@ def run(args: argparse.Namespace) -> dict:
     index = encode(tokenizer, crops, args.out, plan, source.class_names, args.batch_size)
     if index:
         info = LatentsInfo(**index[SECTION])
-        moments = f"mean {info.mean:.4g}, standard deviation {info.std:.4g}"
-        latents = f"latents of {{}}, {info.num_tokens} tokens of {info.channels} channels, {moments}"
-        what = f"codes of {{}}, {codes_of(info)}" if info.discrete else latents
+        kind, shape = "latents", f"{info.num_tokens} tokens of {info.channels} channels, mean {info.mean:.4g}, "
+        shape += f"standard deviation {info.std:.4g}"
+        if info.discrete:
+            kind, shape = "codes", str(codes_of(info))
         print(
-            f"{args.out}: {what.format(f'{info.count:,} crops and their mirror images')}, tokenizer {info.tokenizer}; "
+            f"{args.out}: {kind} of {info.count:,} crops and their mirror images, {shape}, tokenizer {info.tokenizer}; "
             f"{len(index['unreadable']):,} unreadable images skipped"
         )
     return index

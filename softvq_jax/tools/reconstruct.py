@@ -169,7 +169,7 @@ def _crop(path, size, decoding):
 
 
 def as_text(report: Mapping, path: pathlib.Path) -> str:
-    """Returns text with the mean, and the skipped images; and a line for each image, if they are few.
+    """Returns text with the mean and the skipped images, and a line for each of at most `MAX_LISTED` images.
 
     Args:
       report: content of `results.json`.

@@ -80,7 +80,7 @@ class PngFolder(Output):
         manifest.claim(folder, SETTINGS, settings)
 
     def missing(self, indices: np.ndarray) -> np.ndarray:
-        if self._present is None:  # one listing: 50,000 questions to a bucket would take an hour
+        if self._present is None:  # one listing, because 50,000 requests to a bucket would take an hour
             self._present = {path.name for path in self._folder.iterdir()}
         return np.asarray([i for i in indices if self._path(i).name not in self._present], int)
 

@@ -198,7 +198,7 @@ class Checkpoints:
             ) from error
 
     def _complete(self):
-        """The steps of the complete checkpoints, after a failed save."""
+        """Returns the steps of the complete checkpoints after a failed save; "unknown" if they cannot be listed."""
         with contextlib.suppress(OSError):
             return sorted(step for step in map(step_of, self.folder.glob("*")) if step is not None)
         return "unknown"

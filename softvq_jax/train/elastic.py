@@ -12,11 +12,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 RECORD = "examples_per_device"  # key of the record of a checkpoint: of a microbatch, when the run began
-_FIELDS = ("train.batch_size", "optim.accumulate")  # a run that goes on with other values begins anew
+_FIELDS = ("train.batch_size", "optim.accumulate")  # with other values of these, the number per device is set anew
 
 
 def prepare(step: Any, config: ConfigDict, num_devices: int, record: dict[str, Any]) -> None:
-    """Sets `step.pieces` for this number of devices, logs it, and keeps the size of the start in `record`.
+    """Sets `step.pieces` for this number of devices, logs it, and keeps the examples per device at the start in `record`.
 
     Args:
       step: the task's step.

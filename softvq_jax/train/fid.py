@@ -150,5 +150,5 @@ def _load_inception(name: str):
 
 
 def _folder_of_rows(workdir: pathlib.Path) -> pathlib.Path | None:
-    # Rows are memory-mapped, so those of a run in a bucket are in the system's temporary folder.
+    """Returns the workdir, or for one in a bucket None: the system's temporary folder. Rows are memory-mapped files."""
     return None if is_remote(workdir) else workdir

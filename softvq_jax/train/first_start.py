@@ -1,4 +1,4 @@
-"""When a run was first started, and its identity over restarts: the file `run.json` in its workdir."""
+"""The file `run.json` in a workdir: when the run was first started, and its id, which restarts keep."""
 
 import pathlib
 import secrets

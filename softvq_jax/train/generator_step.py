@@ -80,9 +80,8 @@ class GeneratorStep:
             grads, metrics = self.gradients(params, latents, labels, key, targets)
             return grads, carry, metrics
 
-        parts = self.config.optim.accumulate
-        microbatch = (latents, labels, targets)
-        grads, _, metrics = optim.accumulate_gradients(gradients, parts, None, microbatch, key, pieces=self.pieces)
+        count, batch = self.config.optim.accumulate, (latents, labels, targets)
+        grads, _, metrics = optim.accumulate_gradients(gradients, count, None, batch, key, pieces=self.pieces)
         return grads, metrics
 
     def gradients(

@@ -10,7 +10,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import softvq_jax.generators.config  # noqa: F401 (registers the schema of generators' configs)
+import softvq_jax.generators.config  # noqa: F401 (registers the schema of the configs of generators)
 from softvq_jax.config import tokenizer as configs
 from softvq_jax.evaluate.image_sampler import ImageSampler, draw_labels
 from softvq_jax.evaluate.predictions import Samples

@@ -24,9 +24,9 @@ STATISTICS_IMAGES = 1024  # images to measure latent statistics on, if the token
 
 @dataclasses.dataclass(frozen=True)
 class LatentSource:
-    """Converts batches to the data of a generator, and these to images.
+    """Converts batches to what a generator is trained on, and converts that back to images.
 
-    The data are normalized latents `[B, L, D]`, or code indices `[B, L]` of a discrete tokenizer.
+    A generator is trained on normalized latents `[B, L, D]`, or on code indices `[B, L]` of a discrete tokenizer.
 
     Attributes:
       statistics: mean and standard deviation of the latents; None for indices.
@@ -167,7 +167,7 @@ def check_tokenizer(info: LatentsInfo, fingerprint: str, latents: str, tokenizer
 
 
 def check_stored(info: LatentsInfo, discrete: bool, config: ConfigDict) -> None:
-    """Raises ValueError if a folder holds latents and the generator is for indices, or the other way round."""
+    """Raises ValueError if a folder holds latents and the generator takes indices, or the reverse."""
     if info.discrete != discrete:
         kinds = ("latents", "indices of a discrete tokenizer")
         raise ValueError(

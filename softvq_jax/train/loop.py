@@ -13,9 +13,7 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from softvq_jax.config.paths import with_expanded_paths
@@ -24,13 +22,15 @@ from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.storage import files
 from softvq_jax.train import elastic, notes
+from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
+from softvq_jax.train.closing import at_end
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
 from softvq_jax.train.first_start import first_start
-from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, check_finite, writing
+from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, newest_metrics
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
 from softvq_jax.train.profile import Profile, ProfileSteps
@@ -38,6 +38,7 @@ from softvq_jax.train.progress import parameter_table, progress_line
 from softvq_jax.train.run_record import RunRecord
 from softvq_jax.train.speed import Speed, model_flops
 from softvq_jax.train.step_clock import EVALUATION, StepClock
+from softvq_jax.train.step_evaluation import StepEvaluation
 from softvq_jax.train.task import Task, data_of
 from softvq_jax.train.workdir import Workdir, save_elsewhere
 from softvq_jax.train.writers import RunInfo, Writers
@@ -113,7 +114,11 @@ class Run:
                 logging.info("%s", notes.learning_rate(self.config, len(self.data)))
                 if line := notes.classes(self.data.source.class_names):
                     logging.info("%s", line)
-                if warning := notes.average(self.config.optim, self.num_steps):
+                warnings = (
+                    notes.short_run(self.config, len(self.data)),
+                    notes.average(self.config.optim, self.num_steps),
+                )
+                for warning in filter(None, warnings):
                     logging.warning("%s", warning)
             frozen, key = put(self.task.frozen, self.mesh), jax.random.key(self.config.seed)
             batches = self.data.train_batches(record["next_sample"], self.mesh)
@@ -126,18 +131,17 @@ class Run:
                 self.profile.write_program(step, record["step"], self.num_steps)
             with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
-                closing.callback(writer.close)
+                closing.enter_context(at_end(writer.close))
                 speed = closing.enter_context(self._speed(start, record, flops))
-                closing.enter_context(self.profile)
+                closing.enter_context(at_end(self.profile.end))
                 self._latest = state, record
                 closing.enter_context(self._rescuing())
                 # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.
                 first_step = record["step"]
-                metrics = self._evaluated_before(first_step, writer) if first_step else None
-                due = any(evaluator.due(first_step) for evaluator in self.evaluators.values())
-                if metrics is None and 0 < first_step < self.num_steps and due:
+                metrics = self.evaluation.evaluated_before(first_step, writer) if first_step else None
+                if metrics is None and 0 < first_step < self.num_steps and self.evaluation.due(first_step):
                     logging.info("evaluating step %d, which was interrupted", first_step)
-                    if self._evaluate(state, record, writer) is None:
+                    if self.evaluation.evaluate(state, record, writer) is None:
                         raise Preempted
                 try:
                     state = self._steps(step, state, frozen, first, batches, key, record, writer, speed, preemption)
@@ -147,10 +151,10 @@ class Run:
                     raise NonFinite(f"{error}. {advice}", error.step) from error
                 # Evaluate and export.
                 if metrics is None or first_step < self.num_steps:
-                    metrics = self._evaluate(state, record, writer)
+                    metrics = self.evaluation.evaluate(state, record, writer)
                     if metrics is None:
                         raise Preempted
-                self._export(state, self.workdir)
+                self.evaluation.export(state, self.workdir)
         return metrics
 
     def _open_writers(self, step):
@@ -181,10 +185,11 @@ class Run:
         self.data, self.num_steps = data_of(self.task), self.task.num_steps
         self.record = RunRecord.from_task(config, self.task)
         self.evaluated = EvaluatedRun(config, self.task, self.workdir, self.mesh)
-        self.evaluators = open_evaluators(self.evaluated)
+        evaluators = open_evaluators(self.evaluated)
         if section.best_metric:
-            self.best = Best(section.best_metric, self.evaluators, self.workdir / "best" / "checkpoints")
+            self.best = Best(section.best_metric, evaluators, self.workdir / "best" / "checkpoints")
             self._opened.append(self.best)
+        self.evaluation = StepEvaluation(self.evaluated, evaluators, self.best)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", keep=section.keep, keep_every_steps=section.keep_every_steps
         )
@@ -277,15 +282,13 @@ class Run:
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])
             last = done == self.num_steps
-            evaluating = not last and any(evaluator.due(done) for evaluator in self.evaluators.values())
+            evaluating = not last and self.evaluation.due(done)
             stopping = preemption.requested()
             saving = last or stopping or _due(done, config.checkpoint.every_steps)
             if saving or evaluating or done == start + 1 or _due(done, config.log.every_steps):
-                values = _fetch(pending) | speed.measure()
-                record |= (
-                    self.record.at_step(done, unreadable_before + _sum_over_processes(unreadable)) | speed.record()
-                )
-                with _agreed():
+                values = newest_metrics(pending) | speed.measure()
+                record |= self.record.at_step(done, unreadable_before + sum_over_processes(unreadable)) | speed.record()
+                with agreed():
                     self.folder.check()
                     writer.scalars(done, values | {"unreadable_images": record["unreadable_images"]})
                 if self.main:
@@ -296,7 +299,7 @@ class Run:
                     self._save(state, record, writer)
             if evaluating and not stopping:
                 with clock.during(EVALUATION):
-                    stopping = self._evaluate(state, record, writer) is None
+                    stopping = self.evaluation.evaluate(state, record, writer) is None
             if stopping and not last:
                 logging.warning("preempted: saving checkpoint at step %d", done)
                 self._save(state, record, writer)
@@ -305,64 +308,9 @@ class Run:
 
     def _save(self, state, record, writer):
         if self.checkpoints.latest_step() != record["step"]:
-            with _agreed():
+            with agreed():
                 writer.sync()  # lines up to this step are on disk before its checkpoint is
             self.checkpoints.save(state, record)
-
-    def _evaluate(self, state, record, writer) -> dict[str, float] | None:
-        """Runs the evaluators that are due, and keeps the step if it is the best; returns None if preempted.
-
-        The line of metrics comes last: a run that ends before it evaluates again when it resumes.
-        """
-        step, metrics, images = record["step"], {}, {}
-        self._latest = state, record
-        try:
-            for evaluator in self.evaluators.values():
-                if evaluator.due(step):
-                    found = evaluator(state, step)
-                    metrics, images = metrics | found.metrics, images | found.images
-        except Preempted:
-            return None
-        except OSError as error:
-            if jax.process_count() == 1:
-                raise WriteFailed(f"the evaluation of step {step} stopped: {error}") from error
-            raise
-        if self.best is not None and self.best.is_better(metrics, step):
-            self.best.save(state, record, metrics)
-            self._export(state, self.workdir / "best")
-        with _agreed():
-            for name, rows in images.items():
-                writer.pictures(step, name, rows)
-            writer.scalars(step, metrics)
-            writer.sync()
-        if self.main:
-            words = (f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items())
-            logging.info("step %d, held out: %s", step, ", ".join(words))
-        return metrics
-
-    def _evaluated_before(self, step, writer) -> dict[str, float] | None:
-        """The results of `step` in `metrics.jsonl` if all evaluators that are due are among them, else None.
-
-        Empty in processes but the first.
-        """
-        found = writer.evaluation()
-        due = [evaluator for evaluator in self.evaluators.values() if evaluator.due(step)]
-        complete = found is not None and all(
-            any(name in found for name in evaluator.better) for evaluator in due if evaluator.better
-        )
-        if _sum_over_processes(complete):
-            return found or {}
-        writer.remove_evaluation()
-        return None
-
-    def _export(self, state, folder):
-        params = self.evaluated.on_host(state.ema, keep=self.main)
-        with _agreed():
-            if self.main:
-                folder = folder / self.config.task
-                with writing(folder):
-                    self.task.export(params).save_pretrained(folder)
-                logging.info("exported to %s", folder)
 
     @contextlib.contextmanager
     def _rescuing(self):
@@ -378,31 +326,5 @@ class Run:
             self._latest = None, {}
 
 
-@contextlib.contextmanager
-def _agreed():
-    """Process 0 writes files inside; an error of it is raised in all processes."""
-    found = None
-    try:
-        yield
-    except WriteFailed as error:
-        found = error
-    if _sum_over_processes(found is not None):
-        raise found or WriteFailed("process 0 could not write a file")
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _fetch(pending) -> dict[str, float]:
-    """Returns the newest step's metrics, after checking those of all steps since the last call; empties `pending`."""
-    values = {}
-    for step, metrics in pending:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        check_finite(step, values)
-    pending.clear()
-    return values
-
-
-def _sum_over_processes(count: int) -> int:
-    return count if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int64(count)).sum())

@@ -25,7 +25,7 @@ def auxiliary_decoders(config, model: MAETokConfig, teacher_width: int | None) -
       teacher_width: channels of the DINOv2 teacher; None without one.
 
     Raises:
-      ValueError: HOG features, but patches that are not 16 pixels wide; or the shares of masking do not fit together.
+      ValueError: HOG features with patches that are not 16 pixels wide, or `masking.least` above `masking.most`.
     """
     section, patch = config.masking, model.decoder.patch_size
     if section.least > section.most:
@@ -41,7 +41,7 @@ def auxiliary_decoders(config, model: MAETokConfig, teacher_width: int | None) -
 
 
 def draw_mask(section, num_patches: int, batch: int, step: jax.Array, key: jax.Array) -> jax.Array:
-    """Draws which patches the encoder does not see, `[B, N]`.
+    """Draws the mask `[B, N]`, True for patches that the encoder does not see.
 
     Args:
       section: `config.masking`.
@@ -60,7 +60,7 @@ def draw_mask(section, num_patches: int, batch: int, step: jax.Array, key: jax.A
 def auxiliary_terms(
     decoders: dict[str, Functional], params, images: jax.Array, latents: jax.Array, teacher, mask: jax.Array | None
 ) -> dict[str, jax.Array]:
-    """Returns the losses of the auxiliary decoders, unweighted: squared error of HOG, minus cosine of DINOv2 features.
+    """Returns the losses of the auxiliary decoders, unweighted: squared error of HOG, negative cosine of DINOv2.
 
     Args:
       decoders: by their targets.

@@ -5,6 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
@@ -73,14 +74,15 @@ class MetricsWriter:
         """Writes a line `{"step": step, ...}`; those of training steps have `images_per_second`, evaluations have not.
 
         Raises:
-          WriteFailed: the disk is full, or the file is removed or read-only.
+          WriteFailed: the disk is full, or the file is removed or read-only; or another writer fails.
         """
         if not self._active:
             return
         line = json.dumps({"step": step} | dict(values)).encode() + b"\n"
         with writing(self._path):
             self._log.append(line)
-            if self._writers is not None:
+        if self._writers is not None:
+            with writing(self._folder):
                 self._writers.scalars(step, values)
 
     def pictures(self, step: int, name: str, rows: Sequence[np.ndarray]) -> None:
@@ -94,7 +96,8 @@ class MetricsWriter:
             self._log.check()  # the workdir is still there
             files.make_folder(folder)
             save_png(path, picture)
-            if self._writers is not None:
+        if self._writers is not None:
+            with writing(self._folder):
                 self._writers.picture(step, name, picture)
 
     def sync(self) -> None:
@@ -107,11 +110,15 @@ class MetricsWriter:
         self._log.rewrite(json.dumps(line).encode() + b"\n" for line in self._kept)
 
     def close(self) -> None:
-        if self._active:
-            with writing(self._path):
-                self._log.close()
-        if self._writers is not None:
-            self._writers.close()
+        """Closes the file and the other writers; raises WriteFailed if their last lines cannot be written."""
+        try:
+            if self._active:
+                with writing(self._path):
+                    self._log.close()
+        finally:
+            if self._writers is not None:
+                with writing(self._folder):
+                    self._writers.close()
 
 
 @contextlib.contextmanager
@@ -129,3 +136,20 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if not np.isfinite(value):
             raise NonFinite(f"{name} is {value} at step {step}; the run stops", step)
+
+
+def newest_metrics(pending: list[tuple[int, Mapping[str, jax.Array]]]) -> dict[str, float]:
+    """Returns the newest step's metrics, after checking those of all steps in `pending`; empties `pending`.
+
+    Args:
+      pending: steps and their metrics, in order.
+
+    Raises:
+      NonFinite: a metric of a step is not finite.
+    """
+    values = {}
+    for step, metrics in pending:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        check_finite(step, values)
+    pending.clear()
+    return values

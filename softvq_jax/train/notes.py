@@ -34,9 +34,27 @@ def learning_rate(config: ConfigDict, num_samples: int) -> str:
     then = f"then constant to step {num_steps}"
     if section.schedule == "cosine":
         then = f"then a cosine to {float(schedule(num_steps)):.3g} at step {num_steps}"
+    if warmup > num_steps:
+        then = f"the run ends before, at step {num_steps}, with {float(schedule(num_steps - 1)):.3g}"
     return (
         f"learning rate: {section.learning_rate * batch / 256:.3g} = optim.learning_rate {section.learning_rate:g} x "
         f"batch {batch} / 256, after {warmup} {'step' if warmup == 1 else 'steps'} of warm-up; {then}"
+    )
+
+
+def short_run(config: ConfigDict, num_samples: int) -> str | None:
+    """Returns a warning if a run ends before its learning rate has reached the peak, else None.
+
+    Args:
+      config: of the run.
+      num_samples: per epoch.
+    """
+    _, num_steps, warmup = _schedule(config, num_samples)
+    if warmup <= num_steps:
+        return None
+    return (
+        f"optim.warmup_epochs={config.optim.warmup_epochs:g} are {warmup} steps of warm-up, but the run ends at step "
+        f"{num_steps}, before the learning rate has reached its peak: set --config.optim.warmup_epochs to a lower value"
     )
 
 

@@ -56,7 +56,7 @@ def learning_rate(
 
 
 def warmup_steps(optim, steps_per_epoch: int) -> int:
-    """The number of steps over which the learning rate grows to its peak."""
+    """Returns the number of steps over which the learning rate grows to its peak."""
     return max(1, round(optim.warmup_epochs * steps_per_epoch))
 
 
@@ -160,18 +160,23 @@ def accumulate_gradients(
       Mean gradients, the carry after the last microbatch, mean metrics.
     """
 
-    def in_pieces(carry, microbatch, key):
-        def one(carry, part, index):
+    def of_microbatch(carry, microbatch, key):
+        def of_piece(carry, piece, index):
             with batch_random.piece(index, pieces):
-                return gradients(carry, part, key)
+                return gradients(carry, piece, key)
 
-        return _average(one, pieces, carry, microbatch)
+        if pieces == 1:
+            return gradients(carry, microbatch, key)
+        return _average(of_piece, pieces, carry, microbatch)
 
-    whole = gradients if pieces == 1 else in_pieces
     if num_microbatches == 1:
-        return whole(carry, batch, key)
-    each = lambda carry, part, index: whole(carry, part, jax.random.fold_in(key, index))  # noqa: E731
-    return _average(each, num_microbatches, carry, batch)
+        return of_microbatch(carry, batch, key)
+    return _average(
+        lambda carry, microbatch, index: of_microbatch(carry, microbatch, jax.random.fold_in(key, index)),
+        num_microbatches,
+        carry,
+        batch,
+    )
 
 
 def _average(gradients: Callable[[Any, Any, jax.Array], tuple[Any, Any, Any]], count: int, carry: Any, batch: Any):
@@ -202,7 +207,7 @@ def _average(gradients: Callable[[Any, Any, jax.Array], tuple[Any, Any, Any]], c
 def clip_by_global_norm(grads, limit: float):
     """Scales gradients by `min(1, limit / (norm + 1e-6))`, as PyTorch's `clip_grad_norm_` does.
 
-    Not optax's, which does not add 1e-6. Also returns the norm before clipping.
+    Unlike optax's, which does not add 1e-6. Also returns the norm before clipping.
     """
     norm = optax.tree.norm(grads)
     factor = jnp.minimum(1.0, limit / (norm + 1e-6))
@@ -232,7 +237,7 @@ def apply(
 
 
 def ema_decay(optim, step: jax.Array) -> jax.Array | float:
-    """The average's decay at the update after `step` steps: `ema_decay`, or with `ema_warmup` a growing one.
+    """Returns the average's decay at the update after `step` steps: `ema_decay`, or with `ema_warmup` a growing one.
 
     The warm-up is `min(ema_decay, (1 + step) / (10 + step))`, as in TensorFlow's ExponentialMovingAverage.
     """

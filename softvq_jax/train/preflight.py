@@ -23,11 +23,14 @@ def check_batches(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def check_writable(folder: pathlib.Path, field: str = "--workdir") -> None:
-    """Creates a folder; raises PermissionError, of a bucket `BucketError`, if files cannot be written to it.
+    """Creates a folder, and checks that files can be written to it.
 
     Args:
       folder: the folder.
       field: the flag or config field that names it, for the message.
+
+    Raises:
+      PermissionError: they cannot; `BucketError` for a bucket.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +38,6 @@ def check_writable(folder: pathlib.Path, field: str = "--workdir") -> None:
         probe.write_text("written")
         probe.unlink()
     except BucketError:
-        raise  # says what to do
+        raise  # its message says what to do
     except OSError as error:
         raise PermissionError(f"cannot write to {folder}: {error.strerror}. Choose another {field}") from error

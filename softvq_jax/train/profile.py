@@ -80,7 +80,10 @@ class Profile:
         return self._active and self._steps is not None and step >= self._steps.last
 
     def end(self, metrics: Any = None) -> None:
-        """Waits for `metrics`, the last step's, and writes the trace; does nothing if no step is traced."""
+        """Waits for `metrics`, the last step's, and writes the trace; does nothing if no step is traced.
+
+        Called once more at the end of the run, for a trace that is still recorded.
+        """
         if self._active:
             self._active = False
             jax.block_until_ready(metrics)
@@ -94,10 +97,3 @@ class Profile:
         for path in (path for path in folder.rglob("*") if path.is_file()):
             name = path.name if jax.process_count() == 1 else f"process_{jax.process_index()}_{path.name}"
             files.write_bytes(target / name, path.read_bytes())
-
-    def __enter__(self) -> "Profile":
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Writes a trace that is still recorded, of a run that ends or fails."""
-        self.end()

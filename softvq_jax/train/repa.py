@@ -53,7 +53,7 @@ class Repa:
 
 
 class Tapped:
-    """A DiT that keeps the tokens `[B, L, width]` after a number of its blocks, of its last call."""
+    """A DiT whose attribute `tokens` has the tokens `[B, L, width]` after block number `block`, of the last call."""
 
     def __init__(self, network: nnx.Module, block: int):
         assert isinstance(network, DiT), "checked by open_repa"

@@ -90,7 +90,7 @@ class RunRecord:
         check_data(saved["data"], self.data, self.config["data.path"])
 
     def after(self, saved: dict[str, Any]) -> "RunRecord":
-        """The record of this run when it goes on from a checkpoint: with the changes before it, and those of now."""
+        """Returns the record of this run after a checkpoint: with the earlier changes of the config, and those of now."""
         changes = list(saved.get("changes", ()))
         if fields := differences(saved["config"], self.config, self.defaults):
             changes.append({"step": saved["step"], "next_sample": saved["next_sample"], "fields": fields})
@@ -114,7 +114,7 @@ def _position(step, config, changes):
 
 
 def _wrong_value(saved: dict[str, Any]) -> str:
-    """A value in a record whose fields have the right types, that no run writes; "" if there is none."""
+    """Returns a value of a record that has the right type, but that no run writes; "" if there is none."""
     size, parts, changes = saved["config"].get("train.batch_size"), saved["data"].get("parts"), saved.get("changes", [])
     right = {
         f"config.train.batch_size={size!r:.80}": _is_count(size) and size > 0,

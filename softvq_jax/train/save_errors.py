@@ -1,6 +1,6 @@
-"""Keeps the tracebacks of a failed save out of the log: one error of a disk is in hundreds of them.
+"""Keeps the tracebacks of a failed save out of the log, where one error of a disk causes hundreds of them.
 
-The error itself is raised once, as `SaveFailed`. The tracebacks come by two ways:
+The error itself is raised once, as `SaveFailed`. The tracebacks have two sources:
 
 - Orbax and asyncio log what they raise as well;
 - Orbax writes all arrays in one event loop, which ends with the first error. TensorStore then finishes the other writes,
@@ -12,7 +12,7 @@ import sys
 
 
 def drop_tracebacks() -> None:
-    """Leaves both kinds out, and reports everything else as before. It may be called again."""
+    """Drops the tracebacks of both sources; everything else is reported as before. May be called again."""
     for name in ("absl", "asyncio"):
         logger = logging.getLogger(name)
         if _is_not_a_traceback not in logger.filters:
@@ -27,18 +27,18 @@ def _is_not_a_traceback(entry: logging.LogRecord) -> bool:
 
 
 class _UnraisableHook:
-    """Drops callbacks that call a closed event loop; passes on everything else."""
+    """Drops errors of calls to a closed event loop, and passes on everything else to the hook `then`."""
 
     def __init__(self, then):
         self._then = then
 
     def __call__(self, unraisable) -> None:
         trace = unraisable.exc_traceback
-        of_library = (
+        loop_is_closed = (
             isinstance(unraisable.exc_value, RuntimeError)
             and str(unraisable.exc_value) == "Event loop is closed"
             and trace is not None
             and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
         )
-        if not of_library:
+        if not loop_is_closed:
             self._then(unraisable)

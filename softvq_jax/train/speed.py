@@ -67,7 +67,7 @@ class Speed:
 
         `mfu` is absent for devices of unknown peak, `device_memory_gib` where the backend does not report memory.
         """
-        interval = self.clock.take()
+        interval = self.clock.take_interval()
         self._busy += interval.busy
         rate = interval.steps * self._batch_size / interval.seconds
         values = {"images_per_second": rate, "images_per_second_per_chip": rate / self._num_devices}

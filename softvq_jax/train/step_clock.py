@@ -98,7 +98,7 @@ class StepClock:
                 if activity == EVALUATION:
                     self._evaluating += ended - began
 
-    def take(self) -> Interval:
+    def take_interval(self) -> Interval:
         """Returns the time since the last call, once all steps so far are finished."""
         with self._done:
             self._done.wait_for(lambda: self._waiting == 0)

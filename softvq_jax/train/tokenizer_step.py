@@ -50,7 +50,10 @@ class TokenizerStep:
         frozen: Callable[[str], bool],
         codebook_learning_rate: Callable[[jax.Array], jax.Array] | None = None,
     ):
-        """Takes, besides config, networks and optimizers, what `GeneratorStep` takes; the codebook's rate if it differs."""
+        """Takes config, networks and optimizers; the rest as `GeneratorStep`.
+
+        `codebook_learning_rate` is None if it is the rate of all parameters.
+        """
         self.codebook_learning_rate = codebook_learning_rate
         self.config, self.nets, self.learning_rate, self.frozen = config, nets, learning_rate, frozen
         self.pieces = 1  # of each microbatch; see `optim.accumulate_gradients`
@@ -66,8 +69,8 @@ class TokenizerStep:
     def accumulate(self, state, frozen, images, key):
         """Returns gradients and metrics, averaged over `optim.accumulate` microbatches, and the running statistics."""
         gradients = partial(self.gradients, state, frozen)
-        parts = self.config.optim.accumulate
-        return optim.accumulate_gradients(gradients, parts, state.running_statistics, images, key, pieces=self.pieces)
+        count = self.config.optim.accumulate
+        return optim.accumulate_gradients(gradients, count, state.running_statistics, images, key, pieces=self.pieces)
 
     def gradients(self, state, frozen, running: RunningStatistics, images, key):
         """Returns gradients of both networks, `(generator, discriminator)`, on one microbatch."""
@@ -86,9 +89,8 @@ class TokenizerStep:
     def generator(self, state, frozen, running: RunningStatistics, images, key):
         """Returns gradients of `L2 + ramp * LPIPS + latent terms + gate * 0.2 * adaptive * gan_G`, and reconstructions."""
         model_key, alignment_key, augmentation_key = jax.random.split(key, 3)
-        mask, masked = self.mask(len(images), state.step, jax.random.fold_in(model_key, 0)), {}
-        if mask is not None:
-            masked = {"mask": mask}
+        mask = self.mask(len(images), state.step, jax.random.fold_in(model_key, 0))
+        masked = {} if mask is None else {"mask": mask}
 
         def tokenize(params):
             model = self.nets.model(params["model"])
@@ -149,8 +151,8 @@ class TokenizerStep:
         if self.nets.auxiliary:
             teacher = None if self.nets.teacher is None else self.nets.teacher(frozen["teacher"])
             where = mask if self.config.masking.targets == "masked" else None
-            of = (images, bottlenecked.latents, teacher, where)
-            terms |= masked_training.auxiliary_terms(self.nets.auxiliary, params["auxiliary"], *of)
+            inputs = (images, bottlenecked.latents, teacher, where)
+            terms |= masked_training.auxiliary_terms(self.nets.auxiliary, params["auxiliary"], *inputs)
         return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
 
     def loss_weight(self, name: str) -> float:

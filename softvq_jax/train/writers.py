@@ -26,7 +26,7 @@ class RunInfo(NamedTuple):
 
     Attributes:
       workdir: of the run.
-      id: identifies the run over restarts.
+      id: identifies the run; restarts keep it.
       config: its config as JSON values.
       step: the step that the run resumes from; what was written about later steps is replaced.
     """

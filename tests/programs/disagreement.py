@@ -13,7 +13,7 @@ import numpy as np
 
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for
-from softvq_jax.train import loop
+from softvq_jax.train.agreement import sum_over_processes
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.evaluator import gather_to_host
 
@@ -52,5 +52,5 @@ with jax.set_mesh(mesh):
     # Other operations of all processes around a checkpoint.
     whole = gather_to_host(restored.state, mesh, keep=process == 0)
     assert whole == {"weights": None} if process else np.array_equal(whole["weights"], np.arange(16.0) + 1)
-    assert loop._sum_over_processes(process + 1) == 3
+    assert sum_over_processes(process + 1) == 3
     checkpoints.close()

@@ -83,7 +83,7 @@ def test_originals_are_shown_once_above_the_images_of_each_run(workdirs, tmp_pat
     assert [image["alt"] for image in page.of("img")].count("held-out originals") == 1
 
 
-def test_other_originals_are_said(workdirs):
+def test_different_originals_are_noted(workdirs):
     rows = [np.zeros((3, SIZE, SIZE, 3), np.uint8)] * 2
     image_grid.save_png(workdirs[1] / "images/reconstructions_401.png", image_grid.rows_grid(rows, per_line=2))
     page, content = page_of(workdirs)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from softvq_jax.train.closing import at_end
 from softvq_jax.train.profile import Profile, ProfileSteps
 from softvq_jax.train.step_clock import StepClock
 
@@ -16,7 +17,7 @@ def steps(profile, first, last):
     step = jax.jit(lambda x: (x @ x, jnp.sum(x))).lower(jnp.eye(64)).compile()
     profile.write_program(step, first - 1, last)
     clock, state = StepClock(), jnp.eye(64)
-    with profile:
+    with at_end(profile.end):
         for number in range(first, last + 1):
             profile.before(number)
             state, metrics = clock.call(number, step, state)

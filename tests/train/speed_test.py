@@ -59,11 +59,11 @@ def test_idle_time_is_what_the_host_did_meanwhile(world):
     world.time += 0.25
     world.does(EVALUATION, 100.0)
     world.step(4, 2.0)
-    interval = world.clock.take()
+    interval = world.clock.take_interval()
     assert (interval.steps, interval.busy) == (4, 8.0)
     assert interval.idle == {"data": 1.5, "save": 3.0, "other": 0.25}
     assert interval.seconds == 8.0 + 1.5 + 3.0 + 0.25
-    assert world.clock.take()[:1] + world.clock.take()[2:] == (0, 0.0, {})
+    assert world.clock.take_interval()[:1] + world.clock.take_interval()[2:] == (0, 0.0, {})
 
 
 def test_a_wait_while_the_device_works_costs_nothing(world):
@@ -71,7 +71,7 @@ def test_a_wait_while_the_device_works_costs_nothing(world):
     world.step(1, 3.0, release)
     world.does("data", 5.0)  # the device ends 3 s later, at 8 s
     release.set()
-    interval = world.clock.take()
+    interval = world.clock.take_interval()
     assert interval.busy == 8.0 and interval.idle == {}
 
 

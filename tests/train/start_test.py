@@ -238,7 +238,7 @@ def test_the_warm_up_of_the_average_is_its_closed_form():
     assert optim.ema_decay(section, np.int32(3)) == 0.9  # a Python float: the program of the published recipe
 
 
-def test_an_average_that_cannot_move_is_told():
+def test_an_average_that_cannot_move_is_warned_about():
     section = ConfigDict(dict(ema_decay=0.9999, ema_warmup=False))
     text = notes.average(section, 200)
     assert text is not None and "after 200 steps 98% of" in text and "--config.optim.ema_decay=0.975" in text
@@ -254,6 +254,20 @@ def test_the_rate_in_use_is_explained():
     text = notes.learning_rate(config, 24)
     assert text.startswith("learning rate: 0.02 = optim.learning_rate 0.64 x batch 8 / 256, after 6 steps")
     assert text.endswith("a cosine to 0.002 at step 100")
+    assert notes.short_run(config, 24) is None
+
+
+def test_a_run_that_ends_during_its_warm_up_is_warned_about():
+    """Of 30 steps of warm-up, the run takes 4: the rate of its last step is 4 / 30 of the peak."""
+    config = small()
+    config.optim.update(learning_rate=0.64, warmup_epochs=10.0)
+    config.train.update(batch_size=8, num_steps=4)
+    text = notes.learning_rate(config, 24)
+    assert text.endswith("after 30 steps of warm-up; the run ends before, at step 4, with 0.00267")
+    warning = notes.short_run(config, 24)
+    assert warning is not None and "are 30 steps of warm-up, but the run ends at step 4" in warning
+    config.optim.warmup_epochs = 4 / 3  # 4 steps: the last one has the peak
+    assert notes.short_run(config, 24) is None
 
 
 def test_learning_rates_in_the_metrics_are_those_of_the_optimizer():
@@ -271,7 +285,7 @@ def test_learning_rates_in_the_metrics_are_those_of_the_optimizer():
 
 
 @pytest.mark.slow
-def test_equal_latents_for_all_images_are_told(source, tmp_path, caplog):
+def test_equal_latents_for_all_images_are_warned_about(source, tmp_path, caplog):
     healthy = Tokenizer.from_pretrained(source)
     params = jax.device_get(healthy.params)
     params["to_latents"]["kernel"] = np.zeros_like(params["to_latents"]["kernel"])

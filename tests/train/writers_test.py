@@ -1,6 +1,9 @@
 """Metrics and pictures in TensorBoard's files and in an offline run of Weights & Biases, read back by other readers."""
 
+import errno
 import json
+import logging
+import os
 import pathlib
 import time
 
@@ -9,7 +12,8 @@ import pytest
 
 from softvq_jax.config.run import writer_names
 from softvq_jax.train import writers
-from softvq_jax.train.metrics import MetricsWriter
+from softvq_jax.train.closing import at_end
+from softvq_jax.train.metrics import MetricsWriter, WriteFailed
 
 CONFIG = {"task": "tokenizer", "log": {"wandb_project": "mine"}}
 
@@ -117,3 +121,29 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setitem(writers.WRITERS, name, missing)
     with pytest.raises(ImportError, match=rf"log.writers={name} needs: pip install 'softvq-jax\[{name}\]'"):
         writers.Writers(name, writers.RunInfo(tmp_path, "", CONFIG, 0))
+
+
+class OnFullDisk:
+    """A writer whose last lines cannot be written."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def close(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_error_of_closing_does_not_hide_that_of_the_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(writers.WRITERS, "tensorboard", OnFullDisk)
+    run, says = writers.RunInfo(tmp_path, "", CONFIG, 0), rf"{tmp_path} could not be written: No space left on device"
+
+    writer = MetricsWriter(tmp_path, step=0, active=True, writers=lambda: writers.Writers("tensorboard", run))
+    with pytest.raises(WriteFailed, match=says), at_end(writer.close):
+        pass
+    with (
+        caplog.at_level(logging.ERROR),
+        pytest.raises(WriteFailed, match="the state is saved"),
+        at_end(writer.close),
+    ):
+        raise WriteFailed("the state is saved elsewhere")
+    assert "No space left on device" in caplog.text
