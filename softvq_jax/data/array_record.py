@@ -152,12 +152,12 @@ def read_record(shard: str, position: int) -> dict:
 
 
 @functools.cache
-def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.Ahead:
+def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.BackgroundCopies:
     """Starts to copy shards, paths in a bucket and their SHA-256, to the local disk; once in a process."""
     paths = [bucket_path(shard) for shard, _ in shards]
     statuses = listing.in_threads(lambda path: path.stat(), paths)
     digests = (sha256 for _, sha256 in shards)
-    return mirror.Ahead([*zip(paths, statuses, digests, strict=True)])
+    return mirror.BackgroundCopies([*zip(paths, statuses, digests, strict=True)])
 
 
 def _check_size(path, found, size):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from softvq_jax.storage import mirror
-from softvq_jax.storage.bucket_errors import naming
+from softvq_jax.storage.bucket_errors import translating
 from softvq_jax.storage.buckets import BucketPath
 from softvq_jax.storage.paths import bucket_path
 
@@ -76,7 +76,7 @@ class BucketShard:
             if self._copy.exists():
                 from array_record.python.array_record_module import ArrayRecordReader
 
-                with naming(str(self._path), "read"):
+                with translating(str(self._path), "read"):
                     self._local = ArrayRecordReader(str(self._copy), "readahead_buffer_size:0")
         return self._local is not None
 
