@@ -86,11 +86,11 @@ class BucketLock:
             if before is None:
                 before, deadline = found, time.monotonic() + stale
                 waited = lock.message(self._path, found, advice=False)
-                logging.warning("%s; waiting up to %.0f s for a sign of it", waited, stale)
+                logging.warning("%s; waiting up to %.0f s for its heartbeat", waited, stale)
             elif found != before:
                 raise lock.Locked(lock.message(self._path, found))
             elif time.monotonic() > deadline:
-                logging.warning("it does not run any more: continuing")
+                logging.warning("no heartbeat: taking over the lock")
                 return self._take_over(found)
             time.sleep(min(self._beat, stale) / 4)
 

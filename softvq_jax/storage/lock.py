@@ -112,7 +112,7 @@ def _acquire(path, beat, stale):
             return file
         if before is None:
             before, deadline = found, time.monotonic() + stale
-            logging.warning("%s; waiting up to %.0f s for a sign of it", message(path, found, advice=False), stale)
+            logging.warning("%s; waiting up to %.0f s for its heartbeat", message(path, found, advice=False), stale)
         elif found != before:
             os.close(file)
             raise Locked(message(path, found))
@@ -120,7 +120,7 @@ def _acquire(path, beat, stale):
             if lock == "taken":
                 os.close(file)
                 raise Locked(message(path, found))
-            logging.warning("it does not run any more: continuing")
+            logging.warning("no heartbeat: taking over the lock")
             return file
         os.close(file)
         time.sleep(min(beat, stale) / 4)

@@ -1,4 +1,4 @@
-"""What a published folder holds besides the parameters, kept to be written back."""
+"""Content of a published folder besides the parameters, kept so that it can be written back unchanged."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublishedFiles:
-    """The static part of a tokenizer or generator as a pytree: equal where the contents are, and hashable.
+    """Static metadata of a tokenizer or generator as a pytree; hashable, and compared by content.
 
     Attributes:
-      config: the content of `config.json`.
+      config: content of `config.json`.
       extra: tensors that the network does not use.
-      dtypes: the dtypes of tensors other than float32.
-      unused_rows: rows of tensors of which the network uses the first half.
+      dtypes: dtypes of the tensors that are not float32.
+      unused_rows: second halves of tensors of which the network uses the first half of the rows.
     """
 
     config: Mapping[str, Any]
@@ -25,7 +25,7 @@ class PublishedFiles:
     unused_rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def tensors(self, written: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All tensors of the file, given those that the rules write from the parameters."""
+        """Returns all tensors of the file, given those that the weight rules make from the parameters."""
         tensors = {key: tensor.astype(self.dtypes.get(key, np.float32)) for key, tensor in written.items()}
         for key, rest in self.unused_rows.items():
             tensors[key] = np.concatenate([tensors[key], rest])

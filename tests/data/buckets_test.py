@@ -106,7 +106,7 @@ def test_shards_are_copied_ahead_and_checked(bucket, tmp_path, monkeypatch):
     shards = open_source({"source": "array_record"}, str(bucket / "data"))
     expected = [shards[i].load() for i in range(len(shards))]
     statuses = [(as_path(name), as_path(name).stat()) for name in shards._shards]
-    array_record.copy_ahead(tuple(shards._copied_ahead)).wait()
+    array_record.copy_ahead(shards._to_copy).wait()
     copies = [mirror.copy_of(*status) for status in statuses]
     assert [copy.read_bytes() for copy in copies] == [path.read_bytes() for path, _ in statuses]
     array_record._reader.cache_clear()
