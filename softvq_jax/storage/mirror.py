@@ -176,7 +176,7 @@ class BackgroundCopies:
     """
 
     def __init__(self, objects: Sequence[tuple[BucketPath, ObjectStatus, str]]):
-        self._objects, self._stop = list(objects), threading.Event()
+        self._objects = list(objects)
         self._thread = threading.Thread(target=self._copy, daemon=True, name="copies of shards")
         self._thread.start()
 
@@ -184,15 +184,9 @@ class BackgroundCopies:
         """Waits until the thread has ended."""
         self._thread.join()
 
-    def close(self) -> None:
-        """Stops the thread after the copy in progress; does not wait for it."""
-        self._stop.set()
-
     def _copy(self):
         for number, (path, status, sha256) in enumerate(self._objects):
             copy = copy_of(path, status)
-            if self._stop.is_set():
-                return
             if copy.exists():
                 continue
             try:
