@@ -67,7 +67,7 @@ def convolutions(batch: int) -> list[Timed]:
 
 
 def inception(devices: LocalDevices, count: int) -> Timed:
-    """Returns `(FLOPs, function)` for the extraction of all features of `count` images; XLA counts the FLOPs of one image."""
+    """Returns `(FLOPs, function)` for extracting all features of `count` images; XLA counts the FLOPs of one image."""
     net = functional(Inception)
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)

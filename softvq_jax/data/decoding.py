@@ -127,7 +127,7 @@ def to_rgb(image: Image.Image, decoding: Decoding = DEFAULT) -> Image.Image:
     Of 16-bit gray the high byte is kept, which Pillow would clip to white.
 
     Raises:
-      ValueError: the pixels are floating-point numbers, whose range is not known.
+      ValueError: the pixels are floating-point numbers of unknown range.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known: convert the file to 8 or 16 bits")

@@ -63,7 +63,7 @@ class ImageFolder(source.Source):
             raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must be a folder of images")
         found = walk(folder)
         if not found.images:
-            raise FileNotFoundError(f"no image in {folder!r}: {_instead(found)}")
+            raise FileNotFoundError(f"no image in {folder!r}: {_advice(found)}")
         found.warn(folder)
         if label_file:
             self._class_of = LabelFile(expand(label_file)).classes(found.images)
@@ -246,7 +246,7 @@ def _count_by_ending(names: Sequence[str]) -> str:
     return f"{len(names):,} files ({listed}, such as {names[0]})"
 
 
-def _instead(found: Listing) -> str:
+def _advice(found: Listing) -> str:
     """The reason why a folder has no images, and advice."""
     for name in found.others:
         if (ending := os.path.splitext(name)[1].lower()) in OTHER_SOURCES:

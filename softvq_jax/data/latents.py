@@ -35,8 +35,8 @@ class LatentsInfo:
       mean, std: mean and standard deviation of all values.
       channel_means, channel_stds: mean and standard deviation of each channel; empty in folders of older versions.
       count: number of crops, without mirror images.
-      codebook_size, num_codebooks: `K` and `C` of stored indices, whose mean and standard deviation are not used; 0 for
-        latents.
+      codebook_size, num_codebooks: `K` and `C` of stored indices, 0 for latents. The mean and the standard deviation of
+        indices are not used.
     """
 
     tokenizer: str

@@ -22,7 +22,7 @@ from softvq_jax.data.decoding import DEFAULT, Decoding, UnreadableImage, decode,
 
 IMAGE_KEYS = ("image", "img", "jpg", "png", "webp", "pixel_values", 0)
 LABEL_KEYS = ("label", "labels", "fine_label", "class", "cls", "target", 1)
-MAX_SCANNED = 10_000  # items whose labels are read to find the classes, as each read may decode an image
+MAX_SCANNED = 10_000  # items read to find the classes; reading a label may decode the image
 CHECKED_ITEMS = 32  # spread over the sequence, which its fingerprint covers
 
 Items = Any
@@ -158,7 +158,7 @@ class SequenceSource(source.Source):
             return ("",), False
         whole = self._sequence
         while not hasattr(whole, "classes") and hasattr(whole, "dataset"):
-            whole = whole.dataset  # of a torch Subset, whose labels are those of the whole
+            whole = whole.dataset  # a torch Subset has the labels of its data set
         names = getattr(whole, "classes", None)
         features = getattr(self._sequence, "features", None)
         if names is None and isinstance(features, Mapping):

@@ -39,9 +39,9 @@ def indexes(
       from_arrays: `(arrays, size of the shard) -> index`; raises ValueError for arrays that are not an index.
     """
     found, began = {}, time.monotonic()
-    turn = int(hashlib.sha256(f"{socket.gethostname()}{os.getpid()}".encode()).hexdigest(), 16) % max(len(shards), 1)
+    start = int(hashlib.sha256(f"{socket.gethostname()}{os.getpid()}".encode()).hexdigest(), 16) % max(len(shards), 1)
     remote = any(map(is_remote, shards))
-    ordered = [*shards[turn:], *shards[:turn]] if remote else shards
+    ordered = [*shards[start:], *shards[:start]] if remote else shards
     find = functools.partial(_index, version=version, make=make, to_arrays=to_arrays, from_arrays=from_arrays)
     with concurrent.futures.ThreadPoolExecutor(listing.THREADS if remote else 1) as threads:
         for number, (shard, index) in enumerate(zip(ordered, threads.map(find, ordered), strict=True), 1):

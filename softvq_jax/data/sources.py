@@ -100,7 +100,7 @@ def held_out_source(
       config: a `data` section.
       image_size: side of the crops in pixels, None for latents; the embedded held-out squares depend on it.
       given: the source that was given to `training_source`.
-      training: the training images, whose classes number those of `data.eval_path`.
+      training: the training images; the classes of `data.eval_path` get the same numbers.
     """
     if given is None:
         _check(config)

@@ -35,8 +35,8 @@ class BucketLock:
 
     def __init__(self, folder: BucketPath, *, beat: float = lock.BEAT_SECONDS, stale: float = lock.STALE_SECONDS):
         self._path, self._beat, self._holder = folder / lock.NAME, beat, lock.holder()
-        self._stop, self._lost, self._again = threading.Event(), None, str(folder) in _held
-        if self._again:
+        self._stop, self._lost, self._nested = threading.Event(), None, str(folder) in _held
+        if self._nested:
             return
         self._acquire(stale)
         _held.add(str(folder))
@@ -50,19 +50,19 @@ class BucketLock:
 
     def release(self) -> None:
         """Releases the lock; does nothing if another program took it over, or if this program already held it before."""
-        if self._again or str(self._path.parent) not in _held:
+        if self._nested or str(self._path.parent) not in _held:
             return
         self._stop.set()
         self._thread.join(self._beat)  # a heartbeat in progress would write the object again
         _held.discard(str(self._path.parent))
         with contextlib.suppress(OSError, ValueError):
-            if self._found().get("id") == self._holder["id"]:
+            if self._read().get("id") == self._holder["id"]:
                 self._path.unlink()
 
     def _content(self, beat):
         return json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
 
-    def _found(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         """The content of the lock object; empty if it does not exist or is damaged."""
         try:
             content = json.loads(self._path.read_bytes())
@@ -76,7 +76,7 @@ class BucketLock:
             with contextlib.suppress(Exists):
                 self._path.create(self._content(0))
                 return
-            found = self._found()
+            found = self._read()
             if found.get("id") == self._holder["id"]:  # created by an earlier request; its response was lost
                 return
             if found.get("host") == socket.gethostname():
@@ -96,14 +96,14 @@ class BucketLock:
 
     def _take_over(self, found):
         """Replaces the lock of a program that has ended. If two programs try, only one succeeds."""
-        if self._found() == found:
+        if self._read() == found:
             self._path.unlink(missing_ok=True)
         try:
             self._path.create(self._content(0))
         except Exists:
-            raise lock.Locked(lock.message(self._path, self._found())) from None
+            raise lock.Locked(lock.message(self._path, self._read())) from None
         time.sleep(min(self._beat, 2.0))  # another program, which saw the old lock, may have removed this one
-        if (found := self._found()).get("id") != self._holder["id"]:
+        if (found := self._read()).get("id") != self._holder["id"]:
             raise lock.Locked(lock.message(self._path, found))
 
     def _keep_beating(self):
@@ -111,7 +111,7 @@ class BucketLock:
         while not self._stop.wait(self._beat):
             beats += 1
             with contextlib.suppress(OSError):  # the main program notices an unreachable bucket by itself
-                found = self._found()
+                found = self._read()
                 if found.get("id") not in (None, self._holder["id"]):
                     self._lost = found
                     return

@@ -155,12 +155,12 @@ class BucketPath(os.PathLike):
     def iterdir(self) -> Iterator["BucketPath"]:
         """Yields the objects and folders directly below, sorted; nothing if the folder does not exist."""
         for entry in self._list(lambda: self._files.ls(str(self), detail=True)):
-            yield self._of(entry)
+            yield self._path_of(entry)
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
         """Yields the objects and folders below that match a relative pattern without `**`, sorted."""
         first, _, rest = pattern.partition("/")
-        for path in self.iterdir() if any(mark in first for mark in "*?[") else filter(_exists, [self / first]):
+        for path in self.iterdir() if any(mark in first for mark in "*?[") else filter(BucketPath.exists, [self / first]):
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else [path]
 
@@ -171,7 +171,7 @@ class BucketPath(os.PathLike):
     def find(self) -> list[tuple["BucketPath", ObjectStatus]]:
         """Returns all objects at any depth below with their status, sorted, by one listing."""
         found = self._list(lambda: list(self._files.find(str(self), detail=True).values()))
-        return sorted((self._of(entry), _status(entry)) for entry in found)
+        return sorted((self._path_of(entry), _status(entry)) for entry in found)
 
     def check_bucket(self) -> None:
         """Raises `NotFound` if the bucket does not exist, and `Forbidden` if it may not be listed."""
@@ -283,12 +283,8 @@ class BucketPath(os.PathLike):
         entries.pop(own, None)  # an object that marks the folder itself
         return [entries[name] for name in sorted(entries)]
 
-    def _of(self, entry):
+    def _path_of(self, entry):
         return BucketPath(f"{self._scheme}://{entry['name']}")
-
-
-def _exists(path: BucketPath) -> bool:
-    return path.exists()
 
 
 def _status(entry: dict[str, Any]) -> ObjectStatus:
