@@ -202,4 +202,4 @@ def _merged(path: BucketPath) -> bytes:
     return b"".join(lines)
 
 
-__all__ = ["BucketLog", "LineLog", "LocalLog", "exists", "open_log", "read"]
+__all__ = ["BucketLog", "LineLog", "LocalLog", "exists", "open_log", "parts_folder", "read"]
