@@ -160,9 +160,8 @@ class BucketPath(os.PathLike):
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
         """Yields the objects and folders below that match a relative pattern without `**`, sorted."""
         first, _, rest = pattern.partition("/")
-        for path in (
-            self.iterdir() if any(mark in first for mark in "*?[") else filter(BucketPath.exists, [self / first])
-        ):
+        has_marks = any(mark in first for mark in "*?[")
+        for path in self.iterdir() if has_marks else filter(BucketPath.exists, [self / first]):
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else [path]
 
