@@ -1,4 +1,4 @@
-"""Cost of evaluation: Inception's speed relative to the machine's, and memory for 1,000 and 20,000 images.
+"""Cost of evaluation: speed of Inception relative to matmuls and convolutions, and memory for 1,000 and 20,000 images.
 
     python benchmarks/evaluation.py
     python benchmarks/evaluation.py --images=2048 --batch_size=256 --counts 1000 50000      # on an accelerator
@@ -67,7 +67,7 @@ def convolutions(batch: int) -> list[Timed]:
 
 
 def inception(devices: LocalDevices, count: int) -> Timed:
-    """Returns the extraction of all features of `count` images; FLOPs by XLA's count for one image."""
+    """Returns `(FLOPs, function)` for extracting all features of `count` images; XLA counts the FLOPs of one image."""
     net = functional(Inception)
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
@@ -95,7 +95,7 @@ def random_images(start: int, stop: int) -> np.ndarray:
 
 
 class RandomImages:
-    """Image set of noise that is made when it is read."""
+    """Image set of noise, which is drawn when it is read."""
 
     shape = (SIZE, SIZE, 3)
 
@@ -119,7 +119,7 @@ class RandomImages:
 
 
 class StandIn(nnx.Module):
-    """Random projections of the means over 16 x 16 pixels, as wide as Inception's features."""
+    """Stand-in for Inception: random projections of means over 16 x 16 pixels, as wide as its features."""
 
     def __init__(self, rngs: nnx.Rngs):
         widths = {name: FEATURES[name] for name in NAMES}

@@ -3,10 +3,10 @@
     python benchmarks/generation.py                        # SiT-B in float32 on a CPU, SiT-XL in bfloat16 elsewhere
     python benchmarks/generation.py --steps=250 --batch=64
 
-Each row samples (Euler-Maruyama, guidance in an interval) and decodes a batch, with random weights, whose values do not
-change the time. 1-D latents are decoded by SoftVQ's ViT; 2-D latents (f8, 4 channels, patches of 2 x 2) by the
-convolutional decoder of latent diffusion's KL-f8, which is written out below. Rounds alternate between the rows; the best
-of each counts.
+Each row samples (Euler-Maruyama, guidance in an interval) and decodes a batch. Weights are random, because their values do
+not change the time. 1-D latents are decoded by SoftVQ's ViT; 2-D latents (f8, 4 channels, patches of 2 x 2) by the
+convolutional decoder of latent diffusion's KL-f8, which is implemented below. Rounds alternate between the rows; the best
+round of each row counts.
 """
 
 import argparse
@@ -162,7 +162,7 @@ def count_evaluations(steps: int, guidance: float, high: float) -> int:
 
 
 def best_seconds(functions: list[Callable], rounds: int) -> list[float]:
-    """Returns the least time of each function. Functions are called in turn, after one call each that compiles."""
+    """Returns the shortest time of each function. Functions are called in turns, after a first call that compiles."""
     for function in functions:
         function()
     times = np.empty((rounds, len(functions)))
@@ -175,7 +175,7 @@ def best_seconds(functions: list[Callable], rounds: int) -> list[float]:
 
 
 def network_report(args) -> str:
-    """Compares one evaluation with the machine's matmul rate, and the sampling loop with its evaluations."""
+    """Returns a report that compares one network evaluation with large matmuls, and the sampling loop with evaluations."""
     sampler = Sampler(Latents(64, 32, 256, grid=False), args, args.network_batch)
     matrix = jnp.ones((4096, 4096) if args.size == "XL" else (2048, 2048), args.dtype)
     product = jax.jit(jnp.matmul)

@@ -6,7 +6,7 @@
 
 `bare` decodes and crops the same files with Pillow in a loop, one process per core, without making batches. The pipeline
 makes batches of 256 px crops with as many worker processes. "Per core" is images per second of processor time, summed over
-all processes, so that other load on the machine matters little. Rounds alternate; the best of each counts.
+all processes, so that other load on the machine has little effect. Rounds alternate; the best round of each source counts.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def make_jpegs(folder: pathlib.Path, count: int) -> None:
 
 
 def make_sources(images: str, folder: pathlib.Path) -> dict[str, dict]:
-    """Writes the images as a tar and ArrayRecord too; returns the `data` section of a config for each source."""
+    """Also writes the images as a tar and as ArrayRecord; returns the `data` section of a config for each source."""
     listed = ImageFolder(images)
     with tarfile.open(folder / "images.tar", "w") as archive:
         for i in range(len(listed)):
@@ -121,7 +121,7 @@ def pipeline_speed(config: dict, size: int, count: int) -> Speed:
 
 
 def measure(images: str, size: int, processes: int, rounds: int) -> dict[str, Speed]:
-    """Returns the speed of `bare` and of every source in their rounds with the least processor time."""
+    """Returns the speed of `bare` and of every source, each in the round that took the least processor time."""
     with tempfile.TemporaryDirectory() as folder:
         listed = ImageFolder(images)
         paths = [listed[i].where for i in range(len(listed))]

@@ -1,10 +1,10 @@
 """The networks of this package in plain PyTorch, for comparing speed: SDPA, `torch.compile`, bfloat16 autocast.
 
-Modules have the published names, so that a state dict in the published layout loads as it is. Images are channels-first,
-as PyTorch's convolutions have them. Imports no jax: `benchmarks/side_by_side.py` runs this file as a process of its own,
-and sends it commands.
+Modules have the published names, so that a state dict in the published layout loads unchanged. Images are channels-first,
+as in PyTorch's convolutions. This file does not import jax: `benchmarks/side_by_side.py` runs it in a separate process, and
+sends it commands.
 
-    python benchmarks/peer_torch.py FOLDER      # serves the case in FOLDER; commands on stdin, answers on stdout
+    python benchmarks/peer_torch.py FOLDER      # serves the case in FOLDER; commands on stdin, responses on stdout
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """`[class, tokens, more]` through the blocks; `tokens` are the patches of images, or given."""
+    """Vision transformer on a class token, the patches of images or given tokens, and extra tokens."""
 
     def __init__(self, width, depth, heads, patch, grid, layer_scale=True, approximate="none"):
         super().__init__()
@@ -330,7 +330,7 @@ class Residual(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """The heads, on the features `[5, B, N, width]` of the frozen DINO."""
+    """Discriminator heads; their inputs are the features `[5, B, N, width]` of the frozen DINO."""
 
     def __init__(self, width=384):
         super().__init__()
@@ -348,7 +348,7 @@ class Discriminator(nn.Module):
 
 
 class Case:
-    """A network with its weights and inputs, and the functions that are timed: each returns a tensor."""
+    """A network with its weights and inputs, and the functions to time, each of which returns a tensor."""
 
     def __init__(self, folder: pathlib.Path):
         self.case = json.loads((folder / "case.json").read_text())
@@ -370,7 +370,7 @@ class Case:
             return {name: torch.from_numpy(arrays[name]).to(self.device) for name in arrays}
 
     def functions(self):
-        """Function by name. Modules are compiled by `__call__` of these, if at all."""
+        """Returns `(function, arguments, gradient)` by name; `Runner` compiles the functions."""
         net, x = self.network, self.inputs
         kind = self.case["kind"]
         if kind == "tokenizer":
@@ -406,7 +406,7 @@ def _discriminator(config):
 
 
 class Runner:
-    """Runs the functions of a case: eager or compiled."""
+    """Runs the functions of a case, eagerly or compiled."""
 
     def __init__(self, case: Case, *, compiled: bool):
         self.case = case
@@ -415,7 +415,7 @@ class Runner:
             self.functions[name] = (torch.compile(function) if compiled else function, arguments, gradient)
 
     def __call__(self, name):
-        """Runs a function to its end; returns the result, and with a gradient leaves it in `.grad`."""
+        """Runs a function and waits for it; returns the result. The gradient, if there is one, is then in `.grad`."""
         function, arguments, gradient = self.functions[name]
         bfloat16 = self.case.case["dtype"] == "bfloat16"
         context = torch.autocast(self.case.device, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
@@ -430,7 +430,7 @@ class Runner:
         return result
 
     def numbers(self, name):
-        """The result and, with a gradient, the norm of the gradient of all parameters and of inputs that have one."""
+        """Returns the result, and the norm of the gradient of all parameters and inputs, if there is one."""
         result = self(name).detach().float()
         found = {"result": result.cpu().numpy()}
         if self.functions[name][2]:
@@ -441,7 +441,7 @@ class Runner:
 
 
 def serve(folder: pathlib.Path) -> None:
-    """Answers commands, one JSON a line: `check NAME` saves numbers.npz, `time VARIANT NAME` gives seconds."""
+    """Serves commands, one JSON object per line: `check NAME` saves numbers.npz, `time VARIANT NAME` returns seconds."""
     if not torch.cuda.is_available():
         torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
     torch.set_float32_matmul_precision("highest")

@@ -4,8 +4,8 @@
     python benchmarks/pods.py --configs l64 --slices v5e:16x16  # some
 
 Compiles the real step with `tools.aot_compile` for `IMAGES` images per chip and parameters sharded over 16 chips: first
-without remat, then with stronger remat settings until one fits. Each result is added to `benchmarks/pods.json`, and is not
-compiled again; `benchmarks/pods.md` is its table. Needs `pip install -e '.[aot]'`.
+without remat, then with stronger remat settings until one fits. Results are added to `benchmarks/pods.json`, and are
+not computed again; `benchmarks/pods.md` is its table. Needs `pip install -e '.[aot]'`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Bytes that a chip sends per step on 8 to 4,096 chips, by mesh, and the images per chip that hide them: table and plot.
+"""Table and plot of the bytes that a chip sends per step on 8 to 4,096 chips, and of the images per chip that hide them.
 
     python benchmarks/scaling.py --config=configs/l64.py --chip=v5e --gflop=340
 
@@ -43,7 +43,7 @@ def networks_of(config: ConfigDict) -> Networks:
 
 
 def weights_of(networks: Networks, fsdp: int) -> Weights:
-    """Returns the sizes of the weights that a step communicates, sharded by the path rules over `fsdp` chips."""
+    """Returns the sizes of the weights that a step communicates when the path rules shard them over `fsdp` chips."""
     mesh = AbstractMesh((1, 1, fsdp), AXES, axis_types=(AxisType.Auto,) * 3)
     frozen = {name: count_weights(net, shardings_for(net, mesh)).sharded for name, net in networks.frozen.items()}
     trained = count_weights(networks.params, shardings_for(networks.params, mesh))

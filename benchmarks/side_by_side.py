@@ -1,14 +1,14 @@
-"""Speed of this package and of the same networks in PyTorch, in turns, as ratios.
+"""Ratios of speed between this package and the same networks in PyTorch, which take turns.
 
     python benchmarks/side_by_side.py --python=TORCH_ENVIRONMENT/bin/python                # B-64, 8 images, float32
     python benchmarks/side_by_side.py --python=... --case=sit --size=B --batch=16
     python benchmarks/side_by_side.py --python=... --case=tokenizer --config=l64 --dtype=bfloat16 --batch=128  # on a GPU
 
-The peer is `benchmarks/peer_torch.py`, in a process of its own with the interpreter `--python`, which needs torch and
-numpy. Both load the same random weights; nothing is timed before results and gradients agree. Then the two, and the
-peer's variants (eager, `torch.compile`), take turns; each waits while the other runs. The ratio is the peer's time over
-ours: above 1, ours is faster. It is printed for the fastest calls and for the median of the rounds, against the peer's
-faster variant.
+The peer is `benchmarks/peer_torch.py`, in a separate process with the interpreter `--python`, which needs torch and numpy.
+Both load the same random weights, and results and gradients must agree before anything is timed. Then this package and the
+peer's variants (eager, `torch.compile`) take turns; only one runs at a time. The ratio is the peer's time divided by ours:
+above 1, ours is faster. It is printed for the fastest calls and for the median of the rounds, against the peer's faster
+variant.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Case:
     """Networks and inputs of both sides.
 
     Attributes:
-      kind, config: what the peer makes its network from.
+      kind, config: kind of network and its config, from which the peer makes its network.
       tensors: state dict in the published layout.
       inputs: arrays by name.
       functions: `(function, arguments, gradient)` by name. With a gradient, the function returns `(result, gradients)`.

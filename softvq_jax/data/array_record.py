@@ -21,7 +21,7 @@ MAX_OPEN_SHARDS = 512  # in one process: systems commonly allow 1,024 open files
 
 @dataclasses.dataclass(frozen=True)
 class RecordedImage(source.EncodedImage):
-    """One record of a shard, of a set of `classes` classes."""
+    """One record of a shard; `classes` is the number of classes of the data set."""
 
     shard: str
     position: int
@@ -70,9 +70,10 @@ class ArrayRecordShards(source.Source):
         sizes = listing.sizes(folder)
         for name, shard in zip(self._shards, shards, strict=True):
             _check_size(name, sizes.get(shard["file"]), shard["bytes"])
-        self._copied_ahead: list[tuple[str, str]] = []  # shards in a bucket, and their SHA-256
+        self._to_copy: tuple[tuple[str, str], ...] = ()  # shards in a bucket, and their SHA-256
         if is_remote(folder):
-            self._copied_ahead = [(name, of.get("sha256", "")) for name, of in zip(self._shards, shards, strict=True)]
+            digests = (shard.get("sha256", "") for shard in shards)
+            self._to_copy = tuple(zip(self._shards, digests, strict=True))
         self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
         if not self._ends or not self._ends[-1]:
             raise ValueError(f"{path} lists no images")
@@ -85,8 +86,8 @@ class ArrayRecordShards(source.Source):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         shard = bisect.bisect_right(self._ends, i)
-        if self._copied_ahead:
-            copy_ahead(tuple(self._copied_ahead))
+        if self._to_copy:
+            copy_ahead(self._to_copy)
         return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0), len(self.class_names))
 
     def key(self, i: int) -> str:
@@ -104,7 +105,7 @@ def read_index(path: pathlib.Path) -> dict[str, Any]:
     """Reads a `dataset.json`.
 
     Raises:
-      ValueError: it is damaged, or was written by something else; says what it lacks.
+      ValueError: it is damaged, or was not written by `prepare_dataset` or `encode_latents`.
     """
     try:
         index = json.loads(path.read_bytes().decode())
@@ -121,6 +122,7 @@ def read_index(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _listed(index: Any) -> str:
+    """The first fields or items of a JSON value, for messages."""
     return f" of {', '.join(sorted(map(str, index))[:5])}" if isinstance(index, dict | list) and index else ", empty"
 
 
@@ -152,12 +154,16 @@ def read_record(shard: str, position: int) -> dict:
 
 
 @functools.cache
-def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.Ahead:
-    """Starts to copy shards, paths in a bucket and their SHA-256, to the local disk; once in a process."""
+def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.BackgroundCopies:
+    """Starts copying shards to the local disk in the background, once in a process.
+
+    Args:
+      shards: path in a bucket and SHA-256 ("" if unknown) of each shard.
+    """
     paths = [bucket_path(shard) for shard, _ in shards]
     statuses = listing.in_threads(lambda path: path.stat(), paths)
     digests = (sha256 for _, sha256 in shards)
-    return mirror.Ahead([*zip(paths, statuses, digests, strict=True)])
+    return mirror.BackgroundCopies([*zip(paths, statuses, digests, strict=True)])
 
 
 def _check_size(path, found, size):

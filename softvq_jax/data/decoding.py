@@ -127,7 +127,7 @@ def to_rgb(image: Image.Image, decoding: Decoding = DEFAULT) -> Image.Image:
     Of 16-bit gray the high byte is kept, which Pillow would clip to white.
 
     Raises:
-      ValueError: the pixels are floating-point numbers, whose range is not known.
+      ValueError: the pixels are floating-point numbers of unknown range.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not known: convert the file to 8 or 16 bits")
@@ -142,7 +142,7 @@ def to_rgb(image: Image.Image, decoding: Decoding = DEFAULT) -> Image.Image:
 
 
 def _open(encoded: bytes, decoding: Decoding) -> Image.Image:
-    with _no_limit_of_pillow():
+    with _without_pillow_limit():
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         if image.width * image.height > decoding.max_pixels:
             raise ValueError(
@@ -187,16 +187,16 @@ def _unreadable(where: str) -> Iterator[None]:
         raise UnreadableImage(where, f"{type(error).__name__}: {reason}") from None
 
 
-_limit_lock, _limit_users, _limit_of_pillow = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+_limit_lock, _limit_users, _pillow_limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
 
 
 @contextlib.contextmanager
-def _no_limit_of_pillow() -> Iterator[None]:
-    """Takes away Pillow's own limit of pixels, which is global, while any thread is inside; `max_pixels` replaces it."""
-    global _limit_users, _limit_of_pillow
+def _without_pillow_limit() -> Iterator[None]:
+    """Disables Pillow's own pixel limit, which is global, while any thread is inside; `max_pixels` replaces it."""
+    global _limit_users, _pillow_limit
     with _limit_lock:
         if not _limit_users:
-            _limit_of_pillow, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         _limit_users += 1
     try:
         yield
@@ -204,4 +204,4 @@ def _no_limit_of_pillow() -> Iterator[None]:
         with _limit_lock:
             _limit_users -= 1
             if not _limit_users:
-                Image.MAX_IMAGE_PIXELS = _limit_of_pillow
+                Image.MAX_IMAGE_PIXELS = _pillow_limit

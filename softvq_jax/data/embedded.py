@@ -107,9 +107,8 @@ def _square(left, right, height, size, rng):
 
 
 def _path(file: str) -> pathlib.Path:
-    package = importlib.util.find_spec(
-        "skimage"
-    )  # does not import scikit-image, which is slow and not needed to read files
+    # `find_spec` does not import scikit-image, which is slow and not needed to read files.
+    package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError("data.source='embedded' reads photographs of scikit-image: pip install scikit-image")
     path = pathlib.Path(package.submodule_search_locations[0], "data", file)

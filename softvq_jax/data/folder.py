@@ -1,7 +1,6 @@
-"""Image files below a folder: the only listing of them, for training and for every command."""
+"""Lists the image files below a folder, for training and for every command."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -19,9 +18,8 @@ from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
 CLASSES = ("auto", "folders", "names", "one")
 """Where the classes of a folder's images come from; see `ImageFolder`."""
-JUNK = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")  # in any case; hidden files and folders are junk too
+JUNK = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")  # lower-cased names; hidden files and folders are junk too
 OTHER_SOURCES = {".tar": "tar", ".parquet": "parquet", ".array_record": "array_record", ".tfrecord": "tfds"}
-STAT_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +34,9 @@ class ImageFile(source.EncodedImage):
             return as_path(self.where).read_bytes(), self.label
         except NotFound as error:
             raise source.UnreadableImage(self.where, str(error)) from None
-        except BucketError:  # of the server, and not of this image
+        except BucketError:  # a fault of the server, not of this image
             raise
-        except (OSError, ValueError) as error:  # ValueError: of a name with a null byte
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             reason = getattr(error, "strerror", None) or error
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {reason}") from None
 
@@ -65,7 +63,7 @@ class ImageFolder(source.Source):
             raise FileNotFoundError(f"no folder {folder!r}: data.path (or data.eval_path) must be a folder of images")
         found = walk(folder)
         if not found.images:
-            raise FileNotFoundError(f"no image in {folder!r}: {_instead(found)}")
+            raise FileNotFoundError(f"no image in {folder!r}: {_advice(found)}")
         found.warn(folder)
         if label_file:
             self._class_of = LabelFile(expand(label_file)).classes(found.images)
@@ -76,7 +74,7 @@ class ImageFolder(source.Source):
         self.renumber(names)
 
     def renumber(self, class_names: tuple[str, ...]) -> None:
-        """Numbers the classes as in `class_names`, among which all of them are."""
+        """Numbers the classes by their positions in `class_names`, which must contain all of them."""
         self.class_names = class_names
         label = {name: number for number, name in enumerate(class_names)}
         files = ((name, label[of]) for name, of in self._class_of.items())
@@ -94,10 +92,14 @@ class ImageFolder(source.Source):
 
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
-        """The number of images per class with a digest of their names and file sizes; no image is read."""
-        chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
-        with concurrent.futures.ThreadPoolExecutor(STAT_THREADS) as threads:  # network file systems are slow
-            sizes = itertools.chain.from_iterable(threads.map(self._sizes, chunks))
+        """Number of images of each class, with a digest of their names and file sizes; no image is read."""
+        if is_remote(self._folder):  # by one listing
+            folder = bucket_path(self._folder)
+            found = {str(path.relative_to(folder)): status.st_size for path, status in folder.find()}
+            sizes = [found.get(name, -1) for name, _ in self._files]
+        else:  # in threads, because network file systems are slow
+            chunks = [self._files[start : start + 1024] for start in range(0, len(self), 1024)]
+            sizes = itertools.chain.from_iterable(listing.in_threads(self._sizes, chunks))
         described = [[] for _ in self.class_names]
         for (name, label), size in zip(self._files, sizes, strict=True):
             described[label].append(f"{name} {size}")
@@ -107,15 +109,7 @@ class ImageFolder(source.Source):
     def fingerprint(self) -> str:
         return source.digest_of_fingerprints(self.part_fingerprints)
 
-    @functools.cached_property
-    def _remote_sizes(self) -> dict[str, int]:
-        """The size of each object, by one listing."""
-        folder = bucket_path(self._folder)
-        return {str(path.relative_to(folder)): status.st_size for path, status in folder.find()}
-
     def _sizes(self, files):
-        if is_remote(self._folder):
-            return [self._remote_sizes.get(name, -1) for name, _ in files]
         return [_size(os.path.join(self._folder, name)) for name, _ in files]
 
 
@@ -127,7 +121,7 @@ def _size(path):
 
 
 def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]:
-    """The name of the class of every image, "" where there is one class."""
+    """The class name of every image; "" if all are of one class."""
     inside = [name for name in images if os.sep in name]
     beside = [name for name in images if os.sep not in name]
     if classes == "auto":
@@ -140,7 +134,7 @@ def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]
             )
         classes = "folders" if inside else "one"
         if classes == "one":
-            logging_once(
+            warn_once(
                 f"{folder}: {len(images):,} images of one class, as there are no subfolders; data.classes='names' takes "
                 "the class from file names like n01440764_36.JPEG"
             )
@@ -148,7 +142,7 @@ def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]
         if not inside:
             raise ValueError(f"{folder} has no subfolders with images, which data.classes='folders' needs")
         if beside:
-            logging_once(f"{folder}: {len(beside):,} images beside the folders are left out, such as {beside[0]}")
+            warn_once(f"{folder}: {len(beside):,} images beside the folders are left out, such as {beside[0]}")
         return {name: name.split(os.sep)[0] for name in inside}
     if classes == "names":
         if without := [name for name in images if "_" not in os.path.basename(name)]:
@@ -179,11 +173,11 @@ class Listing:
     def warn(self, folder: str) -> None:
         """Logs, once in a process, what is left out."""
         if self.others:
-            logging_once(
+            warn_once(
                 f"{folder}: {_count_by_ending(self.others)} are not read; image files end in {' '.join(EXTENSIONS)}"
             )
         for name, reason in self.closed:
-            logging_once(f"{os.path.join(folder, name)} cannot be listed ({reason}): its images are left out")
+            warn_once(f"{os.path.join(folder, name)} cannot be listed ({reason}): its images are left out")
 
 
 def walk(folder: str) -> Listing:
@@ -200,9 +194,8 @@ def walk(folder: str) -> Listing:
             if not any(map(is_junk, name.split("/"))):
                 (found.images if name.lower().endswith(EXTENSIONS) else found.others).append(name)
         return found
-    waiting: list[tuple[str, tuple[str, ...]]] = [
-        ("", (os.path.realpath(folder),))
-    ]  # folders, each with the real paths of those on the way to it
+    # Folders to list, each with the real paths of the folders on the way to it.
+    waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while waiting:
         below, way = waiting.pop()
         try:
@@ -227,7 +220,7 @@ def walk(folder: str) -> Listing:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left by a system or an archiver."""
+    """Whether a file or folder of this name is hidden, or was left by an operating system or an archiver."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -253,17 +246,17 @@ def _count_by_ending(names: Sequence[str]) -> str:
     return f"{len(names):,} files ({listed}, such as {names[0]})"
 
 
-def _instead(found: Listing) -> str:
-    """What to do with a folder without images."""
+def _advice(found: Listing) -> str:
+    """The reason why a folder has no images, and advice."""
     for name in found.others:
         if (ending := os.path.splitext(name)[1].lower()) in OTHER_SOURCES:
             return f"it holds {name}: set data.source={OTHER_SOURCES[ending]!r}"
-    lies_there = f"it holds {_count_by_ending(found.others)}; " if found.others else ""
-    return f"{lies_there}expected files ending in {', '.join(EXTENSIONS)}, directly in it or in one subfolder per class"
+    contents = f"it holds {_count_by_ending(found.others)}; " if found.others else ""
+    return f"{contents}expected files ending in {', '.join(EXTENSIONS)}, directly in it or in one subfolder per class"
 
 
 @functools.cache
-def logging_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """Logs a warning once in a process; a run opens its folder for training and for evaluation."""
     logging.warning("%s", text)
 
@@ -284,11 +277,11 @@ def list_images(name: str) -> list[str]:
     if listing.is_file(name):
         return [name]
     found = [name] if listing.is_dir(name) else listing.glob(name)
-    # A request for each of the images that match in a bucket would take minutes.
-    sure = set(found) if not is_remote(name) else {path for path in found if not path.lower().endswith(EXTENSIONS)}
-    folders = {path for path in sure if listing.is_dir(path)}
+    # In a bucket, a request for each match would take minutes. So a match with the ending of an image is taken for a file.
+    unsure = set(found) if not is_remote(name) else {path for path in found if not path.lower().endswith(EXTENSIONS)}
+    folders = {path for path in unsure if listing.is_dir(path)}
     files = [
-        path for path in found if (path not in sure or listing.is_file(path)) and not is_junk(os.path.basename(path))
+        path for path in found if (path not in unsure or listing.is_file(path)) and not is_junk(os.path.basename(path))
     ]
     matched = [path for path in files if path.lower().endswith(EXTENSIONS)]
     listed = {folder: walk(folder) for folder in found if folder in folders}
@@ -298,5 +291,5 @@ def list_images(name: str) -> list[str]:
     for folder, inside in listed.items():
         inside.warn(folder)
     if left_out := sorted({*files} - {*matched}):
-        logging_once(f"{name}: {_count_by_ending(left_out)} are not read; image files end in {' '.join(EXTENSIONS)}")
+        warn_once(f"{name}: {_count_by_ending(left_out)} are not read; image files end in {' '.join(EXTENSIONS)}")
     return paths

@@ -1,4 +1,4 @@
-"""Files that name the class of every image, such as those of ImageNet's validation images, which lie in one folder."""
+"""Reads files that give the class of every image, as for ImageNet's validation images, which are all in one folder."""
 
 import csv
 import os
@@ -17,11 +17,11 @@ class LabelFile:
 
     A line is the image's file name and its class, separated by a space, tab or comma: `LOC_val_solution.csv`, or Caffe's
     `val.txt`. Or it is only a class, in the order of the sorted file names: `imagenet_2012_validation_synset_labels.txt`.
-    Names may lack their folders and their endings; a class is a name or a number.
+    Names may be without folder and ending; a class is a name or a number.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is the development kit's, whose numbers have an order of their own; or it is not such a file.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file has another form; or it is the development kit's, which numbers the classes in another order.
     """
 
     def __init__(self, path: str):
@@ -44,14 +44,14 @@ class LabelFile:
             raise ValueError(f"{path} is empty: expected a line with name and class for each image")
 
     def classes(self, images: Sequence[str]) -> dict[str, str]:
-        """The class of every image.
+        """Returns the class of every image, by path.
 
         Args:
-          images: paths of images, sorted.
+          images: sorted paths of images.
 
         Raises:
-          ValueError: an image has no line, or lines of different classes; a class is empty or negative; or the number of
-            lines without names is another.
+          ValueError: an image has no line, or lines with different classes; a class is empty or negative; or the file has
+            no names, and the number of its lines is not that of the images.
         """
         if all(len(words) == 1 for words in self._words):
             if len(self._words) != len(images):
@@ -61,18 +61,18 @@ class LabelFile:
         for words in self._words:
             if len(words) < 2:
                 raise ValueError(f"{self._path}: {words[0]!r:.100} has no class")
-            of = self._class(words[1])
+            label = self._class(words[1])
             for name in {words[0], os.path.splitext(words[0])[0]}:
-                known.setdefault(name, set()).add(of)
+                known.setdefault(name, set()).add(label)
         found, missing = {}, []
         for name in images:
             stem = os.path.splitext(name)[0]
             spellings = (name, stem, os.path.basename(name), os.path.basename(stem))
-            of = next((known[spelling] for spelling in spellings if spelling in known), set())
-            if len(of) > 1:
-                raise ValueError(f"{self._path} gives {name} several classes: {', '.join(sorted(of)[:4])}")
-            missing += [] if of else [name]
-            found[name] = next(iter(of), "")
+            labels = next((known[spelling] for spelling in spellings if spelling in known), set())
+            if len(labels) > 1:
+                raise ValueError(f"{self._path} gives {name} several classes: {', '.join(sorted(labels)[:4])}")
+            missing += [] if labels else [name]
+            found[name] = next(iter(labels), "")
         if missing:
             raise ValueError(f"{self._path} has no line for {missing[0]} and {len(missing) - 1:,} other images")
         return found
@@ -84,7 +84,7 @@ class LabelFile:
 
 
 def class_names(classes: Iterable[str]) -> tuple[str, ...]:
-    """The names of all classes by label: numbers from 0 on if all are numbers, else the sorted names."""
+    """Returns the class names, by label: all numbers up to the largest if all are numbers, else the sorted names."""
     present = set(classes)
     if all(name.isdecimal() for name in present) and (last := max(map(int, present))) < MAX_CLASSES:
         return tuple(map(str, range(last + 1)))

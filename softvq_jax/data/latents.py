@@ -1,7 +1,7 @@
 """Reads the latents that `tools.encode_latents` writes, to train generators.
 
-A record holds `latents`, float32 `[2, L, D]`, of a crop and of its mirror image, or `indices`, int32 `[2, L]`, the codes of
-a discrete tokenizer; and `label`. Training uses one of the two, chosen by the seed and the global sample index.
+A record holds a `label`, and for a crop and its mirror image either `latents`, float32 `[2, L, D]`, or the `indices` of a
+discrete tokenizer, int32 `[2, L]`. Training uses the crop or its mirror image, chosen by seed and global sample index.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.storage.paths import as_path, expand
 
 SECTION = LATENTS
-OF_CHANNELS = ("channel_means", "channel_stds")
-_OF_INDICES = ("codebook_size", "num_codebooks")
+_CHANNEL_FIELDS = ("channel_means", "channel_stds")
+_INDEX_FIELDS = ("codebook_size", "num_codebooks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class LatentsInfo:
       num_tokens, channels: `L` and `D`.
       image_size: side of the crops in pixels.
       mean, std: mean and standard deviation of all values.
-      channel_means, channel_stds: those of the values of each channel; empty in folders of older versions.
+      channel_means, channel_stds: mean and standard deviation of each channel; empty in folders of older versions.
       count: number of crops, without mirror images.
-      codebook_size, num_codebooks: `K` and `C` of stored indices, whose mean and standard deviation are not used; 0 for
-        latents.
+      codebook_size, num_codebooks: `K` and `C` of stored indices, 0 for latents. The mean and the standard deviation of
+        indices are not used.
     """
 
     tokenizer: str
@@ -57,13 +57,13 @@ class LatentsInfo:
         return self.codebook_size > 0
 
     def to_fields(self) -> dict[str, Any]:
-        """Returns the section of `dataset.json`; that of latents has no codebook."""
-        return {name: value for name, value in vars(self).items() if self.discrete or name not in _OF_INDICES}
+        """Returns the section of `dataset.json`; without the fields of a codebook unless `discrete`."""
+        return {name: value for name, value in vars(self).items() if self.discrete or name not in _INDEX_FIELDS}
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedLatents:
-    """One record of a shard, of a set of `classes` classes."""
+    """One record of a shard; `classes` is the number of classes of the data set."""
 
     shard: str
     position: int
@@ -128,15 +128,15 @@ def read_info(folder: str | os.PathLike) -> LatentsInfo:
             "images again"
         )
     values: dict[str, Any] = {field.name: section[field.name] for field in fields if field.name in section}
-    values |= {name: tuple(values[name]) for name in OF_CHANNELS if name in values}
+    values |= {name: tuple(values[name]) for name in _CHANNEL_FIELDS if name in values}
     return LatentsInfo(**values)
 
 
 def _fits(section, field):
-    if isinstance(section, dict) and field.name in _OF_INDICES and not any(name in section for name in _OF_INDICES):
+    if isinstance(section, dict) and field.name in _INDEX_FIELDS and not any(name in section for name in _INDEX_FIELDS):
         return True  # a folder of latents
     value = section.get(field.name) if isinstance(section, dict) else None
-    if field.name in OF_CHANNELS:
+    if field.name in _CHANNEL_FIELDS:
         positive = field.name == "channel_stds"
         return not value or _are_finite(value, section.get("channels"), positive)
     if field.type is str:
@@ -154,7 +154,7 @@ def _are_finite(values, count, positive):
 
 
 def training(seed: int) -> Read:
-    """Returns a function that reads the latents of the crop or its mirror image, by `seed` and global sample index."""
+    """Returns a function that reads the latents of the crop or its mirror image, chosen by `seed` and sample index."""
     return functools.partial(read_each, make=functools.partial(_either_flip, seed=seed))
 
 

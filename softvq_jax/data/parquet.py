@@ -1,7 +1,7 @@
 """Parquet files of images, as the Hugging Face Hub stores image sets: a column of encoded images, and one of classes.
 
-Parquet is made for reading in order: an image is read with all of its row group, of which each process keeps a few. For
-many epochs over a large set, `tools.prepare_dataset --source=parquet` writes the faster ArrayRecord.
+Parquet is made for sequential reading: reading an image reads its whole row group, and each process keeps a few row groups.
+For many epochs over a large data set, `tools.prepare_dataset --source=parquet` writes ArrayRecord, which is faster.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from softvq_jax.storage import listing
 from softvq_jax.storage.buckets import file_system
 from softvq_jax.storage.paths import expand, is_remote
 
-IMAGES = ("image", "img", "jpg", "png", "webp", "picture")  # names of columns, the first that is there
+IMAGES = ("image", "img", "jpg", "png", "webp", "picture")  # column names; the first that exists is used
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 KEPT_GROUPS = 16  # row groups in memory, in each process
 
@@ -57,7 +57,8 @@ class ParquetShards(source.Source):
     """All images of Parquet files, in order.
 
     Args:
-      path: a file, a folder of them (also below it, as the Hub's `data/`), or a pattern such as `data/train-*.parquet`.
+      path: a file; a folder of files, or one that has them in a subfolder `data`, as on the Hub; or a pattern such as
+        `data/train-*.parquet`.
 
     Raises:
       ModuleNotFoundError: the `hf` extra is not installed.
@@ -100,7 +101,7 @@ class ParquetShards(source.Source):
         return str(i)
 
     def renumber(self, class_names: tuple[str, ...]) -> None:
-        """Numbers the classes as in `class_names`, among which all of them are."""
+        """Numbers the classes by their positions in `class_names`, which must contain all of them."""
         order = {name: number for number, name in enumerate(class_names)}
         self._labels = np.array([order.get(name, -1) for name in self.class_names])[self._labels]
         self.class_names = class_names
@@ -121,14 +122,14 @@ class _Shard:
             parquet = _open(file)
         schema = parquet.schema_arrow
         features = _features(schema.metadata)
-        images = [name for name, of in features.items() if isinstance(of, dict) and of.get("_type") == "Image"]
+        images = [name for name, value in features.items() if isinstance(value, dict) and value.get("_type") == "Image"]
         image = next((name for name in (*images, *IMAGES) if name in schema.names), None)
         if image is None:
             raise ValueError(f"{file} has the columns {', '.join(schema.names)}; expected images in one of {IMAGES}")
         self.image: str = image
         self.label = next((name for name in LABELS if name in schema.names), None)
-        of = features.get(self.label or "")
-        self.names = tuple(of.get("names") or ()) if isinstance(of, dict) else ()
+        feature = features.get(self.label or "")
+        self.names = tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
         self.groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         rows = sum(self.groups)
         with _reading(file):
@@ -139,7 +140,7 @@ class _Shard:
 
 @contextlib.contextmanager
 def _reading(file: str) -> Iterator[None]:
-    """Turns pyarrow's errors for damaged files, which are of many types, into a ValueError that names the file."""
+    """Converts pyarrow's errors for damaged files, which have many types, to a ValueError that names the file."""
     try:
         yield
     except (FileNotFoundError, PermissionError, ImportError):
@@ -171,7 +172,7 @@ def _numbered(labels: np.ndarray, names: tuple[str, ...], path: str) -> tuple[np
 
 
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
-    """The features that Hugging Face's `datasets` writes into a file, by column; none without them."""
+    """The features that Hugging Face's `datasets` writes into a file, by column; empty if there are none."""
     try:
         return json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
@@ -184,7 +185,7 @@ def _group(file: str, column: str, group: int):
 
 
 def _open(file: str, **options):
-    """Opens a file; pages that were written with a checksum are checked when they are read."""
+    """Opens a file; checksums of pages, where the file has them, are checked when the pages are read."""
     if is_remote(file):  # by ranges
         opened = file_system(file.partition("://")[0]).open(file, "rb")
         return _parquet().ParquetFile(opened, page_checksum_verification=True)

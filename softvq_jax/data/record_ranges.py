@@ -1,10 +1,14 @@
-"""Reads records of ArrayRecord shards in a bucket: each record by one range, or from a local copy once there is one.
+"""Reads records of ArrayRecord shards in a bucket: each record by one range request, or from a local copy if there is one.
 
-The library reads local files only. A shard is a Riegeli file, whose format this follows: blocks of 64 KiB, each after a
-header of 24 bytes; in them chunks, each a header of 40 bytes (hash, size of the data, hash of the data, kind and number of
-records, decoded size) and its data; the last block holds the position of the chunk that lists all others. Chunks are read
-that hold uncompressed records, as `tools.prepare_dataset` and `tools.encode_latents` write them; a shard with others is
-copied. The checksum of a record is checked where it is decoded.
+The `array_record` library reads only local files. A shard is a Riegeli file:
+
+- blocks of 64 KiB, each beginning with a header of 24 bytes;
+- in the blocks, chunks: a header of 40 bytes (hash, size of the data, hash of the data, kind and number of records, decoded
+  size), then the data;
+- in the last block, the position of the chunk that lists all others.
+
+Only chunks of uncompressed records are read here, as `tools.prepare_dataset` and `tools.encode_latents` write them. Shards
+with other chunks are copied to the local disk. `records.decode` checks the checksum of each record.
 """
 
 import struct
@@ -13,52 +17,53 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from softvq_jax.storage import mirror
-from softvq_jax.storage.bucket_errors import naming
+from softvq_jax.storage.bucket_errors import translating
 from softvq_jax.storage.buckets import BucketPath
 from softvq_jax.storage.paths import bucket_path
 
 BLOCK, BLOCK_HEADER = 1 << 16, 24
 CHUNK_HEADER = struct.Struct("<QQQQQ")
 SIMPLE, UNCOMPRESSED = ord("r"), 0
-MAGIC = 0x71930E704FDAE05E  # of the last record of a shard
-LOOK_SECONDS = 20.0  # between two looks whether a shard has been copied
+MAGIC = 0x71930E704FDAE05E  # in the last record of a shard
+CHECK_SECONDS = 20.0  # between two checks for a local copy
 
 
 class Compressed(ValueError):
-    """A shard whose records cannot be read by ranges."""
+    """The records of a shard cannot be read by ranges."""
 
 
 class BucketShard:
     """One shard in a bucket, with the method `read` of the library's reader.
 
     Raises:
-      FileNotFoundError: there is no such object.
+      FileNotFoundError: the object does not exist.
       RuntimeError: it is not an ArrayRecord file, or is damaged.
     """
 
     def __init__(self, path: str):
-        found = bucket_path(path)
-        self._path, self._local, self._looked = found, None, 0.0
-        self._status = found.stat()
-        self._copy = mirror.copy_of(found, self._status)
-        if self._copied():
+        self._path = bucket_path(path)
+        self._local: Any = None  # the library's reader of the local copy
+        self._checked_at = 0.0  # when the local copy was last looked for; 0 for never
+        status = self._path.stat()
+        self._copy = mirror.copy_of(self._path, status)
+        if self._open_copy():
             return
         try:
-            self._offsets = read_offsets(found, self._status.st_size)
+            self._offsets = read_offsets(self._path, status.st_size)
         except Compressed:
-            mirror.local_file(found)
-            self._looked = 0.0
-            self._copied()
+            mirror.local_file(self._path)
+            self._checked_at = 0.0
+            self._open_copy()
 
     def read(self, positions: Sequence[int]) -> list[bytes]:
         """Returns the records at positions.
 
         Raises:
-          IndexError: there is no such record.
+          IndexError: a position is not in the shard.
           RuntimeError: the shard is damaged.
         """
-        if self._local is not None or self._copied():
-            return self._local.read(positions)  # type: ignore[union-attr]
+        if self._open_copy():
+            return self._local.read(positions)
         return [self._read_one(position) for position in positions]
 
     def _read_one(self, position):
@@ -68,21 +73,21 @@ class BucketShard:
         (record,) = chunk_records(self._path.read_range(start, stop), start, str(self._path))
         return record
 
-    def _copied(self) -> bool:
-        """Opens the local copy where there is one."""
+    def _open_copy(self) -> bool:
+        """Opens the local copy if it exists; returns whether it is open."""
         now = time.monotonic()
-        if self._local is None and (not self._looked or now - self._looked > LOOK_SECONDS):
-            self._looked = now
+        if self._local is None and (not self._checked_at or now - self._checked_at > CHECK_SECONDS):
+            self._checked_at = now
             if self._copy.exists():
                 from array_record.python.array_record_module import ArrayRecordReader
 
-                with naming(str(self._path), "read"):
+                with translating(str(self._path), "read"):
                     self._local = ArrayRecordReader(str(self._copy), "readahead_buffer_size:0")
         return self._local is not None
 
 
 def read_offsets(path: BucketPath, size: int) -> list[int]:
-    """Returns where each record of a shard begins, and where the last one ends, by two requests.
+    """Returns the position at which each record of a shard begins, and the end of the last one, by three requests.
 
     Raises:
       Compressed: the records are compressed, or several are in one chunk.
@@ -103,7 +108,7 @@ def read_offsets(path: BucketPath, size: int) -> list[int]:
     if offsets != sorted(offsets):
         raise RuntimeError(f"{path}: its list of records is damaged")
     if len(offsets) > 1:
-        chunk_records(path.read_range(offsets[0], offsets[1]), offsets[0], str(path))  # raises if it is compressed
+        chunk_records(path.read_range(offsets[0], offsets[1]), offsets[0], str(path))  # raises Compressed
     return offsets
 
 
@@ -111,12 +116,12 @@ def chunk_records(content: bytes, start: int, source: str) -> list[bytes]:
     """Returns the records of a chunk.
 
     Args:
-      content: of the file, from the beginning of the chunk on.
-      start: where in the file the chunk begins.
-      source: the file, for messages.
+      content: bytes of the file, from the beginning of the chunk on.
+      start: position of the chunk in the file.
+      source: the file's path, for messages.
 
     Raises:
-      Compressed: they are compressed.
+      Compressed: the records are compressed.
       RuntimeError: the chunk is damaged.
     """
     data = _without_block_headers(content, start)
@@ -154,7 +159,7 @@ def _without_block_headers(content: bytes, start: int) -> bytes:
 
 
 def _varint(data: Any, position: int) -> tuple[int, int]:
-    """A base-128 number, and the position behind it."""
+    """Reads a base-128 number; returns it and the position after it."""
     value = shift = 0
     while True:
         if position >= len(data) or shift > 63:
@@ -168,7 +173,7 @@ def _varint(data: Any, position: int) -> tuple[int, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int]]:
-    """The integer fields of a protocol buffer."""
+    """Yields number and value of the integer fields of a protocol buffer."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

@@ -22,7 +22,7 @@ from softvq_jax.data.decoding import DEFAULT, Decoding, UnreadableImage, decode,
 
 IMAGE_KEYS = ("image", "img", "jpg", "png", "webp", "pixel_values", 0)
 LABEL_KEYS = ("label", "labels", "fine_label", "class", "cls", "target", 1)
-MAX_SCANNED = 10_000  # items whose labels are read to find the classes, as each read may decode an image
+MAX_SCANNED = 10_000  # items read to find the classes; reading a label may decode the image
 CHECKED_ITEMS = 32  # spread over the sequence, which its fingerprint covers
 
 Items = Any
@@ -38,8 +38,8 @@ class Opener:
     """Opens a sequence once in each process.
 
     Attributes:
-      name: for messages.
-      open: returns the sequence; worker processes receive it by pickle, so that it must be a function of a module.
+      name: name of the sequence, for messages.
+      open: returns the sequence; it is pickled for worker processes, so it must be a function at module level.
     """
 
     name: str
@@ -52,7 +52,7 @@ class SequenceItem:
 
     opener: Opener
     index: int
-    names: tuple[str, ...] | None  # to number labels that are text
+    names: tuple[str, ...] | None  # class names, if labels are strings
 
     @property
     def where(self) -> str:
@@ -65,7 +65,7 @@ class SequenceItem:
             return as_image(image, self.where, decoding), _number(label, self.names)
         except UnreadableImage:
             raise
-        except Exception as error:  # code of a user, which may raise anything for an image that it cannot read
+        except Exception as error:  # a user's code may raise anything for an unreadable image
             raise UnreadableImage(self.where, f"{type(error).__name__}: {error}") from None
 
 
@@ -75,8 +75,8 @@ class SequenceSource(source.Source):
     Args:
       items: the sequence, or a function without arguments that returns it; see `Items`. Reading processes
         (`data.num_workers` > 0) need a function that can be pickled, and call it once each.
-      class_names: by label; default: those of the sequence (`classes`, or `features["label"].names`), else numbers.
-      name: for messages.
+      class_names: names by label; default: those of the sequence (`classes`, or `features["label"].names`), else numbers.
+      name: name of the source, for messages.
 
     Raises:
       TypeError: it has no length or cannot be indexed.
@@ -124,7 +124,7 @@ class SequenceSource(source.Source):
         return str(i)
 
     def check_workers(self) -> None:
-        """Raises ValueError if reading processes cannot open the sequence."""
+        """Raises ValueError if worker processes cannot open the sequence."""
         try:
             pickle.dumps(self._opener)
         except (ValueError, TypeError, AttributeError, pickle.PicklingError) as error:
@@ -132,7 +132,7 @@ class SequenceSource(source.Source):
 
     @functools.cached_property
     def part_fingerprints(self) -> dict[str, str]:
-        """A digest of the length, of the classes, and of the pixels of a few items."""
+        """The length, and a digest of the class names and of the pixels of a few items."""
         own = getattr(self._sequence, "_fingerprint", None)  # of Hugging Face datasets
         if own:
             return {self._name: f"{self._length}-{own}"}
@@ -150,7 +150,7 @@ class SequenceSource(source.Source):
         return f"{label} {image.size} {source.digest([image.tobytes().hex()], 16)}"
 
     def _classes(self, given: Sequence[str] | None, first: Any) -> tuple[tuple[str, ...], bool]:
-        """The names of the classes, and whether labels are names."""
+        """The class names, and whether labels are strings."""
         text = isinstance(first, str)
         if given is not None:
             return tuple(map(str, given)), text
@@ -158,7 +158,7 @@ class SequenceSource(source.Source):
             return ("",), False
         whole = self._sequence
         while not hasattr(whole, "classes") and hasattr(whole, "dataset"):
-            whole = whole.dataset  # of a torch Subset, whose labels are those of the whole
+            whole = whole.dataset  # a torch Subset has the labels of its data set
         names = getattr(whole, "classes", None)
         features = getattr(self._sequence, "features", None)
         if names is None and isinstance(features, Mapping):
@@ -180,10 +180,10 @@ class SequenceSource(source.Source):
 
 
 def import_source(path: str) -> Callable[[], Any]:
-    """The function that `package.module:function` names.
+    """Imports the function `package.module:function`.
 
     Raises:
-      ValueError: there is no such function.
+      ValueError: the function does not exist.
     """
     module, colon, name = path.partition(":")
     try:
@@ -197,7 +197,7 @@ def import_source(path: str) -> Callable[[], Any]:
 
 
 def image_and_label(item: Any) -> tuple[Any, Any]:
-    """The image and the label of an item; the label is None where it has none."""
+    """Returns the image and the label of an item; the label is None if there is none."""
     if isinstance(item, Mapping):
         image = next((item[key] for key in IMAGE_KEYS if key in item), None)
         if image is None:
@@ -209,10 +209,10 @@ def image_and_label(item: Any) -> tuple[Any, Any]:
 
 
 def as_image(image: Any, where: str, decoding: Decoding = DEFAULT) -> Image.Image:
-    """Any form of an image as 8-bit RGB, turned upright and blended as `decoding` says.
+    """Converts any form of an image to 8-bit RGB, turned upright and blended as `decoding` says.
 
     Raises:
-      TypeError, ValueError: it is not an image of a known form.
+      TypeError, ValueError: the form of the image is not known.
       UnreadableImage: encoded bytes cannot be decoded.
     """
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):  # Hugging Face, not decoded
@@ -255,7 +255,7 @@ def _number(label: Any, names: tuple[str, ...] | None) -> int:
 
 
 class _Held:
-    """Stands for a sequence that only this process holds."""
+    """Opener of a sequence that exists only in this process, so that it cannot be pickled."""
 
     def __init__(self, sequence):
         self._sequence = sequence
@@ -270,7 +270,7 @@ class _Held:
         )
 
 
-_OPENED: dict[Callable, Any] = {}  # the sequences of this process, by what opened them
+_OPENED: dict[Callable, Any] = {}  # the open sequences of this process, by `Opener.open`
 
 
 def _opened(opener: Opener) -> Any:

@@ -1,4 +1,4 @@
-"""Where the index of a tar shard is kept: in the user's cache, and of a shard in a bucket also beside it.
+"""Keeps the indexes of tar shards: in the user's cache folder, and for shards in a bucket also in the bucket.
 
 So the first host that reads a bucket makes the indexes, and the others find them. Each host begins with another shard, so
 that hosts that start at the same time share the work.
@@ -6,6 +6,7 @@ that hosts that start at the same time share the work.
 
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -26,24 +27,24 @@ Index = TypeVar("Index")
 
 
 def indexes(
-    shards: Sequence[str], version: int, make: Callable[[str], Index], to_arrays: Callable, of_arrays: Callable
+    shards: Sequence[str], version: int, make: Callable[[str], Index], to_arrays: Callable, from_arrays: Callable
 ) -> list[Index]:
-    """Returns the index of each shard, from the cache or made now.
+    """Returns the index of each shard, from a cache or newly made.
 
     Args:
-      shards: the files.
-      version: of the form of an index; older ones are made again.
+      shards: paths of the shards.
+      version: version of the index format; indexes of other versions are made again.
       make: makes the index of a shard.
-      to_arrays: the index as arrays by name.
-      of_arrays: `(arrays, size of the shard) -> index`; raises ValueError for arrays that are not those of an index.
+      to_arrays: `index -> arrays by name`.
+      from_arrays: `(arrays, size of the shard) -> index`; raises ValueError for arrays that are not an index.
     """
     found, began = {}, time.monotonic()
-    turn = int(hashlib.sha256(f"{socket.gethostname()}{os.getpid()}".encode()).hexdigest(), 16) % max(len(shards), 1)
+    start = int(hashlib.sha256(f"{socket.gethostname()}{os.getpid()}".encode()).hexdigest(), 16) % max(len(shards), 1)
     remote = any(map(is_remote, shards))
-    ordered = [*shards[turn:], *shards[:turn]] if remote else shards
-    one = lambda shard: (shard, _index(shard, version, make, to_arrays, of_arrays))  # noqa: E731
+    ordered = [*shards[start:], *shards[:start]] if remote else shards
+    find = functools.partial(_index, version=version, make=make, to_arrays=to_arrays, from_arrays=from_arrays)
     with concurrent.futures.ThreadPoolExecutor(listing.THREADS if remote else 1) as threads:
-        for number, (shard, index) in enumerate(threads.map(one, ordered), 1):
+        for number, (shard, index) in enumerate(zip(ordered, threads.map(find, ordered), strict=True), 1):
             found[shard] = index
             if time.monotonic() - began > 10:
                 began = time.monotonic()
@@ -51,7 +52,8 @@ def indexes(
     return [found[shard] for shard in shards]
 
 
-def _index(shard, version, make, to_arrays, of_arrays):
+def _index(shard, *, version, make, to_arrays, from_arrays):
+    """The index of a shard: from the cache folder, else from the bucket, else newly made and written to both."""
     size, identity = _status(shard)
     key = hashlib.sha256(f"{version}\0{identity}".encode()).hexdigest()[:32]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
@@ -62,7 +64,7 @@ def _index(shard, version, make, to_arrays, of_arrays):
         if place.exists():
             try:
                 with np.load(io.BytesIO(place.read_bytes())) as arrays:
-                    index = of_arrays(arrays, size)
+                    index = from_arrays(arrays, size)
             except Exception as error:  # NumPy and zipfile raise many types for damaged files
                 logging.warning("the cached index %s of %s is damaged (%s); it is made again", place, shard, error)
             else:
@@ -80,7 +82,7 @@ def _index(shard, version, make, to_arrays, of_arrays):
 
 
 def _status(shard: str) -> tuple[int, str]:
-    """The size of a shard, and a text that changes with it."""
+    """The size of a shard, and a string that changes with its content."""
     if is_remote(shard):
         status = bucket_path(shard).stat()
         return status.st_size, f"{shard}\0{status.st_size}\0{status.version}"

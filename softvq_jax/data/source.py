@@ -118,8 +118,6 @@ def digest_of_file(path: str) -> str:
 
 
 def digests_of_files(paths: Sequence[str]) -> dict[str, str]:
-    """Returns `digest_of_file` of each file by its name; of files in a bucket, several at a time."""
-    found = (
-        listing.in_threads(digest_of_file, list(paths)) if any(map(is_remote, paths)) else map(digest_of_file, paths)
-    )
-    return {os.path.basename(path): digest for path, digest in zip(paths, found, strict=True)}
+    """Returns `digest_of_file` of each file, by its name without folders; reads files in a bucket in threads."""
+    found = listing.in_threads(digest_of_file, paths) if any(map(is_remote, paths)) else map(digest_of_file, paths)
+    return {os.path.basename(path): file_digest for path, file_digest in zip(paths, found, strict=True)}

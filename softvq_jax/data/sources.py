@@ -9,7 +9,7 @@ import numpy as np
 from softvq_jax.data import source
 from softvq_jax.data.array_record import ArrayRecordShards
 from softvq_jax.data.embedded import EmbeddedPhotographs, HeldOutPhotographs
-from softvq_jax.data.folder import ImageFolder, logging_once
+from softvq_jax.data.folder import ImageFolder, warn_once
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.parquet import ParquetShards
 from softvq_jax.data.sequence import SequenceSource, import_source
@@ -53,16 +53,16 @@ class Subset(source.Source):
 
 
 def open_source(config: Mapping, path: str, label_file: str = "") -> source.Source:
-    """Opens the images at `path` as `data.source` and `data.classes` of the config say.
+    """Opens the images at `path` as the source `config["source"]`.
 
     Args:
-      config: a `data` section, of which `source` is needed.
-      path: of the images, in the form that the source expects.
-      label_file: a file with the class of each image, for a folder; see `labels.LabelFile`.
+      config: a `data` section; only `source` is required, and `classes` is used for a folder.
+      path: path of the images, in the form that the source expects.
+      label_file: path of a file with the class of each image, for a folder; see `labels.LabelFile`.
 
     Raises:
       FileNotFoundError: there are no images.
-      ValueError: they are not of this kind, or cannot be read so.
+      ValueError: the images have another layout than the source expects.
     """
     kind = config["source"]
     if kind == "folder":
@@ -100,7 +100,7 @@ def held_out_source(
       config: a `data` section.
       image_size: side of the crops in pixels, None for latents; the embedded held-out squares depend on it.
       given: the source that was given to `training_source`.
-      training: the training images, whose classes number those of `data.eval_path`.
+      training: the training images; the classes of `data.eval_path` get the same numbers.
     """
     if given is None:
         _check(config)
@@ -118,19 +118,19 @@ def held_out_source(
 
 
 def as_source(given: Any) -> source.Source:
-    """A source as it is; a Python sequence, or a function that returns one, as a `SequenceSource`."""
+    """Returns a source unchanged; wraps a Python sequence, or a function that returns one, in a `SequenceSource`."""
     return given if hasattr(given, "class_names") and hasattr(given, "fingerprint") else SequenceSource(given)
 
 
 def number_as(held_out: source.Source, class_names: tuple[str, ...]) -> None:
-    """Gives the classes of the held-out images the numbers that they have in training, by their names."""
+    """Numbers the classes of the held-out images as in training, by their names."""
     if held_out.class_names == class_names:
         return
     unknown = sorted(set(held_out.class_names) - set(class_names))
     if not unknown and hasattr(held_out, "renumber"):
         held_out.renumber(class_names)  # type: ignore[attr-defined]
     elif held_out.class_names != class_names[: len(held_out.class_names)]:
-        logging_once(
+        warn_once(
             f"the classes of data.eval_path are not those of data.path (such as {(unknown or held_out.class_names)[0]!r}): "
             "labels of held-out images mean something else than in training"
         )

@@ -24,7 +24,7 @@ import numpy as np
 
 from softvq_jax.data import shard_indexes, source
 from softvq_jax.data.decoding import EXTENSIONS
-from softvq_jax.data.folder import is_junk, logging_once
+from softvq_jax.data.folder import is_junk, warn_once
 from softvq_jax.data.labels import MAX_CLASSES
 from softvq_jax.storage import listing
 from softvq_jax.storage.bucket_errors import BucketError
@@ -32,10 +32,10 @@ from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
-OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # which no reader here takes
+OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # formats that are not decoded here
 MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
-MOST_TEXT = 1 << 24  # bytes of a .cls or .json that are read
-INDEX_VERSION = 2  # of what the index holds; older ones in the cache are made again
+MAX_TEXT = 1 << 24  # bytes read of a .cls or .json
+INDEX_VERSION = 2  # of the index format; cached indexes of other versions are made again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TarMember(source.EncodedImage):
                 return bucket_path(self.shard).read_range(self.offset, self.offset + self.size), self.label
             file = _open(self.shard)  # keep a reference: the cache may drop the file meanwhile
             return os.pread(file.fileno(), self.size, self.offset), self.label
-        except BucketError:  # of the server, and not of this image
+        except BucketError:  # a fault of the server, not of this image
             raise
         except OSError as error:
             raise source.UnreadableImage(self.where, f"{type(error).__name__}: {error.strerror}") from None
@@ -104,10 +104,10 @@ class TarShards(source.Source):
             )
         self._labels, self.class_names = _numbered(classes) if filled[0].numbered else _named(classes)
         if self.class_names == ("",):
-            logging_once(f"{path}: {len(self):,} images without labels (no .cls, no .json with a label, no folders)")
+            warn_once(f"{path}: {len(self):,} images without labels (no .cls, no .json with a label, no folders)")
 
     def renumber(self, class_names: tuple[str, ...]) -> None:
-        """Numbers the classes as in `class_names`, among which all of them are."""
+        """Numbers the classes by their positions in `class_names`, which must contain all of them."""
         order = {name: number for number, name in enumerate(class_names)}
         new = np.array([order.get(name, -1) for name in self.class_names])  # -1: a number without images
         self._labels, self.class_names = new[self._labels], class_names
@@ -152,7 +152,7 @@ def _indexes(shards: list[str]) -> list[Index]:
 
 
 def _checked(index: Index, size: int) -> Index:
-    """Returns an index that has the form of what `_index` makes for a shard of `size` bytes; else raises ValueError."""
+    """Returns the index; raises ValueError if `_index` cannot have made its arrays for a shard of `size` bytes."""
     rows, kinds = index.offsets.shape, {"names": "S", "offsets": "i", "sizes": "i", "classes": "S", "numbered": "b"}
     fits = (
         all(getattr(index, name).dtype.kind == kind for name, kind in kinds.items())
@@ -181,10 +181,10 @@ def _index(shard: str) -> Index:
                 continue
             extension = os.path.splitext(name)[1]
             if extension.lower() == ".cls":
-                content = _read_at(file, min(size, MOST_TEXT), offset)
+                content = _read_at(file, min(size, MAX_TEXT), offset)
                 numbers.add(name, _class_number(content, shard, name))
             elif extension.lower() == ".json":
-                label = _label_in_json(_read_at(file, min(size, MOST_TEXT), offset), shard, name)
+                label = _label_in_json(_read_at(file, min(size, MAX_TEXT), offset), shard, name)
                 if label is not None:
                     documents.add(name, label)
             elif extension.lower() in EXTENSIONS:
@@ -192,7 +192,7 @@ def _index(shard: str) -> Index:
             elif extension.lower() in OTHER_IMAGES:
                 not_read.append(name)
     if not_read:
-        logging_once(f"{shard}: {len(not_read):,} images of other formats are not read, such as {not_read[0]}")
+        warn_once(f"{shard}: {len(not_read):,} images of other formats are not read, such as {not_read[0]}")
     labels = numbers if len(numbers) else documents
     if len(labels):
         found = [labels.of(name) for name, *_ in images]
@@ -212,7 +212,7 @@ def _index(shard: str) -> Index:
 
 
 class Labels:
-    """Labels of a shard by the names of the files that hold them, to be found by the names of images."""
+    """Labels of a shard, added by the names of `.cls` or `.json` files and found by the names of images."""
 
     def __init__(self):
         self._by_stem: dict[str, int] = {}
@@ -229,12 +229,12 @@ class Labels:
             self._by_key[_key(name)] = None
 
     def of(self, image: str) -> int | None:
-        """The label of an image: of the same name but for the ending, else of the same key."""
+        """Returns the label of an image: from the file of the same name without its ending, else of the same key."""
         return self._by_stem.get(os.path.splitext(image)[0], self._by_key.get(_key(image)))
 
 
 def _key(name: str) -> str:
-    """The key that WebDataset groups a file by: its path up to the first dot in its name."""
+    """The key by which WebDataset groups files: the path up to the first dot of the name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".")[0]
 
@@ -289,7 +289,7 @@ def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:
         following = _next_content(file, end)
         if following is None:
             if (zeros := end - tar.offset) > MANY_ZEROS:
-                logging_once(f"{where} ends in {zeros:,} bytes of zeros: if it was copied, compare it with its source")
+                warn_once(f"{where} ends in {zeros:,} bytes of zeros: if it was copied, compare it with its source")
             return
         file.seek(following)
 
@@ -304,7 +304,7 @@ def _read_at(file: BinaryIO, size: int, offset: int) -> bytes:
 
 
 def _next_content(file: BinaryIO, end: int) -> int | None:
-    """The offset of the first block from the position of `file` that is not zeros, as behind it another tar begins."""
+    """The offset of the next block of `file` that is not all zeros, where another tar begins; None if there is none."""
     while (start := file.tell()) < end:
         content = file.read(min(1 << 16, end - start))
         if not content:
@@ -316,16 +316,16 @@ def _next_content(file: BinaryIO, end: int) -> int | None:
 
 
 def find_shards(path: str, endings: tuple[str, ...], kind: str) -> list[str]:
-    """The files that a path or pattern stands for, sorted.
+    """Returns the files that a path or pattern names, sorted.
 
     Args:
       path: a file, a folder of files with one of `endings`, or a pattern with `*`, `?`, `[]` or `{first..last}`.
-      endings: of the files in a folder.
-      kind: of the files, for messages.
+      endings: endings of the files to take from a folder.
+      kind: kind of the files, for messages.
 
     Raises:
-      FileNotFoundError: there are none, or one of a numbered range is missing.
-      ValueError: they are compressed.
+      FileNotFoundError: no file is found, or a file of a numbered range is missing.
+      ValueError: the files are compressed.
     """
     if listing.is_dir(path):
         names = [name for name in listing.names(path) if not is_junk(name)]

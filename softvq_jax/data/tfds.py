@@ -77,7 +77,7 @@ def _builder(dataset) -> Any:
         import tensorflow_datasets  # pyright: ignore[reportMissingImports] (extra)
     except ImportError as error:
         raise ModuleNotFoundError("data.source='tfds' needs the tfds extra: pip install 'softvq-jax[tfds]'") from error
-    if listing.is_dir(dataset):  # of a folder in a bucket, a copy: TFDS reads ArrayRecord files from the disk only
+    if listing.is_dir(dataset):  # a folder in a bucket is copied, because TFDS reads ArrayRecord files from disk only
         return tensorflow_datasets.builder_from_directory(os.fspath(mirror.local_folder(dataset)))
     return tensorflow_datasets.builder(dataset)
 

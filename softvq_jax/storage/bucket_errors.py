@@ -1,10 +1,9 @@
-"""Errors of buckets in one line each, and bounded retries of those that pass.
+"""One-line errors for failed requests to buckets, and retries of temporary failures.
 
-The clients raise a dozen types for the same few causes. Here each becomes an `OSError` whose message names the path, the
-cause and what to do.
+The clients raise a dozen types for the same few causes. Here each becomes an `OSError` that names the path, the cause and
+what to do.
 """
 
-import asyncio
 import contextlib
 import errno
 import logging as stdlib_logging
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from absl import logging
 
 RETRY_SECONDS = 120.0
-"""How long a request is repeated while the server is overloaded or cannot be reached."""
+"""How long a request is retried while the server is overloaded or cannot be reached."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 16.0  # seconds
 TRANSIENT = {
     "408",
@@ -30,7 +29,7 @@ TRANSIENT = {
     "SlowDown",
     "ServiceUnavailable",
 }
-_TRANSIENT_TYPES = (  # by name, so that no client is imported to look at its errors
+_TRANSIENT_TYPES = (  # by name, so that no client has to be imported
     "ClientConnectionError", "ClientConnectorError", "ClientOSError", "ClientPayloadError", "ConnectTimeoutError",
     "ConnectionClosedError", "ConnectionError", "ConnectionTimeoutError", "EndpointConnectionError", "HTTPClientError",
     "IncompleteRead", "ProxyError", "ReadTimeoutError", "ServerDisconnectedError", "ServerTimeoutError", "TransportError",
@@ -55,19 +54,19 @@ class BucketError(OSError):
 
 
 class NotFound(BucketError, FileNotFoundError):
-    """There is no such object, folder or bucket."""
+    """The object, folder or bucket does not exist."""
 
     number = errno.ENOENT
 
 
 class Forbidden(BucketError, PermissionError):
-    """The account in use may not do this, or there is none."""
+    """The account in use lacks the permission, or there is no account."""
 
     number = errno.EACCES
 
 
 class Exists(BucketError, FileExistsError):
-    """The object exists, and was to be created."""
+    """An object that should be created exists already."""
 
     number = errno.EEXIST
 
@@ -79,21 +78,21 @@ class Unavailable(BucketError, TimeoutError):
 
 
 def call(path: str, action: str, function: Callable[[], Result]) -> Result:
-    """Returns `function()`, repeated while the server is overloaded or cannot be reached.
+    """Returns `function()`; retries while the server is overloaded or cannot be reached.
 
     Args:
-      path: for messages.
-      action: what the call does, such as "read", for messages.
-      function: sends a request that may be repeated.
+      path: path of the object, for messages.
+      action: verb for messages, such as "read".
+      function: sends a request that can be repeated safely.
 
     Raises:
-      BucketError: it failed; a subclass where the cause is one of those above.
+      BucketError: the request failed; one of the subclasses above if the cause is known.
     """
     began, wait, warned = time.monotonic(), FIRST_WAIT, False
     while True:
         try:
             return function()
-        except ImportError:  # of a missing extra, which names itself
+        except ImportError:  # a missing extra; the message names it
             raise
         except Exception as error:
             reason = transient(error)
@@ -112,19 +111,19 @@ def call(path: str, action: str, function: Callable[[], Result]) -> Result:
 
 
 def transient(error: BaseException) -> str | None:
-    """The cause of an error that may pass by itself, in words; None for other errors."""
+    """Returns the cause of a temporary error in words; None for other errors."""
     for found in _chain(error):
         code = _code(found)
         if code in TRANSIENT:
             return f"the server answers {code}"
         names = {kind.__name__ for kind in type(found).__mro__}
-        if names & set(_TRANSIENT_TYPES) or isinstance(found, TimeoutError | asyncio.TimeoutError):
+        if names & set(_TRANSIENT_TYPES) or isinstance(found, TimeoutError):
             return f"the server cannot be reached ({type(found).__name__})"
     return None
 
 
 def translated(path: str, action: str, error: BaseException) -> OSError:
-    """The `BucketError` for an error of a client that repeating does not help."""
+    """Returns the `BucketError` for a client's error that is not temporary."""
     if isinstance(error, BucketError):
         return error
     scheme, _, rest = path.partition("://")
@@ -148,14 +147,14 @@ def translated(path: str, action: str, error: BaseException) -> OSError:
 
 
 def quiet_clients() -> None:
-    """Leaves the clients' own tracebacks of failed requests out of the log; the errors themselves are raised."""
+    """Keeps the clients from logging tracebacks of failed requests; the errors themselves are raised."""
     for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore"):
         stdlib_logging.getLogger(name).setLevel(stdlib_logging.CRITICAL + 1)
 
 
 @contextlib.contextmanager
-def naming(path: str, action: str) -> Iterator[None]:
-    """Translates the errors inside, without repeating anything."""
+def translating(path: str, action: str) -> Iterator[None]:
+    """Converts errors inside this context to `BucketError`, without retries."""
     try:
         yield
     except Exception as error:
@@ -171,7 +170,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _code(error: Any) -> str:
-    """The code in a client's error: HTTP's, or the name that S3 gives; "" without one."""
+    """The HTTP status or S3's error code in a client's error; "" if there is none."""
     response = getattr(error, "response", None)  # botocore's
     if isinstance(response, dict) and "Error" in response:
         return str(response["Error"].get("Code", ""))

@@ -1,8 +1,8 @@
-"""The lock of `storage.lock` on a folder in a bucket, where the operating system has none.
+"""Locks a folder in a bucket, as `storage.lock` locks a folder on disk.
 
-The lock is an object `.lock` that only one program can create; a program that runs rewrites it every `BEAT_SECONDS`. A
-lock that a killed program left is taken over at once on the same host, and after `STALE_SECONDS` without a beat from
-another one.
+The lock is an object `.lock`, which only one program can create. The program that holds it rewrites it every
+`BEAT_SECONDS` (a heartbeat). If that program was killed, another one takes the lock over: on the same host at once, on
+another host after `STALE_SECONDS` without a heartbeat.
 """
 
 import contextlib
@@ -18,23 +18,25 @@ from softvq_jax.storage import lock
 from softvq_jax.storage.bucket_errors import Exists
 from softvq_jax.storage.buckets import BucketPath
 
+_held: set[str] = set()  # folders whose lock this program holds
+
 
 class BucketLock:
     """Holds the lock of a folder in a bucket from construction until `release`, or the end of the program.
 
     Args:
       folder: the folder.
-      beat, stale: as of `lock.FolderLock`.
+      beat, stale: see `lock.FolderLock`.
 
     Raises:
-      Locked: another program holds it.
+      Locked: another program holds the lock.
       BucketError: the object cannot be written.
     """
 
     def __init__(self, folder: BucketPath, *, beat: float = lock.BEAT_SECONDS, stale: float = lock.STALE_SECONDS):
         self._path, self._beat, self._holder = folder / lock.NAME, beat, lock.holder()
-        self._stop, self._lost, self._again = threading.Event(), None, str(folder) in _held
-        if self._again:
+        self._stop, self._lost, self._nested = threading.Event(), None, str(folder) in _held
+        if self._nested:
             return
         self._acquire(stale)
         _held.add(str(folder))
@@ -47,21 +49,21 @@ class BucketLock:
             raise lock.Locked(lock.message(self._path, self._lost))
 
     def release(self) -> None:
-        """Gives the lock back; does nothing if it was taken over, or taken again while it was held."""
-        if self._again or str(self._path.parent) not in _held:
+        """Releases the lock; does nothing if another program took it over, or if this program already held it before."""
+        if self._nested or str(self._path.parent) not in _held:
             return
         self._stop.set()
-        self._thread.join(self._beat)  # a beat in progress would write the object again
+        self._thread.join(self._beat)  # a heartbeat in progress would write the object again
         _held.discard(str(self._path.parent))
         with contextlib.suppress(OSError, ValueError):
-            if self._found().get("id") == self._holder["id"]:
+            if self._read().get("id") == self._holder["id"]:
                 self._path.unlink()
 
     def _content(self, beat):
         return json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
 
-    def _found(self) -> dict[str, Any]:
-        """The content of the object, empty if there is none or it is damaged."""
+    def _read(self) -> dict[str, Any]:
+        """The content of the lock object; empty if it does not exist or is damaged."""
         try:
             content = json.loads(self._path.read_bytes())
         except (FileNotFoundError, ValueError):
@@ -74,8 +76,8 @@ class BucketLock:
             with contextlib.suppress(Exists):
                 self._path.create(self._content(0))
                 return
-            found = self._found()
-            if found.get("id") == self._holder["id"]:  # created by a request whose answer was lost
+            found = self._read()
+            if found.get("id") == self._holder["id"]:  # created by an earlier request; its response was lost
                 return
             if found.get("host") == socket.gethostname():
                 if lock.runs(found):
@@ -84,36 +86,33 @@ class BucketLock:
             if before is None:
                 before, deadline = found, time.monotonic() + stale
                 waited = lock.message(self._path, found, advice=False)
-                logging.warning("%s; waiting up to %.0f s for a sign of it", waited, stale)
+                logging.warning("%s; waiting up to %.0f s for its heartbeat", waited, stale)
             elif found != before:
                 raise lock.Locked(lock.message(self._path, found))
             elif time.monotonic() > deadline:
-                logging.warning("it does not run any more: continuing")
+                logging.warning("no heartbeat: taking over the lock")
                 return self._take_over(found)
             time.sleep(min(self._beat, stale) / 4)
 
     def _take_over(self, found):
-        """Removes the lock of a program that has ended, and takes it. Of two programs that do so, one succeeds."""
-        if self._found() == found:
+        """Replaces the lock of a program that has ended. If two programs try, only one succeeds."""
+        if self._read() == found:
             self._path.unlink(missing_ok=True)
         try:
             self._path.create(self._content(0))
         except Exists:
-            raise lock.Locked(lock.message(self._path, self._found())) from None
-        time.sleep(min(self._beat, 2.0))  # another program that saw the old lock may have removed this one
-        if (found := self._found()).get("id") != self._holder["id"]:
+            raise lock.Locked(lock.message(self._path, self._read())) from None
+        time.sleep(min(self._beat, 2.0))  # another program, which saw the old lock, may have removed this one
+        if (found := self._read()).get("id") != self._holder["id"]:
             raise lock.Locked(lock.message(self._path, found))
 
     def _keep_beating(self):
         beats = 0
         while not self._stop.wait(self._beat):
             beats += 1
-            with contextlib.suppress(OSError):  # a lost bucket, which the program itself notices
-                found = self._found()
+            with contextlib.suppress(OSError):  # the main program notices an unreachable bucket by itself
+                found = self._read()
                 if found.get("id") not in (None, self._holder["id"]):
                     self._lost = found
                     return
                 self._path.write_bytes(self._content(beats))
-
-
-_held: set[str] = set()  # folders whose lock this program holds

@@ -1,11 +1,11 @@
 """Paths in buckets, `gs://BUCKET/NAME` and `s3://BUCKET/NAME`, with the methods of `pathlib.Path` that this package uses.
 
-`storage.paths.as_path` makes them. They are our own, and not `etils.epath`'s, because those show the clients' errors as
-they are, wait for nothing, and remember listings, so that one host does not see what another has written. Orbax uses
-`etils.epath` itself, through the same clients (`fsspec` with `gcsfs` or `s3fs`).
+`storage.paths.as_path` makes them. `etils.epath` is not used here: it raises the clients' errors unchanged, does not retry,
+and caches listings, so that one host does not see what another has written. Orbax uses it, through the same clients
+(`fsspec` with `gcsfs` or `s3fs`).
 
-A bucket has no folders: only names of objects with slashes. So a folder exists as long as an object is below it, `mkdir`
-does nothing, and nothing can be renamed. An object is written as a whole: readers see the old content or the new one.
+A bucket has no folders, only objects whose names contain slashes. So a folder exists while there are objects below it,
+`mkdir` does nothing, and nothing can be renamed. An object is written as a whole: readers see the old or the new content.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from softvq_jax.storage import bucket_errors
 from softvq_jax.storage.bucket_errors import BucketError, NotFound
 
 EXTRAS = {"gs": "gcs", "s3": "s3"}
-"""The extra that each kind of bucket needs."""
+"""The extra of `pyproject.toml` that each scheme needs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectStatus:
-    """An object's size in bytes, and its version, a text that changes with its content."""
+    """An object's size in bytes, and its version, a string that changes with the content."""
 
     st_size: int
     version: str
@@ -40,7 +40,7 @@ class BucketPath(os.PathLike):
     """A path in a bucket.
 
     Raises:
-      ValueError: it names no bucket.
+      ValueError: the URI does not name a bucket.
     """
 
     __slots__ = ("_name", "_scheme")
@@ -94,7 +94,7 @@ class BucketPath(os.PathLike):
 
     @property
     def parent(self) -> "BucketPath":
-        """The folder that holds it; of a bucket, itself."""
+        """The folder of the path; for a bucket, the bucket itself."""
         return BucketPath(f"{self._scheme}://{posixpath.dirname(self._name) or self._name}")
 
     @property
@@ -128,7 +128,7 @@ class BucketPath(os.PathLike):
     def is_absolute(self) -> bool:
         return True
 
-    # Questions.
+    # Status and listings.
     def exists(self) -> bool:
         return self._kind() is not None
 
@@ -139,42 +139,43 @@ class BucketPath(os.PathLike):
         return self._kind() == "directory"
 
     def _kind(self) -> str | None:
-        # Not by the clients' own `exists` and `isdir`, which take a missing permission for a missing object.
+        # The clients' own `exists` and `isdir` return False without the permission to look.
         try:
             return self._call("look for", lambda: self._files.info(str(self)))["type"]
         except NotFound:
             return None
 
     def stat(self) -> ObjectStatus:
-        """Raises `NotFound` where there is no such object."""
+        """Returns the status of an object; raises `NotFound` if there is none of this name."""
         found = self._call("look for", lambda: self._files.info(str(self)))
         if found["type"] != "file":
             raise NotFound(f"there is no object {self}, but a folder")
         return _status(found)
 
     def iterdir(self) -> Iterator["BucketPath"]:
-        """The objects and folders directly below, sorted; none where the folder does not exist."""
+        """Yields the objects and folders directly below, sorted; nothing if the folder does not exist."""
         for entry in self._list(lambda: self._files.ls(str(self), detail=True)):
-            yield self._of(entry)
+            yield self._path_of(entry)
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
-        """The objects and folders below whose relative path matches a pattern without `**`, sorted."""
+        """Yields the objects and folders below that match a relative pattern without `**`, sorted."""
         first, _, rest = pattern.partition("/")
-        for path in self.iterdir() if any(mark in first for mark in "*?[") else filter(_exists, [self / first]):
+        has_marks = any(mark in first for mark in "*?[")
+        for path in self.iterdir() if has_marks else filter(BucketPath.exists, [self / first]):
             if fnmatch.fnmatchcase(path.name, first):
                 yield from path.glob(rest) if rest else [path]
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
-        """The objects at any depth below whose name matches, sorted."""
+        """Yields the objects at any depth below with a matching name, sorted."""
         return (path for path, _ in self.find() if fnmatch.fnmatchcase(path.name, pattern))
 
     def find(self) -> list[tuple["BucketPath", ObjectStatus]]:
-        """All objects at any depth below, sorted, in one listing."""
+        """Returns all objects at any depth below with their status, sorted, by one listing."""
         found = self._list(lambda: list(self._files.find(str(self), detail=True).values()))
-        return sorted((self._of(entry), _status(entry)) for entry in found)
+        return sorted((self._path_of(entry), _status(entry)) for entry in found)
 
     def check_bucket(self) -> None:
-        """Raises `NotFound` where the bucket does not exist, and `Forbidden` where it cannot be listed."""
+        """Raises `NotFound` if the bucket does not exist, and `Forbidden` if it may not be listed."""
         bucket = self.bucket
         try:
             self._call("list", lambda: self._files.ls(str(bucket)), bucket)
@@ -200,7 +201,7 @@ class BucketPath(os.PathLike):
         return self.write_bytes(content.encode(encoding))
 
     def create(self, content: bytes) -> None:
-        """Writes an object that must not exist yet; raises `Exists` where it does. Of two writers, one succeeds."""
+        """Creates an object; raises `Exists` if it exists already. If two programs create it, only one succeeds."""
         self._call("write", lambda: self._files.pipe_file(str(self), content, mode="create"), writes=True)
 
     def touch(self, exist_ok: bool = True) -> None:
@@ -211,7 +212,7 @@ class BucketPath(os.PathLike):
 
     @contextlib.contextmanager
     def open(self, mode: str = "r", encoding: str = "utf-8") -> Iterator[IO]:
-        """Opens the object to read it by ranges ("rb", "r"), or to write it as a whole at the end ("wb", "w")."""
+        """Opens the object for reading by ranges ("rb", "r") or for writing ("wb", "w"); a write is uploaded at the end."""
         if mode not in ("r", "rb", "w", "wb"):
             raise ValueError(f"mode {mode!r} of {self}: expected 'r', 'rb', 'w' or 'wb'")
         binary = "b" in mode
@@ -227,15 +228,15 @@ class BucketPath(os.PathLike):
             yield file if binary else io.TextIOWrapper(file, encoding)
 
     def upload(self, local: str | os.PathLike) -> None:
-        """Writes the content of a local file."""
+        """Writes the content of a local file to the object."""
         self._call("write", lambda: self._files.put_file(os.fspath(local), str(self)), writes=True)
 
     def download(self, local: str | os.PathLike) -> None:
-        """Writes the content to a local file, which is incomplete until this returns."""
+        """Writes the content of the object to a local file, which is incomplete until this returns."""
         self._call("read", lambda: self._files.get_file(str(self), os.fspath(local)))
 
     def copy_to(self, target: "BucketPath") -> None:
-        """Copies the object to another name in the same kind of bucket."""
+        """Copies the object to another path of the same scheme."""
         target._call("write", lambda: self._files.cp_file(str(self), str(target)), writes=True)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -251,10 +252,10 @@ class BucketPath(os.PathLike):
             path.unlink(missing_ok=True)
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Does nothing: a folder exists with its first object."""
+        """Does nothing: a folder begins to exist with its first object."""
 
     def rmdir(self) -> None:
-        """Does nothing: a folder ends with its last object."""
+        """Does nothing: a folder ceases to exist with its last object."""
 
     def chmod(self, mode: int) -> None:
         """Does nothing: permissions are those of the bucket."""
@@ -267,7 +268,7 @@ class BucketPath(os.PathLike):
         try:
             return bucket_errors.call(str(path or self), action, function)
         except NotFound:
-            if writes:  # of a bucket, the only thing that can be missing is the bucket
+            if writes:  # a write needs nothing but the bucket
                 raise NotFound(
                     f"could not {action} {self}: there is no bucket {self.bucket}. Create it, or correct its name"
                 ) from None
@@ -283,26 +284,22 @@ class BucketPath(os.PathLike):
         entries.pop(own, None)  # an object that marks the folder itself
         return [entries[name] for name in sorted(entries)]
 
-    def _of(self, entry):
+    def _path_of(self, entry):
         return BucketPath(f"{self._scheme}://{entry['name']}")
 
 
-def _exists(path: BucketPath) -> bool:
-    return path.exists()
-
-
 def _status(entry: dict[str, Any]) -> ObjectStatus:
-    # GCS numbers the versions; S3's entity tag is a digest of the content or of its parts.
+    # GCS numbers versions; S3's ETag is a digest of the content or of its parts.
     version = entry.get("generation") or entry.get("etag") or entry.get("ETag") or entry.get("mtime") or ""
     return ObjectStatus(int(entry.get("size") or 0), str(version).strip('"'))
 
 
 @functools.cache
 def file_system(scheme: str) -> Any:
-    """Returns the client of `gs` or `s3` buckets, one for a process.
+    """Returns the client for `gs` or `s3` buckets; each process has one.
 
     Raises:
-      ImportError: its extra is not installed.
+      ImportError: the extra is not installed.
     """
     prepare()
     import fsspec
@@ -318,14 +315,14 @@ def file_system(scheme: str) -> Any:
 
 @functools.cache
 def prepare() -> None:
-    """Sets the clients up, for this package and for Orbax, before they are imported.
+    """Configures the clients for this package and for Orbax; must be called before they are imported.
 
-    Nothing is remembered of listings, and neither TensorFlow nor gRPC is used.
+    Listings are not cached, and neither TensorFlow nor gRPC is used.
     """
     import fsspec.config
 
-    os.environ.setdefault("EPATH_USE_TF", "false")  # its own client of buckets has other settings
-    # For zonal and hierarchical buckets gcsfs asks the server by gRPC first, and waits a minute where nothing answers.
+    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow has its own client for buckets
+    # To detect zonal and hierarchical buckets, gcsfs calls the server by gRPC first, and waits a minute for an answer.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     for name in ("gs", "gcs", "s3"):
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

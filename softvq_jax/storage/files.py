@@ -1,7 +1,7 @@
 """Atomic writes: a file either exists completely or does not exist under its name.
 
 A write returns when the file and its folder are on disk (`fsync`), so that a power failure loses at most the write in
-progress. In a bucket, an object is written as a whole, and is safe when the server has answered.
+progress. In a bucket, an object is written as a whole, and is stored once the server has confirmed it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     The temporary file exists, is empty, and has a name ending in `.partial`. The finished file has the permissions of the
     user's umask, even if the writer creates the file itself. After an error inside the context, `path` is unchanged and
-    the temporary file is deleted. Of a path in a bucket, the temporary file is a local one, which is uploaded at the end.
+    the temporary file is deleted. For a path in a bucket, the temporary file is local, and is uploaded at the end.
 
     Raises:
       OSError: the file cannot be written, synced or renamed.
@@ -96,12 +96,12 @@ def read_json(path: str | os.PathLike) -> dict:
 
 
 def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
-    """Makes a folder and those above it; returns those that are new, outermost first. Their names are on disk then.
+    """Makes a folder and its missing parents; returns the new ones, outermost first, when their names are on disk.
 
-    A bucket has no folders: there, none is new.
+    A bucket has no folders, so the list is empty there.
 
     Raises:
-      OSError: a folder cannot be made, or there is no such bucket.
+      OSError: a folder cannot be made, or the bucket does not exist.
     """
     path = as_path(path)
     if is_remote(path):
@@ -120,14 +120,14 @@ def make_folder(path: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def remove_empty(folders: Sequence[pathlib.Path]) -> None:
-    """Removes those of `folders` that are empty, last ones first; the others stay, without an error."""
+    """Removes the empty ones of `folders`, in reverse order; keeps the others without an error."""
     for folder in reversed(folders):
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a folder to a new name; in a bucket, by copies of its objects. Both names are on disk then."""
+    """Moves a folder to a new name, and returns when the change is on disk. In a bucket, each object is copied."""
     if is_remote(folder):
         for path, _ in folder.find():
             path.copy_to(bucket_path(target) / path.relative_to(folder))
@@ -140,7 +140,7 @@ def move_folder(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def remove_folder(folder: pathlib.Path) -> None:
-    """Deletes a folder with all that is in it."""
+    """Deletes a folder and everything in it."""
     if is_remote(folder):
         folder.rmtree()
     else:
@@ -150,8 +150,8 @@ def remove_folder(folder: pathlib.Path) -> None:
 def sync_tree(folder: str | os.PathLike) -> None:
     """Returns once all files below a folder, and all names in it, are on disk.
 
-    Files of other hosts in a shared folder are on disk when these hosts have closed them (NFS, buckets). Does nothing for
-    a folder in a bucket.
+    In a shared folder, files of other hosts are on disk when these hosts have closed them (NFS, mounted buckets). Does
+    nothing for a folder in a bucket.
     """
     if is_remote(folder):
         return

@@ -1,4 +1,4 @@
-"""Files of JSON lines that a program appends to: read with the line that is wrong named, and without a half-written end."""
+"""Reads files of JSON lines that a program appends to. Errors name the wrong line; an incomplete last line is left out."""
 
 import contextlib
 import json
@@ -8,16 +8,17 @@ from typing import Any
 from softvq_jax.storage import line_log
 from softvq_jax.storage.paths import as_path
 
+_ADVICE = "Correct this line, or remove it"
+
 
 def read(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
-    """Returns the objects in a file by their line, from 1; none if there is no such file.
+    """Returns the JSON objects in a file by line number, from 1; none if the file does not exist.
 
-    Of an object in a bucket, those in the parts that `line_log` has not merged yet are among them.
-
-    A last line without its newline that cannot be read is left out: a program was writing it, or was killed while it did.
+    In a bucket, this includes the lines in parts that `line_log` has not merged yet. A last line that has no newline and
+    cannot be parsed is left out: a program is writing it, or was killed while it did.
 
     Raises:
-      ValueError: another line is not UTF-8, not JSON, or holds something other than an object; with file and line.
+      ValueError: another line is not UTF-8, not JSON, or not a JSON object; the message names the file and the line.
     """
     path = as_path(path)
     if not line_log.exists(path):
@@ -31,32 +32,29 @@ def read(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.jsonl`: a step, and numbers by name.
+    """Returns the lines of a `metrics.jsonl`: each has a step, and numbers by name.
 
     Raises:
-      ValueError: as `read`, and where a line has no step, or a value is not a number.
+      ValueError: see `read`; or a line has no step, or a value that is not a number.
     """
     lines = read(path)
     for number, line in lines.items():
         step = line.get("step")
         if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-            raise ValueError(f"{path}, line {number}: step is {step!r}; expected an integer. {ADVICE}")
+            raise ValueError(f"{path}, line {number}: step is {step!r}; expected an integer. {_ADVICE}")
         for name, value in line.items():
             if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ValueError(f"{path}, line {number}: {name} is {value!r}; expected a number. {ADVICE}")
+                raise ValueError(f"{path}, line {number}: {name} is {value!r}; expected a number. {_ADVICE}")
     return list(lines.values())
-
-
-ADVICE = "Correct this line, or remove it"
 
 
 def _parsed(path, number, line):
     try:
         content = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, line {number}, is not UTF-8: {error}. {ADVICE}") from error
+        raise ValueError(f"{path}, line {number}, is not UTF-8: {error}. {_ADVICE}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number}, is not valid JSON: {error}. {ADVICE}") from error
+        raise ValueError(f"{path}, line {number}, is not valid JSON: {error}. {_ADVICE}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}, line {number}, is {line.decode()[:40]}; expected a JSON object. {ADVICE}")
+        raise ValueError(f"{path}, line {number}, is {line.decode()[:40]}; expected a JSON object. {_ADVICE}")
     return content

@@ -1,8 +1,8 @@
-"""Files that a program appends lines to, also in buckets, where nothing can be appended to.
+"""Appends lines to files on disk, and in buckets, where objects cannot be appended to.
 
-In a bucket, new lines are uploaded as parts, objects `NAME.parts/FIRST-LAST` named by the numbers of their lines, by a
-thread. Sixteen parts are merged into one, sixteen of these into a larger one, and so on, so that a line is rewritten
-log16(n) times and a reader finds few objects. `close` merges all into the one object NAME.
+In a bucket, a thread uploads new lines as parts, objects `NAME.parts/FIRST-LAST` that are named after the numbers of their
+first and last lines. `MERGED` (16) parts are merged into one, 16 of these into a larger one, and so on. So a line is
+rewritten log16(n) times, and a reader finds few objects. `close` merges all parts into the single object NAME.
 """
 
 import os
@@ -16,8 +16,8 @@ from softvq_jax.storage import files
 from softvq_jax.storage.buckets import BucketPath
 from softvq_jax.storage.paths import as_path, is_remote
 
-UPLOAD_SECONDS = 10.0  # least time between two uploads, unless `sync` asks for one
-MERGED = 16  # parts that are merged into one
+UPLOAD_SECONDS = 10.0  # between two uploads; `sync` uploads at once
+MERGED = 16  # number of parts that are merged into one
 _PART = re.compile(r"(\d+)-(\d+)")
 
 
@@ -28,10 +28,10 @@ class LineLog(Protocol):
         """Replaces the content."""
 
     def append(self, line: bytes) -> None:
-        """Appends a line, which is safe after the next `sync`."""
+        """Appends a line; it is stored once `sync` has returned."""
 
     def check(self) -> None:
-        """Raises OSError where the file has been removed, or an upload has failed."""
+        """Raises OSError if the file has been removed, or if an upload has failed."""
 
     def sync(self) -> None:
         """Returns once all lines are on disk or in the bucket."""
@@ -40,13 +40,13 @@ class LineLog(Protocol):
 
 
 def open_log(path: str | os.PathLike) -> LineLog:
-    """Opens a file to append lines to; `rewrite` comes first."""
+    """Opens a file to append lines to. Call `rewrite` first."""
     path = as_path(path)
     return BucketLog(path) if is_remote(path) else LocalLog(path)
 
 
 class LocalLog(LineLog):
-    """A local file. It is opened for every line, so that a folder that is removed or read-only is noticed at the next."""
+    """A local file. It is opened for every line, so that the next line notices a removed or read-only folder."""
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -55,7 +55,7 @@ class LocalLog(LineLog):
         files.write_bytes(self._path, b"".join(lines))
 
     def append(self, line: bytes) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND)  # not made again if it was removed
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND)  # without O_CREAT: a removed file is an error
         try:
             while line:
                 line = line[os.write(file, line) :]
@@ -72,13 +72,17 @@ class LocalLog(LineLog):
 
 
 class BucketLog(LineLog):
-    """An object and its parts. Appending takes microseconds; what a killed program loses is what it appended since `sync`
-    or the last upload, `UPLOAD_SECONDS` ago."""
+    """An object in a bucket, and its parts.
+
+    Appending takes microseconds. A killed program loses at most the lines appended since the last `sync` or upload.
+    Uploads are `seconds` apart.
+    """
 
     def __init__(self, path: BucketPath, *, seconds: float = UPLOAD_SECONDS):
         self._path, self._folder, self._seconds = path, parts_folder(path), seconds
-        self._levels: list[list[tuple[int, bytes]]] = []  # first lines and contents of the parts, by times merged
-        self._written, self._waiting = 0, []  # number of lines uploaded, and lines that are not yet
+        # Parts as (number of the first line, content); level i holds parts that were merged i times.
+        self._levels: list[list[tuple[int, bytes]]] = []
+        self._written, self._waiting = 0, []  # number of uploaded lines, and the lines to upload next
         self._uploading, self._changed = threading.Lock(), threading.Lock()
         self._stop, self._error = threading.Event(), None
         self._thread: threading.Thread | None = None
@@ -138,7 +142,7 @@ class BucketLog(LineLog):
             self._written += len(lines)
 
     def _add(self, level: int, first: int, content: bytes) -> None:
-        """Writes a part, and merges those of its level where they are enough."""
+        """Writes a part; merges the parts of its level once there are `MERGED`."""
         self._part(first, content).write_bytes(content)
         if level == len(self._levels):
             self._levels.append([])
@@ -146,7 +150,7 @@ class BucketLog(LineLog):
         parts.append((first, content))
         if len(parts) == MERGED:
             self._add(level + 1, parts[0][0], b"".join(content for _, content in parts))
-            for part in parts:  # after the merged one is there: a reader finds every line at any time
+            for part in parts:  # after the merged part is written, so that a reader always finds every line
                 self._part(*part).unlink(missing_ok=True)
             parts.clear()
 
@@ -156,21 +160,21 @@ class BucketLog(LineLog):
 
 
 def parts_folder(path: BucketPath) -> BucketPath:
-    """The folder of the parts of an object."""
+    """Returns the folder of an object's parts."""
     return path.with_name(f"{path.name}.parts")
 
 
 def exists(path: str | os.PathLike) -> bool:
-    """Whether there is a file, or its parts."""
+    """Whether the file or, in a bucket, a part of it exists."""
     path = as_path(path)
     return path.exists() or (is_remote(path) and parts_folder(path).is_dir())
 
 
 def read(path: str | os.PathLike) -> bytes:
-    """Returns the content of a file; of an object, together with its parts.
+    """Returns the content of a file; in a bucket, of an object and its parts.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: the file does not exist.
     """
     path = as_path(path)
     if not is_remote(path):
@@ -178,7 +182,7 @@ def read(path: str | os.PathLike) -> bytes:
     for _ in range(10):
         try:
             return _merged(path)
-        except FileNotFoundError:  # a part was merged into another between the listing and the reading
+        except FileNotFoundError:  # a part was merged into another after the listing
             if not exists(path):
                 raise
     return _merged(path)
@@ -186,15 +190,16 @@ def read(path: str | os.PathLike) -> bytes:
 
 def _merged(path: BucketPath) -> bytes:
     parts = []
-    for part in parts_folder(path).iterdir():  # listed before the object is read: `close` writes that one first
+    # Parts are listed before the object is read, because `close` writes the object before it deletes the parts.
+    for part in parts_folder(path).iterdir():
         if match := _PART.fullmatch(part.name):
             parts.append((int(match[1]), -int(match[2]), part))
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
-    for first, last, part in sorted(parts, key=lambda item: item[:2]):  # of those that begin alike, the longest first
+    for first, last, part in sorted(parts, key=lambda item: item[:2]):  # by first line, longest first
         if -last >= len(lines):
             lines += part.read_bytes().splitlines(keepends=True)[max(0, len(lines) - first) :]
     return b"".join(lines)
 
 
-__all__ = ["BucketLog", "LineLog", "LocalLog", "exists", "open_log", "read"]
+__all__ = ["BucketLog", "LineLog", "LocalLog", "exists", "open_log", "parts_folder", "read"]

@@ -1,10 +1,10 @@
-"""A lock on a folder that one program at a time may write to, also where several hosts share the folder.
+"""Locks a folder, so that only one program at a time writes to it, even if several hosts share the folder.
 
-The lock is a file `.lock` in the folder, which says who holds it. On one host, and on shared folders that support it
-(NFS), the operating system's lock on this file ends with the program, however it ends. Elsewhere (mounted buckets, and
-buckets themselves, see `bucket_lock`) a running program rewrites the file every `BEAT_SECONDS`. So a lock left behind by a
-program that was killed never has to be removed by hand: on the same host it is taken over at once, from another host after
-`STALE_SECONDS` without a beat.
+The lock is a file `.lock` in the folder, which names the program that holds it. On one host, and on shared folders that
+support it (NFS), the operating system's lock on this file ends with the program, however it ends. For mounted buckets, and
+for buckets (see `bucket_lock`), a running program also rewrites the file every `BEAT_SECONDS` (a heartbeat). So the lock of
+a killed program never has to be removed by hand. Another program takes it over: on the same host at once, on another host
+after `STALE_SECONDS` without a heartbeat.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _held: dict[pathlib.Path, "FolderLock"] = {}  # by this program
 
 
 class Locked(RuntimeError):
-    """Another program uses the folder; the message says which one."""
+    """Another program uses the folder; the message names its process and host."""
 
 
 class FolderLock:
@@ -42,7 +42,7 @@ class FolderLock:
     Args:
       folder: an existing folder.
       beat: seconds between two rewrites of the file.
-      stale: seconds without one, after which a lock of another host is taken over.
+      stale: seconds without a rewrite after which the lock of another host is taken over.
 
     Raises:
       Locked: another program holds it.
@@ -70,7 +70,7 @@ class FolderLock:
             raise Locked(message(self._path, self._lost))
 
     def release(self) -> None:
-        """Gives the lock back; does nothing if it was taken over, or taken again while it was held."""
+        """Releases the lock; does nothing if another program took it over, or if this program already held it before."""
         if _held.get(self._path) is not self:
             return
         self._stop.set()
@@ -90,7 +90,7 @@ class FolderLock:
         beats = 0
         while not self._stop.wait(self._beat):
             beats += 1
-            with contextlib.suppress(OSError):  # a full or lost disk, which the program itself notices
+            with contextlib.suppress(OSError):  # the main program notices a full or lost disk by itself
                 found = _read(self._path)
                 if found.get("id") not in (None, self._holder["id"]):
                     self._lost = found
@@ -99,20 +99,20 @@ class FolderLock:
 
 
 def _acquire(path, beat, stale):
-    """Returns a descriptor of the file, which is locked if the file system can."""
+    """Returns a descriptor of the lock file, which is locked if the file system supports it."""
     before, deadline = None, 0.0
     while True:
         file, lock = _open(path)
         found = _read(path)
         if found.get("host", socket.gethostname()) == socket.gethostname():
-            # The operating system ends its lock with the program. Where it has none, the program is looked up.
+            # The operating system's lock ends with the program. Without such a lock, check whether the program runs.
             if lock == "taken" or (lock == "unsupported" and runs(found)):
                 os.close(file)
                 raise Locked(message(path, found))
             return file
         if before is None:
             before, deadline = found, time.monotonic() + stale
-            logging.warning("%s; waiting up to %.0f s for a sign of it", message(path, found, advice=False), stale)
+            logging.warning("%s; waiting up to %.0f s for its heartbeat", message(path, found, advice=False), stale)
         elif found != before:
             os.close(file)
             raise Locked(message(path, found))
@@ -120,7 +120,7 @@ def _acquire(path, beat, stale):
             if lock == "taken":
                 os.close(file)
                 raise Locked(message(path, found))
-            logging.warning("it does not run any more: continuing")
+            logging.warning("no heartbeat: taking over the lock")
             return file
         os.close(file)
         time.sleep(min(beat, stale) / 4)
@@ -145,7 +145,7 @@ def _open(path):
 
 
 def holder() -> dict:
-    """What a lock says about this program."""
+    """Returns the content of a lock that this program holds."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -156,7 +156,7 @@ def holder() -> dict:
 
 
 def _read(path):
-    """The content of a lock, empty if there is none or it is just being written."""
+    """The content of a lock file; empty if it does not exist or is being written."""
     for _ in range(5):
         with contextlib.suppress(OSError, ValueError):
             content = json.loads(path.read_bytes())
@@ -166,28 +166,28 @@ def _read(path):
 
 
 def runs(found: dict) -> bool:
-    """Whether the process of a lock of this host still runs; another one may have got its number."""
+    """Whether the process that holds a lock of this host still runs; a new process may have got its number."""
     pid = found.get("pid")
-    if not isinstance(pid, int) or pid <= 0:  # which would stand for groups of processes
+    if not isinstance(pid, int) or pid <= 0:  # these numbers name groups of processes
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # of another user
+        pass  # a process of another user
     return _process_start(pid) == found.get("process_started")
 
 
 def _process_start(pid):
-    """When a process started, in clock ticks since boot; None where the system does not tell."""
+    """Start time of a process in clock ticks since boot; None where the system does not provide it."""
     with contextlib.suppress(OSError, IndexError):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return None
 
 
 def message(path: os.PathLike, found: dict, *, advice: bool = True) -> str:
-    """What to say about a lock that another program holds."""
+    """Returns the message about a lock that another program holds; with `advice`, it says what to do."""
     who = f"process {found.get('pid', '?')} on {found.get('host', 'an unknown host')}"
     since = f" since {found['since']}" if "since" in found else ""
     end = ". Use another workdir, or end that process first" if advice else ""

@@ -1,7 +1,7 @@
-"""Manifests, JSON files that identify the job that a folder belongs to.
+"""Manifests: JSON files that identify the job to which a folder belongs.
 
-After an interruption, a job can resume only from its own files. So it first writes a manifest of everything that the
-files depend on (inputs, settings), and compares the manifest when it opens the folder again.
+After an interruption, a job must resume only from its own files. So it first writes a manifest of everything on which the
+files depend (inputs, settings), and compares the manifest when it opens the folder again.
 """
 
 import json

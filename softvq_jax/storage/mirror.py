@@ -1,8 +1,8 @@
 """Local copies of objects, in a cache folder of bounded size.
 
-The folder is `SOFTVQ_CACHE_DIR`, else `softvq_jax/buckets` in the user's cache; the bound is `SOFTVQ_CACHE_GB` (default
-100). A copy is named after the object's path, size and version, so that a replaced object is copied again. It gets its name
-when it is complete; several processes of a host share the folder.
+The folder is `SOFTVQ_CACHE_DIR` (default: `softvq_jax/buckets` in the user's cache folder), and its limit is
+`SOFTVQ_CACHE_GB` (default: 100). The name of a copy depends on the object's path, size and version, so that a replaced
+object is copied again. A copy gets its name when it is complete. The processes of a host share the folder.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from softvq_jax.storage.buckets import BucketPath, ObjectStatus
 from softvq_jax.storage.paths import as_path, is_remote
 
 DEFAULT_GB = 100.0
-KEPT_FREE = 0.05  # share of the disk that copies leave free
+KEPT_FREE = 0.05  # fraction of the disk that copies leave free
 
 
 def cache_folder() -> pathlib.Path:
-    """Returns the folder of the copies."""
+    """Returns the cache folder."""
     if folder := os.environ.get("SOFTVQ_CACHE_DIR"):
         return pathlib.Path(folder).expanduser()
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "buckets"
 
 
 def limit() -> int:
-    """Returns the largest size of all copies together, in bytes.
+    """Returns the limit of the total size of all copies, in bytes.
 
     Raises:
       ValueError: `SOFTVQ_CACHE_GB` is not a number.
@@ -45,17 +45,17 @@ def limit() -> int:
 
 
 def copy_of(path: BucketPath, status: ObjectStatus) -> pathlib.Path:
-    """Returns where the copy of an object is, if there is one."""
+    """Returns the path of an object's copy, which may not exist yet."""
     key = hashlib.sha256(f"{path}\0{status.st_size}\0{status.version}".encode()).hexdigest()[:32]
     return cache_folder() / key / path.name
 
 
 def local_file(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a local file with the content of a file: itself, or a copy of an object.
+    """Returns a local file: `path` itself, or a copy if it is in a bucket.
 
     Raises:
-      FileNotFoundError: there is no such object.
-      OSError: it cannot be copied.
+      FileNotFoundError: the object does not exist.
+      OSError: it cannot be copied, or does not fit into the cache.
     """
     path = as_path(path)
     if not is_remote(path):
@@ -67,15 +67,16 @@ def local_file(path: str | os.PathLike) -> pathlib.Path:
         logging.info("copying %s (%.2f GB) to %s", path, status.st_size / 1e9, copy.parent)
         download(path, copy, status)
     with contextlib.suppress(OSError):
-        os.utime(copy)  # the least recently used are removed first
+        os.utime(copy)  # `make_room` removes the least recently used copies
     return copy
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a local folder with the content of a folder: itself, or a copy of all objects below it.
+    """Returns a local folder: `path` itself, or a copy of all objects below it if it is in a bucket.
 
     Raises:
-      FileNotFoundError: there is no such folder.
+      FileNotFoundError: the folder does not exist.
+      OSError: it cannot be copied, or does not fit into the cache.
     """
     path = as_path(path)
     if not is_remote(path):
@@ -95,19 +96,25 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def work_folder(folder: str | os.PathLike) -> pathlib.Path:
-    """Returns a local folder for what a command needs until it ends: `folder` itself, or one in the cache for its name.
+    """Returns a local folder for a command's temporary files: `folder` itself, or one in the cache if it is in a bucket.
 
-    The same command on the same host finds it again.
+    It depends only on the name, so that a command that is started again on the same host finds its files.
     """
     folder = as_path(folder)
     return cache_folder() / hashlib.sha256(str(folder).encode()).hexdigest()[:32] if is_remote(folder) else folder
 
 
 def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256: str = "") -> None:
-    """Writes a copy of an object, which gets its name when it is complete and its size, and its digest if known, are right.
+    """Copies an object to `copy`, atomically.
+
+    Args:
+      path: the object.
+      copy: path of the copy.
+      status: status of the object when it was listed; the size of the copy is compared with it.
+      sha256: expected digest of the content; "" if it is not known.
 
     Raises:
-      OSError: it cannot be read or written, or is not the object that was listed.
+      OSError: the object cannot be read, the copy cannot be written, or the size or the digest differs.
     """
     copy.parent.mkdir(parents=True, exist_ok=True)
     partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}{files.PARTIAL}")
@@ -125,7 +132,7 @@ def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256:
 
 
 def room() -> int:
-    """Returns how many bytes may be added to the copies, without removing any."""
+    """Returns the number of bytes that can be added to the cache without removing copies."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     disk = shutil.disk_usage(folder)
@@ -133,10 +140,10 @@ def room() -> int:
 
 
 def make_room(size: int, keep: pathlib.Path | None = None) -> None:
-    """Removes the least recently used copies until `size` bytes fit.
+    """Removes the least recently used copies until `size` bytes fit; never removes the folder `keep`.
 
     Raises:
-      OSError: they would not fit into the empty folder.
+      OSError: they do not fit, even without any copy.
     """
     for _, _, folder in sorted(_copies(), key=lambda copy: copy[0]):
         if room() >= size:
@@ -151,41 +158,35 @@ def make_room(size: int, keep: pathlib.Path | None = None) -> None:
 
 
 def _copies() -> list[tuple[float, int, pathlib.Path]]:
-    """Last use, size and folder of each copy."""
+    """Time of the last use, size in bytes, and folder of each copy."""
     found = []
     for folder in cache_folder().iterdir() if cache_folder().exists() else ():
-        with contextlib.suppress(OSError):  # another process removes it
+        with contextlib.suppress(OSError):  # another process is removing the copy
             statuses = [path.stat() for path in folder.rglob("*") if path.is_file()]
             if statuses:
                 found.append((max(s.st_mtime for s in statuses), sum(s.st_size for s in statuses), folder))
     return found
 
 
-class Ahead:
-    """Copies objects in the background, in order, until all are local or the room is used up.
+class BackgroundCopies:
+    """Copies objects to the cache in a background thread, in order, until all are copied or the cache is full.
 
     Args:
-      objects: paths, statuses and SHA-256 digests ("" where unknown) of the objects, in the order in which to copy them.
+      objects: path, status and SHA-256 digest ("" if unknown) of each object, in the order of copying.
     """
 
     def __init__(self, objects: Sequence[tuple[BucketPath, ObjectStatus, str]]):
-        self._objects, self._stop = list(objects), threading.Event()
+        self._objects = list(objects)
         self._thread = threading.Thread(target=self._copy, daemon=True, name="copies of shards")
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns once nothing is left to copy."""
+        """Waits until the thread has ended."""
         self._thread.join()
-
-    def close(self) -> None:
-        """Ends after the copy in progress."""
-        self._stop.set()
 
     def _copy(self):
         for number, (path, status, sha256) in enumerate(self._objects):
             copy = copy_of(path, status)
-            if self._stop.is_set():
-                return
             if copy.exists():
                 continue
             try:

@@ -1,4 +1,4 @@
-"""Paths as people write them: `~`, `$NAME` and `${NAME}` are expanded here, and `gs://` and `s3://` lead to buckets."""
+"""Parses paths that people write: expands `~`, `$NAME` and `${NAME}`, and maps `gs://` and `s3://` to `BucketPath`."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ _REMOTE = ("gs://", "s3://")
 
 
 def expand(path: str) -> str:
-    """A path with a leading `~` or `~user` and environment variables expanded; variables that are not set stay."""
+    """Expands a leading `~` or `~user` and environment variables; keeps variables that are not set."""
     return os.path.expanduser(os.path.expandvars(path))
 
 
@@ -23,17 +23,18 @@ def is_remote(path: str) -> bool: ...
 @overload
 def is_remote(path: os.PathLike) -> "TypeGuard[BucketPath]": ...
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is in a bucket, as text or as a `BucketPath`."""
+    """Whether a path, a string or a `BucketPath`, is in a bucket."""
     return os.fspath(path).startswith(_REMOTE)
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a local path, or a `BucketPath` for `gs://` and `s3://`; nothing is expanded.
+    """Returns a `BucketPath` for `gs://` and `s3://`, else a `pathlib.Path`; expands nothing.
 
-    Annotated as `pathlib.Path`, whose methods both have; only `is_remote` paths have `read_range` and its like.
+    The annotation is `pathlib.Path` because both have its methods. Methods that only `BucketPath` has, such as
+    `read_range`, need a check by `is_remote`, or `bucket_path`.
 
     Raises:
-      ValueError: another URL, or a URL without a bucket.
+      ValueError: the path is another URL, or a URL without a bucket.
     """
     text = re.sub(r"^(gs|s3):/(?=[^/])", r"\1://", os.fspath(path))  # pathlib removes one slash
     if is_remote(text):
@@ -46,14 +47,14 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def bucket_path(path: str | os.PathLike) -> "BucketPath":
-    """Returns a path that `is_remote` as what it is."""
+    """Returns a path that is known to be in a bucket, annotated as a `BucketPath`."""
     return cast("BucketPath", as_path(path))
 
 
 def expand_arguments(words: Sequence[str]) -> list[str]:
-    """A command line whose words and flag values are expanded where they begin with `~` or `$`, or hold `/$`.
+    """Expands the words and flag values of a command line that begin with `~` or `$`, or contain `/$`.
 
-    A shell expands `--out ~/runs`, but not `--out=~/runs`, which all commands take as well.
+    A shell expands `--out ~/runs`, but not `--out=~/runs`, which all commands accept too.
     """
     return [_expanded(word) for word in words]
 

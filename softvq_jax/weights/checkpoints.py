@@ -1,7 +1,7 @@
-"""Reads the parameters of a training run from its checkpoints, without the run: neither data nor devices are needed.
+"""Reads the parameters in checkpoints of a training run; needs neither its data nor its devices.
 
-`train/checkpoint.py` writes and restores whole states. What is read here are records, and the averaged or the raw
-parameters alone, as host arrays.
+`train/checkpoint.py` writes and restores whole states. Here, only records and parameters (averaged or raw) are read, as
+host arrays.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from absl import logging
 from softvq_jax.storage.paths import as_path, is_remote
 from softvq_jax.weights.layout import WeightsError
 
-COMMITTED = "commit_success.txt"  # which Orbax writes last into a checkpoint in a bucket
-RECORD_DIGEST = "record_sha256"  # field of the record, computed from all others
-NETWORKS = ("tokenizer", "generator")  # names in the state of the network that is trained
+COMMITTED = "commit_success.txt"  # Orbax writes this file last into a checkpoint in a bucket
+RECORD_DIGEST = "record_sha256"  # field of the record, computed from all other fields
+NETWORKS = ("tokenizer", "generator")  # names of the trained network in the state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class CheckpointWeights:
     """The parameters in a checkpoint.
 
     Attributes:
-      folder: of the checkpoint.
-      record: of the checkpoint: step, config by dotted field names, and what else `train.run_record` writes.
-      params: tree of host arrays; of a tokenizer `{"model", "alignment"}`, the second where it was trained.
+      folder: folder of the checkpoint.
+      record: record of the checkpoint: step, config by dotted field names, and the other fields of `train.run_record`.
+      params: tree of host arrays; for a tokenizer `{"model", "alignment"}`, without "alignment" if it was not trained.
     """
 
     folder: pathlib.Path
@@ -38,11 +38,11 @@ class CheckpointWeights:
 
     @property
     def step(self) -> int:
-        """Number of steps done."""
+        """Number of finished steps."""
         return self.record["step"]
 
     def config(self, section: str) -> dict[str, Any]:
-        """A section of the run's config, nested."""
+        """Returns a section of the run's config as a nested dict."""
         nested: dict[str, Any] = {}
         for field, value in self.record["config"].items():
             first, *names = field.split(".")
@@ -55,11 +55,11 @@ class CheckpointWeights:
 
 
 def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathlib.Path | None:
-    """Returns the folder of a run's checkpoint; None if the folder has none.
+    """Returns the folder of a run's checkpoint; None if there are no checkpoints.
 
     Args:
       folder: a run's workdir, its folder `checkpoints`, or the folder of one checkpoint.
-      step: of the checkpoint; by default the newest.
+      step: step of the checkpoint; None for the newest one.
 
     Raises:
       FileNotFoundError: there are checkpoints, but none of that step.
@@ -78,21 +78,26 @@ def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathl
 
 
 def step_of(folder: pathlib.Path) -> int | None:
-    """Returns the step of a complete checkpoint, the name of its folder; None for anything else."""
+    """Returns the step of a complete checkpoint, which is the name of its folder; None for other folders."""
     return int(folder.name) if folder.name.isdigit() and _is_complete(folder) else None
 
 
 def _is_complete(folder):
-    """Whether a folder is a checkpoint that was written to its end; in a bucket, a marker of Orbax says so."""
+    """Whether a folder is a completely written checkpoint; in a bucket, it then has Orbax's marker."""
     return (folder / "record" / "metadata").is_file() and (not is_remote(folder) or (folder / COMMITTED).is_file())
 
 
 def open_checkpoint(folder: str | os.PathLike, task: str, *, step: int | None, raw: bool) -> CheckpointWeights:
-    """Finds and reads the checkpoint of a run of `task`; arguments and errors are those of the functions below.
+    """Finds and reads a checkpoint of a run.
+
+    Args:
+      folder, step: see `find_checkpoint`.
+      task: expected task of the run, "tokenizer" or "generator".
+      raw: see `read_weights`.
 
     Raises:
-      FileNotFoundError: there is no checkpoint.
-      WeightsError: it is that of another task.
+      FileNotFoundError: there is no checkpoint, or none of that step.
+      WeightsError: the checkpoint is that of another task, or is damaged.
     """
     found = find_checkpoint(folder, step)
     if found is None:
@@ -123,17 +128,17 @@ def read_record(checkpoint: pathlib.Path) -> dict[str, Any]:
 
 
 def read_weights(checkpoint: pathlib.Path, *, raw: bool = False) -> CheckpointWeights:
-    """Returns the moving average of the parameters in a checkpoint, or with `raw` those of its last step.
+    """Returns the averaged parameters in a checkpoint; with `raw`, the parameters themselves.
 
     Raises:
-      WeightsError: the checkpoint is damaged, or holds no such parameters.
+      WeightsError: the checkpoint is damaged, or does not hold these parameters.
     """
     import orbax.checkpoint as ocp
     from etils import epath
 
     record = read_record(checkpoint)
     state = epath.Path(os.fspath((checkpoint / "state").absolute()))
-    # Of this process alone: Orbax would wait for the others of a run.
+    # Only this process reads: by default, Orbax would wait for the other processes.
     single = ocp.options.MultiprocessingOptions(primary_host=_process_index(), active_processes={_process_index()})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=single)
     try:
@@ -153,7 +158,7 @@ def read_weights(checkpoint: pathlib.Path, *, raw: bool = False) -> CheckpointWe
 
 
 def record_problem(record: Any, step: int | None) -> str | None:
-    """Returns why a record cannot be that of the checkpoint of `step`; None where nothing is wrong."""
+    """Returns the problem of a record of the checkpoint of `step`; None if there is none."""
     if not isinstance(record, dict):
         return "its record is damaged: not a JSON object"
     if record.get(RECORD_DIGEST, digest := record_digest(record)) != digest:  # older checkpoints have none
@@ -164,7 +169,7 @@ def record_problem(record: Any, step: int | None) -> str | None:
 
 
 def record_digest(record: dict[str, Any]) -> str:
-    """Returns the SHA-256 of a record as JSON with sorted keys, without this digest itself."""
+    """Returns the SHA-256 of a record, without the field `RECORD_DIGEST`, as JSON with sorted keys."""
     content = json.loads(json.dumps({name: value for name, value in record.items() if name != RECORD_DIGEST}))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -178,7 +183,7 @@ def bit_sum(array: np.ndarray) -> int:
 
 
 def _in_order(names, raw):
-    """The names of the wanted arrays in the order of the state's leaves, which is that of the digest."""
+    """The names of the wanted arrays, in the order of the state's leaves, as in the digest."""
     prefixes = [f"{network}.params." for network in NETWORKS] if raw else ["ema."]
     return sorted((name for name in names if name.startswith(tuple(prefixes))), key=lambda name: name.split("."))
 

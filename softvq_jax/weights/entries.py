@@ -1,8 +1,8 @@
-"""Picks one network's tensors from a file that wraps them, or that holds several networks.
+"""Selects the tensors of one network from a file that adds prefixes to their names, or that holds several networks.
 
-Training code saves `{"model": ..., "ema": ..., "optimizer": ...}`, `torch.compile` puts `_orig_mod.` into names, and
-`DistributedDataParallel` puts `module.` before them. A network is found by its anchors, names of tensors that it certainly
-has: whatever stands before an anchor is the prefix of an entry.
+Training code saves `{"model": ..., "ema": ..., "optimizer": ...}`, `torch.compile` inserts `_orig_mod.` into names, and
+`DistributedDataParallel` puts `module.` before them. A network is found by its anchors, names of tensors that it must have:
+the part of a name before an anchor is the prefix of an entry.
 """
 
 import re
@@ -20,18 +20,18 @@ _AVERAGED = re.compile(r"ema|averag|teacher")  # DINO's teacher is an average of
 def select_state_dict(
     tensors: Mapping[str, np.ndarray], anchors: Sequence[str], *, source: str, entry: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The tensors of one network, without wrappers' prefixes.
+    """Returns the tensors of one network, by their names without prefixes.
 
-    Where a file holds raw and averaged parameters, the averaged ones are taken, and a line in the log says so.
+    If a file holds raw and averaged parameters, the averaged ones are taken, and the log says so.
 
     Args:
-      tensors: all tensors of a file by name.
-      anchors: names of tensors; a network has one of them.
-      source: the file's name, for messages.
-      entry: the part of the file to take, such as "model", "ema" or "student"; None: the only one, or the averaged one.
+      tensors: all tensors of a file, by name.
+      anchors: names of tensors; a network has at least one of them.
+      source: name of the file, for messages.
+      entry: entry of the file, such as "model", "ema" or "student"; None for the only one, or the averaged one.
 
     Returns:
-      The tensors of the entry; all of them, where nothing has an anchor's name.
+      The tensors of the entry; all tensors if no name ends in an anchor.
 
     Raises:
       WeightsError: the file has no such entry, or several without a clear choice.
@@ -63,7 +63,7 @@ def select_state_dict(
 
 
 def _prefix(name: str, anchors: Sequence[str]) -> str | None:
-    """What stands before the longest anchor that ends a name; None where none does."""
+    """The part of a name before the longest anchor at its end; None if it does not end in an anchor."""
     ends = [anchor for anchor in anchors if name == anchor or name.endswith(f".{anchor}")]
     return name.removesuffix(max(ends, key=len)) if ends else None
 

@@ -1,7 +1,7 @@
 """Finds, reads and writes weight files.
 
 A name is a local path, a path in a bucket, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
-`entries.py` picks one network of a file that holds several. Files in a bucket are read from a local copy.
+`entries.py` selects one network from a file that holds several. Files in a bucket are read from a local copy.
 """
 
 import json
@@ -26,10 +26,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Path:
-    """Returns the file or folder of a name, downloaded from the Hub if necessary.
+    """Returns the file or folder that a name refers to; downloads it from the Hub if necessary.
 
     Args:
-      name: a path, also in a bucket, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
+      name: a local path, a path in a bucket, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
       purpose: use of the weights, for messages.
 
     Raises:
@@ -49,7 +49,7 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
 
 
 def exists(name: str | os.PathLike) -> bool:
-    """Whether there is a file or folder of a name that is not one of the Hub's."""
+    """Whether a name is the path of an existing file or folder, local or in a bucket; False for `hf://` names."""
     return not os.fspath(name).startswith(HUB) and as_path(expand(os.fspath(name))).exists()
 
 
@@ -67,7 +67,7 @@ def _fetch(name: str, purpose: str) -> pathlib.Path:
         patterns = ["*.json", "*.safetensors"]
         return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:
-        # The hub's client raises many types for "no network", "no such file" and "not allowed"; all end here.
+        # The client raises many types for "no network", "no such file" and "not allowed".
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise FileNotFoundError(
             f"{purpose}: {name!r} is not a local file or folder, and could not be downloaded from the Hugging Face "
@@ -75,7 +75,7 @@ def _fetch(name: str, purpose: str) -> pathlib.Path:
         ) from error
 
 
-# The weights of a folder: the first of these files that it has.
+# Names of weight files; the first one that a folder has is used.
 WEIGHTS = (
     "model.safetensors",
     f"model.safetensors{INDEX}",
@@ -87,14 +87,14 @@ _PYTORCH = (".pth", ".pt", ".bin")
 
 
 def find_weights(folder: pathlib.Path, *, purpose: str = "weights") -> pathlib.Path:
-    """Returns the file of weights in a folder: one of `WEIGHTS`, or the only `.safetensors`, `.pth`, `.pt` or `.bin`.
+    """Returns the weight file of a folder: the first of `WEIGHTS`, or the only `.safetensors`, `.pth`, `.pt` or `.bin`.
 
     Args:
       folder: the folder; a file is returned as it is.
       purpose: use of the weights, for messages.
 
     Raises:
-      FileNotFoundError: there is none, or there are several of them.
+      FileNotFoundError: the folder has no weight file, or several.
     """
     if folder.is_file():
         return folder
@@ -111,10 +111,10 @@ def find_weights(folder: pathlib.Path, *, purpose: str = "weights") -> pathlib.P
 
 
 def find_published(path: pathlib.Path, *, purpose: str) -> tuple[dict, pathlib.Path]:
-    """Returns the content of `config.json` and the file of weights.
+    """Returns the content of `config.json` and the path of the weight file.
 
     Args:
-      path: a folder with both, or a file of weights; a file without a `config.json` beside it has an empty one.
+      path: a folder with both, or a weight file; without a `config.json` beside that file, the content is empty.
       purpose: use of the weights, for messages.
 
     Raises:
@@ -129,16 +129,18 @@ def find_published(path: pathlib.Path, *, purpose: str) -> tuple[dict, pathlib.P
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads all tensors of a `.safetensors` file, of a PyTorch `.pth`, `.pt` or `.bin` (needs the `torch` extra), or of the
-    files that a `.safetensors.index.json` or `.bin.index.json` lists.
+    """Reads all tensors of a weight file, by name.
 
-    Tensors of nested dicts in PyTorch files are named by their path, joined by dots.
+    Args:
+      path: a `.safetensors` file, a PyTorch file (`.pth`, `.pt`, `.bin`; needs the `torch` extra), or a
+        `.safetensors.index.json` or `.bin.index.json`, which lists the shards to read. In PyTorch files, the names in
+        nested dicts are joined by dots.
 
     Raises:
       FileNotFoundError: the file, or one that an index lists, does not exist.
-      WeightsError: the file is truncated, not of the format of its extension, or holds tensors that are sparse or
-        quantized.
-      ImportError: a PyTorch file, and torch is not installed.
+      WeightsError: the file is truncated, does not have the format of its extension, or holds sparse or quantized
+        tensors.
+      ImportError: it is a PyTorch file, and torch is not installed.
     """
     path = as_path(path)
     if not path.is_file():
@@ -176,29 +178,29 @@ def _read_safetensors(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
             dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (it has no iterator)
-        if not dtypes.keys() & _only_ours(dtypes):
+        if not _unsupported_by_numpy(dtypes):
             return numpy_files.load_file(path)
         with safetensors.safe_open(path, framework="np") as file:
-            ours = _read_float8(path, dtypes)
-            return {key: ours[key] if key in ours else file.get_tensor(key) for key in dtypes}
+            float8 = _read_float8(path, dtypes)
+            return {key: float8[key] if key in float8 else file.get_tensor(key) for key in dtypes}
     except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(
             f"{path} ({path.stat().st_size:,} bytes) is cut short or damaged ({error}): copy or download it again"
         ) from error
 
 
-def _only_ours(dtypes):
-    """The keys of the tensors that safetensors cannot give to NumPy: float8 and smaller."""
+def _unsupported_by_numpy(dtypes):
+    """The keys of the tensors that safetensors cannot convert to NumPy: float8 and smaller."""
     return {key for key, dtype in dtypes.items() if dtype.startswith(("F8_", "F6_", "F4"))}
 
 
 def _read_float8(path, dtypes):
-    """The float8 tensors of a file that safetensors has found to be valid."""
+    """The float8 tensors of a file that safetensors has already validated."""
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
     tensors = {}
-    for key in _only_ours(dtypes):
+    for key in _unsupported_by_numpy(dtypes):
         if dtypes[key] not in _FLOAT8:
             raise WeightsError(f"{path}: {key!r} is {dtypes[key]}; expected float32, float16, bfloat16 or float8")
         first, last = header[key]["data_offsets"]
@@ -228,7 +230,7 @@ def _read_torch(path):
 
 
 def _flat(content, kind, prefix=""):
-    """The values of a kind in nested dicts, by their dotted paths."""
+    """The values of type `kind` in nested dicts, by their keys joined by dots."""
     flat = {}
     for key, value in content.items():
         if isinstance(value, kind):
@@ -247,7 +249,7 @@ def _to_numpy(torch, tensor, key, path):
         )
     try:
         return tensor.numpy()
-    except TypeError:  # bfloat16 and float8, which NumPy does not know; float32 holds them all
+    except TypeError:  # NumPy has no bfloat16 and float8; float32 represents them exactly
         return tensor.float().numpy()
     except RuntimeError as error:
         raise WeightsError(f"{path}: {key!r} could not be read: {error}") from error

@@ -23,16 +23,16 @@ def model_card(
     dataset: str | None = None,
     pipeline_tag: str | None = None,
 ) -> "huggingface_hub.ModelCard":
-    """A model card: a Markdown page, with metadata that the Hub reads.
+    """Returns a model card: a Markdown page with metadata for the Hub.
 
     Args:
       title: heading of the page.
       body: Markdown below the heading.
-      tags: further tags, beside the library's.
-      license: its identifier on the Hub, such as "mit".
+      tags: tags in addition to the library's own.
+      license: identifier of the license on the Hub, such as "mit".
       metrics: numbers by name, such as `{"rFID": 0.61}`.
-      dataset: the data set that they were measured on, and that the network was trained on, such as "imagenet-1k".
-      pipeline_tag: the Hub's task.
+      dataset: data set on which the network was trained and the metrics were measured, such as "imagenet-1k".
+      pipeline_tag: task of the model on the Hub.
 
     Raises:
       ValueError: metrics without a data set.
@@ -82,8 +82,8 @@ def push(
 
     Args:
       save: writes the files into a folder.
-      card: becomes its `README.md`.
-      repo_id: "owner/name"; made if it does not exist.
+      card: model card, written as `README.md`.
+      repo_id: "owner/name"; created if it does not exist.
 
     Returns:
       The URL of the commit.
@@ -104,14 +104,14 @@ class PushToHub:
     """Adds `push_to_hub` to a class that has `save_pretrained`."""
 
     pipeline_tag: ClassVar[str]
-    """The Hub's task."""
+    """Task of the model on the Hub."""
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files into a folder."""
         raise NotImplementedError
 
     def card_text(self, repo_id: str) -> str:
-        """The text of the model card, in Markdown."""
+        """Returns the text of the model card, in Markdown."""
         raise NotImplementedError
 
     def push_to_hub(
@@ -130,8 +130,8 @@ class PushToHub:
         The arguments are those of `huggingface_hub.ModelHubMixin.push_to_hub`.
 
         Args:
-          repo_id: "owner/name"; made if it does not exist.
-          commit_message, private, token, branch, create_pr: of the commit and the repository.
+          repo_id: "owner/name"; created if it does not exist.
+          commit_message, private, token, branch, create_pr: options of the commit and the repository.
           model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `model_card`.
 
         Returns:

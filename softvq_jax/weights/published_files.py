@@ -1,4 +1,4 @@
-"""The content of a published folder besides the parameters, kept so that it can be written back."""
+"""Content of a published folder besides the parameters, kept so that it can be written back unchanged."""
 
 import dataclasses
 import json
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublishedFiles:
-    """The static part of a tokenizer or generator as a pytree: equal where the contents are, and hashable.
+    """Static metadata of a tokenizer or generator as a pytree; hashable, and compared by content.
 
     Attributes:
-      config: the content of `config.json`.
+      config: content of `config.json`.
       extra: tensors that the network does not use.
-      dtypes: the dtypes of tensors other than float32.
-      unused_rows: rows that the network does not use, the second halves of some tensors.
+      dtypes: dtypes of the tensors that are not float32.
+      unused_rows: second halves of tensors of which the network uses the first half of the rows.
     """
 
     config: Mapping[str, Any]
@@ -25,7 +25,7 @@ class PublishedFiles:
     unused_rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def tensors(self, written: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns all tensors of the file, given those that the rules write from the parameters."""
+        """Returns all tensors of the file, given those that the weight rules make from the parameters."""
         tensors = {key: tensor.astype(self.dtypes.get(key, np.float32)) for key, tensor in written.items()}
         for key, rest in self.unused_rows.items():
             tensors[key] = np.concatenate([tensors[key], rest])
@@ -46,7 +46,7 @@ class PublishedFiles:
 
 
 def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
-    """Returns whether two sets of tensors have the same names, types and bits."""
+    """Whether two sets of tensors have the same names, types and bits."""
     return a.keys() == b.keys() and all(
         a[key].dtype == b[key].dtype and a[key].shape == b[key].shape and a[key].tobytes() == b[key].tobytes()
         for key in a

@@ -106,7 +106,7 @@ def test_shards_are_copied_ahead_and_checked(bucket, tmp_path, monkeypatch):
     shards = open_source({"source": "array_record"}, str(bucket / "data"))
     expected = [shards[i].load() for i in range(len(shards))]
     statuses = [(as_path(name), as_path(name).stat()) for name in shards._shards]
-    array_record.copy_ahead(tuple(shards._copied_ahead)).wait()
+    array_record.copy_ahead(shards._to_copy).wait()
     copies = [mirror.copy_of(*status) for status in statuses]
     assert [copy.read_bytes() for copy in copies] == [path.read_bytes() for path, _ in statuses]
     array_record._reader.cache_clear()
@@ -114,7 +114,7 @@ def test_shards_are_copied_ahead_and_checked(bucket, tmp_path, monkeypatch):
     assert [shards[i].load() for i in range(len(shards))] == expected
     path, status = statuses[0]
     shutil.rmtree(copies[0].parent)
-    wrong = mirror.Ahead([(path, status, "0" * 64)])
+    wrong = mirror.BackgroundCopies([(path, status, "0" * 64)])
     wrong.wait()
     assert not copies[0].exists()
 
@@ -125,7 +125,7 @@ def test_copies_keep_to_their_limit(bucket, tmp_path, monkeypatch):
     paths = [bucket / f"{i}" for i in range(4)]
     for path in paths:
         path.write_bytes(path.name.encode() * 10_000)
-    ahead = mirror.Ahead([(path, path.stat(), "") for path in paths])
+    ahead = mirror.BackgroundCopies([(path, path.stat(), "") for path in paths])
     ahead.wait()
     assert [mirror.copy_of(path, path.stat()).exists() for path in paths] == [True, True, False, False]
     assert mirror.local_file(paths[3]).read_bytes() == b"3" * 10_000  # in place of the one that was used least

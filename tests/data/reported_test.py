@@ -19,7 +19,7 @@ from tests.data import reported_inputs
 def said(monkeypatch):
     """The warnings that are logged."""
     lines = []
-    folder.logging_once.cache_clear()
+    folder.warn_once.cache_clear()
     monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
     return lines
 
