@@ -3,29 +3,11 @@
 import gzip
 import json
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from softvq_jax.train.closing import at_end
 from softvq_jax.train.profile import Profile, ProfileSteps
-from softvq_jax.train.step_clock import StepClock
-
-
-def steps(profile, first, last):
-    """Takes the steps `first` to `last`, as the loop does."""
-    step = jax.jit(lambda x: (x @ x, jnp.sum(x))).lower(jnp.eye(64)).compile()
-    profile.write_program(step, first - 1, last)
-    clock, state = StepClock(), jnp.eye(64)
-    with at_end(profile.end):
-        for number in range(first, last + 1):
-            profile.before(number)
-            state, metrics = clock.call(number, step, state)
-            with clock.during("data"):
-                jax.block_until_ready(metrics)
-            if profile.ends(number):
-                profile.end(metrics)
-    clock.close()
+from tests import programs
+from tests.programs.profiled_steps import steps
 
 
 def traced(workdir, name):
@@ -35,7 +17,7 @@ def traced(workdir, name):
 
 
 def test_the_chosen_steps_are_traced(tmp_path):
-    steps(Profile(ProfileSteps.parse("3:4"), tmp_path), 1, 6)
+    programs.run("profiled_steps", tmp_path, "3:4", 1, 6)
     events = traced(tmp_path, "steps_3_4")
     assert sorted(event["args"]["step_num"] for event in events if event.get("name") == "train") == ["3", "4"]
     assert any(event.get("name") == "data" for event in events)
@@ -46,7 +28,7 @@ def test_the_chosen_steps_are_traced(tmp_path):
 
 
 def test_a_run_that_ends_early_leaves_its_trace(tmp_path):
-    steps(Profile(ProfileSteps(2, 100), tmp_path), 1, 3)
+    programs.run("profiled_steps", tmp_path, "2:100", 1, 3)
     assert {event["args"]["step_num"] for event in traced(tmp_path, "steps_2_100") if event.get("name") == "train"} == {
         "2",
         "3",
