@@ -1,6 +1,6 @@
 """A small MaskGIT on the codes of a small VQ tokenizer, on the photographs in scikit-image.
 
-    python -m softvq_jax.main --config=configs/tiny.py --config.model.bottleneck=vq --workdir=runs/tiny_vq
+    python -m softvq_jax.main --config=configs/tiny_patches.py --config.model.bottleneck=vq --workdir=runs/tiny_vq
     python -m softvq_jax.main --config=configs/tiny_maskgit.py --workdir=runs/tiny_maskgit
 
 It trains in minutes on a laptop's CPU. The classes are the photographs. The first command trains the tokenizer, which

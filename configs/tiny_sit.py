@@ -1,6 +1,6 @@
 """A small SiT on latents of the photographs in scikit-image, which trains in minutes on a laptop's CPU.
 
-    python -m softvq_jax.main --config=configs/tiny.py --workdir=runs/tiny
+    python -m softvq_jax.main --config=configs/tiny_patches.py --workdir=runs/tiny_patches
     python -m softvq_jax.main --config=configs/tiny_sit.py --workdir=runs/tiny_sit
 
 The classes are the photographs. The first command trains the tokenizer, which encodes random crops on the fly. At the end,
@@ -12,7 +12,7 @@ from softvq_jax.generators.config import generator_config
 
 def get_config():
     config = generator_config("sit", "B")
-    config.tokenizer = "./runs/tiny"
+    config.tokenizer = "./runs/tiny_patches"
     config.model.update(num_tokens=64, channels=16, num_classes=8, width=128, depth=4, num_heads=4, dtype="float32")
     config.sampling.update(steps=50, guidance=1.5, guidance_interval=(0.0, 1.0))
     config.optim.update(learning_rate=8e-3, warmup_epochs=100.0, schedule="cosine", ema_decay=0.99, ema_warmup=True)

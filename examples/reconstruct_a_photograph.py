@@ -35,11 +35,11 @@ from softvq_jax.train.tasks import TASKS
 # %% [markdown]
 # ## Train
 #
-# The config `tiny` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, networks two blocks deep, and no
+# The config `tiny_patches` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, networks two blocks deep, and no
 # loss that needs downloaded weights. With its own 1,600 steps it reaches 25.9 dB. Here you train for 100 steps only.
 
 # %%
-config = load_config("tiny")
+config = load_config("tiny_patches")
 config.train.update(batch_size=8, num_steps=100)
 config.optim.update(learning_rate=8e-2, warmup_epochs=10.0, ema_decay=0.97)
 config.evals.held_out.update(every_steps=0, num_images=8)

@@ -45,7 +45,7 @@ work = pathlib.Path(tempfile.mkdtemp())
 # 32 px images, 16 tokens of 8 channels.
 
 # %%
-config = load_config("tiny")
+config = load_config("tiny_patches")
 config.model.update(image_size=32, num_latent_tokens=16, latent_dim=8, bottleneck="ae")
 config.optim.update(warmup_epochs=20.0, ema_decay=0.97)
 config.train.num_steps = 80

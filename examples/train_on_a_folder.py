@@ -44,7 +44,7 @@ print(len(list(folder.rglob("*.jpg"))), "images")
 # command line every field is a flag: `--config.data.path=photographs`.
 
 # %%
-config = load_config("tiny")
+config = load_config("tiny_patches")
 config.data.update(source="folder", path=str(folder), holdout=0.2, augment="random_crop")
 config.model.update(image_size=32, num_latent_tokens=16, latent_dim=16, codebook_size=256)
 config.train.update(batch_size=16, num_steps=120)
@@ -53,7 +53,7 @@ config.log.every_steps = 20
 config.evals.held_out.update(every_steps=60, num_images=8, num_pictures=8)
 
 # %% [markdown]
-# `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny` trains with a
+# `load_config` takes the name of a config that ships with the package, or the path of a file. `tiny_patches` trains with a
 # pixel loss only. The full recipe, as in the config `b64`, also uses pretrained networks: a DINOv2 encoder and teacher,
 # LPIPS, and the DINO discriminator. They are downloaded, or read from the paths in `config.weights`. If a file is
 # missing, the error message states which one, where to get it, and how to run without it.

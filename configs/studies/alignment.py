@@ -5,7 +5,7 @@
 
 Needs DINOv2 weights (small by default), which are downloaded from the Hugging Face Hub if possible; without them, the study
 stops before the first run. `tools.random_teacher` writes random weights, for a control. Ten shortened runs of
-`configs/tiny.py`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
+`configs/tiny_patches.py`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
 easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 
@@ -15,7 +15,7 @@ MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny_patches"), 200)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
     readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]

@@ -3,7 +3,7 @@
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
 SimVQ has a frozen or a trained matrix; the codebook's learning rate in VQ and SimVQ is annealed or constant. Twenty-four
-shortened runs of `configs/tiny.py` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
+shortened runs of `configs/tiny_patches.py` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
 to the codebook. Those of VQ and SimVQ take eleven minutes on two cores, mostly for 65,536 codes. SimVQ's paper (arXiv
 2411.02038) reports 100 % usage of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
@@ -28,7 +28,7 @@ LEVELS = {1024: (8, 8, 4, 4), 8192: (8, 8, 8, 4, 4), 65_536: (8, 8, 8, 8, 4, 4)}
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), STEPS)
+    base = shortened(load_base(__file__, "tiny_patches"), STEPS)
     base.model.update(num_latent_tokens=16, num_codebooks=1)
     base.loss.entropy_weight = 0.0
     config = study_config(

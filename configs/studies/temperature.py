@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Ten shortened runs of `configs/tiny.py` with 32 tokens, with the released posterior and the paper's; about thirteen minutes
+Ten shortened runs of `configs/tiny_patches.py` with 32 tokens, with the released posterior and the paper's; about thirteen minutes
 on one core. The paper uses 0.07 and finds nearby values equally good.
 """
 
@@ -12,7 +12,7 @@ POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), 200)
+    base = shortened(load_base(__file__, "tiny_patches"), 200)
     base.model.update(bottleneck="softvq", num_latent_tokens=32)
     base.log.every_steps = 1  # because gradient peaks last only one step
     return study_config(

@@ -73,7 +73,13 @@ def test_a_killed_run_in_a_bucket_ends_with_the_bits_of_a_local_one(folder, tmp_
         "log.every_steps": 1,
         "evals.held_out.every_steps": 4,
     }
-    command = [sys.executable, "-m", "softvq_jax.main", "--config=tiny", f"--compilation_cache={tmp_path / 'cache'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "softvq_jax.main",
+        "--config=tiny_patches",
+        f"--compilation_cache={tmp_path / 'cache'}",
+    ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     subprocess.run([*command, f"--workdir={tmp_path / 'run'}"], check=True, env=os.environ)
     run = folder.parent

@@ -297,7 +297,7 @@ REFUSED = {
 @pytest.mark.parametrize("flags", REFUSED.values(), ids=REFUSED)
 def test_a_refusal_at_the_start_leaves_no_folder_and_no_traceback(flags, tmp_path):
     workdir = tmp_path / "new" / "run"
-    command = [sys.executable, "-m", "softvq_jax.main", "--config=tiny", f"--workdir={workdir}", *flags]
+    command = [sys.executable, "-m", "softvq_jax.main", "--config=tiny_patches", f"--workdir={workdir}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENV)
     assert done.returncode == 1 and "error: " in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr

@@ -97,7 +97,7 @@ def test_rfid_on_a_schedule_is_that_of_the_averaged_weights_and_disturbs_nothing
 @pytest.mark.heavy
 def test_two_processes_measure_the_whole_set_and_agree_on_the_best_step(small_inception, tmp_path):
     flags = {
-        "config": "configs/tiny.py",
+        "config": "configs/tiny_patches.py",
         "workdir": tmp_path,
         "config.model.image_size": 32,
         "config.model.num_latent_tokens": 8,

@@ -63,15 +63,15 @@ def test_fields_that_older_versions_lack_have_their_defaults():
 
 def test_the_position_in_the_data_counts_from_each_change():
     before = RunRecord(SAVED, {}, {}, {"fingerprint": "", "parts": {}}, {})
-    assert before.at(5)["next_sample"] == 40
-    after = RunRecord(SAVED | {"train.batch_size": 16}, {}, {}, before.data, {}).after(before.at(5))
-    assert [after.at(step)["next_sample"] for step in (5, 6, 7)] == [40, 56, 72]
-    assert after.at(6)["changes"] == [{"step": 5, "next_sample": 40, "fields": {"train.batch_size": [8, 16]}}]
-    again = RunRecord(SAVED | {"train.batch_size": 4}, {}, {}, before.data, {}).after(after.at(7))
-    assert again.at(9)["next_sample"] == 72 + 2 * 4 and len(again.changes) == 2
-    again.check_position(again.at(9))
+    assert before.at_step(5)["next_sample"] == 40
+    after = RunRecord(SAVED | {"train.batch_size": 16}, {}, {}, before.data, {}).after(before.at_step(5))
+    assert [after.at_step(step)["next_sample"] for step in (5, 6, 7)] == [40, 56, 72]
+    assert after.at_step(6)["changes"] == [{"step": 5, "next_sample": 40, "fields": {"train.batch_size": [8, 16]}}]
+    again = RunRecord(SAVED | {"train.batch_size": 4}, {}, {}, before.data, {}).after(after.at_step(7))
+    assert again.at_step(9)["next_sample"] == 72 + 2 * 4 and len(again.changes) == 2
+    again.check_position(again.at_step(9))
     with pytest.raises(ValueError, match=r"continues with sample 80, .* lead to 84"):
-        again.check_position(again.at(10) | {"next_sample": 80})
+        again.check_position(again.at_step(10) | {"next_sample": 80})
 
 
 @pytest.mark.slow

@@ -17,13 +17,13 @@ VALUES = ["abc", -1, 0, 2.5, [1], {}, True, None, 10**12, float("nan"), [{}], [[
 
 def saved_record():
     changes = [{"step": 2, "next_sample": 8, "fields": {"train.batch_size": [4, 4]}}]
-    return json.loads(json.dumps(RUN.at(6) | {"changes": changes, "next_sample": 24}))
+    return json.loads(json.dumps(RUN.at_step(6) | {"changes": changes, "next_sample": 24}))
 
 
 def continued(record):
     RUN.check(record, pathlib.Path("WORKDIR"), allow_changes=True)
     RUN.check_position(record)
-    return RUN.after(record).at(record["step"], record["unreadable_images"])
+    return RUN.after(record).at_step(record["step"], record["unreadable_images"])
 
 
 def places(value, path=()):
@@ -59,9 +59,9 @@ def test_every_field_with_other_values():
 
 @pytest.mark.parametrize("name", ["published", "changes"])
 def test_records_of_older_versions_are_read(name):
-    record = RUN.at(6)
+    record = RUN.at_step(6)
     del record[name]
-    assert continued(record) == RUN.at(6)
+    assert continued(record) == RUN.at_step(6)
 
 
 def test_what_was_edited_is_named():

@@ -30,7 +30,7 @@ SHORT = {  # for runs on several devices, whose steps take a second each; the we
     "optim.ema_decay": 0.5,
 }
 FLAGS = {
-    "config": "configs/tiny.py",
+    "config": "configs/tiny_patches.py",
     "config.model.image_size": 48,
     "config.model.encoder.patch_size": 12,
     "config.model.decoder.patch_size": 12,

@@ -80,7 +80,7 @@ def test_arguments_are_hashable_in_any_order():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fsq", "bottleneck is 'fsq'; expected one of softvq, vq, simvq, kl, ae, or package.module:Class"),
+        ("lfq", "bottleneck is 'lfq'; expected one of softvq, .*, or package.module:Class"),
         ("no_such_package:FSQ", "bottleneck 'no_such_package:FSQ' cannot be imported: No module named"),
         ("json:dumps", "bottleneck 'json:dumps' is <function dumps.*; expected a subclass of Bottleneck"),
     ],

@@ -22,7 +22,7 @@ def set_field(config, setting):
 def test_a_run_can_be_configured_without_each_network(name):
     config = tokenizer_config("S", "S")
     assert NETWORKS[name].needed(config)
-    set_field(config, NETWORKS[name].without)
+    set_field(config, NETWORKS[name].disable_setting)
     assert not NETWORKS[name].needed(config) and name not in pretrained.abstract(config).arguments
 
 
