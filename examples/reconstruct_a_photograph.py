@@ -35,7 +35,7 @@ from softvq_jax.train.tasks import TASKS
 # %% [markdown]
 # ## Train
 #
-# The config `tiny_patches` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, networks two blocks deep, and no
+# The config `tiny_patches` makes a small tokenizer: 64 px images, 64 tokens of 16 channels, two blocks deep, and no
 # loss that needs downloaded weights. With its own 1,600 steps it reaches 25.9 dB. Here you train for 100 steps only.
 
 # %%

@@ -5,7 +5,7 @@
 
 Needs DINOv2 weights (small by default), which are downloaded from the Hugging Face Hub if possible; without them, the study
 stops before the first run. `tools.random_teacher` writes random weights, for a control. Ten shortened runs of
-`configs/tiny_patches.py`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
+`tiny_patches`, twelve minutes on two cores. Needs the extra `studies`. According to the paper, aligned latents are
 easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 

@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/studies/bottlenecks.py --workdir=runs/bottlenecks
 
-Twenty-four shortened runs of `configs/tiny_patches.py`; the first fifteen take six minutes on two cores. TokenFlow's semantic half
+Twenty-four shortened runs of `tiny_patches`; the first fifteen take six minutes on two cores. TokenFlow's semantic half
 has no teacher here. FSQ has 3 channels of 8 levels, as many codes as the others, and 3 numbers per token. Any field of the
 base config can be set, such as `--config.base.data.path=...`. With `--config.base.evals.fid.every_steps=1000
 --config.base.evals.fid.weights=...`, rFID on the held-out images is measured too. In the paper (SoftVQ-VAE, ablations),

@@ -3,7 +3,7 @@
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
 SimVQ has a frozen or a trained matrix; the codebook's learning rate in VQ and SimVQ is annealed or constant. Twenty-four
-shortened runs of `configs/tiny_patches.py` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
+shortened runs of `tiny_patches` with 16 tokens, one codebook and no entropy loss, which would need memory proportional
 to the codebook. Those of VQ and SimVQ take eleven minutes on two cores, mostly for 65,536 codes. SimVQ's paper (arXiv
 2411.02038) reports 100 % usage of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """

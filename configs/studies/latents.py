@@ -4,7 +4,7 @@
 
 Probes use the mean token or all tokens, before or after the bottleneck; the baseline is the most frequent class. A map of
 the latents and pictures of nearest neighbors are written to each run's folder (`--config.map=umap` needs the extra `umap`);
-for data without classes, only these are made. Six shortened runs of `configs/tiny_patches.py`, two and a half minutes on two cores.
+for data without classes, only these are made. Six shortened runs of `tiny_patches`, two and a half minutes on two cores.
 Needs the extra `studies`. In the paper, linear probes are better on SoftVQ's latents than on VQ's and AE's for every number
 of tokens.
 """

@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Ten shortened runs of `configs/tiny_patches.py` with 32 tokens, with the released posterior and the paper's; about thirteen minutes
+Ten shortened runs of `tiny_patches` with 32 tokens, with the released posterior and the paper's; about thirteen minutes
 on one core. The paper uses 0.07 and finds nearby values equally good.
 """
 
