@@ -53,7 +53,7 @@ check_training_flags() {
 
 # Checks that the workdir can be the same folder on several machines.
 check_shared_workdir() {
-  [[ " ${training_flags[*]}" =~ \ --workdir=(/|gs://|s3://) ]] ||
+  [[ " ${training_flags[*]}" =~ \ --workdir=(/|gs://) ]] ||
     die "--workdir must be in a bucket (gs://...), or the absolute path of a folder that all machines share"
 }
 

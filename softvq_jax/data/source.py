@@ -118,6 +118,14 @@ def digest_of_file(path: str) -> str:
 
 
 def digests_of_files(paths: Sequence[str]) -> dict[str, str]:
-    """Returns `digest_of_file` of each file, by its name without folders; reads files in a bucket in threads."""
+    """Returns `digest_of_file` of each file, by its name; reads files in a bucket in threads.
+
+    If a name occurs in several folders, files are named by their paths below the folder that holds them all.
+    """
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) < len(names):
+        folders = [path.split("/")[:-1] for path in paths]
+        shared = next(i for i, level in enumerate(itertools.zip_longest(*folders)) if len(set(level)) > 1)
+        names = ["/".join(path.split("/")[shared:]) for path in paths]
     found = listing.in_threads(digest_of_file, paths) if any(map(is_remote, paths)) else map(digest_of_file, paths)
-    return {os.path.basename(path): file_digest for path, file_digest in zip(paths, found, strict=True)}
+    return dict(zip(names, found, strict=True))

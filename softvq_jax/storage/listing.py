@@ -11,7 +11,8 @@ from softvq_jax.storage.paths import as_path, bucket_path, is_remote
 
 THREADS = 16  # concurrent requests to a bucket
 _MAGIC = re.compile(r"[*?\[]")
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def exists(path: str) -> bool:

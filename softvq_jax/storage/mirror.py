@@ -21,6 +21,7 @@ from softvq_jax.storage.buckets import BucketPath, ObjectStatus
 from softvq_jax.storage.paths import as_path, is_remote
 
 DEFAULT_GB = 100.0
+WORK = "work"  # subfolder for files that are not copies, which stay
 KEPT_FREE = 0.05  # fraction of the disk that copies leave free
 
 
@@ -101,7 +102,9 @@ def work_folder(folder: str | os.PathLike) -> pathlib.Path:
     It depends only on the name, so that a command that is started again on the same host finds its files.
     """
     folder = as_path(folder)
-    return cache_folder() / hashlib.sha256(str(folder).encode()).hexdigest()[:32] if is_remote(folder) else folder
+    return (
+        cache_folder() / WORK / hashlib.sha256(str(folder).encode()).hexdigest()[:32] if is_remote(folder) else folder
+    )
 
 
 def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256: str = "") -> None:
@@ -161,6 +164,8 @@ def _copies() -> list[tuple[float, int, pathlib.Path]]:
     """Time of the last use, size in bytes, and folder of each copy."""
     found = []
     for folder in cache_folder().iterdir() if cache_folder().exists() else ():
+        if folder.name == WORK:
+            continue
         with contextlib.suppress(OSError):  # another process is removing the copy
             statuses = [path.stat() for path in folder.rglob("*") if path.is_file()]
             if statuses:

@@ -76,8 +76,8 @@ def check_kind(config, model: TokenizerConfig) -> None:
     kind = tokenizer_kinds.kind_of(model).name
     if ("masking" in config) != (kind == "maetok") or ("encoder" in config.weights) != (kind == "softvq"):
         raise ValueError(
-            f"model.kind is {kind!r}, but the config has the fields of another kind: use one of its configs, such as "
-            f"{ {'softvq': 'l64', 'titok': 'titok_bl64_vq8k', 'maetok': 'maetok_b128'}[kind] }"
+            f"model.kind is {kind!r}, but the config has the fields of another kind: start from a config of this kind, "
+            "such as l64 (softvq), titok_bl64_vq8k or maetok_b128"
         )
     if kind == "titok" and config.gan.adaptive:
         raise ValueError("gan.adaptive is for decoders that end with a linear map; a TiTok's ends with a convolution")
