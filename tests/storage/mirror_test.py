@@ -26,6 +26,6 @@ def test_the_least_recently_used_copies_make_room_and_work_files_stay(cache):
     work = write(mirror.work_folder("gs://bucket/out") / "rows", 900, 500)
     mirror.make_room(600)
     assert not old.exists() and new.exists() and work.exists()
-    with pytest.raises(OSError, match="0.00 GB do not fit into .* SOFTVQ_CACHE_GB"):
+    with pytest.raises(OSError, match=r"0\.00 GB do not fit into .* SOFTVQ_CACHE_GB"):
         mirror.make_room(1001)
     assert work.exists()
