@@ -39,7 +39,7 @@ with jax.set_mesh(mesh):
     read = checkpoints._reader.restore
 
     def failing(path, **kwargs):
-        if process == 1 and path.name == "2":
+        if process == 1 and pathlib.Path(path).name == "2":
             raise OSError("stale file handle")
         return read(path, **kwargs)
 

@@ -15,6 +15,8 @@ from softvq_jax.tools import encode_latents
 from softvq_jax.train.latent_source import open_source
 from tests import programs, small_generators
 
+OPTIMIZED = True  # bits are compared with those of other processes, see conftest.py
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):

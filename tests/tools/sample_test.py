@@ -14,6 +14,8 @@ from softvq_jax.tools import sample
 from softvq_jax.weights import files
 from tests import programs, small_generators
 
+OPTIMIZED = True  # bits are compared with those of other processes, see conftest.py
+
 SHAPE = DiTConfig(num_tokens=8, channels=6, width=32, depth=1, num_heads=4, num_classes=7)
 
 

@@ -79,13 +79,13 @@ def test_a_run_on_latents_resumes_bit_for_bit_and_leaves_a_generator(config, tmp
     jax.tree.map(np.testing.assert_array_equal, *(final_state(config, tmp_path / name) for name in ("whole", "cut")))
 
     picture = np.asarray(Image.open(tmp_path / "whole" / "images" / "samples_0000004.png"))
-    assert picture.shape == (32, 8 * 34 - 2, 3)
+    assert picture.shape == (3 * 32 + 14, 8 * (3 * 32 + 2) - 2, 3)  # enlarged, with class names below
     generator = Generator.from_pretrained(tmp_path / "whole")
     info = json.loads((tmp_path / "latents" / "dataset.json").read_text())["latents"]
     assert (generator.statistics.mean, generator.statistics.std) == (info["mean"], info["std"])
     drawn = generator.sample(np.arange(8), key=jax.random.key(0), steps=3, guidance=1.75, guidance_interval=(0.0, 0.7))
     images = Tokenizer.from_pretrained(tokenizer).decode(drawn)
-    np.testing.assert_allclose(np.asarray(images)[0], picture[:32, :32] / 127.5 - 1, atol=1.01 / 127.5)
+    np.testing.assert_allclose(np.asarray(images)[0], picture[:96:3, :96:3] / 127.5 - 1, atol=1.01 / 127.5)
 
 
 def test_images_are_encoded_on_the_fly(config):

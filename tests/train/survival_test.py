@@ -158,7 +158,7 @@ def test_a_killed_run_ends_bit_for_bit_the_same(cache, tmp_path):
     assert_same(workdir, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # two and a half minutes
 def test_a_run_killed_between_saves_and_in_one_ends_bit_for_bit_the_same(uninterrupted, cache, tmp_path):
     workdir, moment = tmp_path / "run", random.randint(5, 9)
     running = start(workdir, cache)
