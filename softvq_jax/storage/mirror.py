@@ -63,12 +63,7 @@ def local_file(path: str | os.PathLike) -> pathlib.Path:
         return path
     status = path.stat()
     copy = copy_of(path, status)
-    if not copy.exists():
-        make_room(status.st_size, keep=copy.parent)
-        logging.info("copying %s (%.2f GB) to %s", path, status.st_size / 1e9, copy.parent)
-        download(path, copy, status)
-    with contextlib.suppress(OSError):
-        os.utime(copy)  # `make_room` removes the least recently used copies
+    _complete(copy.parent, path, [(path, status, copy)])
     return copy
 
 
@@ -87,13 +82,20 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
         raise FileNotFoundError(f"there is no folder {path}")
     versions = "\0".join(f"{entry}\0{status}" for entry, status in found)
     folder = cache_folder() / hashlib.sha256(versions.encode()).hexdigest()[:32] / path.name
-    missing = [(entry, status) for entry, status in found if not (folder / entry.relative_to(path)).exists()]
-    if missing:
-        size = sum(status.st_size for _, status in missing)
-        make_room(size, keep=folder.parent)
-        logging.info("copying %s (%d files, %.2f GB) to %s", path, len(missing), size / 1e9, folder.parent)
-        listing.in_threads(lambda item: download(item[0], folder / item[0].relative_to(path), item[1]), missing)
+    _complete(folder.parent, path, [(entry, status, folder / entry.relative_to(path)) for entry, status in found])
     return folder
+
+
+def _complete(folder, path, objects: Sequence[tuple[BucketPath, ObjectStatus, pathlib.Path]]) -> None:
+    """Copies the missing ones of `objects` (object, status, path of its copy in `folder`), and marks `folder` as used."""
+    missing = [(entry, copy, status) for entry, status, copy in objects if not copy.exists()]
+    if missing:
+        size = sum(status.st_size for *_, status in missing)
+        make_room(size, keep=folder)
+        logging.info("copying %s (%d files, %.2f GB) to %s", path, len(missing), size / 1e9, folder)
+        listing.in_threads(lambda arguments: download(*arguments), missing)
+    with contextlib.suppress(OSError):
+        os.utime(objects[0][2])  # `make_room` removes the least recently used copies
 
 
 def work_folder(folder: str | os.PathLike) -> pathlib.Path:
