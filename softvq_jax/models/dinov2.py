@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from softvq_jax.models.resize import bicubic_matrix
-from softvq_jax.models.vit import ViTConfig
+from softvq_jax.models.vit import ViT
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -67,6 +67,6 @@ def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
     return resampled.reshape(width, channels, patch, patch).astype(np.float32)
 
 
-def patch_features(tokens: jax.Array, config: ViTConfig) -> jax.Array:
-    """Returns the patch tokens `[B, N, width]` of a ViT's `[class, registers, patches]`."""
-    return tokens[:, 1 + config.num_registers :]
+def patch_features(vit: ViT, images: jax.Array) -> jax.Array:
+    """Returns a ViT's patch tokens `[B, N, width]` of images `[B, H, W, 3]` in [-1, 1], without class token and registers."""
+    return vit(imagenet_normalize(images))[:, vit.num_prefix_tokens :]

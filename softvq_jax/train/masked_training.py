@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from softvq_jax.diffusion import masking
 from softvq_jax.losses import hog, masked_features
-from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.dinov2 import patch_features
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.maetok import AuxiliaryDecoder, MAETokConfig
 
@@ -76,6 +76,6 @@ def auxiliary_terms(
         if name == "hog":
             terms[name] = masked_features.squared_error(predicted, hog.hog(images), mask)
         else:
-            patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
-            terms[name] = masked_features.negative_cosine(predicted, jax.lax.stop_gradient(patches), mask)
+            features = jax.lax.stop_gradient(patch_features(teacher, images))
+            terms[name] = masked_features.negative_cosine(predicted, features, mask)
     return terms

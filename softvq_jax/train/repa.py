@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from softvq_jax.losses.alignment import alignment_loss, check_alignment
 from softvq_jax.models.alignment import AlignmentHead
-from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.dinov2 import patch_features
 from softvq_jax.models.dit import DiT, DiTConfig
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.pixels import as_float
@@ -44,8 +44,7 @@ class Repa:
 
     def targets(self, frozen, images: jax.Array) -> jax.Array:
         """Returns the teacher's patch features `[B, N, teacher width]` of images `[B, H, W, 3]`, uint8 or in [-1, 1]."""
-        teacher = self.teacher(frozen["teacher"])
-        return jax.lax.stop_gradient(teacher(imagenet_normalize(as_float(images)))[:, teacher.num_prefix_tokens :])
+        return jax.lax.stop_gradient(patch_features(self.teacher(frozen["teacher"]), as_float(images)))
 
     def loss(self, head_params, tokens: jax.Array, targets: jax.Array) -> jax.Array:
         """Returns the negative mean cosine of the projected tokens `[B, L, width]` and the targets."""

@@ -16,7 +16,7 @@ from softvq_jax.losses import adversarial, alignment
 from softvq_jax.losses.diff_augment import diff_augment
 from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.codebook import code_counts
-from softvq_jax.models.dinov2 import imagenet_normalize
+from softvq_jax.models.dinov2 import patch_features
 from softvq_jax.models.discriminators import fit
 from softvq_jax.models.functional import buffers_of
 from softvq_jax.models.quantizers import bottleneck_class
@@ -141,8 +141,7 @@ class TokenizerStep:
         terms = {name: term for name, term in bottlenecked.losses.items() if weights[name]}
         if self.nets.teacher is not None and self.nets.alignment is not None:
             mode, length = self.config.alignment.mode, self.nets.config.num_latent_tokens
-            teacher = self.nets.teacher(frozen["teacher"])
-            patches = teacher(imagenet_normalize(images))[:, teacher.num_prefix_tokens :]
+            patches = patch_features(self.nets.teacher(frozen["teacher"]), images)
             targets = alignment.alignment_targets(mode, patches, length, key)
             head = self.nets.alignment(params["alignment"])
             aligned = bottlenecked.latents[..., : self.config.alignment.channels or None]

@@ -90,4 +90,4 @@ def test_tokens_are_class_registers_patches():
     np.testing.assert_array_equal(tokens[:, 1:4], [params["registers"]] * 2)
     patches = images.reshape(2, 2, 4, 2, 4, 3).swapaxes(2, 3).reshape(2, 4, 48)
     expected = patches @ params["patch_embed"]["kernel"] + params["patch_embed"]["bias"] + positions[1:]
-    np.testing.assert_allclose(dinov2.patch_features(tokens, config), expected, atol=1e-4)
+    np.testing.assert_allclose(tokens[:, config.num_prefix_tokens :], expected, atol=1e-4)
