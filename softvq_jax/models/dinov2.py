@@ -68,5 +68,5 @@ def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:
 
 
 def patch_features(vit: ViT, images: jax.Array) -> jax.Array:
-    """Returns a ViT's patch tokens `[B, N, width]` of images `[B, H, W, 3]` in [-1, 1], without class token and registers."""
+    """Returns a ViT's patch tokens `[B, N, width]` of images `[B, H, W, 3]` in [-1, 1], without its other tokens."""
     return vit(imagenet_normalize(images))[:, vit.num_prefix_tokens :]
