@@ -21,6 +21,12 @@ TENSORS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path_factory, monkeypatch):
+    """The working folder of the tests: where a clone has been used, `runs/tiny` exists."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The Hub's two calls, recorded."""
