@@ -25,10 +25,11 @@ import numpy as np
 from flax import nnx
 
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.evaluator import EvaluatedSet, distribution_metrics
+from softvq_jax.evaluate.evaluated_set import EvaluatedSet
 from softvq_jax.evaluate.extractors import FEATURES as NAMES
 from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.measure import measure
+from softvq_jax.evaluate.numbers import distribution_metrics
 from softvq_jax.evaluate.predictions import ImageSet
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.row_cache import RowCache

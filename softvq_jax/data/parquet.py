@@ -16,7 +16,7 @@ import numpy as np
 
 from softvq_jax.data import source
 from softvq_jax.data.labels import MAX_CLASSES
-from softvq_jax.data.tar import find_shards
+from softvq_jax.data.shard_files import find_shards
 from softvq_jax.storage import listing
 from softvq_jax.storage.buckets import file_system
 from softvq_jax.storage.paths import expand, is_remote

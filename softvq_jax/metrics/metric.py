@@ -30,7 +30,7 @@ def require(count: int, needed: int, purpose: str) -> None:
 
 
 class MeasuredSet(Protocol):
-    """One of the two sets that a metric compares, as `evaluate.evaluator.EvaluatedSet` implements it.
+    """One of the two sets that a metric compares, as `evaluate.evaluated_set.EvaluatedSet` implements it.
 
     Attributes:
       name: `samples` or `reference`.

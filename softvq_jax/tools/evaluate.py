@@ -25,11 +25,12 @@ from collections.abc import Sequence
 from absl import app
 from absl.flags import argparse_flags
 
-from softvq_jax.evaluate.evaluator import EvaluationRecord, early_warnings, evaluate
+from softvq_jax.evaluate.evaluator import evaluate
 from softvq_jax.evaluate.image_sampler import LABELS
 from softvq_jax.evaluate.measure import NotFinite
 from softvq_jax.evaluate.predictions import Predictions
 from softvq_jax.evaluate.protocols import PROTOCOLS
+from softvq_jax.evaluate.record import EvaluationRecord, early_warnings
 from softvq_jax.metrics.metric import TooFewImages
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.progress import StagedProgress

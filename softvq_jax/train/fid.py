@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate.devices import LocalDevices
-from softvq_jax.evaluate.evaluator import EvaluatedSet, evaluate, measure_set
+from softvq_jax.evaluate.evaluated_set import EvaluatedSet, measure_set
+from softvq_jax.evaluate.evaluator import evaluate
 from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.image_sets import SourceImages, open_images
 from softvq_jax.evaluate.predictions import ImageSet

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from softvq_jax.evaluate.devices import DeviceFunction, LocalDevices
-from softvq_jax.evaluate.evaluator import evaluate, measure_set
+from softvq_jax.evaluate.evaluated_set import measure_set
+from softvq_jax.evaluate.evaluator import evaluate
 from softvq_jax.evaluate.extractors import FeatureExtractor
 from softvq_jax.evaluate.image_sets import ArrayImages
 from softvq_jax.evaluate.predictions import ImageSet, Predictions
