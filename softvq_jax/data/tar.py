@@ -11,8 +11,6 @@ in tars, nor behind the first of several archives that were written one after th
 
 import dataclasses
 import functools
-import glob
-import itertools
 import json
 import os
 import re
@@ -27,7 +25,6 @@ from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.folder import is_junk, warn_once
 from softvq_jax.data.labels import MAX_CLASSES
 from softvq_jax.data.shard_files import compressed_message, find_shards
-from softvq_jax.storage import listing
 from softvq_jax.storage.bucket_errors import BucketError
 from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
