@@ -178,9 +178,9 @@ class Peer:
         self.process = subprocess.Popen(
             [python, str(PEER), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.version = self._answer()["version"]
+        self.version = self._reply()["version"]
 
-    def _answer(self):
+    def _reply(self):
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"error: the peer ended with code {self.process.wait()}; its message is above")
@@ -190,7 +190,7 @@ class Peer:
         """Sends a command and waits for its answer."""
         self.process.stdin.write(json.dumps({"do": what, "variant": variant, "name": name}) + "\n")
         self.process.stdin.flush()
-        return self._answer()
+        return self._reply()
 
     def numbers(self, variant: str, name: str) -> dict[str, np.ndarray]:
         """Results of a function, to compare with ours."""

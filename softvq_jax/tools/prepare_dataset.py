@@ -116,18 +116,7 @@ def prepare(
         f"images-{number:05}-of-{count:05}.array_record": items
         for number, items in enumerate(np.array_split(np.arange(len(images)), count))
     }
-    missing = [name for name in shards if name not in journal.entries]
-    progress = Progress("Writing", len(images), sum(len(shards[name]) for name in journal.entries))
-    tasks = (
-        (str(folder / name), [(images.key(i), images[i]) for i in shards[name]], size, decoding) for name in missing
-    )
-    done = len(images) - sum(len(shards[name]) for name in missing)
-    for entry in in_parallel(shard_writer.write_shard, tasks, num_workers):
-        journal.add(entry)
-        for key, reason in entry["unreadable"]:
-            logging.warning("unreadable image, left out: %s: %s", key, reason)
-        done += len(shards[entry["file"]])
-        progress(done)
+    _write_missing(images, folder, shards, journal, size, num_workers, decoding)
     entries = [journal.entries[name] for name in shards]
     index = {
         "plan": plan,
@@ -142,6 +131,22 @@ def prepare(
         files.write_json(folder / INDEX, index, indent=1)
     journal.remove()
     return index
+
+
+def _write_missing(images, folder, shards, journal, size, num_workers, decoding):
+    """Writes the shards that are not in the journal yet, and adds each to it when it is complete."""
+    missing = [name for name in shards if name not in journal.entries]
+    progress = Progress("Writing", len(images), sum(len(shards[name]) for name in journal.entries))
+    tasks = (
+        (str(folder / name), [(images.key(i), images[i]) for i in shards[name]], size, decoding) for name in missing
+    )
+    done = len(images) - sum(len(shards[name]) for name in missing)
+    for entry in in_parallel(shard_writer.write_shard, tasks, num_workers):
+        journal.add(entry)
+        for key, reason in entry["unreadable"]:
+            logging.warning("unreadable image, left out: %s: %s", key, reason)
+        done += len(shards[entry["file"]])
+        progress(done)
 
 
 def read_index(folder: pathlib.Path) -> dict:

@@ -110,16 +110,7 @@ class Run:
             state, record = self._restore_or_init()
             elastic.prepare(self.task.step, self.config, self.mesh.size, record)
             writer, start = self._open_writers(record["step"])
-            if self.main:
-                logging.info("%s", notes.learning_rate(self.config, len(self.data)))
-                if line := notes.classes(self.data.source.class_names):
-                    logging.info("%s", line)
-                warnings = (
-                    notes.short_run(self.config, len(self.data)),
-                    notes.average(self.config.optim, self.num_steps),
-                )
-                for warning in filter(None, warnings):
-                    logging.warning("%s", warning)
+            self._log_notes()
             frozen, key = put(self.task.frozen, self.mesh), jax.random.key(self.config.seed)
             batches = self.data.train_batches(record["next_sample"], self.mesh)
             self.evaluated.frozen, self.evaluated.check_preemption = frozen, preemption.check
@@ -136,25 +127,33 @@ class Run:
                 closing.enter_context(at_end(self.profile.end))
                 self._latest = state, record
                 closing.enter_context(self._rescuing())
-                # The steps, after the evaluation of the step that the run resumes from, if it was interrupted.
                 first_step = record["step"]
                 metrics = self.evaluation.evaluated_before(first_step, writer) if first_step else None
                 if metrics is None and 0 < first_step < self.num_steps and self.evaluation.due(first_step):
                     logging.info("evaluating step %d, which was interrupted", first_step)
-                    if self.evaluation.evaluate(state, record, writer) is None:
-                        raise Preempted
-                try:
+                    self._evaluate(state, record, writer)
+                with self._advising():
                     state = self._steps(step, state, frozen, first, batches, key, record, writer, speed, preemption)
-                except NonFinite as error:
-                    saved = self.checkpoints.complete_steps()
-                    advice = notes.after_non_finite(error.step, saved, self.config, self.workdir)
-                    raise NonFinite(f"{error}. {advice}", error.step) from error
-                # Evaluate and export.
                 if metrics is None or first_step < self.num_steps:
-                    metrics = self.evaluation.evaluate(state, record, writer)
-                    if metrics is None:
-                        raise Preempted
+                    metrics = self._evaluate(state, record, writer)
                 self.evaluation.export(state, self.workdir)
+        return metrics
+
+    def _log_notes(self):
+        if not self.main:
+            return
+        logging.info("%s", notes.learning_rate(self.config, len(self.data)))
+        if line := notes.classes(self.data.source.class_names):
+            logging.info("%s", line)
+        warnings = (notes.short_run(self.config, len(self.data)), notes.average(self.config.optim, self.num_steps))
+        for warning in filter(None, warnings):
+            logging.warning("%s", warning)
+
+    def _evaluate(self, state, record, writer) -> dict[str, float]:
+        """Evaluates the newest step and returns its metrics; raises Preempted if it is interrupted."""
+        metrics = self.evaluation.evaluate(state, record, writer)
+        if metrics is None:
+            raise Preempted
         return metrics
 
     def _open_writers(self, step):
@@ -311,6 +310,16 @@ class Run:
             with agreed():
                 writer.sync()  # lines up to this step are on disk before its checkpoint is
             self.checkpoints.save(state, record)
+
+    @contextlib.contextmanager
+    def _advising(self):
+        """Adds to the error of a loss that is not finite how to go on from a checkpoint."""
+        try:
+            yield
+        except NonFinite as error:
+            saved = self.checkpoints.complete_steps()
+            advice = notes.after_non_finite(error.step, saved, self.config, self.workdir)
+            raise NonFinite(f"{error}. {advice}", error.step) from error
 
     @contextlib.contextmanager
     def _rescuing(self):

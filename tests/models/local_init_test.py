@@ -3,12 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
 VIT = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8, layer_scale=1.0)
+
+
+# Number of latents, changed patch, and the latent that changes most.
+SIZES = [(8, 5, 2), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((4, 5, 1), (32, 5, 10)))]
 
 
 def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5):
@@ -22,12 +26,12 @@ def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5
         codebook_size=64,
         local_init=local_init,
     )
-    model = TokenizerModel(config, rngs=nnx.Rngs(0))
+    network = functional(TokenizerModel, config)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     images[1] = images[0]
     row, column = divmod(patch, 4)
     images[1, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1.0
-    out = jax.jit(lambda images: model(images))(images)
+    out = jax.jit(lambda images: network(network.init(jax.random.key(0))[0])(images))(images)
     latents, decoded = np.asarray(out.bottlenecked.latents), np.asarray(out.decoded)
     return (np.linalg.norm(x[1] - x[0], axis=-1) for x in (latents, decoded))
 
@@ -45,7 +49,7 @@ def test_with_the_usual_initialization_a_patch_changes_all_latents_equally():
     assert latents.max() < 5 * np.median(latents)
 
 
-@pytest.mark.parametrize(("num_latent_tokens", "patch", "latent"), [(8, 5, 2), (4, 5, 1), (32, 5, 10)])
+@pytest.mark.parametrize(("num_latent_tokens", "patch", "latent"), SIZES)
 def test_fewer_or_more_latents_than_patches(num_latent_tokens, patch, latent):
     latents, _ = changed_tokens(True, num_latent_tokens, patch)
     assert latents.argmax() in (latent, latent + (num_latent_tokens > 16))

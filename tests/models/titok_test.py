@@ -43,7 +43,7 @@ def test_encodes_and_decodes(kind):
 def test_fresh_networks_are_finite_and_trainable():
     """A fresh VAE samples with a key, and every parameter gets a gradient."""
     network = small_titok.functional(small_titok.config("vae"))
-    params, _ = network.init(jax.random.key(0))
+    params, _ = jax.jit(network.init)(jax.random.key(0))
 
     @jax.jit
     @jax.value_and_grad

@@ -1,26 +1,25 @@
 """The unit initialization: the sizes of its parameters, and that latents differ before any training."""
 
+import jax
 import numpy as np
 import pytest
-from flax import nnx, traverse_util
+from flax import traverse_util
 
+from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
 from tests import small_tokenizers
 
 SHAPE = dict(encoder=small_tokenizers.vit(width=64, depth=2), decoder=small_tokenizers.vit(width=48))
 
 
-def model(**options) -> TokenizerModel:
-    return TokenizerModel(small_tokenizers.config(**SHAPE, **options), rngs=nnx.Rngs(0))
-
-
-def parameters(model) -> dict[str, np.ndarray]:
-    tree = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+def parameters(**options) -> dict[str, np.ndarray]:
+    network = functional(TokenizerModel, small_tokenizers.config(**SHAPE, **options))
+    tree, _ = jax.jit(network.init)(jax.random.key(0))
     return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def test_kernels_keep_the_size_of_their_inputs_and_tokens_are_half():
-    unit, usual = parameters(model(unit_init=True)), parameters(model())
+    unit, usual = parameters(unit_init=True), parameters()
     changed = {path for path in unit if not np.array_equal(unit[path], usual[path])}
     names = {path.rsplit("/", 1)[-1] for path in changed}
     assert names == {"kernel", "pos_embed", "latent_pos_embed", "latent_tokens", "mask_token", "cls_token"}

@@ -42,6 +42,7 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_evaluator_of_the_user_runs_on_its_schedule_and_chooses_the_best_step(config, tmp_path):
     config.checkpoint.best_metric = "eval_largest_weight"
     metrics = run(config, tmp_path / "run").train()
