@@ -87,6 +87,12 @@ def model_schema(encoder: str = "L", decoder: str = "L") -> Schema:
             "in place of 0.02. Small networks from scratch learn faster.",
             BOOLEAN,
         ),
+        "grid_init": Field(
+            False,
+            "Whether positions of patches and latents start as sines and cosines of places in the image, and keys equal to "
+            "queries, so that tokens attend to near ones at first. Small networks from scratch learn faster.",
+            BOOLEAN,
+        ),
         "dtype": DTYPE,
         "remat": REMAT,
     }

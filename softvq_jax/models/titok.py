@@ -46,7 +46,7 @@ class TiTokConfig(TokenizerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("local_init", "unit_init"):
+        for name in ("local_init", "unit_init", "grid_init"):
             if getattr(self, name):
                 raise ValueError(f"{name} is true; a TiTok has no such start")
         if self.pixel_decoder and self.pixel_decoder.patch_size != self.decoder.patch_size:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from softvq_jax.models import layers
 from softvq_jax.models.bottleneck import Bottlenecked
+from softvq_jax.models.grid_init import start_grid
 from softvq_jax.models.local_init import start_local
 from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.unit_init import start_unit
@@ -42,6 +43,7 @@ class TokenizerConfig:
       bottleneck_args: further arguments of the bottleneck's class, a mapping; stored as sorted pairs, to be hashable.
       local_init: whether new networks start as a linear code of every patch, see `models.local_init`.
       unit_init: whether new networks start with larger weights, see `models.unit_init`.
+      grid_init: whether tokens start with places in the image, see `models.grid_init`.
       dtype: type of the matmuls; parameters are float32.
       remat: activations that the blocks recompute in the backward pass, see `layers.scan_blocks`.
 
@@ -64,6 +66,7 @@ class TokenizerConfig:
     bottleneck_args: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     local_init: bool = False
     unit_init: bool = False
+    grid_init: bool = False
     dtype: str = "float32"
     remat: str = "none"
 
@@ -73,12 +76,15 @@ class TokenizerConfig:
         bottleneck_class(self.bottleneck).check(self)
         if self.local_init and self.unit_init:
             raise ValueError("local_init and unit_init are both true; they are two ways to start, choose one")
+        if self.local_init and self.grid_init:
+            raise ValueError("local_init and grid_init are both true; they set the same parameters, choose one")
         for vit in (self.encoder, self.decoder):
             vit.grid(self.image_size)
             plain = vit.class_token and vit.absolute_positions and vit.rope_theta is None and not vit.modulated
-            if self.local_init and not plain:
+            if (self.local_init or self.grid_init) and not plain:
+                name = "local_init" if self.local_init else "grid_init"
                 raise ValueError(
-                    "local_init is true; it needs a class token, absolute positions, no rotary positions and no modulation"
+                    f"{name} is true; it needs a class token, absolute positions, no rotary positions and no modulation"
                 )
 
     @classmethod
@@ -212,6 +218,8 @@ class TokenizerModel(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
         if config.unit_init:
             start_unit(self, rngs)
+        if config.grid_init:
+            start_grid(self)
         if config.local_init:
             start_local(self, rngs)
 

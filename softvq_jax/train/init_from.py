@@ -22,7 +22,7 @@ from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights.layout import PATCH
 
 MAX_SHOWN = 6  # parameters named in a line of the log
-COMPUTE = ("dtype", "remat", "local_init", "unit_init")  # fields that do not say what the network computes
+COMPUTE = ("dtype", "remat", "local_init", "unit_init", "grid_init")  # fields that do not say what the network computes
 KL_LOG_VARIANCE = -6.0  # of a KL bottleneck that starts from another one: noise of 0.05
 
 

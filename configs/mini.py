@@ -1,0 +1,32 @@
+"""A small tokenizer of photographs: 128 px, 32 tokens, trained on one CPU core.
+
+    python launch/mini_photographs.py --out=photographs
+    python -m softvq_jax.main --config=configs/mini.py --workdir=runs/mini
+
+32 tokens of 128 channels for 64 patches: 4,096 latent numbers for 49,152 pixel values. As in `tiny.py`, tokens are not
+assigned to patches at the start, and the only losses are the pixel loss and the entropy loss.
+"""
+
+from softvq_jax.config.tokenizer import tokenizer_config
+
+
+def get_config():
+    config = tokenizer_config("S", "S")
+    small = dict(width=160, depth=3, num_heads=5, patch_size=16, layer_scale=1.0)
+    config.model.encoder.update(small)
+    config.model.decoder.update(small)
+    config.model.update(image_size=128, num_latent_tokens=32, latent_dim=128, codebook_size=2048, num_codebooks=1)
+    config.model.update(unit_init=True, grid_init=True, dtype="float32")
+    config.weights.encoder = ""
+    config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
+    config.gan.discriminator = "none"
+    config.optim.update(optimizer="muon", muon_learning_rate=0.32, learning_rate=0.048, weight_decay=0.0)
+    config.optim.update(warmup_epochs=10.0, final_factor=0.0, ema_decay=0.998, ema_warmup=True)
+    config.train.update(batch_size=16, num_steps=4500)
+    config.data.update(
+        path="photographs/train", eval_path="photographs/held_out", classes="one", augment="random_region"
+    )
+    config.checkpoint.update(every_steps=250)
+    config.log.every_steps = 50
+    config.evals.held_out.update(every_steps=500, num_images=21, num_pictures=16)
+    return config
