@@ -132,6 +132,11 @@ class Generator(hub.PushToHub):
         return self._family.name
 
     @property
+    def paper(self) -> str:
+        """arXiv number of the family's paper, for the model card."""
+        return self._family.paper
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes by label, from the training data; a class without a known name is called by its number."""
         known = self._files.config.get(CLASS_NAMES_FIELD) or ()

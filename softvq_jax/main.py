@@ -40,6 +40,8 @@ def main(_):
     config, workdir = _CONFIG.value, _WORKDIR.value
     assert workdir is not None  # required
     try:
+        if not workdir:
+            raise ValueError("--workdir is empty; expected a folder for this run")
         folder = as_path(workdir)
         check_values(config)
     except ValueError as error:

@@ -103,6 +103,11 @@ class Tokenizer(hub.PushToHub):
         return tokenizer_kinds.kind_of(self.config).name
 
     @property
+    def paper(self) -> str:
+        """arXiv number of the paper of this kind of tokenizer, for the model card."""
+        return tokenizer_kinds.kind_of(self.config).paper
+
+    @property
     def latent_mean(self) -> float | None:
         return self._files.config.get("vq_mean")
 

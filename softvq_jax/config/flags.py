@@ -7,6 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from softvq_jax.config.arguments import resolve_arguments
+from softvq_jax.config.flag_values import set_optional, take_optional, wrong_type
 from softvq_jax.config.reference import text_reference
 
 flags.disclaim_key_flags()  # so that --help lists them as flags of the command, not of this module
@@ -29,8 +30,13 @@ def parse_flags(argv: Sequence[str], required: Sequence[str] = ()) -> list[str]:
       required: names of flags that must be set in addition to `--config`.
     """
     try:
-        sys.argv = resolve_arguments(argv)  # ml_collections reads the config's fields from there
+        # ml_collections reads the config's fields from sys.argv, but cannot set one to None, nor change one that is None.
+        sys.argv, optional = take_optional(resolve_arguments(argv))
         rest = flags.FLAGS(sys.argv)
+        if optional:
+            set_optional(flags.FLAGS["config"].value, optional)
+    except flags.IllegalFlagValueError as error:
+        sys.exit(f"error: {wrong_type(str(error), flags.FLAGS['config'].value)}")
     except (ValueError, flags.Error) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     if len(rest) > 1:

@@ -8,7 +8,8 @@ from softvq_jax.config.schemas import field_values
 from softvq_jax.storage.paths import expand
 
 PATHS = re.compile(
-    r"data\.(path|eval_path|label_file|eval_label_file)|tokenizer|weights\.\w+|evals\.fid\.(weights|reference)|init_from"
+    r"data\.(path|eval_path|label_file|eval_label_file)|tokenizer|weights\.\w+|repa\.teacher|evals\.fid\.(weights|reference)"
+    r"|init_from|checkpoint\.fallback"
 )
 
 

@@ -42,4 +42,5 @@ DIT = transformer.make_family(
     losses=make_losses,
     samplers=SAMPLERS,
     process_field="schedule",
+    paper="2212.09748",
 )

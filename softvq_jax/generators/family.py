@@ -103,6 +103,7 @@ class Family:
       train_defaults: default values of `config.train` that differ between families.
       fixed_params: `(config) -> parameters that are not trained`, such as sinusoidal positions.
       discrete: whether the data are code indices; configs of the network then have `codebook_size` and `num_codebooks`.
+      paper: arXiv number of the paper, for the model card; "" for none.
       sampling_defaults: `(content of config.json) -> arguments of Generator.sample`, used if the caller gives none.
     """
 
@@ -124,6 +125,7 @@ class Family:
     anchors: tuple[str, ...] = ()
     config_json: Mapping[str, Allowed] = dataclasses.field(default_factory=dict)
     discrete: bool = False
+    paper: str = ""
     sampling_defaults: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda published: {}
 
     @property

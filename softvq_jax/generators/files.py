@@ -13,7 +13,7 @@ from absl import logging
 from softvq_jax.generators.family import Family, GeneratorConfig, anchors, family_of, find_family, read_config
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.storage.files import make_folder
-from softvq_jax.storage.paths import as_path
+from softvq_jax.storage.paths import as_path, expand
 from softvq_jax.weights import checkpoints, entries, files, layout
 from softvq_jax.weights.config_json import STATISTICS, stated
 from softvq_jax.weights.published_files import PublishedFiles
@@ -111,7 +111,7 @@ def save(
       statistics: statistics of the training latents; None for a discrete generator.
       kept: the rest of the files' content.
     """
-    folder = as_path(folder)
+    folder = as_path(expand(os.fspath(folder)))
     make_folder(folder)
     tensors = kept.tensors(layout.write(family_of(config).weight_rules(config), params))
     files.write_safetensors(folder / "model.safetensors", tensors)

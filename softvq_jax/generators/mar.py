@@ -202,6 +202,7 @@ MAR = Family(
     read_config=read_config,
     published_fields=published_fields,
     process_field="schedule",
+    paper="2406.11838",
     # warm-up, weight decay and beta2 as in MAR's appendix
     optimizer_defaults=dict(schedule="constant", warmup_epochs=100.0, beta2=0.95, weight_decay=0.02),
     train_defaults=dict(batch_size=2048, num_epochs=400.0),

@@ -150,5 +150,6 @@ MASKGIT = Family(
     train_defaults=dict(batch_size=2048, num_epochs=800.0),
     anchors=weights.ANCHORS,
     discrete=True,
+    paper="2202.04200",
     sampling_defaults=sampling_defaults,
 )

@@ -61,4 +61,5 @@ SIT = transformer.make_family(
     losses=make_losses,
     samplers=SAMPLERS,
     process_field="path_type",
+    paper="2401.08740",
 )

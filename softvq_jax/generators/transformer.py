@@ -171,6 +171,7 @@ def make_family(
     losses: Callable[[ConfigDict], Losses],
     samplers: Mapping[str, Sampler],
     process_field: str,
+    paper: str = "",
 ) -> Family:
     """Returns a family of generators with the network `DiT`.
 
@@ -179,7 +180,7 @@ def make_family(
       title: name of the family in the field `model` of `config.json`, "SiT" or "DiT".
       learn_sigma: whether the network also predicts the variance, see `DiTConfig`.
       objective: the fields of `config.objective`.
-      losses, samplers, process_field: see `Family`.
+      losses, samplers, process_field, paper: see `Family`.
     """
     return Family(
         name=name,
@@ -195,6 +196,7 @@ def make_family(
         read_config=read_config,
         published_fields=lambda config, process: published_fields(config, title) | {process_field: process},
         process_field=process_field,
+        paper=paper,
         optimizer_defaults=OPTIMIZER_DEFAULTS,
         train_defaults=TRAIN_DEFAULTS,
         anchors=("x_embedder.weight",),

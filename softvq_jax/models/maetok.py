@@ -13,7 +13,14 @@ from flax import nnx
 
 from softvq_jax.models import layers
 from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.tokenizer import Decoder, Encoder, TokenizerConfig, TokenizerModel, TokenizerOutput
+from softvq_jax.models.tokenizer import (
+    Decoder,
+    Encoder,
+    TokenizerConfig,
+    TokenizerModel,
+    TokenizerOutput,
+    refuse_other_starts,
+)
 from softvq_jax.models.vit import ViTConfig
 
 
@@ -37,6 +44,7 @@ class MAETokConfig(TokenizerConfig):
     auxiliary: ViTConfig | None = None
 
     def __post_init__(self):
+        refuse_other_starts(self, "MAETok")
         super().__post_init__()
         if self.auxiliary is not None:
             self.auxiliary.grid(self.image_size)

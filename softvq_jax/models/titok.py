@@ -16,7 +16,7 @@ from flax import nnx
 from softvq_jax.models import layers
 from softvq_jax.models.maskgit_vqgan import PixelDecoder, PixelDecoderConfig
 from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
+from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel, refuse_other_starts
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
 
 NORM_EPS = 1e-5
@@ -45,10 +45,8 @@ class TiTokConfig(TokenizerConfig):
     pixel_decoder: PixelDecoderConfig | None = None
 
     def __post_init__(self):
+        refuse_other_starts(self, "TiTok")
         super().__post_init__()
-        for name in ("local_init", "unit_init", "grid_init"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is true; a TiTok has no such start")
         if self.pixel_decoder and self.pixel_decoder.patch_size != self.decoder.patch_size:
             raise ValueError(
                 f"the pixel decoder enlarges {self.pixel_decoder.patch_size} times, but the decoder's patch size is "

@@ -110,6 +110,13 @@ class TokenizerConfig:
         return bottleneck_class(self.bottleneck).has_temperature
 
 
+def refuse_other_starts(config: TokenizerConfig, kind: str) -> None:
+    """Raises ValueError if a tokenizer of another kind is to start as only a SoftVQ-VAE can."""
+    for name in ("local_init", "unit_init", "grid_init"):
+        if getattr(config, name):
+            raise ValueError(f"{name} is true, but a {kind} always starts as its authors' does: set {name} to False")
+
+
 def _hashable(value):
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 

@@ -75,7 +75,8 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step", *, s
     if not drawn:
         return Chart(title, "", f"{title}: no finite values")
     figure = new_figure(INCHES)
-    plot_lines(figure.add_axes((0.13, 0.18, 0.82, 0.78)), lines, x_label)
+    axes = figure.add_axes((0.16, 0.18, 0.79, 0.78))  # with room for "-0.00125" at the left
+    plot_lines(axes, lines, x_label)
     ranges = "; ".join(f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}" for line in drawn)
     several = len(lines) > 1
     return Chart(

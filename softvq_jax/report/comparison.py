@@ -71,8 +71,8 @@ def overview(runs: Named) -> Table | None:
     """Returns the last step, the speed and the last held-out metrics of each run; None if there are only evaluations."""
     if not any(run.metrics for _, run in runs):
         return None
-    rows = [("training steps", *(_steps(run) for _, run in runs))]
-    rows.append(("images per second, median", *(_median(run, "images_per_second") for _, run in runs)))
+    rows = [("Training steps", *(_steps(run) for _, run in runs))]
+    rows.append(("Images per second, median", *(_median(run, "images_per_second") for _, run in runs)))
     held_out = _union(run.metrics for _, run in runs)
     for name in (name for name in held_out if name.startswith("eval_") and name not in COUNTS):
         rows.append((metric_title(name), *(_last(run, name) for _, run in runs)))

@@ -56,6 +56,8 @@ def metric_title(name: str) -> str:
     """Returns the title of a metric's chart; held-out and training metrics have different titles."""
     if name == "codebook_usage":
         return "Codebook usage, recent training steps"
+    if name.startswith("eval_") and name.endswith("_raw"):
+        return f"{metric_title(name.removesuffix('_raw'))}, {LINES['raw']}"
     if name.startswith("eval_"):
         return f"Held-out {words(name.removeprefix('eval_'))}"
     return capitalized(words(name))

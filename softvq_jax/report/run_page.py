@@ -4,7 +4,7 @@ import dataclasses
 
 from softvq_jax.report import page
 from softvq_jax.report.charts import number
-from softvq_jax.report.curves import COUNTS, curves
+from softvq_jax.report.curves import COUNTS, curves, metric_title
 from softvq_jax.report.evaluation_section import latest_evaluations, view
 from softvq_jax.report.page import EmbeddedImage, Table, embed
 from softvq_jax.report.run_files import Picture, RunFiles, flatten
@@ -53,9 +53,14 @@ def build(run: RunFiles) -> str:
 
 def _summary(run: RunFiles) -> str:
     model = run.config.get("model", {})
-    parts = [run.config.get("task"), model.get("bottleneck")]
+    parts = [run.config.get("task"), model.get("family") or model.get("bottleneck")]
     if "num_latent_tokens" in model:
         parts.append(f"{model['num_latent_tokens']} tokens of {model.get('latent_dim')} channels")
+    if "num_tokens" in model:
+        codes = f"{model['num_tokens']} codes out of {model.get('codebook_size')}"
+        parts.append(f"{model['num_tokens']} tokens of {model['channels']} channels" if "channels" in model else codes)
+    if "num_classes" in model:
+        parts.append(f"{model['num_classes']} classes")
     if "image_size" in model:
         parts.append(f"{model['image_size']} px")
     return ", ".join(str(part) for part in parts if part)
@@ -72,7 +77,8 @@ def _cards(run: RunFiles) -> list[tuple[str, str]]:
             cards.append((label, f"{value:.0%}" if name in SHARES else number(value)))
     for name, (_, values) in run.metrics.items():
         if name.startswith("eval_") and name not in COUNTS:
-            cards.append((f"held-out {words(name.removeprefix('eval_'))}", number(values[-1])))
+            title = metric_title(name)
+            cards.append((title[:1].lower() + title[1:], number(values[-1])))
     for evaluation in latest_evaluations(run.evaluations)[-1:]:
         metrics, protocol = evaluation.content["metrics"], evaluation.content["protocol"]["name"]
         chosen = [name for name in ("fid", "is_mean", "psnr", "lpips") if metrics.get(name) is not None]

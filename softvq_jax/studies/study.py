@@ -8,6 +8,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from softvq_jax.config.schemas import check_values
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
 from softvq_jax.progress import duration
@@ -32,7 +33,8 @@ class Study:
       workdir: a new folder, or the workdir of a study to resume.
 
     Raises:
-      ValueError: a measure or map is unknown, or a variant changes a field that the base config does not have.
+      ValueError: a measure or map is unknown; or a variant changes a field that the base config does not have, or to a
+        value that is not allowed.
       ImportError: a measure needs an extra that is not installed.
     """
 
@@ -46,6 +48,11 @@ class Study:
             probes.check_installed()
         self.config, self.workdir = config, workdir
         self.variants = {name: variant_config(config, name) for name in config.order}
+        for name, variant in self.variants.items():
+            try:
+                check_values(variant)
+            except ValueError as error:
+                raise ValueError(f"variant {name}: {error}") from None
 
     def run(self) -> str:
         """Trains and measures all unfinished variants; writes `table.json`, `table.md` and `figure.svg`.

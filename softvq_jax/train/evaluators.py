@@ -53,7 +53,8 @@ class HeldOut(Evaluator):
         readable = metrics.get("eval_images", metrics.get("eval_samples", 0))
         if unreadable := min(self.section.num_images, len(data.held_out)) - int(readable):
             metrics["eval_unreadable"] = unreadable
-        if jax.process_index() == 0 and (warning := notes.collapse(metrics.get(LATENT_SPREAD, 1.0))):
+        warning = notes.collapse(metrics.get(LATENT_SPREAD, 1.0), run.config.model.get("kind", "softvq"))
+        if warning and jax.process_index() == 0:
             logging.warning("step %d: %s", step, warning)
         for params, sums in zip(measured[1:], totals[1:], strict=True):
             raw, _ = run.task.summarize(params, run.frozen, sums, None)

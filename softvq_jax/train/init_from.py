@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from softvq_jax.generator import Generator
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models import dinov2
+from softvq_jax.models.maskgit import MaskGITConfig
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.weights.layout import PATCH
 
@@ -88,6 +89,8 @@ def start_from(config: ConfigDict, network: Any, shapes: Mapping[str, Any]) -> d
     resizes = dict(RESIZES)
     if (buffer := getattr(network, "buffer_size", None)) is not None and buffer == source.config.buffer_size:
         resizes["*coder_positions"] = partial(_interpolate_after, buffer)
+    if isinstance(network, MaskGITConfig) and network.codebook_size == source.config.codebook_size:
+        resizes["embeddings"] = partial(_mean_class_after, network.codebook_size + 1)
     started = fit(_flat(source.params), _flat(shapes), resizes)
     if not started.params:
         raise ValueError(f"init_from={name!r}: no parameter has the shape of this network's; compare the two configs")
@@ -161,12 +164,12 @@ def _interpolate_tokens(array, shape):
     return _interpolated(array, shape[0]), "interpolated along the tokens"
 
 
-def _interpolate_after(buffer, array, shape):
-    """MAR's positions `[buffer + L, width]`."""
+def _interpolate_after(first, array, shape):
+    """Positions `[first + L, width]`; before the tokens are MAR's buffer, or a MaskGIT's class."""
     if array.shape[1] != shape[1]:
         return None
-    tokens = _interpolated(array[buffer:], shape[0] - buffer)
-    return np.concatenate([array[:buffer], tokens]), "interpolated along the tokens; the buffer's are kept"
+    tokens = _interpolated(array[first:], shape[0] - first)
+    return np.concatenate([array[:first], tokens]), f"interpolated along the tokens; the first {first} are kept"
 
 
 def _mean_class(array, shape):
@@ -182,6 +185,14 @@ def _mean_class_and_none(array, shape):
         return None
     how = "each class starts at the mean of the source's; the embedding of no class is kept"
     return np.concatenate([_repeated_mean(array[:-1], shape[0] - 1), array[-1:]]), how
+
+
+def _mean_class_after(codes, array, shape):
+    """A MaskGIT's embeddings `[codes + classes + 1, width]`: the codes and the mask, then those of a class label."""
+    if array.shape[1] != shape[1]:
+        return None
+    labels, how = _mean_class_and_none(array[codes:], (shape[0] - codes, shape[1]))
+    return np.concatenate([array[:codes], labels]), f"codes and mask are kept; {how}"
 
 
 def _moments(array, shape):
@@ -223,6 +234,7 @@ RESIZES: dict[str, Resize] = {
     "label_embeddings": _mean_class_and_none,
     "class_embeddings": _mean_class,
     "head_positions": _interpolate_tokens,
+    "positions": partial(_interpolate_after, 1),
 }
 """How parameters are resized, by a pattern of their paths."""
 

@@ -8,7 +8,7 @@ set; else they are newly initialized.
 import contextlib
 import functools
 import json
-import pathlib
+import os
 import time
 from typing import Any
 
@@ -17,10 +17,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.config.paths import with_expanded_paths
+from softvq_jax.config.schemas import check_values
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
 from softvq_jax.storage import files
+from softvq_jax.storage.paths import as_path, expand
 from softvq_jax.train import elastic, notes
 from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
@@ -67,7 +69,7 @@ class Run:
     def __init__(
         self,
         config: ConfigDict,
-        workdir: pathlib.Path,
+        workdir: str | os.PathLike,
         kind: type[Task],
         *,
         source: Any = None,
@@ -78,7 +80,9 @@ class Run:
         if source is not None:
             config = config.copy_and_resolve_references()
             config.data.source = "python"
+        check_values(config)
         config = with_expanded_paths(config)
+        workdir = as_path(expand(os.fspath(workdir)))
         self.config, self.workdir = config, workdir
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)

@@ -36,10 +36,16 @@ def learning_rate(config: ConfigDict, num_samples: int) -> str:
         then = f"then a cosine to {float(schedule(num_steps)):.3g} at step {num_steps}"
     if warmup > num_steps:
         then = f"the run ends before, at step {num_steps}, with {float(schedule(num_steps - 1)):.3g}"
-    return (
+    text = (
         f"learning rate: {section.learning_rate * batch / 256:.3g} = optim.learning_rate {section.learning_rate:g} x "
         f"batch {batch} / 256, after {warmup} {'step' if warmup == 1 else 'steps'} of warm-up; {then}"
     )
+    if section.optimizer == "muon":
+        text += (
+            f". Kernels follow the same schedule with Muon's rate, {section.muon_learning_rate * batch / 256:.3g} = "
+            f"optim.muon_learning_rate {section.muon_learning_rate:g} x batch {batch} / 256"
+        )
+    return text
 
 
 def short_run(config: ConfigDict, num_samples: int) -> str | None:
@@ -76,19 +82,24 @@ def average(section: ConfigDict, num_steps: int) -> str | None:
     )
 
 
-def collapse(spread: float) -> str | None:
+def collapse(spread: float, kind: str = "softvq") -> str | None:
     """Returns a warning if a tokenizer gives all images nearly the same latents, else None.
 
     Args:
       spread: `eval_latent_spread`, the variance between images as a share of the latents' mean square.
+      kind: `config.model.kind`; only a SoftVQ-VAE has other ways to start.
     """
     if spread >= MIN_LATENT_SPREAD:
         return None
+    starts = "a trained model by --config.init_from=..."
+    if kind == "softvq":
+        starts = (
+            "--config.model.local_init=True for a small network from scratch, pretrained --config.weights.encoder=..."
+        )
     return (
         f"the held-out images all have nearly the same latents (eval_latent_spread {spread:.2g}; normal is above "
         f"{MIN_LATENT_SPREAD:g}): the tokenizer does not encode them, and reconstructions stay at the mean image. Try "
-        "--config.model.local_init=True for a small network from scratch, pretrained --config.weights.encoder=..., or a "
-        "higher --config.optim.learning_rate (see the rate in use at the start of the log)"
+        f"{starts}, or a higher --config.optim.learning_rate (see the rate in use at the start of the log)"
     )
 
 
@@ -129,7 +140,8 @@ def after_non_finite(step: int, saved: Sequence[int], config: ConfigDict, workdi
       config: of the run.
       workdir: of the run.
     """
-    rate = f"--config.optim.learning_rate={config.optim.learning_rate / 2:g}"
+    names = ["learning_rate"] + ["muon_learning_rate"] * (config.optim.optimizer == "muon")
+    rate = " ".join(f"--config.optim.{name}={config.optim[name] / 2:g}" for name in names)
     if not saved:
         return f"There is no checkpoint yet: start again with a lower rate, the same command with {rate}"
     advice = (

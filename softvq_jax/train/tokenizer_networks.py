@@ -81,10 +81,6 @@ def check_kind(config, model: TokenizerConfig) -> None:
         )
     if kind == "titok" and config.gan.adaptive:
         raise ValueError("gan.adaptive is for decoders that end with a linear map; a TiTok's ends with a convolution")
-    if kind != "softvq" and (model.local_init or model.unit_init or model.grid_init):
-        raise ValueError(
-            f"model.local_init, unit_init and grid_init are for SoftVQ-VAE; a {kind} starts as its authors' does"
-        )
 
 
 def _alignment_head(section, model: TokenizerConfig, teacher_width: int) -> Functional:

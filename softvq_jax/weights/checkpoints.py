@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import as_path, expand, is_remote
 from softvq_jax.weights.layout import WeightsError
 
 COMMITTED = "commit_success.txt"  # Orbax writes this file last into a checkpoint in a bucket
@@ -64,7 +64,7 @@ def find_checkpoint(folder: str | os.PathLike, step: int | None = None) -> pathl
     Raises:
       FileNotFoundError: there are checkpoints, but none of that step.
     """
-    folder = as_path(folder)
+    folder = as_path(expand(os.fspath(folder)))
     if _is_complete(folder):
         found = {int(folder.name) if folder.name.isdigit() else -1: folder}
     else:

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import huggingface_hub
 
 LIBRARY = "softvq-jax"
-PAPER = "2412.10958"
 
 
 def model_card(
     title: str,
     body: str,
     *,
+    paper: str = "",
     tags: Sequence[str] = (),
     license: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -28,6 +28,7 @@ def model_card(
     Args:
       title: heading of the page.
       body: Markdown below the heading.
+      paper: arXiv number of the method's paper; "" for none.
       tags: tags in addition to the library's own.
       license: identifier of the license on the Hub, such as "mit".
       metrics: numbers by name, such as `{"rFID": 0.61}`.
@@ -57,13 +58,15 @@ def model_card(
     data = huggingface_hub.ModelCardData(
         license=license,
         library_name=LIBRARY,
-        tags=[LIBRARY, "jax", f"arxiv:{PAPER}", *tags],
+        tags=[LIBRARY, "jax", *([f"arxiv:{paper}"] if paper else []), *tags],
         datasets=dataset,
         pipeline_tag=pipeline_tag,
         **({"model_name": title, "eval_results": results} if results else {}),
     )
     table = "\n".join(f"| {name} | {value} |" for name, value in (metrics or {}).items())
     measured = f"\n## Metrics\n\nMeasured on {dataset}.\n\n| metric | value |\n|---|---|\n{table}\n" if table else ""
+    if paper:
+        body += f"\n\nPaper: [arXiv {paper}](https://arxiv.org/abs/{paper})."
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{body}\n{measured}")
 
 
@@ -106,6 +109,11 @@ class PushToHub:
     pipeline_tag: ClassVar[str]
     """Task of the model on the Hub."""
 
+    @property
+    def paper(self) -> str:
+        """arXiv number of the method's paper; "" for none."""
+        return ""
+
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files into a folder."""
         raise NotImplementedError
@@ -132,13 +140,14 @@ class PushToHub:
         Args:
           repo_id: "owner/name"; created if it does not exist.
           commit_message, private, token, branch, create_pr: options of the commit and the repository.
-          model_card_kwargs: `license`, `metrics`, `dataset` and `tags` of the card, see `model_card`.
+          model_card_kwargs: `license`, `metrics`, `dataset`, `paper` and `tags` of the card, see `model_card`.
 
         Returns:
           The URL of the commit.
         """
         title, text = repo_id.split("/")[-1], self.card_text(repo_id)
-        card = model_card(title, text, **{"pipeline_tag": self.pipeline_tag, **(model_card_kwargs or {})})
+        known = {"pipeline_tag": self.pipeline_tag, "paper": self.paper}
+        card = model_card(title, text, **(known | dict(model_card_kwargs or {})))
         message = commit_message or f"Push {type(self).__name__.lower()} with softvq-jax."
         options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
         return push(self.save_pretrained, card, repo_id, commit_message=message, **options)

@@ -10,7 +10,7 @@ from absl import logging
 
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.storage.files import make_folder
-from softvq_jax.storage.paths import as_path
+from softvq_jax.storage.paths import as_path, expand
 from softvq_jax.weights import checkpoints, entries, files, layout, tokenizer_kinds
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -111,7 +111,7 @@ def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str
       params: its parameters.
       kept: the rest of the files' content.
     """
-    folder = as_path(folder)
+    folder = as_path(expand(os.fspath(folder)))
     make_folder(folder)
     tensors = kept.tensors(layout.write(tokenizer_kinds.kind_of(config).weight_rules(config), params))
     files.write_safetensors(folder / "model.safetensors", tensors)

@@ -39,6 +39,7 @@ class TokenizerKind:
       weight_rules: `(config) -> rules` that map parameters to published tensors.
       published_fields: `(config) -> content of config.json` of a tokenizer trained here.
       unused_tensors: `(config) -> tensors` of the published layout that the network does not have.
+      paper: arXiv number of the paper, for the model card; "" for none.
       resized: `(tensors, image size) -> tensors` for images of another size; None if the kind has a fixed size.
     """
 
@@ -52,6 +53,7 @@ class TokenizerKind:
     weight_rules: Callable[[Any], list[Rule]]
     published_fields: Callable[[Any], dict[str, Any]]
     unused_tensors: Callable[[Any], dict[str, np.ndarray]]
+    paper: str = ""
     resized: Callable[[Tensors, int], dict[str, np.ndarray]] | None = None
 
 
@@ -66,6 +68,7 @@ SOFTVQ = TokenizerKind(
     weight_rules=tokenizer.tokenizer_rules,
     published_fields=tokenizer.published_fields,
     unused_tensors=tokenizer.unused_patch_embed,
+    paper="2412.10958",
 )
 TITOK = TokenizerKind(
     name="titok",
@@ -78,6 +81,7 @@ TITOK = TokenizerKind(
     weight_rules=titok.tokenizer_rules,
     published_fields=titok.published_fields,
     unused_tensors=lambda config: {},
+    paper="2406.07550",
 )
 MAETOK = TokenizerKind(
     name="maetok",
@@ -90,6 +94,7 @@ MAETOK = TokenizerKind(
     weight_rules=maetok.tokenizer_rules,
     published_fields=maetok.published_fields,
     unused_tensors=maetok.unused_tensors,
+    paper="2502.03444",
     resized=maetok.resized,
 )
 

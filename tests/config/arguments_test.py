@@ -2,7 +2,9 @@
 
 import pytest
 
+from softvq_jax.config import load_config
 from softvq_jax.config.arguments import resolve_arguments
+from softvq_jax.config.flag_values import set_optional, take_optional
 from softvq_jax.config.names import configs_folder
 
 OLD_SECTIONS = """
@@ -60,3 +62,22 @@ def test_sections_and_elements_of_tuples_are_fields(tmp_path):
     )
     argv = ["main", f"--config={path}", "--config.a[0]=3", "--config.b={'c': 1}"]
     assert resolve_arguments(argv) == argv
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "text", "value"),
+    [
+        ("l64", "model.encoder.layer_scale", "None", None),
+        ("titok_bl64_vq8k", "model.decoder.layer_scale", "0.01", 0.01),
+        ("maetok_b128", "model.encoder.rope_theta", "none", None),
+    ],
+)
+def test_fields_are_set_to_none_and_from_none(config, field, text, value):
+    for words in ([f"--config.{field}={text}"], [f"--config.{field}", text]):
+        argv = ["main", f"--config={configs_folder()}/{config}.py", "--config.seed=1", *words, "--workdir=a"]
+        rest, taken = take_optional(argv)
+        assert rest == [*argv[:3], "--workdir=a"] and taken == {field: text}
+    loaded = load_config(config)
+    set_optional(loaded, taken)
+    section, _, last = field.rpartition(".")
+    assert loaded.model[section.removeprefix("model.")][last] == value

@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from softvq_jax.models.functional import functional
 from softvq_jax.models.tokenizer import TokenizerModel
-from tests import small_tokenizers
+from tests import small_maetok, small_titok, small_tokenizers
 
 SHAPE = dict(encoder=small_tokenizers.vit(width=64, depth=2), decoder=small_tokenizers.vit(width=48))
 
@@ -37,3 +37,10 @@ def test_kernels_keep_the_size_of_their_inputs_and_tokens_are_half():
 def test_both_initializations_are_refused():
     with pytest.raises(ValueError, match="local_init and unit_init are both true"):
         small_tokenizers.config(local_init=True, unit_init=True)
+
+
+@pytest.mark.parametrize("name", ["local_init", "unit_init", "grid_init"])
+@pytest.mark.parametrize("make", [small_maetok.config, lambda **changes: small_titok.config("vq", **changes)])
+def test_other_kinds_of_tokenizers_refuse_them(name, make):
+    with pytest.raises(ValueError, match=f"{name} is true, but a (MAETok|TiTok) always starts as its authors' does"):
+        make(**{name: True})

@@ -83,9 +83,12 @@ def test_the_page_has_all_parts_of_a_run(workdir):
 
 def test_held_out_and_training_metrics_have_different_titles(workdir):
     with open(workdir / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"step": 400, "eval_codebook_usage": 0.25}) + "\n")
+        file.write(json.dumps({"step": 400, "eval_codebook_usage": 0.25, "eval_psnr_raw": 21.0}) + "\n")
     texts = [text.strip() for text in Page(build(read_run(workdir))).texts]
     assert {"Held-out codebook usage", "Codebook usage, recent training steps", "Held-out PSNR"} <= set(texts)
+    assert {"held-out PSNR", "held-out PSNR, weights of the step", "averaged weights", "weights of the step"} <= set(
+        texts
+    )
 
 
 def test_files_of_older_versions_are_read(workdir):
@@ -124,6 +127,24 @@ def test_samples_of_a_generator_are_shown_under_samples(workdir):
     page = Page(build(read_run(workdir)))
     assert "Samples" in page.texts and "Held-out images" not in page.texts
     assert page.of("img")[0]["alt"] == "Samples, step 400: a grid of generated images"
+
+
+@pytest.mark.parametrize(
+    ("model", "summary"),
+    [
+        (
+            {"family": "sit", "num_tokens": 64, "channels": 32, "num_classes": 8},
+            "sit, 64 tokens of 32 channels, 8 classes",
+        ),
+        (
+            {"family": "maskgit", "num_tokens": 32, "codebook_size": 16, "num_classes": 8},
+            "maskgit, 32 codes out of 16, 8 classes",
+        ),
+    ],
+)
+def test_the_summary_of_a_generator_names_its_family_and_data(workdir, model, summary):
+    (workdir / "config.json").write_text(json.dumps({"task": "generator", "model": model}))
+    assert f"generator, {summary}" in [text.strip() for text in Page(build(read_run(workdir))).texts]
 
 
 def test_the_worst_and_best_reconstructions_are_named(workdir):

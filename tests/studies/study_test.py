@@ -147,6 +147,8 @@ def test_a_run_that_diverges_is_a_row(base, tmp_path, monkeypatch):
 def test_invalid_configs_are_refused_at_once(base, tmp_path):
     with pytest.raises(ValueError, match=r"variant a changes a field .* does not have: .*num_tokens"):
         study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
+    with pytest.raises(ValueError, match=r"variant a: config\.optim\.beta1=2\.0: expected a number of at least 0"):
+        study.Study(small_study(base, {"a": variant("A", 1, optim=dict(beta1=2.0))}), tmp_path)
     with pytest.raises(ValueError, match=r"config\.measures must be among reconstruction.*; got beauty"):
         study.Study(small_study(base, {"a": variant("A", 1)}, measures=("beauty",)), tmp_path)
     config = small_study(base, {"a": variant("A", 1)}, measures=("latent_pictures",))

@@ -68,5 +68,7 @@ def test_paths_in_a_config_are_expanded(tiny_config, tmp_path, monkeypatch):
     reported_inputs.write(tmp_path / "images", *(f"{i}.png" for i in range(4)))
     monkeypatch.setenv("IMAGES", str(tmp_path))
     tiny_config.data.update(source="folder", path="$IMAGES/images", holdout=0.5, augment="random_crop")
-    run = loop.Run(tiny_config, tmp_path / "run", TASKS["tokenizer"])
+    tiny_config.checkpoint.fallback = "$IMAGES/second"
+    run = loop.Run(tiny_config, "$IMAGES/run", TASKS["tokenizer"])
     assert run.config.data.path == str(tmp_path / "images") and tiny_config.data.path == "$IMAGES/images"
+    assert run.config.checkpoint.fallback == str(tmp_path / "second") and run.workdir == tmp_path / "run"

@@ -144,6 +144,10 @@ def test_the_advice_names_what_there_is(tmp_path):
     config = small()
     assert "no checkpoint yet: start again" in notes.after_non_finite(3, [], config, tmp_path)
     assert "step 2. Go on" in notes.after_non_finite(4, [2], config, tmp_path)
+    config.optim.update(optimizer="muon", muon_learning_rate=0.02)
+    assert "--config.optim.learning_rate=5e-05 --config.optim.muon_learning_rate=0.01" in notes.after_non_finite(
+        4, [2], config, tmp_path
+    )
     assert f"move {tmp_path}/checkpoints/4 away, to go on from step 2" in notes.after_non_finite(
         5, [2, 4], config, tmp_path
     )

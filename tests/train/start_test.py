@@ -162,6 +162,32 @@ def test_a_generator_starts_from_one_with_other_classes(tmp_path):
         small_generators.abstract_task(new).start()
 
 
+def test_a_maskgit_with_other_classes_keeps_its_codes(tmp_path, caplog):
+    """Its embeddings are those of 16 codes, the mask, 8 classes and "no class", in one table."""
+    old, new = (small_generators.config("maskgit", source="latents") for _ in range(2))
+    old.model.num_codebooks = new.model.num_codebooks = 1
+    task = small_generators.abstract_task(old)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), task.network.functional.shapes)
+    task.export(params).save_pretrained(tmp_path / "old")
+    new.model.update(num_classes=3, num_tokens=15)
+    new.init_from = str(tmp_path / "old")
+    with caplog.at_level(logging.INFO):
+        started = small_generators.abstract_task(new).start()
+    theirs, ours = params["embeddings"], started["embeddings"]
+    np.testing.assert_array_equal(ours[:17], theirs[:17])
+    np.testing.assert_allclose(ours[17:20], np.stack([theirs[17:25].mean(0)] * 3), rtol=1e-5)
+    np.testing.assert_array_equal(ours[20], theirs[25])
+    positions = started["positions"]  # the class's, then twice as many tokens but one
+    np.testing.assert_array_equal(positions[[0, *range(1, 16, 2)]], params["positions"])
+    np.testing.assert_array_equal(started["to_logits"]["kernel"], params["to_logits"]["kernel"])
+    assert (
+        "resized: embeddings, 26 x 32 to 21 x 32: codes and mask are kept; each class starts at the mean" in caplog.text
+    )
+    new.model.codebook_size = 12  # other codes: nothing of the table means the same
+    assert "embeddings" not in small_generators.abstract_task(new).start()
+
+
 # --- freeze ---------------------------------------------------------------------------------------------------------------
 
 PATHS = ("encoder/vit/pos_embed", "encoder/latent_tokens", "decoder/pos_embed", "decoder/to_patches/kernel")
@@ -257,6 +283,13 @@ def test_the_rate_in_use_is_explained():
     assert notes.short_run(config, 24) is None
 
 
+def test_the_rate_of_muon_is_explained_too():
+    config = small()
+    config.optim.update(optimizer="muon", muon_learning_rate=0.32)
+    config.train.update(batch_size=8, num_steps=100)
+    assert notes.learning_rate(config, 24).endswith("Muon's rate, 0.01 = optim.muon_learning_rate 0.32 x batch 8 / 256")
+
+
 def test_a_run_that_ends_during_its_warm_up_is_warned_about():
     """Of 30 steps of warm-up, the run takes 4: the rate of its last step is 4 / 30 of the peak."""
     config = small()
@@ -304,7 +337,8 @@ def test_the_spread_of_latents_is_their_variance_between_images():
     metrics, _ = TASKS["tokenizer"].summarize(None, None, None, sums, None)
     expected = latents.var(axis=0).mean() / np.square(latents).mean()
     np.testing.assert_allclose(metrics["eval_latent_spread"], expected, rtol=1e-4)
-    assert notes.collapse(expected) is None and notes.collapse(0.0) is not None
+    assert notes.collapse(expected) is None
+    assert "local_init" in notes.collapse(0.0) and "local_init" not in notes.collapse(0.0, "titok")
 
 
 # --- getting out ----------------------------------------------------------------------------------------------------------

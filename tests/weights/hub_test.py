@@ -8,10 +8,16 @@ import re
 import threading
 
 import huggingface_hub
+import jax
+import numpy as np
 import pytest
 
+from softvq_jax import Generator, Tokenizer, generator
+from softvq_jax.generators.family import FAMILIES
 from softvq_jax.weights import hub
-from tests import programs
+from softvq_jax.weights.tokenizer_kinds import KINDS
+from tests import generator_test, programs, small_maetok, small_titok
+from tests import small_tokenizers as small
 
 COMMIT = "a" * 40
 
@@ -95,6 +101,38 @@ def server():
     running.server_close()
 
 
+PAPERS = {
+    "softvq": (small.config(), "2412.10958"),
+    "titok": (small_titok.config("vq"), "2406.07550"),
+    "maetok": (small_maetok.config(), "2502.03444"),
+    "sit": (generator_test.SIT, "2401.08740"),
+    "dit": (generator_test.DIT, "2212.09748"),
+    "mar": (generator_test.MAR, "2406.11838"),
+    "maskgit": (small_titok.generator_config("bert"), "2202.04200"),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_card_of_each_kind_and_family_has_the_tag_of_its_paper(name, monkeypatch):
+    config, paper = PAPERS[name]
+    if name in KINDS:
+        model = Tokenizer(config, small.params(config))
+    else:
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), generator.abstract_params(config))
+        model = Generator(config, params, None if name == "maskgit" else generator_test.STATISTICS)
+    cards = []
+    monkeypatch.setattr(hub, "push", lambda save, card, repo_id, **options: cards.append(card))
+    model.push_to_hub("someone/model")
+    [card] = cards
+    tags = card.data.to_dict()["tags"]
+    assert [tag for tag in tags if tag.startswith("arxiv:")] == [f"arxiv:{paper}"]
+    assert f"https://arxiv.org/abs/{paper}" in card.text and repr(model) in card.text
+
+
+def test_every_kind_and_family_has_a_card():
+    assert PAPERS.keys() == {*KINDS, *FAMILIES}
+
+
 @pytest.mark.slow
 def test_pushed_and_opened_again(server, tmp_path):
     environment = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
@@ -112,7 +150,10 @@ def test_pushed_and_opened_again(server, tmp_path):
 
 def test_model_card():
     card = hub.model_card("name", "What it is.", tags=["image"])
-    assert card.data.to_dict()["tags"] == ["softvq-jax", "jax", "arxiv:2412.10958", "image"]
+    assert card.data.to_dict()["tags"] == ["softvq-jax", "jax", "image"]
     assert card.text.strip() == "# name\n\nWhat it is."
+    card = hub.model_card("name", "What it is.", paper="2412.10958")
+    assert card.data.to_dict()["tags"] == ["softvq-jax", "jax", "arxiv:2412.10958"]
+    assert card.text.strip().endswith("Paper: [arXiv 2412.10958](https://arxiv.org/abs/2412.10958).")
     with pytest.raises(ValueError, match="metrics rFID need dataset"):
         hub.model_card("name", "", metrics={"rFID": 1.0})
