@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LINE = "{desc}: {n:,} of {total:,}{unit}, {rate_fmt}, {remaining} left"
+LINE = "{desc}: {n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left"
 SECONDS = 2.0  # least time between two lines that are not on a terminal
 
 

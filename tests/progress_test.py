@@ -16,6 +16,13 @@ def test_a_log_gets_occasional_lines_and_always_the_last(monkeypatch):
     ]
 
 
+def test_slow_work_has_items_per_second_too(monkeypatch):
+    now, lines = iter([0.0, 4.0]), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    Progress("Writing", 1, log=lines.append)(1)
+    assert lines == ["Writing: 1 of 1 images,  0.25 images/s, 00:00 left"]
+
+
 def test_a_terminal_gets_one_line_rewritten(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

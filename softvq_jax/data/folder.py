@@ -129,14 +129,14 @@ def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]
             folders = sorted({name.split(os.sep)[0] for name in inside})
             raise ValueError(
                 f"{folder} holds {len(beside):,} images (such as {beside[0]}) beside {len(folders):,} folders with "
-                f"{len(inside):,} images (such as {folders[0]}): set data.classes='folders' to use only those in folders, "
-                "'one' to use all as one class, or move some elsewhere"
+                f"{len(inside):,} images (such as {folders[0]}): set data.classes='folders' (in commands "
+                "--classes=folders) to use only those in folders, 'one' to use all as one class, or move some elsewhere"
             )
         classes = "folders" if inside else "one"
         if classes == "one":
             warn_once(
-                f"{folder}: {len(images):,} images of one class, as there are no subfolders; data.classes='names' takes "
-                "the class from file names like n01440764_36.JPEG"
+                f"{folder}: {len(images):,} images of one class, as there are no subfolders; data.classes='names' (in "
+                "commands --classes=names) takes the class from file names like n01440764_36.JPEG"
             )
     if classes == "folders":
         if not inside:
