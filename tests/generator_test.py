@@ -189,9 +189,9 @@ def test_temperature_reaches_the_head_of_a_mar():
         ),
         ("sit", {"sampler": "ddpm"}, "sampler is 'ddpm'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
         ("dit", {"sampler": "ode_euler"}, "'ode_euler'; a dit has ddpm"),
-        ("sit", {"steps": 1}, "1 sampling steps; this sampler takes at least 2"),
-        ("dit", {"steps": 1001}, "1001 steps out of 1000"),
-        ("mar", {"steps": 5}, "5 iterations for 4 tokens; expected 1 to 4"),
+        ("sit", {"steps": 1}, "steps is 1; expected at least 2 for sampler sde_euler_maruyama"),
+        ("dit", {"steps": 1001}, "steps is 1001; expected 1 to 1000"),
+        ("mar", {"steps": 5}, "steps is 5; expected 1 to 4 for sampler masked of this mar"),
         ("sit", {"noise": np.zeros((1, 3, 4))}, r"noise has shape \(1, 3, 4\); expected \(1, 4, 3\)"),
         (
             "sit",

@@ -32,7 +32,13 @@ def draw(
     return samplers.ddpm(model, x, make_schedule(process, steps=settings.steps), noise_fn=noise_fn)
 
 
-SAMPLERS = {"ddpm": Sampler(draw, frozenset({"guidance_interval", "noise", "step_noises"}))}
+SAMPLERS = {
+    "ddpm": Sampler(
+        draw,
+        frozenset({"guidance_interval", "noise", "step_noises"}),
+        most_steps=lambda config: len(make_schedule("linear")),
+    )
+}
 
 DIT = transformer.make_family(
     "dit",

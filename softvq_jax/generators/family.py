@@ -71,11 +71,15 @@ class Sampler:
       optional_arguments: names of the optional arguments of `Generator.sample` that the sampler takes, among
         `guidance_interval`, `head_steps`, `guidance_schedule`, `anneal_softmax`, `noise`, `step_noises` and `temperature`.
       steps: default number of steps; None means as many as there are tokens.
+      least_steps: least number of steps.
+      most_steps: `(config of the network) -> largest number of steps`; None for no limit.
     """
 
     draw: Callable[..., jax.Array]
     optional_arguments: frozenset[str] = frozenset()
     steps: int | None = 250
+    least_steps: int = 1
+    most_steps: Callable[[Any], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity

@@ -197,7 +197,11 @@ MAR = Family(
     matches_config=lambda config: isinstance(config, MARConfig),
     network=partial(functional, mar.MAR),
     losses=make_losses,
-    samplers={"masked": Sampler(draw, frozenset({"temperature", "head_steps"}), steps=None)},
+    samplers={
+        "masked": Sampler(
+            draw, frozenset({"temperature", "head_steps"}), None, most_steps=lambda config: config.num_tokens
+        )
+    },
     weight_rules=weight_rules,
     read_config=read_config,
     published_fields=published_fields,

@@ -41,8 +41,10 @@ def sampling_settings(
     if steps is None:
         default = family.samplers[sampler].steps
         steps = defaults.get("steps", config.num_tokens if default is None else default)
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; expected at least 1")
+    least, most = family.samplers[sampler].least_steps, family.samplers[sampler].most_steps
+    if steps < least or (most is not None and steps > most(config)):
+        limit = f"at least {least}" if most is None else f"{least} to {most(config)}"
+        raise ValueError(f"steps is {steps}; expected {limit} for sampler {sampler} of this {family.name}")
     static = {name: defaults.get(name) if given[name] is None else given[name] for name in STATIC}
     static = {name: value for name, value in static.items() if value is not None and name in accepted}
     schedule = static.get("guidance_schedule", GUIDANCE_SCHEDULES[0])

@@ -48,7 +48,7 @@ def draw_ode(
 
 
 SAMPLERS = {
-    "sde_euler_maruyama": Sampler(draw_sde, frozenset({"guidance_interval", "noise", "step_noises"})),
+    "sde_euler_maruyama": Sampler(draw_sde, frozenset({"guidance_interval", "noise", "step_noises"}), least_steps=2),
     "ode_euler": Sampler(partial(draw_ode, samplers.ode_euler), frozenset({"guidance_interval", "noise"})),
     "ode_heun": Sampler(partial(draw_ode, samplers.ode_heun), frozenset({"guidance_interval", "noise"})),
 }

@@ -202,7 +202,7 @@ class TokenizerTask(Task):
             metrics["eval_latent_spread"] = float(np.mean(variance) / np.maximum(np.mean(square), 1e-30))
         if "codes" in sums:
             metrics["eval_codebook_usage"] = float(np.mean(np.asarray(sums["codes"]) > 0))
-        return metrics, {} if shown is None else {"reconstructions": shown}
+        return metrics, {} if shown is None or not len(shown[0]) else {"reconstructions": shown}
 
     def predictions(self, params, *, images, count, extractor, devices) -> Reconstructions:
         """Returns reconstructions of held-out images, for rFID and SSIM."""

@@ -110,3 +110,14 @@ def test_unknown_names_are_refused_at_the_start(section, field, value, message):
     config[section][field] = value
     with pytest.raises(ValueError, match=message):
         small_generators.abstract_task(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "steps", "expected"), [("sit", 1, "at least 2"), ("dit", 1001, "1 to 1000"), ("mar", 9, "1 to 8")]
+)
+def test_numbers_of_steps_that_sampling_cannot_take_are_refused_at_the_start(family, steps, expected):
+    """Not at the first evaluation."""
+    config = small_generators.config(family)
+    config.sampling.steps = steps
+    with pytest.raises(ValueError, match=f"steps is {steps}; expected {expected} for sampler"):
+        small_generators.abstract_task(config)

@@ -341,6 +341,14 @@ def test_the_spread_of_latents_is_their_variance_between_images():
     assert "local_init" in notes.collapse(0.0) and "local_init" not in notes.collapse(0.0, "titok")
 
 
+def test_no_picture_is_made_if_none_is_asked_for():
+    """`evals.held_out.num_pictures=0`."""
+    sums = {"images": 2.0, "psnr": 40.0, "latents": np.ones((3, 4)), "squared_latents": np.ones((3, 4))}
+    nothing = [np.zeros((0, 48, 48, 3), np.uint8)] * 2
+    metrics, images = TASKS["tokenizer"].summarize(None, None, None, sums, nothing)
+    assert metrics["eval_psnr"] == 20.0 and images == {}
+
+
 # --- getting out ----------------------------------------------------------------------------------------------------------
 
 
