@@ -50,6 +50,7 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
         raise ValueError(f"gan.discriminator is {kind!r}; expected one of {', '.join(DISCRIMINATORS)}")
     model = tokenizer_kinds.config_from_fields(config.model.to_dict())
     check_kind(config, model)
+    check_size(config, model.image_size)
     compute = dict(dtype=model.dtype, remat=model.remat)
     frozen = ("teacher", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
@@ -81,6 +82,17 @@ def check_kind(config, model: TokenizerConfig) -> None:
         )
     if kind == "titok" and config.gan.adaptive:
         raise ValueError("gan.adaptive is for decoders that end with a linear map; a TiTok's ends with a convolution")
+
+
+def check_size(config, image_size: int) -> None:
+    """Raises ValueError if the images are too small for a network of the losses, whose output would be empty."""
+    used = {
+        f"gan.discriminator={config.gan.discriminator!r}": 24 if config.gan.discriminator == "patchgan" else 1,
+        f"loss.perceptual_weight={config.loss.perceptual_weight:g} (LPIPS)": 16 if config.loss.perceptual_weight else 1,
+    }
+    for field, least in used.items():
+        if image_size < least:
+            raise ValueError(f"{field} needs images of at least {least} pixels, but model.image_size is {image_size}")
 
 
 def _alignment_head(section, model: TokenizerConfig, teacher_width: int) -> Functional:

@@ -5,9 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from softvq_jax.models.discriminators import PatchGAN
+from softvq_jax.models.functional import functional
+from softvq_jax.models.lpips import LPIPS
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train.compile import jit_step, put
+from softvq_jax.train.tokenizer_networks import check_size
 from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, adaptive_weight, age_codes
 from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights import pretrained
@@ -157,3 +162,26 @@ def test_repeat_alignment_needs_patches_divisible_by_latents(full_config):
     full_config.model.update(num_latent_tokens=6, num_codebooks=2)
     with pytest.raises(ValueError, match="16 teacher patches are not divisible by 6 latent tokens"):
         make_task(full_config)
+
+
+def size_of_output(section, side):
+    """The number of values that the smallest output of a loss's network has."""
+    images = jnp.zeros((1, side, side, 3))
+    if section == "gan":
+        return nnx.eval_shape(lambda: PatchGAN(rngs=nnx.Rngs(0))(images, train=False)).size
+    network = functional(LPIPS)
+    return jax.eval_shape(lambda params: network(params).features(images)[-1], network.shapes).size
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "least"),
+    [("gan", {"discriminator": "patchgan"}, 24), ("loss", {"perceptual_weight": 1.0}, 16)],
+)
+def test_images_that_are_too_small_for_a_loss_are_refused(tiny_config, section, values, least):
+    tiny_config.gan.discriminator = "none"
+    check_size(tiny_config, 8)
+    tiny_config[section].update(values)
+    assert size_of_output(section, least - 1) == 0 < size_of_output(section, least)
+    check_size(tiny_config, least)
+    with pytest.raises(ValueError, match=f"images of at least {least} pixels, but model.image_size is {least - 1}"):
+        check_size(tiny_config, least - 1)
