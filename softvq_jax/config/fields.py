@@ -129,3 +129,4 @@ def optional(allowed: Allowed) -> Allowed:
 
 
 BOOLEAN = Allowed("True or False", lambda x: isinstance(x, bool))
+STEPS = integer(0, 2**31 - 1)  # what the counter of steps can hold

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, number, one_of, optional, with_defaults
+from softvq_jax.config.fields import BOOLEAN, STEPS, Field, Schema, number, one_of, optional, with_defaults
 from softvq_jax.config.networks import vit_schema
 
 KINDS = ("softvq", "titok", "maetok")
@@ -32,7 +32,7 @@ MASKING: Schema = {
     "off_steps": Field(
         0,
         "Steps over which the share falls linearly to 0, for the last stage; 0: the share stays.",
-        integer(0),
+        STEPS,
         "steps",
     ),
     "targets": Field("masked", "Patches whose features the auxiliary decoders predict.", one_of("masked", "all")),

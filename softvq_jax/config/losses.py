@@ -1,11 +1,11 @@
 """The fields of a tokenizer's losses: `config.loss`, `config.alignment` and `config.gan`."""
 
-from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, number, one_of
+from softvq_jax.config.fields import BOOLEAN, STEPS, Field, Schema, integer, number, one_of
 
 LOSS: Schema = {
     "reconstruction_weight": Field(1.0, "Weight of the squared error of pixels.", number(0)),
     "perceptual_weight": Field(1.0, "Weight of LPIPS; with 0, LPIPS is neither computed nor loaded.", number(0)),
-    "perceptual_warmup_steps": Field(10_000, "Steps of LPIPS's linear warm-up from weight 0.", integer(0), "steps"),
+    "perceptual_warmup_steps": Field(10_000, "Steps of LPIPS's linear warm-up from weight 0.", STEPS, "steps"),
     "alignment_weight": Field(
         0.1, "Weight of the alignment loss; with 0, the teacher is neither computed nor loaded.", number(0)
     ),
@@ -41,7 +41,7 @@ GAN: Schema = {
     ),
     "loss": Field("hinge", "Adversarial loss.", one_of("hinge", "vanilla", "non_saturating")),
     "weight": Field(0.2, "Weight of the adversarial loss of the tokenizer.", number(0)),
-    "start_step": Field(20_000, "First step of adversarial training.", integer(0), "steps"),
+    "start_step": Field(20_000, "First step of adversarial training.", STEPS, "steps"),
     "adaptive": Field(
         False, "Whether to scale the weight by the ratio of gradient norms at the last layer (VQGAN).", BOOLEAN
     ),

@@ -1,7 +1,7 @@
 """The fields shared by all tasks: length of the run, devices, checkpoints and logs."""
 
 from softvq_jax.config.data import DATA
-from softvq_jax.config.fields import BOOLEAN, Allowed, Field, Schema, integer, number, text
+from softvq_jax.config.fields import BOOLEAN, STEPS, Allowed, Field, Schema, integer, number, text
 
 WRITERS = ("tensorboard", "wandb")
 
@@ -11,7 +11,7 @@ def writer_names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
-EVERY_STEPS = integer(0)
+EVERY_STEPS = STEPS
 MESH_AXIS = Allowed("-1 or an integer of at least 1", lambda x: x == -1 or integer(1).check(x))
 WRITER_NAMES = Allowed(
     f"names of {', '.join(WRITERS)}, separated by commas",
@@ -22,7 +22,7 @@ RUN: Schema = {
     "train": {
         "batch_size": Field(256, "Examples of each step, over all devices.", integer(1), "examples"),
         "num_epochs": Field(50.0, "Length of the run, unless `num_steps` is set.", number(above=0), "epochs"),
-        "num_steps": Field(0, "Length of the run; 0 uses `num_epochs`.", integer(0), "steps"),
+        "num_steps": Field(0, "Length of the run; 0 uses `num_epochs`.", STEPS, "steps"),
     },
     "data": DATA,
     "mesh": {

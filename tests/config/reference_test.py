@@ -41,7 +41,7 @@ def test_help_config_prints_the_reference_and_needs_no_workdir(tmp_path):
     (["--config=l64", "--config.optim.beta2=2"],
      "error: config.optim.beta2=2.0: expected a number of at least 0 and below 1\n"),
     (["--config=tiny", "--config.train.num_steps=abc"],
-     "error: config.train.num_steps='abc': expected an integer of at least 0\n"),
+     "error: config.train.num_steps='abc': expected an integer from 0 to 2,147,483,647\n"),
     (["--config=tiny", "--config.model.encoder.layer_scale=x"],
      "error: config.model.encoder.layer_scale='x': expected None or a number of at least 0\n"),
     (["--config=l64", "--workdir="], "error: --workdir is empty; expected a folder for this run\n"),

@@ -68,7 +68,7 @@ WRONG = {
     "optim.weight_decay": (-1e-4,),
     "train.batch_size": (0, -8),
     "train.num_epochs": (0.0, NAN),
-    "train.num_steps": (-1,),
+    "train.num_steps": (-1, 2**31),
     "data.source": ("web",),
     "data.holdout": (1.0, -0.1, NAN),
     "data.augment": ("center",),
