@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from softvq_jax.losses.alignment import check_alignment
+from softvq_jax.metrics.image_quality import WINDOWS
 from softvq_jax.models.alignment import AlignmentHead, AlignmentTransformer
 from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional, functional
@@ -85,8 +86,9 @@ def check_kind(config, model: TokenizerConfig) -> None:
 
 
 def check_size(config, image_size: int) -> None:
-    """Raises ValueError if the images are too small for a network of the losses, whose output would be empty."""
+    """Raises ValueError if the images are too small for SSIM, or for a network of the losses, which then has no output."""
     used = {
+        "the SSIM after the last step": WINDOWS["gauss"][0],
         f"gan.discriminator={config.gan.discriminator!r}": 24 if config.gan.discriminator == "patchgan" else 1,
         f"loss.perceptual_weight={config.loss.perceptual_weight:g} (LPIPS)": 16 if config.loss.perceptual_weight else 1,
     }

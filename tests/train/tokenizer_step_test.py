@@ -179,7 +179,9 @@ def size_of_output(section, side):
 )
 def test_images_that_are_too_small_for_a_loss_are_refused(tiny_config, section, values, least):
     tiny_config.gan.discriminator = "none"
-    check_size(tiny_config, 8)
+    check_size(tiny_config, 11)
+    with pytest.raises(ValueError, match="the SSIM after the last step needs images of at least 11 pixels"):
+        check_size(tiny_config, 10)
     tiny_config[section].update(values)
     assert size_of_output(section, least - 1) == 0 < size_of_output(section, least)
     check_size(tiny_config, least)
