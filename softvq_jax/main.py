@@ -6,13 +6,13 @@ The same command resumes an interrupted run. Any field can be set, for example `
 """
 
 import json
-import logging as stdlib_logging
 import sys
 
 from absl import app, flags, logging
 
 from softvq_jax.config import check_values
 from softvq_jax.config.flags import define_config, parse_flags
+from softvq_jax.progress import set_up_log
 from softvq_jax.storage.paths import as_path
 from softvq_jax.train.preemption import exit_on_sigterm
 
@@ -85,10 +85,7 @@ def run() -> None:
 
 def _parse_flags(argv):
     rest = parse_flags(argv, required=["workdir"])
-    # Log messages of this package and warnings of other packages, with the time.
-    handler = logging.get_absl_handler()
-    handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno >= stdlib_logging.WARNING or "softvq_jax" in record.pathname)
+    set_up_log()
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     return rest
 

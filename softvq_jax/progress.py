@@ -1,10 +1,12 @@
 """Progress of long work, as a bar on a terminal or as occasional lines in a log. The only user of tqdm."""
 
+import logging as stdlib_logging
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from absl import logging
 from tqdm import tqdm
 
 LINE = "{desc}: {n:,} of {total:,}{unit}, {rate_noinv_fmt}, {remaining} left"
@@ -80,6 +82,13 @@ class StagedProgress:
 def duration(seconds: float) -> str:
     """Returns a time as `04:05` or `1:02:03`."""
     return tqdm.format_interval(seconds)
+
+
+def set_up_log() -> None:
+    """Makes the log of a command readable: messages of this package and warnings of others, each with the time."""
+    handler = logging.get_absl_handler()
+    handler.setFormatter(stdlib_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: record.levelno >= stdlib_logging.WARNING or "softvq_jax" in record.pathname)
 
 
 def _print(line: str) -> None:

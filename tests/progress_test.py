@@ -1,4 +1,6 @@
 import io
+import logging
+import re
 
 from softvq_jax import progress
 from softvq_jax.progress import Progress, StagedProgress, duration
@@ -46,3 +48,18 @@ def test_stages_have_their_own_totals():
 
 def test_durations():
     assert (duration(65), duration(3723)) == ("01:05", "1:02:03")
+
+
+def test_the_log_of_a_command_leaves_out_messages_of_other_packages(monkeypatch):
+    handler = logging.StreamHandler(io.StringIO())
+    monkeypatch.setattr(progress.logging, "get_absl_handler", lambda: handler)
+    progress.set_up_log()
+    for path, level in (
+        ("orbax/a.py", logging.INFO),
+        ("orbax/b.py", logging.WARNING),
+        ("softvq_jax/c.py", logging.INFO),
+    ):
+        handler.handle(logging.LogRecord("absl", level, path, 1, "from %s", (path,), None))
+    lines = handler.stream.getvalue().splitlines()
+    assert [line[9:] for line in lines] == ["from orbax/b.py", "from softvq_jax/c.py"]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", line[:8]) for line in lines)

@@ -9,6 +9,7 @@ from absl import app
 
 from softvq_jax.data.decoding import MAX_PIXELS
 from softvq_jax.data.folder import CLASSES
+from softvq_jax.progress import set_up_log
 
 
 def run_tool(
@@ -24,6 +25,7 @@ def run_tool(
       main: does the work and returns the exit code, None for 0. The command is named after its module.
       parse: parses the command line (`argv[0]` is the program) with a parser of `absl.flags.argparse_flags`.
     """
+    set_up_log()
     app.run(lambda args: _guarded(main, args), argv=sys.argv, flags_parser=parse)
 
 

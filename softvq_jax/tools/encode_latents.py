@@ -44,7 +44,7 @@ from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
-from softvq_jax.progress import Progress
+from softvq_jax.progress import Progress, set_up_log
 from softvq_jax.storage import manifest
 from softvq_jax.storage.files import PARTIAL, read_json, write_json
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -320,4 +320,5 @@ def run(args: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)

@@ -33,7 +33,7 @@ from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.record import EvaluationRecord, early_warnings
 from softvq_jax.metrics.metric import TooFewImages
 from softvq_jax.parallel import distributed, errors
-from softvq_jax.progress import StagedProgress
+from softvq_jax.progress import StagedProgress, set_up_log
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
 from softvq_jax.storage import mirror
@@ -138,4 +138,5 @@ def note(line: str) -> None:
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)

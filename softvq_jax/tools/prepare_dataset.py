@@ -28,7 +28,7 @@ from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.sources import open_source
 from softvq_jax.data.workers import WorkerDied, WorkerPool
-from softvq_jax.progress import Progress
+from softvq_jax.progress import Progress, set_up_log
 from softvq_jax.storage import files, line_log, manifest
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
@@ -273,4 +273,5 @@ def _prepare(args):
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)

@@ -20,6 +20,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
+from softvq_jax.progress import set_up_log
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
@@ -62,4 +63,5 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)

@@ -28,7 +28,7 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
-from softvq_jax.progress import Progress
+from softvq_jax.progress import Progress, set_up_log
 from softvq_jax.report import image_grid
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
@@ -188,4 +188,5 @@ def as_text(report: Mapping, path: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)

@@ -27,7 +27,7 @@ from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.image_sampler import LABELS, ImageSampler, draw_labels, open_generator
 from softvq_jax.parallel import distributed, errors
 from softvq_jax.parallel.shared_folder import check_shared
-from softvq_jax.progress import Progress
+from softvq_jax.progress import Progress, set_up_log
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -183,4 +183,5 @@ def parse_classes(classes: str, num: int, names: Sequence[str], seed: int) -> np
 
 
 if __name__ == "__main__":
+    set_up_log()
     app.run(main, flags_parser=parse_flags)
