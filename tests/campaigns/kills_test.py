@@ -1,75 +1,26 @@
-"""kill -9 at random moments: nothing is lost beyond the newest complete save, and the run ends the same bit for bit."""
+"""kill -9 at random moments: nothing is lost beyond the newest complete save, and the run ends the same bit for bit.
 
-import contextlib
-import json
+`CAMPAIGN_TRIES=25 CAMPAIGN_SEED=3` kills 25 times, at other moments than with another seed, so that many kills can be
+counted over several calls. Every call counts and checks its own.
+"""
+
+import collections
 import os
-import pathlib
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from softvq_jax.train.speed import TIMES
-from softvq_jax.weights.files import read_tensors
 from tests import small_generators
 from tests.campaigns import tries
-from tests.programs import ROOT
+from tests.campaigns.runner import Runner, complete, content, kill_when, log_of
 from tests.train.conftest import tiny
 
 STEPS = 20
-
-
-class Runner:
-    """Starts runs of one config in processes that fork from one that has imported JAX."""
-
-    def __init__(self, config, folder):
-        self.config = folder / "config.json"
-        self.config.write_text(config.to_json_best_effort())
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.programs.fork_runs"],
-            cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def start(self, workdir):
-        self._process.stdin.write(f"{self.config} {workdir}\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def code(self):
-        return int(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
-def complete(workdir):
-    folder = workdir / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
-
-
-def content(workdir):
-    """Everything that a run leaves which must not depend on interruptions."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        for name in TIMES:
-            line.pop(name, None)
-    [record] = workdir.glob(f"checkpoints/{STEPS}/record/metadata")
-    kept = [path for path in (workdir / "tokenizer", workdir / "generator", workdir / "best") if path.exists()]
-    weights = {
-        str(path.relative_to(workdir)): read_tensors(path) for folder in kept for path in folder.rglob("*.safetensors")
-    }
-    return lines, json.loads(record.read_text())["digest"], weights
 
 
 def config_of(task, tmp_path):
@@ -89,59 +40,73 @@ def config_of(task, tmp_path):
     return config
 
 
+@pytest.fixture
+def runner(request):
+    with Runner(request.config.cache.mkdir("campaigns")) as runner:
+        yield runner
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("task", ["tokenizer", "generator"])
-def test_killed_at_random_moments(task, tmp_path, capsys):
-    config = config_of(task, tmp_path)
-    runner, rng = Runner(config, tmp_path), random.Random(1)
-    whole = tmp_path / "whole"
-    runner.start(whole)
-    assert runner.code() == 0, pathlib.Path(f"{whole}.log").read_text()[-3000:]
-    began = time.monotonic()
-    runner.start(tmp_path / "timed")  # with all programs compiled
-    assert runner.code() == 0
-    seconds, expected = time.monotonic() - began, content(whole)
-    total, killed, finished, lost = tries(12), 0, 0, 0
-    while killed < total or finished == 0:
-        workdir, saved = tmp_path / f"run{finished}", 0
-        code = None
+def test_killed_at_random_moments(task, runner, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(config_of(task, tmp_path).to_json_best_effort())
+
+    def finish(name):
+        began = time.monotonic()
+        assert runner.code(runner.start(path, tmp_path / name)) == 0, log_of(tmp_path / name).read_text()[-3000:]
+        return time.monotonic() - began
+
+    finish("whole")
+    seconds, expected = finish("timed"), content(tmp_path / "whole", STEPS)  # with all programs compiled
+    rng = random.Random(int(os.environ.get("CAMPAIGN_SEED", 1)))
+    total, kills, finished, lost = tries(12), collections.Counter(), 0, 0
+    while kills.total() < total or finished == 0:
+        workdir, saved, code = tmp_path / f"run{finished}", 0, None
         while code != 0:
-            pid = runner.start(workdir)
-            moment = rng.uniform(0.0, seconds) if killed < total else None
+            pid = runner.start(path, workdir)
+            moment = rng.uniform(0.0, seconds) if kills.total() < total else None
             newest = kill_after(pid, moment, workdir, steer=rng.random() < 0.4, rng=rng)
-            code, log = runner.code(), pathlib.Path(f"{workdir}.log").read_text()
+            code, log = runner.code(pid), log_of(workdir).read_text().rpartition("begins")[2]
             assert code in (0, -signal.SIGKILL), log[-4000:]
-            resumed = re.findall(r"resuming after step (\d+)", log.rpartition("begins")[2])
+            resumed = re.findall(r"resuming after step (\d+)", log)
             lost += bool(resumed) and int(resumed[-1]) < saved
             saved = newest
-            killed += code != 0
+            kills.update([phase(workdir, log)] if code else [])
         finished += 1
-        ours = content(workdir)
+        ours = content(workdir, STEPS)
         assert ours[:2] == expected[:2], workdir
         jax.tree.map(np.testing.assert_array_equal, ours[2], expected[2])
+        with capsys.disabled():
+            print(f"\n{task}: run {finished} ended bit for bit the same; so far {kills.total()} kills, lost {lost}")
     with capsys.disabled():
-        print(f"\n{task}: {killed} kills of {finished} runs, lost {lost}; all ended bit for bit the same")
-    runner.close()
-    assert not lost
+        print(f"{task}: {kills.total()} kills of {finished} runs, lost {lost}; {dict(kills)}; {seconds:.1f} s a run")
+    assert kills.total() >= total and finished >= 1 and not lost
 
 
 def kill_after(pid, moment, workdir, *, steer, rng):
     """Kills after `moment` seconds, or steered, while a save is in progress; returns the newest complete step then."""
     deadline, newest = time.monotonic() + (moment or 3600.0), 0
-    while runs(pid):
+
+    def now():
+        nonlocal newest
         newest = max(complete(workdir), default=0)
-        saving = steer and any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
-        if moment is not None and (time.monotonic() > deadline or (saving and rng.random() < 0.01)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            break
-        time.sleep(0.0005)
+        steered = steer and saving(workdir) and rng.random() < 0.02
+        return moment is not None and (time.monotonic() > deadline or steered)
+
+    kill_when(pid, now)
     return newest
 
 
-def runs(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def saving(workdir):
+    return any("tmp" in path.name for path in workdir.glob("checkpoints/*"))
+
+
+def phase(workdir, log):
+    """What a run that was killed was doing."""
+    if saving(workdir):
+        return "in a save"
+    if "compiled in" not in log:
+        return "while starting"
+    steps = re.findall(r"step (\d+)/", log)
+    return "at the end" if steps and int(steps[-1]) == STEPS else "while training"

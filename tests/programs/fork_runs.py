@@ -1,7 +1,11 @@
 """Starts runs without importing JAX again for each: `python -m tests.programs.fork_runs`.
 
-Reads a line `CONFIG.json WORKDIR` for each run, forks, and prints the number of the process that runs it, then its exit
-code. Output goes to `WORKDIR.log`. JAX must not have used a device before it forks.
+Reads commands, one a line:
+
+- `start CONFIG.json WORKDIR LOG [COORDINATOR COUNT PROCESS]` forks, and prints the number of the process that runs it.
+- `wait PID` prints the exit code of that process when it has ended.
+
+JAX must not have used a device before it forks.
 """
 
 import json
@@ -9,32 +13,38 @@ import os
 import pathlib
 import sys
 
-import jax
+from absl import logging
 from ml_collections import ConfigDict
 
+from softvq_jax.parallel import distributed
 from softvq_jax.train import generator_task, loop, tasks, tokenizer_task  # noqa: F401
 
+
+def run(config_file, workdir, log, *cluster):
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    logging.set_verbosity(logging.INFO)
+    print("begins", flush=True)
+    try:
+        content = json.loads(pathlib.Path(config_file).read_text())
+        if cluster:
+            coordinator, count, process = cluster
+            distributed.initialize(coordinator, int(count), int(process), config=content, timeout=120.0)
+        config = ConfigDict(content)
+        loop.Run(config, pathlib.Path(workdir), tasks.TASKS[config.task]).train()
+    except BaseException as error:
+        logging.exception("ended")
+        return error.code if isinstance(error, SystemExit) else 1
+    return 0
+
+
 for line in sys.stdin:
-    config_file, workdir = line.split()
+    command, *arguments = line.split()
+    if command == "wait":
+        print(os.waitstatus_to_exitcode(os.waitpid(int(arguments[0]), 0)[1]), flush=True)
+        continue
     pid = os.fork()
     if pid == 0:
-        log = os.open(f"{workdir}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        from absl import logging
-
-        logging.set_verbosity(logging.INFO)
-        print("begins", flush=True)
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config_file).parent / "cache"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        config = ConfigDict(json.loads(pathlib.Path(config_file).read_text()))
-        code = 0
-        try:
-            loop.Run(config, pathlib.Path(workdir), tasks.TASKS[config.task]).train()
-        except BaseException as error:
-            logging.exception("ended")
-            code = error.code if isinstance(error, SystemExit) else 1
-        os._exit(code)
+        os._exit(run(*arguments))
     print(pid, flush=True)
-    status = os.waitpid(pid, 0)[1]
-    print(os.waitstatus_to_exitcode(status), flush=True)
