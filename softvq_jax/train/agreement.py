@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from softvq_jax.train.metrics import WriteFailed
+from softvq_jax.train.write_errors import WriteFailed
 
 
 @contextlib.contextmanager

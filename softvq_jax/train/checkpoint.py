@@ -125,9 +125,14 @@ class Checkpoints:
                 self._manager.wait_until_finished()  # returns at once, and is the only call that raises the error
 
     def delete_from(self, step: int) -> None:
-        """Deletes the checkpoints of `step` and later steps, which a run that resumed from before them saves again."""
-        for later in [saved for saved in self._manager.all_steps() if saved >= step]:
-            self._manager.delete(later)
+        """Deletes the checkpoints of `step` and later steps, which a run that resumed from before them saves again.
+
+        Raises:
+          SaveFailed: one cannot be deleted.
+        """
+        with self._save_errors():
+            for later in [saved for saved in self._manager.all_steps() if saved >= step]:
+                self._manager.delete(later)
 
     def complete_steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, after the save in progress."""

@@ -31,8 +31,10 @@ from softvq_jax.train.closing import at_end
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.evaluator import EvaluatedRun
 from softvq_jax.train.evaluators import open_evaluators
+from softvq_jax.train.first_start import NAME as FIRST_START
 from softvq_jax.train.first_start import first_start
-from softvq_jax.train.metrics import MetricsWriter, NonFinite, WriteFailed, newest_metrics
+from softvq_jax.train.metrics import NAME as METRICS
+from softvq_jax.train.metrics import MetricsWriter, NonFinite, newest_metrics
 from softvq_jax.train.preemption import Preempted, Preemption
 from softvq_jax.train.preflight import check_batches
 from softvq_jax.train.profile import Profile, ProfileSteps
@@ -43,6 +45,7 @@ from softvq_jax.train.step_clock import EVALUATION, StepClock
 from softvq_jax.train.step_evaluation import StepEvaluation
 from softvq_jax.train.task import Task, data_of
 from softvq_jax.train.workdir import Workdir, save_elsewhere
+from softvq_jax.train.write_errors import WriteFailed
 from softvq_jax.train.writers import RunInfo, Writers
 
 AHEAD = 2  # steps that may be queued on the device before the host waits
@@ -123,7 +126,8 @@ class Run:
             step, flops = None, None
             if record["step"] < self.num_steps:
                 step, flops = self._compile(state, frozen, first, key)
-                self.profile.write_program(step, record["step"], self.num_steps)
+                with agreed():
+                    self.profile.write_program(step, record["step"], self.num_steps)
             with preemption.deferred(), self._closing(), contextlib.ExitStack() as closing:
                 closing.enter_context(batches)
                 closing.enter_context(at_end(writer.close))
@@ -164,10 +168,12 @@ class Run:
         """Returns the writer of metrics of a run that resumes from `step`, and its first start (None if not process 0)."""
         if not self.main:
             return MetricsWriter(self.workdir, step=step, active=False), None
-        start, config = first_start(self.workdir, self.began), json.loads(self.config.to_json_best_effort())
-        run = RunInfo(self.workdir, start.id, config, step)
-        writers = functools.partial(Writers, self.config.log.writers, run)
-        writer = MetricsWriter(self.workdir, step=step, active=True, writers=writers)
+        config = json.loads(self.config.to_json_best_effort())
+        with self.folder.leaving_as_found(FIRST_START, METRICS):  # without a login to wandb, for example
+            start = first_start(self.workdir, self.began)
+            run = RunInfo(self.workdir, start.id, config, step)
+            writers = functools.partial(Writers, self.config.log.writers, run)
+            writer = MetricsWriter(self.workdir, step=step, active=True, writers=writers)
         files.write_json(self.workdir / "config.json", config)
         return writer, start
 
@@ -280,7 +286,7 @@ class Run:
                 with clock.during("data"):
                     batch = self.evaluated.inputs(next(batches))  # overlaps with the step on the device
             if self.profile.ends(done):
-                with clock.during("profile"):
+                with clock.during("profile"), agreed():
                     self.profile.end(metrics)
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD][1])

@@ -1,17 +1,18 @@
 """Writes the pictures of a run, and its metrics as JSON lines; passes both on to `train.writers`."""
 
-import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from softvq_jax.report.image_grid import rows_grid, save_png
 from softvq_jax.storage import files, json_lines, line_log
+from softvq_jax.train.write_errors import writing
 from softvq_jax.train.writers import Writers
 
+NAME = "metrics.jsonl"
 TRAINING = "images_per_second"  # is in every line of a training step, and in no other
 
 
@@ -25,10 +26,6 @@ class NonFinite(FloatingPointError):
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
-
-
-class WriteFailed(OSError):
-    """A file of the run could not be written; the message names it."""
 
 
 class MetricsWriter:
@@ -49,7 +46,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: pathlib.Path, *, step: int, active: bool, writers: Callable[[], Writers] | None = None):
         self._active, self._folder, self._writers = active, workdir, None
-        self._path = workdir / "metrics.jsonl"
+        self._path = workdir / NAME
         if not active:
             return
         kept = [line for line in json_lines.read_metrics(self._path) if line["step"] <= step]
@@ -119,16 +116,6 @@ class MetricsWriter:
             if self._writers is not None:
                 with writing(self._folder):
                     self._writers.close()
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turns an OSError inside into a `WriteFailed` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WriteFailed(f"{path} could not be written: {reason}") from error
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:

@@ -10,6 +10,9 @@ import jax
 from absl import logging
 
 from softvq_jax.storage import files
+from softvq_jax.train.write_errors import writing
+
+_NOT_TRACED = "the steps %d to %d are not traced: %s"
 
 
 class ProfileSteps(NamedTuple):
@@ -50,7 +53,11 @@ class Profile:
         self._active = False
 
     def write_program(self, compiled: jax.stages.Compiled, start: int, end: int) -> None:
-        """Writes the optimized HLO of the step, in process 0, if a step after `start` and up to `end` is traced."""
+        """Writes the optimized HLO of the step, in process 0, if a step after `start` and up to `end` is traced.
+
+        Raises:
+          WriteFailed: it cannot be written.
+        """
         if self._steps is None:
             return
         if self._steps.first <= start or self._steps.first > end:
@@ -60,40 +67,57 @@ class Profile:
             )  # fmt: skip
             self._steps = None
         elif jax.process_index() == 0:
-            files.make_folder(self._folder)
-            files.write_text(self._folder / "step.hlo.txt", compiled.as_text() or "")
+            path = self._folder / "step.hlo.txt"
+            with writing(path):
+                files.make_folder(self._folder)
+                files.write_text(path, compiled.as_text() or "")
 
     def before(self, step: int) -> None:
-        """Begins to trace if `step`, which comes next, is the first one to trace."""
+        """Begins to trace if `step`, which comes next, is the first one to trace.
+
+        A trace that cannot be recorded, because the disk of temporary files is full, is left out with a warning.
+        """
         if self._steps is not None and step == self._steps.first:
+            try:
+                folder = self._tracing.enter_context(tempfile.TemporaryDirectory())
+            except OSError as error:
+                logging.warning(_NOT_TRACED, *self._steps, error)
+                return
             self._active = True
-            folder = self._tracing.enter_context(tempfile.TemporaryDirectory())
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # its events would be most of the trace
             jax.profiler.start_trace(folder, profiler_options=options)
-            self._tracing.callback(self._copy, pathlib.Path(folder))
-            self._tracing.callback(jax.profiler.stop_trace)
+            self._tracing.callback(self._finish, pathlib.Path(folder))
             logging.info("tracing the steps %d to %d", *self._steps)
 
     def ends(self, step: int) -> bool:
-        """Returns whether `step` is the last one to trace; then call `end`."""
-        return self._active and self._steps is not None and step >= self._steps.last
+        """Returns whether `step` is the last one to trace; then call `end`. The same in all processes."""
+        return self._steps is not None and step == self._steps.last
 
     def end(self, metrics: Any = None) -> None:
         """Waits for `metrics`, the last step's, and writes the trace; does nothing if no step is traced.
 
         Called once more at the end of the run, for a trace that is still recorded.
+
+        Raises:
+          WriteFailed: it cannot be written.
         """
         if self._active:
             self._active = False
             jax.block_until_ready(metrics)
             self._tracing.close()
-            logging.info("the trace is in %s", self._folder)
 
-    def _copy(self, folder: pathlib.Path) -> None:
+    def _finish(self, folder: pathlib.Path) -> None:
         assert self._steps is not None
+        try:
+            jax.profiler.stop_trace()
+        except RuntimeError as error:
+            logging.warning(_NOT_TRACED, *self._steps, str(error).split("\n")[0])
+            return
         target = self._folder / "plugins" / "profile" / f"steps_{self._steps.first}_{self._steps.last}"
-        files.make_folder(target)
-        for path in (path for path in folder.rglob("*") if path.is_file()):
-            name = path.name if jax.process_count() == 1 else f"process_{jax.process_index()}_{path.name}"
-            files.write_bytes(target / name, path.read_bytes())
+        with writing(target):
+            files.make_folder(target)
+            for path in (path for path in folder.rglob("*") if path.is_file()):
+                name = path.name if jax.process_count() == 1 else f"process_{jax.process_index()}_{path.name}"
+                files.write_bytes(target / name, path.read_bytes())
+        logging.info("the trace is in %s", self._folder)

@@ -10,8 +10,9 @@ from absl import logging
 from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluator
-from softvq_jax.train.metrics import MetricsWriter, WriteFailed, writing
+from softvq_jax.train.metrics import MetricsWriter
 from softvq_jax.train.preemption import Preempted
+from softvq_jax.train.write_errors import WriteFailed, writing
 
 
 class StepEvaluation:
@@ -51,6 +52,8 @@ class StepEvaluation:
                     metrics, images = metrics | found.metrics, images | found.images
         except Preempted:
             return None
+        except WriteFailed:
+            raise  # all processes raise it
         except OSError as error:
             if jax.process_count() == 1:
                 raise WriteFailed(f"the evaluation of step {step} stopped: {error}") from error

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ class Workdir:
                 raise ValueError(
                     f"{folder}: checkpoints cannot be written to s3://, which Orbax does not know: use a local folder or gs://"
                 )
+        self._path = path
         self._new: list[pathlib.Path] = []
         self._lock = None
         try:
@@ -53,6 +55,18 @@ class Workdir:
         """Raises `Locked` if another program took the lock over while this one was suspended."""
         if self._lock is not None:
             self._lock.check()
+
+    @contextlib.contextmanager
+    def leaving_as_found(self, *names: str) -> Iterator[None]:
+        """Context that writes the first files of a run; after an error in it, the new ones of `names` are removed."""
+        new = [self._path / name for name in names if not (self._path / name).exists()]
+        try:
+            yield
+        except BaseException:
+            for path in new:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
 
     def close(self) -> None:
         """Gives the lock back, and removes the folders that were made for this run and are empty."""

@@ -5,7 +5,9 @@ group in the report, and its name.
 """
 
 import contextlib
+import os
 import pathlib
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +19,9 @@ from softvq_jax.config.run import writer_names
 from softvq_jax.report.curves import group_of
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import is_remote
+from softvq_jax.train.write_errors import WriteFailed, writing
 
-UPLOAD_SECONDS = 60.0
+STORED_SECONDS = 60.0  # between two times that TensorBoard's events are on disk
 
 
 class RunInfo(NamedTuple):
@@ -52,42 +55,77 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard` in the workdir (extra `tensorboard`).
+    """Writes an event file to `tensorboard` in the workdir (extra `tensorboard`), on disk at most `STORED_SECONDS` later.
 
-    For a workdir in a bucket they are written to a local folder, and uploaded at most every `UPLOAD_SECONDS`.
+    For a workdir in a bucket it is written to a local folder, and uploaded as often. It is written in the training loop,
+    not in the thread of `tensorboardX.SummaryWriter`: when that thread ends with an error, such as a full disk, the next
+    events fill its queue, and the program waits forever.
     """
 
     def __init__(self, run: RunInfo):
-        import tensorboardX  # pyright: ignore[reportMissingImports] (extra)
+        from tensorboardX import record_writer, summary  # pyright: ignore[reportMissingImports] (extra)
+        from tensorboardX.proto import event_pb2  # pyright: ignore[reportMissingImports] (extra)
 
-        self._folder, self._uploaded = run.workdir / "tensorboard", time.monotonic()
-        self._local = tempfile.TemporaryDirectory() if is_remote(run.workdir) else None
-        folder = str(self._folder) if self._local is None else self._local.name
+        self._summary, self._event = summary, event_pb2.Event
         # A name of its own even if the run is restarted within a second.
-        suffix = f".after_{run.step}"
-        self._events = tensorboardX.SummaryWriter(folder, purge_step=run.step + 1, filename_suffix=suffix)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.after_{run.step}"
+        folder = run.workdir / "tensorboard"
+        self._local = tempfile.TemporaryDirectory() if is_remote(run.workdir) else None
+        self._path = folder / name if self._local is None else pathlib.Path(self._local.name, name)
+        self._object = None if self._local is None else folder / name
+        self._stored, self._failed = 0.0, False
+        with self._writing():
+            files.make_folder(self._path.parent)
+            self._records = record_writer.RecordWriter(str(self._path))
+        # TensorBoard hides the events of later steps, which the run takes again.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=run.step + 1, file_version="brain.Event:2")
+        self._add(step=run.step + 1, session_log=start)
 
     def scalars(self, step, values):
         for tag, value in values.items():
-            self._events.add_scalar(tag, value, step)
-        if self._local is not None and time.monotonic() - self._uploaded > UPLOAD_SECONDS:
-            self._events.flush()
-            self._upload()
-            self._uploaded = time.monotonic()
+            self._add(step=step, summary=self._summary.scalar(tag, value))
+        if time.monotonic() - self._stored > STORED_SECONDS:
+            self._store()
 
     def picture(self, step, tag, picture):
-        self._events.add_image(tag, picture, step, dataformats="HWC")
+        self._add(step=step, summary=self._summary.image(tag, picture, dataformats="HWC"))
 
     def close(self):
-        self._events.close()
-        if self._local is not None:
-            self._upload()
-            self._local.cleanup()
+        try:
+            if self._failed:  # said already
+                with contextlib.suppress(OSError):
+                    self._records.close()
+            else:
+                self._store()
+                with self._writing():
+                    self._records.close()
+        finally:
+            if self._local is not None:
+                self._local.cleanup()
 
-    def _upload(self):
-        assert self._local is not None
-        for path in pathlib.Path(self._local.name).iterdir():
-            files.write_bytes(self._folder / path.name, path.read_bytes())
+    def _add(self, **fields):
+        with self._writing():
+            self._path.stat()  # a removed file or folder is an error
+            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+    def _store(self):
+        """Returns once all events are on disk or in the bucket."""
+        self._stored = time.monotonic()
+        with self._writing():
+            self._path.stat()
+            self._records.flush()
+            if self._object is not None:
+                files.write_bytes(self._object, self._path.read_bytes())
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            with writing(self._path if self._object is None else self._object):
+                yield
+        except WriteFailed:
+            self._failed = True
+            raise
 
 
 class WandB:
@@ -118,18 +156,36 @@ class WandB:
             raise ValueError(
                 f"log.writers=wandb: {reason}; log in by `wandb login`, or set WANDB_MODE=offline"
             ) from error
-        self._image = wandb.Image
+        self._image, self._folder, self._failed = wandb.Image, pathlib.Path(self._run.dir), False
+        self._writes = self._folder.is_dir()  # not with WANDB_MODE=disabled
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step, values):
-        self._run.log({"step": step, **values})
+        self._log({"step": step, **values})
 
     def picture(self, step, tag, picture):
-        self._run.log({"step": step, tag: self._image(picture)})
+        self._log({"step": step, tag: self._image(picture)})
 
     def close(self):
-        self._run.finish()
+        if not self._failed:  # its process may be gone, and the error is reported already
+            with self._writing():
+                self._run.finish()
+
+    def _log(self, values):
+        with self._writing():
+            if self._writes:
+                self._folder.stat()  # wandb's own process does not report that it is removed
+            self._run.log(values)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            with writing(self._folder):
+                yield
+        except WriteFailed:
+            self._failed = True
+            raise
 
 
 WRITERS: dict[str, Callable[[RunInfo], Writer]] = {"tensorboard": TensorBoard, "wandb": WandB}

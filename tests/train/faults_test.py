@@ -13,14 +13,15 @@ import pytest
 
 from softvq_jax import Tokenizer
 from softvq_jax.storage import files, lock
-from softvq_jax.train import metrics, preemption
+from softvq_jax.train import metrics, preemption, writers
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.evaluators import HeldOut
 from softvq_jax.train.loop import Run
-from softvq_jax.train.metrics import MetricsWriter, WriteFailed
+from softvq_jax.train.metrics import MetricsWriter
 from softvq_jax.train.speed import TIMES
 from softvq_jax.train.tasks import TASKS
 from softvq_jax.train.workdir import Workdir
+from softvq_jax.train.write_errors import WriteFailed
 from tests.programs import ROOT
 from tests.train.conftest import tiny
 
@@ -301,6 +302,18 @@ def test_a_refusal_at_the_start_leaves_no_folder_and_no_traceback(flags, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENV)
     assert done.returncode == 1 and "error: " in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_that_refuses_to_start_leaves_no_folder(tmp_path, monkeypatch):
+    def refuses(run):
+        raise ValueError("log.writers=wandb: no login")
+
+    monkeypatch.setitem(writers.WRITERS, "wandb", refuses)
+    config = tiny()
+    config.log.writers = "wandb"
+    with pytest.raises(ValueError, match="no login"):
+        run(config, tmp_path / "run").train()
     assert not list(tmp_path.iterdir())
 
 

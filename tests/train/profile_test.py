@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import pathlib
 
+import jax
 import pytest
 
 from softvq_jax.train.profile import Profile, ProfileSteps
+from softvq_jax.train.write_errors import WriteFailed
 from tests import programs
 from tests.programs.profiled_steps import steps
 
@@ -41,6 +44,20 @@ def test_steps_that_are_past_are_named(tmp_path, caplog):
     assert not list(tmp_path.iterdir())
     steps(Profile(None, tmp_path), 1, 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder, **_: pathlib.Path(folder, "trace").touch())
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    profile = Profile(ProfileSteps(1, 2), tmp_path)
+    profile.before(1)
+    (tmp_path / "profile").touch()
+    with pytest.raises(
+        WriteFailed, match=rf"{tmp_path}/profile/plugins/profile/steps_1_2 could not be written: Not a dir"
+    ):
+        profile.end()
+    with pytest.raises(WriteFailed, match=rf"{tmp_path}/profile/step\.hlo\.txt could not be written: Not a dir"):
+        profile.write_program(jax.jit(lambda x: x).lower(1.0).compile(), 0, 2)
 
 
 @pytest.mark.parametrize("text", ["100", "5:3", "0:3", "a:b", "1:2:3"])

@@ -1,10 +1,12 @@
 """Metrics and pictures in TensorBoard's files and in an offline run of Weights & Biases, read back by other readers."""
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import pathlib
+import shutil
 import time
 
 import numpy as np
@@ -13,7 +15,8 @@ import pytest
 from softvq_jax.config.run import writer_names
 from softvq_jax.train import writers
 from softvq_jax.train.closing import at_end
-from softvq_jax.train.metrics import MetricsWriter, WriteFailed
+from softvq_jax.train.metrics import MetricsWriter
+from softvq_jax.train.write_errors import WriteFailed
 
 CONFIG = {"task": "tokenizer", "log": {"wandb_project": "mine"}}
 
@@ -74,6 +77,36 @@ def events(path, kind):
         position += 12 + length + 4
 
 
+def open_tensorboard(workdir):
+    pytest.importorskip("tensorboardX")
+    return writers.TensorBoard(writers.RunInfo(workdir, "0a1b2c3d", CONFIG, 0))
+
+
+def test_a_full_disk_stops_tensorboard_and_nothing_waits(tmp_path, monkeypatch):
+    def on_full_disk(path):
+        pathlib.Path(path).touch()
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(pytest.importorskip("tensorboardX.record_writer"), "open_file", on_full_disk)
+    writer = open_tensorboard(tmp_path)
+    says = rf"{tmp_path}/tensorboard/events\.out\.tfevents\S+ could not be written: No space left on device$"
+    with pytest.raises(WriteFailed, match=says):
+        writer.scalars(1, {"losses/total": 1.0})
+    for step in range(2, 40):  # the thread of a `SummaryWriter` would have ended, with a queue of ten
+        with contextlib.suppress(WriteFailed):
+            writer.scalars(step, {"losses/total": 1.0})
+    writer.close()  # says nothing a second time
+
+
+def test_a_removed_folder_of_tensorboard_is_named(tmp_path):
+    writer = open_tensorboard(tmp_path)
+    shutil.rmtree(tmp_path / "tensorboard")
+    for write in (lambda: writer.scalars(1, {"a": 1.0}), lambda: writer.picture(1, "b", np.zeros((4, 4, 3), np.uint8))):
+        with pytest.raises(WriteFailed, match=rf"{tmp_path}/tensorboard/\S+ could not be written: No such file"):
+            write()
+    writer.close()
+
+
 @pytest.mark.slow
 def test_a_wandb_run_goes_on_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
@@ -89,6 +122,18 @@ def test_a_wandb_run_goes_on_offline(tmp_path, monkeypatch):
     assert [(line["step"], line.get("losses/reconstruction")) for line in first] == [(1, 1.0), (2, 0.5), (2, None)]
     assert [line["step"] for line in second] == [2, 3, 3]
     assert "held_out/psnr" in first[0] and first[-1]["images/samples._type"] == "image-file"
+
+
+@pytest.mark.slow
+def test_a_removed_folder_of_wandb_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    writer = writers.WandB(writers.RunInfo(tmp_path, "0a1b2c3d", CONFIG, 0))
+    writer.scalars(1, {"a": 1.0})
+    shutil.rmtree(tmp_path / "wandb")
+    with pytest.raises(WriteFailed, match=rf"{tmp_path}/wandb/\S+ could not be written: No such file or directory"):
+        writer.scalars(2, {"a": 1.0})
+    writer.close()
 
 
 def history(folder: pathlib.Path) -> list[dict]:
