@@ -4,7 +4,8 @@
         --config.data.path=.../imagenet/train
 
 The second stage is `maetok_b128_decoder`. Recipe: arXiv 2502.03444 (500,000 steps of 512 images) and its release. Auxiliary
-decoders predict HOG and DINOv2-B features of the masked patches; the release's CLIP decoder is left out.
+decoders predict HOG, DINOv2-B and CLIP (SigLIP so400m) features of the masked patches, each with weight 1. SigLIP has 412 M
+parameters and runs in every step; `--config.loss.clip_weight=0` leaves it out.
 Expected score: rFID 0.48 is published (maetok-b-128, both stages); not reproduced here.
 """
 

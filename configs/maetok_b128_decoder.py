@@ -15,7 +15,7 @@ def get_config():
     config.init_from = "runs/maetok_b128"
     config.freeze = "encoder,to_latents"
     config.masking.update(least=0.6, most=0.6, off_steps=50_000)
-    config.loss.update(hog_weight=0.0, dino_weight=0.0, perceptual_warmup_steps=0)
+    config.loss.update(hog_weight=0.0, dino_weight=0.0, clip_weight=0.0, perceptual_warmup_steps=0)
     config.gan.start_step = 0
     config.optim.update(schedule="constant", warmup_epochs=0.0)
     config.train.num_steps = 50_000

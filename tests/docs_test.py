@@ -21,7 +21,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 FILE = re.compile(r"(?<![\w./=-])(?:configs|launch|benchmarks|tests|softvq_jax|examples|docs)/[\w./-]*\w")
 PLACEHOLDERS = ("...", "NAME")
-KINDS = ("l64", "sit:xl_l64", "dit:xl_l64", "mar:h_l64", "studies/bottlenecks")  # one config of each kind
+KINDS = (
+    "l64",
+    "maetok_b128",
+    "sit:xl_l64",
+    "dit:xl_l64",
+    "mar:h_l64",
+    "studies/bottlenecks",
+)  # one config of each kind
 
 
 def name_of(path: pathlib.Path) -> str:

@@ -1,11 +1,11 @@
 """The fields of a tokenizer's config that depend on its kind, `config.model.kind`. Nothing here imports jax."""
 
+from collections.abc import Callable
 from typing import Any
 
-from softvq_jax.config.fields import BOOLEAN, STEPS, Field, Schema, number, one_of, optional, with_defaults
+from softvq_jax.config.fields import BOOLEAN, STEPS, Field, Schema, number, one_of, optional, text, with_defaults
 from softvq_jax.config.networks import vit_schema
 
-KINDS = ("softvq", "titok", "maetok")
 ROPE_THETA = 10.0  # of the published MAEToks
 
 VIT_OPTIONS: Schema = {
@@ -39,6 +39,15 @@ MASKING: Schema = {
 }
 """The fields of `config.masking`."""
 
+SIGLIP: Schema = {
+    "siglip": Field(
+        "hf://timm/vit_so400m_patch14_siglip_gap_224.webli/model.safetensors",
+        "SigLIP, the teacher of a MAETok's auxiliary decoder. A path, or hf://owner/name/file.",
+        text(),
+    )
+}
+"""Further fields of a MAETok's `config.weights`."""
+
 AUXILIARY_LOSSES: Schema = {
     "hog_weight": Field(
         1.0,
@@ -48,7 +57,52 @@ AUXILIARY_LOSSES: Schema = {
     "dino_weight": Field(
         1.0, "Weight of the auxiliary decoder of DINOv2 features; with 0 there is none, and no teacher.", number(0)
     ),
+    "clip_weight": Field(
+        1.0,
+        "Weight of the auxiliary decoder of CLIP (SigLIP) features; with 0 there is none, and no SigLIP.",
+        number(0),
+    ),
 }
+
+
+def from_scratch(schema: Schema) -> dict[str, Field | Schema]:
+    """Returns the fields of SoftVQ-VAE's config without `weights.encoder`, and without alignment and entropy losses."""
+    changed = dict(with_defaults(schema, {"loss": {"alignment_weight": 0.0, "entropy_weight": 0.0}}))
+    changed["weights"] = {name: field for name, field in _section(schema, "weights").items() if name != "encoder"}
+    return changed
+
+
+def titok_schema(schema: Schema) -> Schema:
+    """Returns the fields of a TiTok's config, given those of SoftVQ-VAE."""
+    vit = {"layer_scale": None, "norm_eps": 1e-5}
+    changes = {"encoder": vit, "decoder": vit, "latent_dim": 64, "bottleneck": "vq", "num_codebooks": 1}
+    return with_defaults(from_scratch(schema), {"model": changes | {"l2_normalize": False}})
+
+
+def maetok_schema(schema: Schema) -> Schema:
+    """Returns the fields of a MAETok's config, given those of SoftVQ-VAE."""
+    schema = from_scratch(schema)
+    model = _section(schema, "model")
+    sides = {name: {**_section(model, name), **VIT_OPTIONS} for name in ("encoder", "decoder")}
+    auxiliary = with_defaults({**vit_schema("S"), **VIT_OPTIONS}, AUXILIARY_OPTIONS)
+    masked = {"mask_token": Field(True, "Whether the encoder can be trained on masked images.", BOOLEAN)}
+    schema["model"] = {**model, **sides, **masked, "auxiliary": auxiliary}
+    schema["loss"] = {**_section(schema, "loss"), **AUXILIARY_LOSSES}
+    schema["weights"] = {**_section(schema, "weights"), **SIGLIP}
+    schema["masking"] = MASKING
+    changes = {"decoder": DECODER_OPTIONS | {"drop_path": 0.05}, "bottleneck": "ae", "num_codebooks": 1}
+    return with_defaults(schema, {"model": changes | {"num_latent_tokens": 128}})
+
+
+SCHEMAS: dict[str, Callable[[Schema], Schema]] = {
+    "softvq": lambda schema: schema,
+    "titok": titok_schema,
+    "maetok": maetok_schema,
+}
+"""The fields of a config by the kind of tokenizer, as functions of SoftVQ-VAE's fields.
+
+`weights.tokenizer_kinds.register_kind` adds those of user code.
+"""
 
 
 def kind_schema(schema: Schema, kind: str) -> Schema:
@@ -56,30 +110,16 @@ def kind_schema(schema: Schema, kind: str) -> Schema:
 
     Args:
       schema: the fields of SoftVQ-VAE's config.
-      kind: "softvq", "titok" or "maetok".
+      kind: a name in `SCHEMAS`.
+
+    Raises:
+      ValueError: the kind is unknown.
     """
-    kind_field = Field(
-        kind, 'Kind of tokenizer: "softvq", "titok" or "maetok"; each has its own configs.', one_of(*KINDS)
-    )
-    schema = {**schema, "model": {"kind": kind_field, **_section(schema, "model")}}
-    if kind == "softvq":
-        return schema
-    # Other encoders start from scratch.
-    schema["weights"] = {name: field for name, field in _section(schema, "weights").items() if name != "encoder"}
-    schema = dict(with_defaults(schema, {"loss": {"alignment_weight": 0.0, "entropy_weight": 0.0}}))
-    if kind == "titok":
-        vit = {"layer_scale": None, "norm_eps": 1e-5}
-        changes = {"encoder": vit, "decoder": vit, "latent_dim": 64, "bottleneck": "vq", "num_codebooks": 1}
-        return with_defaults(schema, {"model": changes | {"l2_normalize": False}})
-    model = _section(schema, "model")
-    sides = {name: {**_section(model, name), **VIT_OPTIONS} for name in ("encoder", "decoder")}
-    auxiliary = with_defaults({**vit_schema("S"), **VIT_OPTIONS}, AUXILIARY_OPTIONS)
-    masked = {"mask_token": Field(True, "Whether the encoder can be trained on masked images.", BOOLEAN)}
-    schema["model"] = {**model, **sides, **masked, "auxiliary": auxiliary}
-    schema["loss"] = {**_section(schema, "loss"), **AUXILIARY_LOSSES}
-    schema["masking"] = MASKING
-    changes = {"decoder": DECODER_OPTIONS | {"drop_path": 0.05}, "bottleneck": "ae", "num_codebooks": 1}
-    return with_defaults(schema, {"model": changes | {"num_latent_tokens": 128}})
+    if kind not in SCHEMAS:
+        raise ValueError(f"config.model.kind={kind!r}: expected one of {', '.join(SCHEMAS)}, or a registered kind")
+    doc = 'Kind of tokenizer: "softvq", "titok", "maetok", or a registered one; each has its own configs.'
+    kind_field = Field(kind, doc, one_of(*SCHEMAS))
+    return SCHEMAS[kind]({**schema, "model": {"kind": kind_field, **_section(schema, "model")}})
 
 
 def _section(schema: Schema, name: str) -> Schema:

@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from softvq_jax.config.evals import evals_schema
-from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
-from softvq_jax.config.kinds import kind_schema
+from softvq_jax.config.fields import Field, Schema, defaults, flatten, integer, one_of
+from softvq_jax.config.kinds import SCHEMAS, kind_schema
 from softvq_jax.config.losses import ALIGNMENT, GAN, LOSS
 from softvq_jax.config.networks import VIT_SIZES, dinov2_weights, model_schema, vit_schema, weights_schema
 from softvq_jax.config.optim import CODEBOOK_SCHEDULE, OPTIM
@@ -29,7 +29,7 @@ def tokenizer_schema(encoder: str = "L", decoder: str = "L", kind: str = "softvq
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
       decoder: "S", "B" or "L".
-      kind: "softvq", "titok" or "maetok".
+      kind: "softvq", "titok", "maetok" or a registered kind.
     """
     schema: Schema = {
         "task": Field("tokenizer", "What is trained.", one_of("tokenizer")),
@@ -47,6 +47,29 @@ def tokenizer_schema(encoder: str = "L", decoder: str = "L", kind: str = "softvq
     return kind_schema(schema, kind)
 
 
+def check_kind_fields(config: ConfigDict, kind: str) -> None:
+    """Raises ValueError if a config has not the fields of its kind of tokenizer, or has those of another kind."""
+    declared = {name: set(flatten(tokenizer_schema(kind=name))) for name in SCHEMAS}
+    differing = set.union(*declared.values()) - set.intersection(*declared.values())
+    wrong = sorted(name for name in differing if _has_field(config, name) != (name in declared[kind]))
+    if wrong:
+        raise ValueError(
+            f"model.kind is {kind!r}, but the config has the fields of another kind (see {wrong[0]}): start from a config "
+            "of this kind, such as l64 (softvq), titok_bl64_vq8k or maetok_b128"
+        )
+
+
+def _has_field(config, name):
+    """Returns whether the config has the field, or has None in place of its section, which is then not used."""
+    for part in name.split("."):
+        if config is None:
+            return True
+        if part not in config:
+            return False
+        config = config[part]
+    return True
+
+
 register_schema("tokenizer", lambda config: tokenizer_schema(kind=config.model.get("kind", "softvq")))
 
 
@@ -56,7 +79,7 @@ def tokenizer_config(encoder: str = "L", decoder: str = "L", kind: str = "softvq
     Args:
       encoder: "S", "B" or "L"; also the size of the teacher and of the encoder's initial weights.
       decoder: "S", "B" or "L".
-      kind: "softvq", "titok" or "maetok".
+      kind: "softvq", "titok", "maetok" or a registered kind.
     """
     config = ConfigDict(defaults(tokenizer_schema(encoder, decoder, kind)))
     config.lock()

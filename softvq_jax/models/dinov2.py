@@ -22,12 +22,15 @@ def antialiased_resize(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return np.asarray(jax.image.resize(jnp.asarray(array, jnp.float32), shape, "cubic", antialias=True))
 
 
-def resample_positions(pos_embed: np.ndarray, grid: int) -> np.ndarray:
-    """Resamples position embeddings `[1 + n*n, width]` to `grid * grid` patches, as timm does.
+def resample_positions(pos_embed: np.ndarray, grid: int, *, class_position: bool = True) -> np.ndarray:
+    """Resamples position embeddings to `grid * grid` patches, as timm does.
 
-    The class token's embedding is unchanged.
+    Args:
+      pos_embed: `[1 + n*n, width]`, the class token's first, which is unchanged.
+      grid: number of patches along a side.
+      class_position: whether the class token has a position; without, `pos_embed` is `[n*n, width]`.
     """
-    first, positions = _square(pos_embed)
+    first, positions = _square(pos_embed, int(class_position))
     if positions.shape[0] == grid:
         return pos_embed
     resized = antialiased_resize(positions, (grid, grid, positions.shape[-1]))
@@ -42,13 +45,12 @@ def interpolate_positions_hf(pos_embed: np.ndarray, grid: int) -> np.ndarray:
     return np.concatenate([first, resized.reshape(grid * grid, -1)])
 
 
-def _square(pos_embed):
-    side = round((pos_embed.shape[0] - 1) ** 0.5)
-    if side * side != pos_embed.shape[0] - 1:
-        raise ValueError(
-            f"there are {pos_embed.shape[0]} positions; expected 1 for the class token plus a square number"
-        )
-    return pos_embed[:1], pos_embed[1:].reshape(side, side, -1)
+def _square(pos_embed, num_class=1):
+    side = round((pos_embed.shape[0] - num_class) ** 0.5)
+    if side * side != pos_embed.shape[0] - num_class:
+        expected = "1 for the class token plus a square number" if num_class else "a square number"
+        raise ValueError(f"there are {pos_embed.shape[0]} positions; expected {expected}")
+    return pos_embed[:num_class], pos_embed[num_class:].reshape(side, side, -1)
 
 
 def resample_patch_kernel(kernel: np.ndarray, patch: int) -> np.ndarray:

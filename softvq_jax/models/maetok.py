@@ -11,16 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from softvq_jax.models import layers
-from softvq_jax.models.quantizers import bottleneck_class
-from softvq_jax.models.tokenizer import (
-    Decoder,
-    Encoder,
-    TokenizerConfig,
-    TokenizerModel,
-    TokenizerOutput,
-    refuse_other_starts,
-)
+from softvq_jax.models.tokenizer import Decoder, Encoder, TokenizerConfig, TokenizerModel, refuse_other_starts
 from softvq_jax.models.vit import ViTConfig
 
 
@@ -82,29 +73,9 @@ class MaskedEncoder(Encoder):
 
 
 class MAETokModel(TokenizerModel):
-    """Encoder, `to_latents` to the bottleneck's channels, bottleneck, decoder."""
+    """A `TokenizerModel` that takes a `mask` `[B, N]`; patches where it is true are hidden from the encoder."""
 
-    def __init__(self, config: MAETokConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.encoder = MaskedEncoder(config, rngs=rngs)
-        self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Always float32: it has few parameters, and its outputs are what generators learn.
-        self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
-
-    def __call__(
-        self,
-        images: jax.Array,
-        *,
-        mask: jax.Array | None = None,
-        step: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> TokenizerOutput:
-        """As `TokenizerModel`; patches where `mask` `[B, N]` is true are hidden from the encoder."""
-        keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        z = self.to_latents(self.encoder(images, mask=mask, key=keys[0]))
-        bottlenecked = self.bottleneck(z, step=step, key=keys[1])
-        return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
+    encoder_class = MaskedEncoder
 
 
 class AuxiliaryDecoder(nnx.Module):

@@ -25,22 +25,21 @@ from softvq_jax.unit_vectors import unit_vectors
 POSTERIORS = ("released", "paper")
 
 
-class SoftVQ(Bottleneck):
-    """Soft vector quantization: a latent is the posterior average of all codes (SoftVQ-VAE, equations 3 and 4).
+class CodeAverage(Bottleneck):
+    """Base class of bottlenecks that average codes with the weights of a softmax: the codebook and the logits.
 
-    `posterior="released"` is `softmax(<z, c> / tau)` with no gradient from the logits to the codebook: codes are trained
-    only through the average. `posterior="paper"` is `softmax(-|z - c| / tau)`, with all gradients.
+    With `posterior="released"` the logits are `<z, c>`, without a gradient to the codebook: codes are trained only
+    through the average. With `posterior="paper"` they are `-|z - c|`, with all gradients.
 
     Args:
       dim: channels `D` of a code.
       codebook_size, num_codebooks: `K` and `C`.
-      temperature: tau.
+      temperature: of the softmax over codes.
       l2_normalize: normalize tokens and codes to unit length first.
       posterior: "released" or "paper".
     """
 
-    has_codebook = has_temperature = True
-    loss_weights: ClassVar = {"entropy": 0.01}
+    has_codebook = True
 
     def __init__(self, dim, codebook_size, num_codebooks, *, temperature, l2_normalize, posterior, rngs: nnx.Rngs):
         self.temperature, self.l2_normalize, self.posterior = temperature, l2_normalize, posterior
@@ -66,17 +65,6 @@ class SoftVQ(Bottleneck):
         if config.posterior not in POSTERIORS:
             raise ValueError(f"posterior is {config.posterior!r}; expected one of {', '.join(POSTERIORS)}")
 
-    @classmethod
-    def tensors(cls, config):
-        return {"codebook": Tensor("embedding")}
-
-    @classmethod
-    def published_config(cls, tensors, fields):
-        if "quantize.embedding" not in tensors:
-            return None
-        count, size, _ = tensors["quantize.embedding"].shape
-        return dict(num_codebooks=count, codebook_size=size, temperature=float(fields.get("tau", 0.07)))
-
     def posterior_logits(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns logits before division by the temperature, `[C, B, L/C, K]`, and the codes to average, `[C, K, D]`."""
         codes = self.codebook[...]
@@ -91,6 +79,27 @@ class SoftVQ(Bottleneck):
     def codes(self) -> jax.Array:
         """Returns the codes that are averaged, `[C, K, D]`."""
         return unit_vectors(self.codebook[...]) if self.l2_normalize else self.codebook[...]
+
+
+class SoftVQ(CodeAverage):
+    """Soft vector quantization: a latent is the posterior average of all codes (SoftVQ-VAE, equations 3 and 4).
+
+    The posterior is the softmax of the logits of `CodeAverage`, divided by the temperature tau.
+    """
+
+    has_temperature = True
+    loss_weights: ClassVar = {"entropy": 0.01}
+
+    @classmethod
+    def tensors(cls, config):
+        return {"codebook": Tensor("embedding")}
+
+    @classmethod
+    def published_config(cls, tensors, fields):
+        if "quantize.embedding" not in tensors:
+            return None
+        count, size, _ = tensors["quantize.embedding"].shape
+        return dict(num_codebooks=count, codebook_size=size, temperature=float(fields.get("tau", 0.07)))
 
     def log_posterior(self, z, *, temperature=None):
         logits, _ = self.posterior_logits(z)
@@ -114,17 +123,17 @@ class SoftVQ(Bottleneck):
         return unsegment(jnp.einsum("cblk,ckd->cbld", probabilities, codes))
 
 
-class GumbelSoftmax(SoftVQ):
+class GumbelSoftmax(CodeAverage):
     """Gumbel-softmax (Jang et al., 2017): a sampled code in training, the most probable one in inference.
 
-    The logits `l` of the codes are those of SoftVQ's softmax, `<z, c> / temperature`. In training, with `g` from the
+    The logits `l` of the codes are those of `CodeAverage`, divided by the temperature. In training, with `g` from the
     Gumbel distribution, a latent is the average of all codes with weights `softmax((l + g) / tau)` (equation 2), so that
     for tau -> 0 it is a code drawn from `softmax(l)`. tau falls from `start` to `floor` over `anneal_steps`, as half a
     cosine (DALL-E, arXiv 2102.12092, appendix A.2). The loss `prior` is the KL divergence of `softmax(l)` from the
     uniform distribution, summed over codes and averaged over tokens.
 
     Args:
-      dim, codebook_size, num_codebooks, temperature, l2_normalize, posterior: see `SoftVQ`.
+      dim, codebook_size, num_codebooks, temperature, l2_normalize, posterior: see `CodeAverage`.
       start, floor: tau before the first step, and after `anneal_steps` steps.
       anneal_steps: number of steps over which tau falls.
       hard: whether the latents in training are the drawn codes themselves, `argmax(l + g)`, with the gradient of the
@@ -132,7 +141,6 @@ class GumbelSoftmax(SoftVQ):
     """
 
     discrete = True
-    has_temperature = False
     loss_weights: ClassVar = {"prior": 5e-4}
 
     def __init__(self, *sizes, start=1.0, floor=0.0625, anneal_steps=150_000, hard=False, rngs: nnx.Rngs, **options):
@@ -146,14 +154,6 @@ class GumbelSoftmax(SoftVQ):
         for name in ("start", "floor", "anneal_steps"):
             if not args.get(name, 1) > 0:
                 raise ValueError(f"bottleneck_args.{name} is {args[name]!r}; expected a number above 0")
-
-    @classmethod
-    def tensors(cls, config):
-        return {"codebook": Tensor("codebook")}
-
-    @classmethod
-    def published_config(cls, tensors, fields):
-        return None
 
     def tau(self, step: jax.Array | None) -> jax.Array | float:
         """Returns the temperature of the relaxation after `step` steps; None means after the last one."""
@@ -184,9 +184,6 @@ class GumbelSoftmax(SoftVQ):
         }
         return Bottlenecked(latents, {"prior": prior}, indices, stats)
 
-    def log_posterior(self, z, *, temperature=None):
-        return None
-
     def encode_indices(self, z):
         logits, _ = self.posterior_logits(z)
         return jnp.argmax(logits, -1).swapaxes(0, 1).astype(jnp.int32)
@@ -194,5 +191,5 @@ class GumbelSoftmax(SoftVQ):
     def lookup(self, indices):
         return gather(self.codes(), indices)
 
-    def encode(self, z, *, temperature=None):
+    def encode(self, z):
         return self.lookup(self.encode_indices(z))

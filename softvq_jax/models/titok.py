@@ -15,7 +15,6 @@ from flax import nnx
 
 from softvq_jax.models import layers
 from softvq_jax.models.maskgit_vqgan import PixelDecoder, PixelDecoderConfig
-from softvq_jax.models.quantizers import bottleneck_class
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel, refuse_other_starts
 from softvq_jax.models.vit import Transformer, ViT, ViTConfig, unpatchify, with_prefix
 
@@ -140,24 +139,20 @@ class Decoder(nnx.Module):
 
 
 class TiTokModel(TokenizerModel):
-    """Encoder, `to_latents` to the bottleneck's channels, bottleneck, decoder. Images are in [-1, 1]."""
+    """A `TokenizerModel` with TiTok's encoder and decoder. Images are in [-1, 1]."""
 
-    def __init__(self, config: TiTokConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
-        self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
-        # Always float32: it has few parameters, and its outputs are compared with the codebook.
-        self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+    encoder_class = Encoder
+    decoder_class = Decoder
+    ends_linear = False
 
-    def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None, **inputs: jax.Array) -> jax.Array:
         """Maps images `[B, H, W, 3]` to the bottleneck's input `[B, L, bottleneck.input_dim]`.
 
         Two-stage tokenizers reshape (not transpose) `[B, L, width]` to `[B, width, L]` before the last linear map, a
         mistake in the release with which their weights were trained.
         """
-        tokens = self.encoder((images + 1.0) / 2.0, key=key)
-        if self.config.two_stage:
+        tokens = self.encoder((images + 1.0) / 2.0, key=key, **inputs)
+        if self.decoder.two_stage:
             batch, length, width = tokens.shape
             tokens = tokens.reshape(batch, width, length).swapaxes(1, 2)
         return self.to_latents(tokens)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -214,15 +214,24 @@ class Decoder(nnx.Module):
 
 
 class TokenizerModel(nnx.Module):
-    """The whole network: encoder, linear map to the bottleneck's channels, bottleneck, decoder."""
+    """The whole network: encoder, linear map to the bottleneck's channels, bottleneck, decoder.
+
+    Attributes:
+      encoder_class, decoder_class: classes of the two parts, which a subclass may replace.
+      ends_linear: whether pixels are a linear map of the decoder's features of each patch, as `gan.adaptive` assumes.
+    """
+
+    encoder_class: ClassVar[type[Any]] = Encoder
+    decoder_class: ClassVar[type[Any]] = Decoder
+    ends_linear: ClassVar[bool] = True
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        self.encoder = self.encoder_class(config, rngs=rngs)
         self.bottleneck = bottleneck_class(config.bottleneck).from_config(config, rngs=rngs)
         # Always float32: it has few parameters, and its outputs are compared with the codebook.
         self.to_latents = layers.linear(config.encoder.width, self.bottleneck.input_dim, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = self.decoder_class(config, rngs=rngs)
         if config.unit_init:
             start_unit(self, rngs)
         if config.grid_init:
@@ -231,7 +240,7 @@ class TokenizerModel(nnx.Module):
             start_local(self, rngs)
 
     def __call__(
-        self, images: jax.Array, *, step: jax.Array | None = None, key: jax.Array | None = None
+        self, images: jax.Array, *, step: jax.Array | None = None, key: jax.Array | None = None, **inputs: jax.Array
     ) -> TokenizerOutput:
         """Encodes and decodes images, except for the last map to pixels.
 
@@ -239,15 +248,16 @@ class TokenizerModel(nnx.Module):
           images: `[B, H, W, 3]` in [-1, 1].
           step: number of completed training steps; None in evaluation.
           key: random key for noise and stochastic depth, in training; None in evaluation.
+          inputs: further inputs of the encoder, such as a MAETok's `mask`.
         """
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        z = self.pre_bottleneck(images, key=keys[0])
+        z = self.pre_bottleneck(images, key=keys[0], **inputs)
         bottlenecked = self.bottleneck(z, step=step, key=keys[1])
         return TokenizerOutput(self.decoder(bottlenecked.latents, key=keys[2]), bottlenecked)
 
-    def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def pre_bottleneck(self, images: jax.Array, *, key: jax.Array | None = None, **inputs: jax.Array) -> jax.Array:
         """Returns the bottleneck's input, `[B, H, W, 3] -> [B, L, bottleneck.input_dim]`."""
-        return self.to_latents(self.encoder(images, key=key))
+        return self.to_latents(self.encoder(images, key=key, **inputs))
 
     def encode(self, images: jax.Array, **options: jax.Array) -> jax.Array:
         """Encodes images `[B, H, W, 3]` in [-1, 1] as latents `[B, L, D]`.

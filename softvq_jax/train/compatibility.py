@@ -20,7 +20,7 @@ FREE_FIELDS = (
     "repa.teacher",
     "tokenizer",
 )
-OLDER = {"data.exif": "ignore", "data.background": "ignore"}  # what versions without these fields did
+OLDER = {"data.exif": "ignore", "data.background": "ignore", "loss.clip_weight": 0.0}  # what versions without them did
 # Fields that a run may change when it goes on, on request. `optimizer`, `schedule` and `codebook_schedule` name parts
 # of the optimizer's state, so that no checkpoint fits another one.
 CHANGEABLE_SECTIONS = ("train", "optim")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from softvq_jax.config.tokenizer import check_kind_fields
 from softvq_jax.losses.alignment import check_alignment
 from softvq_jax.metrics.image_quality import WINDOWS
 from softvq_jax.models.alignment import AlignmentHead, AlignmentTransformer
@@ -10,7 +11,7 @@ from softvq_jax.models.discriminators import DinoDiscriminator, PatchGAN
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.maetok import MAETokConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
-from softvq_jax.train.masked_training import auxiliary_decoders
+from softvq_jax.train.masked_training import TEACHERS, auxiliary_decoders
 from softvq_jax.weights import tokenizer_kinds
 from softvq_jax.weights.pretrained import NETWORKS
 
@@ -22,7 +23,7 @@ class TokenizerNetworks:
     """The networks of a run; None for networks that the config does not use.
 
     `model`, `alignment`, `auxiliary` (a MAETok's decoders by their targets) and `discriminator` are trained; `teacher`,
-    `lpips` and `trunk` are frozen. `trunk_size` is the side in pixels of the images that the trunk takes.
+    `siglip`, `lpips` and `trunk` are frozen. `trunk_size` is the side in pixels of the images that the trunk takes.
     """
 
     config: TokenizerConfig
@@ -30,6 +31,7 @@ class TokenizerNetworks:
     alignment: Functional | None = None
     discriminator: Functional | None = None
     teacher: Functional | None = None
+    siglip: Functional | None = None
     lpips: Functional | None = None
     trunk: Functional | None = None
     trunk_size: int | None = None
@@ -53,7 +55,7 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
     check_kind(config, model)
     check_size(config, model.image_size)
     compute = dict(dtype=model.dtype, remat=model.remat)
-    frozen = ("teacher", "lpips", "trunk")
+    frozen = ("teacher", "siglip", "lpips", "trunk")
     nets = {name: NETWORKS[name].make(arguments[name], **compute) for name in frozen if name in arguments}
     trunk_size = None
     if "teacher" in arguments and config.loss.alignment_weight:
@@ -67,22 +69,18 @@ def build(config, arguments: Mapping[str, tuple]) -> TokenizerNetworks:
         nets["discriminator"] = functional(PatchGAN, dtype=model.dtype)
     auxiliary = {}
     if isinstance(model, MAETokConfig):
-        teacher_width = arguments["teacher"][0].width if "teacher" in arguments else None
-        auxiliary = auxiliary_decoders(config, model, teacher_width)
+        teachers = {feature: arguments[name][0] for feature, name in TEACHERS.items() if name in arguments}
+        auxiliary = auxiliary_decoders(config, model, {name: shape.width for name, shape in teachers.items()})
     network = tokenizer_kinds.network(model)
     return TokenizerNetworks(model, network, **nets, trunk_size=trunk_size, auxiliary=auxiliary)
 
 
 def check_kind(config, model: TokenizerConfig) -> None:
     """Raises ValueError if the config of one kind of tokenizer is used for another, or for what this kind cannot do."""
-    kind = tokenizer_kinds.kind_of(model).name
-    if ("masking" in config) != (kind == "maetok") or ("encoder" in config.weights) != (kind == "softvq"):
-        raise ValueError(
-            f"model.kind is {kind!r}, but the config has the fields of another kind: start from a config of this kind, "
-            "such as l64 (softvq), titok_bl64_vq8k or maetok_b128"
-        )
-    if kind == "titok" and config.gan.adaptive:
-        raise ValueError("gan.adaptive is for decoders that end with a linear map; a TiTok's ends with a convolution")
+    kind = tokenizer_kinds.kind_of(model)
+    check_kind_fields(config, kind.name)
+    if config.gan.adaptive and not kind.network.ends_linear:
+        raise ValueError(f"gan.adaptive is for decoders that end with a linear map; that of {kind.title} does not")
 
 
 def check_size(config, image_size: int) -> None:

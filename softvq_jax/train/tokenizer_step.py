@@ -148,9 +148,10 @@ class TokenizerStep:
             projected = head(alignment.alignment_inputs(mode, aligned))
             terms["alignment"] = alignment.alignment_loss(projected, jax.lax.stop_gradient(targets))
         if self.nets.auxiliary:
-            teacher = None if self.nets.teacher is None else self.nets.teacher(frozen["teacher"])
+            networks = {name: getattr(self.nets, name) for name in masked_training.TEACHERS.values()}
+            teachers = {name: network(frozen[name]) for name, network in networks.items() if network is not None}
             where = mask if self.config.masking.targets == "masked" else None
-            inputs = (images, bottlenecked.latents, teacher, where)
+            inputs = (images, bottlenecked.latents, teachers, where)
             terms |= masked_training.auxiliary_terms(self.nets.auxiliary, params["auxiliary"], *inputs)
         return sum((weights[name] * term for name, term in terms.items()), jnp.zeros(())), terms
 

@@ -16,8 +16,9 @@ from softvq_jax.models.dino_trunk import DINO_IMAGE_SIZE, DINO_S, DinoTrunk
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.inception import Inception
 from softvq_jax.models.lpips import LPIPS
+from softvq_jax.models.siglip import SO400M, siglip_config
 from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.weights import dino, dinov2, entries, files, inception, layout, lpips
+from softvq_jax.weights import dino, dinov2, entries, files, inception, layout, lpips, siglip
 from softvq_jax.weights.vit import vit_config_of, vit_rules
 
 Tensors = Mapping[str, np.ndarray]
@@ -124,6 +125,15 @@ def _teacher(tensors, image_size, patch_size, source):
     return (shape, image_size), _read_vit(tensors, shape, image_size, source)
 
 
+def _expected_siglip(config) -> tuple[ViTConfig, int]:
+    return siglip_config(*SO400M, patch_size=config.model.encoder.patch_size), config.model.image_size
+
+
+def _read_siglip(tensors, config, source):
+    sizes = dict(patch_size=config.model.encoder.patch_size, image_size=config.model.image_size)
+    return siglip.read_siglip(tensors, **sizes, source=source)
+
+
 def _read_lpips(tensors, config, source):
     return (), lpips.read_lpips(tensors, functional(LPIPS).shapes, source=source)
 
@@ -143,8 +153,11 @@ def _read_inception(tensors, config, source):
 
 
 _DINOV2_SOURCE = "huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (or small, base), model.safetensors"
+_SIGLIP_SOURCE = (
+    "huggingface.co/timm/vit_so400m_patch14_siglip_gap_224.webli or google/siglip-so400m-patch14-224, model.safetensors"
+)
 _VIT_ANCHORS = ("cls_token", "embeddings.cls_token")
-TRAINING = ("encoder", "teacher", "lpips", "trunk")
+TRAINING = ("encoder", "teacher", "siglip", "lpips", "trunk")
 """The networks that a tokenizer's training step or initial state uses."""
 
 NETWORKS = {
@@ -167,6 +180,16 @@ NETWORKS = {
         expected=_expected_teacher,
         read=_read_teacher,
         anchors=_VIT_ANCHORS,
+    ),
+    "siglip": PretrainedNetwork(
+        files=(WeightsFile("weights.siglip", "the SigLIP that a MAETok's auxiliary decoder predicts", _SIGLIP_SOURCE),),
+        needed=lambda config: bool(config.loss.get("clip_weight", 0.0)),
+        disable_setting="loss.clip_weight=0",
+        module=ViT,
+        options=("dtype", "remat"),
+        expected=_expected_siglip,
+        read=_read_siglip,
+        anchors=siglip.ANCHORS,
     ),
     "lpips": PretrainedNetwork(
         files=(

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from softvq_jax.config.fields import Schema
+from softvq_jax.config.kinds import SCHEMAS, maetok_schema, titok_schema
 from softvq_jax.models.functional import Functional, functional
 from softvq_jax.models.maetok import MAETokConfig, MAETokModel
 from softvq_jax.models.quantizers import BOTTLENECKS
@@ -40,6 +42,7 @@ class TokenizerKind:
       published_fields: `(config) -> content of config.json` of a tokenizer trained here.
       unused_tensors: `(config) -> tensors` of the published layout that the network does not have.
       paper: arXiv number of the paper, for the model card; "" for none.
+      schema: `(fields of SoftVQ-VAE's config) -> fields of its training config`, see `config.kinds`; by default the same.
       resized: `(tensors, image size) -> tensors` for images of another size; None if the kind has a fixed size.
     """
 
@@ -54,6 +57,7 @@ class TokenizerKind:
     published_fields: Callable[[Any], dict[str, Any]]
     unused_tensors: Callable[[Any], dict[str, np.ndarray]]
     paper: str = ""
+    schema: Callable[[Schema], Schema] = lambda schema: schema
     resized: Callable[[Tensors, int], dict[str, np.ndarray]] | None = None
 
 
@@ -82,6 +86,7 @@ TITOK = TokenizerKind(
     published_fields=titok.published_fields,
     unused_tensors=lambda config: {},
     paper="2406.07550",
+    schema=titok_schema,
 )
 MAETOK = TokenizerKind(
     name="maetok",
@@ -96,6 +101,7 @@ MAETOK = TokenizerKind(
     unused_tensors=maetok.unused_tensors,
     paper="2502.03444",
     resized=maetok.resized,
+    schema=maetok_schema,
 )
 
 KINDS: dict[str, TokenizerKind] = {kind.name: kind for kind in (SOFTVQ, TITOK, MAETOK)}
@@ -103,13 +109,14 @@ KINDS: dict[str, TokenizerKind] = {kind.name: kind for kind in (SOFTVQ, TITOK, M
 
 
 def register_kind(kind: TokenizerKind) -> None:
-    """Registers a kind for `Tokenizer` and the tools; those that can be trained are listed in `config.kinds`.
+    """Registers a kind for `Tokenizer`, the tools and training, for example in a config file.
 
     Raises:
       ValueError: another kind has this name.
     """
     if KINDS.setdefault(kind.name, kind) is not kind:
         raise ValueError(f"a kind of tokenizers {kind.name!r} is registered already; choose another name")
+    SCHEMAS[kind.name] = kind.schema
 
 
 def kind_of(config: TokenizerConfig) -> TokenizerKind:

@@ -14,6 +14,7 @@ MODULES = {
     "simvq_quantizer": "quantizers",
     "dinov2": "dinov2",
     "dinov2_hf": "dinov2",
+    "siglip": "siglip",
     "lpips": "adversarial",
     "dino_discriminator": "adversarial",
     "patchgan": "adversarial",

@@ -11,10 +11,15 @@ import pytest
 from softvq_jax import Tokenizer
 from softvq_jax.config import load_config
 from softvq_jax.config.schemas import check_values
+from softvq_jax.models.functional import functional
+from softvq_jax.models.siglip import siglip_config
+from softvq_jax.models.vit import ViT
 from softvq_jax.train import loop
 from softvq_jax.train.masked_training import draw_mask
 from softvq_jax.train.tasks import TASKS
-from softvq_jax.weights import pretrained
+from softvq_jax.weights import files, pretrained
+from softvq_jax.weights.siglip import siglip_rules
+from tests.train.conftest import random_tensors
 from tests.train.tokenizer_step_test import make_task, take_steps
 
 NAMES = ("maetok_b128", "maetok_b128_512", "maetok_b128_decoder", "titok_bl64_vq8k", "titok_bl64_vae")
@@ -35,7 +40,7 @@ def shrunk(name):
     config.log.every_steps = 1
     config.evals.held_out.update(num_images=4, num_pictures=2)
     if "masking" in config:
-        config.loss.dino_weight = 0.0
+        config.loss.update(dino_weight=0.0, clip_weight=0.0)
     return config
 
 
@@ -45,7 +50,9 @@ def test_configs_have_allowed_values(name):
     check_values(config)
     assert set(pretrained.abstract(config).params) == {"lpips"} | (
         {"trunk"} if config.gan.discriminator == "dino" else set()
-    ) | ({"teacher"} if config.loss.get("dino_weight", 0) else set())
+    ) | ({"teacher"} if config.loss.get("dino_weight", 0) else set()) | (
+        {"siglip"} if config.loss.get("clip_weight", 0) else set()
+    )
 
 
 def test_masks():
@@ -112,15 +119,20 @@ def run(config, folder):
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_two_stages_of_a_maetok(frozen_weights, photographs, tmp_path):
+    siglip = siglip_config(64, 2, 150, patch_size=14)
+    tensors = random_tensors(siglip_rules(siglip), functional(ViT, siglip, 56).shapes)
+    files.write_safetensors(tmp_path / "siglip.safetensors", tensors)
     weights = {name: path for name, path in frozen_weights.items() if name != "encoder"}
+    weights |= {"siglip": str(tmp_path / "siglip.safetensors")}
     first = shrunk("maetok_b128")
-    first.loss.update(dino_weight=1.0)
+    first.loss.update(dino_weight=1.0, clip_weight=1.0)
     first.gan.update(discriminator="patchgan")
     first.weights.update(weights)
     first.data.update(path=str(photographs), eval_path=str(photographs))
     results, steps = run(first, tmp_path / "first")
     assert [line["step"] for line in steps] == [1, 2, 3] and np.isfinite(results["eval_psnr"])
-    assert {"hog", "dino", "adaptive_weight", "gan_generator"} <= steps[0].keys() and -1 <= steps[0]["dino"] <= 1
+    assert {"hog", "dino", "clip", "adaptive_weight", "gan_generator"} <= steps[0].keys()
+    assert -1 <= steps[0]["dino"] <= 1 and -1 <= steps[0]["clip"] <= 1 and steps[0]["clip"] != steps[0]["dino"]
 
     second = shrunk("maetok_b128_decoder")
     second.init_from = str(tmp_path / "first")

@@ -10,6 +10,8 @@ from softvq_jax.weights.layout import WeightsError
 from softvq_jax.weights.pretrained import NETWORKS, TRAINING
 from tests.train.conftest import frozen_weights, tiny_config  # noqa: F401 (fixtures)
 
+KIND = {"siglip": "maetok"}  # of tokenizers that use a network
+
 
 def set_field(config, setting):
     """Applies a setting as the messages give it: `gan.discriminator='none' (or ...)`."""
@@ -20,7 +22,7 @@ def set_field(config, setting):
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_run_can_be_configured_without_each_network(name):
-    config = tokenizer_config("S", "S")
+    config = tokenizer_config("S", "S", kind=KIND.get(name, "softvq"))
     assert NETWORKS[name].needed(config)
     set_field(config, NETWORKS[name].disable_setting)
     assert not NETWORKS[name].needed(config) and name not in pretrained.abstract(config).arguments
@@ -29,7 +31,7 @@ def test_a_run_can_be_configured_without_each_network(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_file_is_a_field_of_the_config(name):
     for file in NETWORKS[name].files:
-        value = tokenizer_config()
+        value = tokenizer_config(kind=KIND.get(name, "softvq"))
         for part in file.field.split("."):
             value = value[part]
         assert value and file.source
