@@ -49,7 +49,8 @@ class ImageSampler:
       labels: the class of each image.
 
     Raises:
-      ValueError: the tokenizer cannot decode the generator's latents, or a label is out of range.
+      ValueError: the tokenizer cannot decode the generator's latents, a label is out of range, or the generator does not
+        take an option.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class ImageSampler:
             self.fingerprints["latent_statistics"] = digest(map(repr, statistics.to_fields().values()), 16)
         generator.check_fits(tokenizer.config, self.fingerprints["tokenizer"])
         generator.check_labels(labels)
+        generator.check_options(**options)
         self._generator, self._tokenizer, self.labels = generator, tokenizer, labels
         options = dict(options)
 

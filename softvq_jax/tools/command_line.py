@@ -11,25 +11,29 @@ from softvq_jax.data.decoding import MAX_PIXELS
 from softvq_jax.data.folder import CLASSES
 from softvq_jax.progress import set_up_log
 
+Main = Callable[[argparse.Namespace], int | None]
 
-def run_tool(
-    main: Callable[[argparse.Namespace], int | None], parse: Callable[[Sequence[str]], argparse.Namespace]
-) -> None:
-    """Runs a command and ends the program with its exit code.
 
-    Errors that the user can fix (OSError, ValueError, ImportError) print one line to standard error,
-    `NAME: error: MESSAGE`, and give exit code 1. Wrong flags print argparse's usage and give exit code 2. With several
-    processes, an error in one ends all of them.
+def run_tool(main: Main, parse: Callable[[Sequence[str]], argparse.Namespace]) -> None:
+    """Runs a command and ends the program with its exit code, see `exit_code`.
+
+    Wrong flags print argparse's usage and give exit code 2. (`main` and `aot_compile`, whose flags are fields of a
+    config, are not run by this function.)
 
     Args:
       main: does the work and returns the exit code, None for 0. The command is named after its module.
       parse: parses the command line (`argv[0]` is the program) with a parser of `absl.flags.argparse_flags`.
     """
     set_up_log()
-    app.run(lambda args: _guarded(main, args), argv=sys.argv, flags_parser=parse)
+    app.run(lambda args: exit_code(main, args), argv=sys.argv, flags_parser=parse)
 
 
-def _guarded(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+def exit_code(main: Main, args: argparse.Namespace) -> int:
+    """Runs a command and returns its exit code.
+
+    Errors that the user can fix (OSError, ValueError, ImportError) print one line to standard error,
+    `NAME: error: MESSAGE`, and give 1. With several processes, an error in one ends all of them.
+    """
     try:
         return main(args) or 0
     except (OSError, ValueError, ImportError) as error:
@@ -70,6 +74,39 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of `add_reading` as the fields of a `data` section."""
     names = ("classes", "label_file", "exif", "background", "max_pixels")
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+SAMPLING = {  # flags of arguments of `Generator.sample`: type and help
+    "--sampler": (str, "sampler (default: the family's first)"),
+    "--steps": (int, "number of steps (default: the sampler's default)"),
+    "--guidance": (float, "scale of classifier-free guidance; 1 is none (default: 1; of MaskGIT, its own)"),
+    "--temperature": (float, "factor on the noise (MAR); noise on the confidence (MaskGIT)"),
+    "--head_steps": (int, "denoising steps of each token (MAR)"),
+}
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds flags for how a generator samples."""
+    add = parser.add_argument_group("sampling").add_argument
+    for flag, (kind, text) in SAMPLING.items():
+        add(flag, type=kind, help=text)
+    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
+    add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
+
+
+def sampling_options(args: argparse.Namespace, *, discrete: bool) -> dict[str, Any]:
+    """The flags of `add_sampling` that were given, as arguments of `Generator.sample` and as JSON values.
+
+    Args:
+      args: the parsed flags.
+      discrete: whether the generator is discrete; such a one has the settings of its files, others guidance 1.
+    """
+    options: dict[str, Any] = {} if discrete else {"guidance": 1.0}
+    names = [flag.removeprefix("--") for flag in SAMPLING]
+    options |= {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
+        options["guidance_interval"] = [args.guidance_low, args.guidance_high]
+    return options
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ from absl.flags import argparse_flags
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand_arguments
-from softvq_jax.tools.command_line import check_at_least_one, run_tool
-from softvq_jax.tools.sample import OPTIONS, parse_classes
+from softvq_jax.tools.command_line import add_sampling, check_at_least_one, run_tool, sampling_options
+from softvq_jax.tools.sample import parse_classes
 
 COLUMNS = 8  # samples in a row of an animation
 MILLISECONDS = (120, 2000)  # duration of a frame, and of the last frame
@@ -38,14 +38,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--num", type=int, default=8, help="number of samples (default: 8)")
     add("--frames", type=int, help="steps that are shown (default: 8 in a strip, 25 in an animation)")
     add("--seed", type=int, default=0, help="seed of classes and noise (default: 0)")
-    add = parser.add_argument_group("sampling").add_argument
-    add("--sampler", help="sampler (default: the family's first)")
-    add("--steps", type=int, help="number of steps (default: the sampler's default)")
-    add("--guidance", type=float, default=1.0, help="scale of classifier-free guidance (default: 1, none)")
-    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
-    add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
-    add("--temperature", type=float, help="factor on the noise (MAR)")
-    add("--head_steps", type=int, help="denoising steps of each token (MAR)")
+    add_sampling(parser)
     args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "num", "frames")
     if args.out.suffix not in (".png", ".gif"):
@@ -71,9 +64,7 @@ def main(args: argparse.Namespace) -> None:
     generator = open_generator(args.generator, args.tokenizer)
     generator.check_fits(tokenizer.config, fingerprints.of_weights(tokenizer.params))
     labels = parse_classes(args.classes, args.num, generator.class_names, args.seed)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
-        options["guidance_interval"] = (args.guidance_low, args.guidance_high)
+    options = sampling_options(args, discrete=generator.discrete)
     latents = generator.denoise(labels.tolist(), key=jax.random.key(args.seed), **options)
     shown = frames(len(latents), args.frames or (8 if args.out.suffix == ".png" else 25))
     images = np.stack([to_uint8(np.asarray(tokenizer.decode(latents[step]))) for step in shown])

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, logging
+from absl import logging
 from absl.flags import argparse_flags
 from jax.experimental import multihost_utils
 
@@ -41,15 +41,15 @@ from softvq_jax.latent_statistics import (
     moments_to_fields,
 )
 from softvq_jax.metrics.feature_statistics import Moments
-from softvq_jax.parallel import distributed, errors
+from softvq_jax.parallel import distributed
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
-from softvq_jax.progress import Progress, set_up_log
+from softvq_jax.progress import Progress
 from softvq_jax.storage import manifest
 from softvq_jax.storage.files import PARTIAL, read_json, write_json
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading
+from softvq_jax.tools.command_line import add_processes, add_reading, check_at_least_one, reading, run_tool
 from softvq_jax.weights import fingerprints, tokenizer_kinds
 
 PLAN = "encoding.json"  # manifest of an unfinished folder, which also holds `SHARD.json` for each finished shard
@@ -271,15 +271,15 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the command; prints one line and returns 1 if the input is wrong."""
-    try:
-        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-        check_shared(args.out, "--out")
-        run(args)
-    except (OSError, ValueError, ImportError) as error:
-        return errors.report_error(f"encode_latents: {error}")
-    return 0
+def main(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
+    """
+    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    check_shared(args.out, "--out")
+    run(args)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -320,5 +320,4 @@ def run(args: argparse.Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

@@ -22,7 +22,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.evaluate.evaluator import evaluate
@@ -32,13 +31,13 @@ from softvq_jax.evaluate.predictions import Predictions
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.record import EvaluationRecord, early_warnings
 from softvq_jax.metrics.metric import TooFewImages
-from softvq_jax.parallel import distributed, errors
-from softvq_jax.progress import StagedProgress, set_up_log
+from softvq_jax.parallel import distributed
+from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
 from softvq_jax.storage import mirror
 from softvq_jax.storage.paths import as_path, expand_arguments
-from softvq_jax.tools.command_line import add_processes, add_reading
+from softvq_jax.tools.command_line import add_processes, add_reading, add_sampling, run_tool
 from softvq_jax.tools.evaluation_inputs import DATA_SOURCES, LPIPS_SOURCE, NEEDS, WEIGHTS_SOURCE, open_inputs
 
 
@@ -67,11 +66,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--num", type=int, default=50_000, help="number of samples (default: 50,000)")
     add("--labels", choices=LABELS, default="uniform", help="random classes, or all classes equally often")
     add("--seed", type=int, default=0, help="seed of labels and noise (default: 0)")
-    add("--sampler", help="sampler (default: the generator's default)")
-    add("--steps", type=int, help="number of steps (default: the sampler's default)")
-    add("--guidance", type=float, help="guidance scale; 1 is none (default: 1; of a MaskGIT, its own)")
-    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance (default: 0, data)")
-    add("--guidance_high", type=float, default=1.0, help="highest time with guidance (default: 1, noise)")
+    add_sampling(parser)
     add_reading(parser)
     add_processes(parser)
     args = parser.parse_args(expand_arguments(argv[1:]))
@@ -80,14 +75,14 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the command; prints one line and returns 1 if the input is wrong."""
-    try:
-        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-        run(args)
-    except (OSError, ValueError, ImportError) as error:
-        return errors.report_error(f"evaluate: {error}")
-    return 0
+def main(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
+    """
+    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    run(args)
 
 
 def run(args: argparse.Namespace) -> EvaluationRecord | None:
@@ -138,5 +133,4 @@ def note(line: str) -> None:
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

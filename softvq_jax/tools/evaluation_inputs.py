@@ -20,7 +20,7 @@ from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics.feature_statistics import FeatureStatistics, has_images, has_statistics, read_statistics
 from softvq_jax.storage.paths import is_remote
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import reading
+from softvq_jax.tools.command_line import reading, sampling_options
 from softvq_jax.weights.pretrained import NETWORKS, load_inception, load_lpips
 
 DATA_SOURCES = tuple(name for name in SOURCES if name != "latents")
@@ -144,11 +144,10 @@ def open_generator(
     """Opens the generator, labels and settings given by the flags."""
     generator = image_sampler.open_generator(args.generator, args.tokenizer)
     labels = draw_labels(args.labels, args.num, generator.config.num_classes, args.seed)
-    options = {"guidance": args.guidance, "guidance_interval": [args.guidance_low, args.guidance_high]}
-    if args.guidance is None:  # a discrete generator has the settings of its files
-        options |= {"guidance": None if generator.discrete else 1.0}
-    options |= {name: getattr(args, name) for name in ("sampler", "steps") if getattr(args, name) is not None}
-    settings = {"num": args.num, "labels": args.labels, "seed": args.seed, **options}
+    options = sampling_options(args, discrete=generator.discrete)
+    # Interrupted evaluations of older versions have these two always, and are continued only with the same settings.
+    always = {"guidance": None, "guidance_interval": [args.guidance_low, args.guidance_high]}
+    settings = {"num": args.num, "labels": args.labels, "seed": args.seed, **always, **options}
     sampler = ImageSampler(generator, tokenizer, labels, seed=args.seed, options=options, devices=devices)
     return Samples(sampler, settings, extractor)
 

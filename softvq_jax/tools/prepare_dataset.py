@@ -16,11 +16,10 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from absl import app, logging
+from absl import logging
 from absl.flags import argparse_flags
 
 from softvq_jax.data import shard_writer, source
@@ -28,10 +27,10 @@ from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.sources import open_source
 from softvq_jax.data.workers import WorkerDied, WorkerPool
-from softvq_jax.progress import Progress, set_up_log
+from softvq_jax.progress import Progress
 from softvq_jax.storage import files, line_log, manifest
 from softvq_jax.storage.paths import as_path, expand_arguments
-from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
+from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading, run_tool
 
 JOURNAL = "preparation.jsonl"  # the plan, then one line for every finished shard
 
@@ -215,7 +214,7 @@ def _complete_lines(path):
     return lines
 
 
-def parse_flags(argv: list[str]):
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse_flags.ArgumentParser(
         prog="python -m softvq_jax.tools.prepare_dataset",
@@ -243,13 +242,17 @@ def parse_flags(argv: list[str]):
     return args
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
+    """Runs the command; returns 1 if --verify finds problems.
+
+    Raises:
+      OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
+    """
     logging.set_verbosity(logging.INFO)
     try:
         return _verify(args) if args.verify else _prepare(args)
-    except (OSError, ValueError, ImportError, WorkerDied) as error:
-        print(f"prepare_dataset: {error}", file=sys.stderr)
-        return 2
+    except WorkerDied as error:
+        raise OSError(str(error)) from error
 
 
 def _verify(args):
@@ -273,5 +276,4 @@ def _prepare(args):
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

@@ -9,19 +9,17 @@ be used in its place. The same seed gives the same file.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.progress import set_up_log
 from softvq_jax.storage.paths import as_path, expand_arguments
+from softvq_jax.tools.command_line import run_tool
 from softvq_jax.weights import files, layout
 from softvq_jax.weights.vit import vit_rules
 
@@ -49,19 +47,13 @@ def random_teacher(size: str, seed: int) -> dict[str, np.ndarray]:
     return layout.write(vit_rules(config), params)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Writes the file; returns 1 if that fails."""
-    try:
-        if args.out.suffix != ".safetensors":
-            raise ValueError(f"--out={args.out}: expected a name ending in .safetensors")
-        files.write_safetensors(args.out, random_teacher(args.size, args.seed))
-    except (OSError, ValueError) as error:
-        print(f"random_teacher: {error}", file=sys.stderr)
-        return 1
+def main(args: argparse.Namespace) -> None:
+    """Writes the file; raises ValueError or OSError if that fails."""
+    if args.out.suffix != ".safetensors":
+        raise ValueError(f"--out={args.out}: expected a name ending in .safetensors")
+    files.write_safetensors(args.out, random_teacher(args.size, args.seed))
     print(f"{args.out}: a DINOv2-{args.size} with random weights, seed {args.seed}")
-    return 0
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

@@ -12,13 +12,11 @@ import argparse
 import math
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from absl import app
 from absl.flags import argparse_flags
 
 from softvq_jax.data import samples
@@ -28,11 +26,11 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
-from softvq_jax.progress import Progress, set_up_log
+from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading
+from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading, run_tool
 from softvq_jax.weights import files
 
 MAX_STEM = 200  # bytes; names of files may have 255
@@ -59,14 +57,13 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the command; prints one line and returns 1 if the input is wrong."""
-    try:
-        run(args)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"reconstruct: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
+    """
+    run(args)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -188,5 +185,4 @@ def as_text(report: Mapping, path: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

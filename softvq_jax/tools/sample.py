@@ -19,25 +19,23 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from absl import app
 from absl.flags import argparse_flags
 from jax.experimental import multihost_utils
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.image_sampler import LABELS, ImageSampler, draw_labels, open_generator
-from softvq_jax.parallel import distributed, errors
+from softvq_jax.parallel import distributed
 from softvq_jax.parallel.shared_folder import check_shared
-from softvq_jax.progress import Progress, set_up_log
+from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
-from softvq_jax.tools.command_line import add_processes, check_at_least_one
+from softvq_jax.tools.command_line import add_processes, add_sampling, check_at_least_one, run_tool, sampling_options
 from softvq_jax.tools.sample_files import Output, open_output
 
 GRID_IMAGES, GRID_COLUMNS = 64, 8
 PART = 64  # images written at a time
-OPTIONS = ("sampler", "steps", "guidance", "temperature", "head_steps")  # flags passed to Generator.sample
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -58,33 +56,21 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of classes and noise (default: 0)")
     add("--grid", action="store_true", help=f"also write a grid of the first {GRID_IMAGES} images")
     add("--batch_size", type=int, help="images in a batch on each device (default: by the kind of device)")
-    add = parser.add_argument_group("sampling").add_argument
-    add("--sampler", help="sampler (default: the family's first)")
-    add("--steps", type=int, help="number of steps (default: the sampler's default)")
-    add("--guidance", type=float, help="scale of classifier-free guidance; 1 is none (default: 1; of MaskGIT, its own)")
-    add("--guidance_low", type=float, default=0.0, help="lowest time with guidance; 0 is data (SiT, DiT)")
-    add("--guidance_high", type=float, default=1.0, help="highest time with guidance; 1 is noise (SiT, DiT)")
-    add("--temperature", type=float, help="factor on the noise (MAR); noise on the confidence (MaskGIT)")
-    add("--head_steps", type=int, help="denoising steps of each token (MAR)")
+    add_sampling(parser)
     add_processes(parser)
     args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "num", "batch_size")
     return args
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the command; prints one line and returns 1 if the input is wrong."""
-    try:
-        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-        check_shared(args.out.parent, "--out")
-        run(args)
-    except (OSError, ValueError, ImportError) as error:
-        return errors.report_error(f"sample: {error}")
-    return 0
+def main(args: argparse.Namespace) -> None:
+    """Draws the missing images, and the grid.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Draws the missing images, and the grid."""
+    Raises:
+      OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
+    """
+    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    check_shared(args.out.parent, "--out")
     sampler, settings = open_sampler(args)
     output = process_0_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))
     if not output.finished:
@@ -137,12 +123,7 @@ def open_sampler(args: argparse.Namespace) -> tuple[ImageSampler, dict]:
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
     labels = parse_classes(args.classes, args.num, generator.class_names, args.seed)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    if (args.guidance_low, args.guidance_high) != (0.0, 1.0):
-        options["guidance_interval"] = [args.guidance_low, args.guidance_high]
-    if not generator.discrete:  # a discrete one has the settings of its files
-        options = {"guidance": 1.0} | options
-    generator.check_options(**options)
+    options = sampling_options(args, discrete=generator.discrete)
     per_device = args.batch_size or LocalDevices().batch_size // jax.local_device_count()
     devices = LocalDevices(per_device * jax.local_device_count())
     sampler = ImageSampler(generator, tokenizer, labels, seed=args.seed, options=options, devices=devices)
@@ -183,5 +164,4 @@ def parse_classes(classes: str, num: int, names: Sequence[str], seed: int) -> np
 
 
 if __name__ == "__main__":
-    set_up_log()
-    app.run(main, flags_parser=parse_flags)
+    run_tool(main, parse_flags)

@@ -12,6 +12,7 @@ from softvq_jax.data import crops
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.pipeline import eval_batches, train_batches
 from softvq_jax.tools import encode_latents
+from softvq_jax.tools.command_line import exit_code
 from softvq_jax.train.latent_source import open_source
 from tests import programs, small_generators
 
@@ -38,7 +39,7 @@ def flags(tokenizer, images, out, *more):
 
 
 def command(*args):
-    return encode_latents.main(encode_latents.parse_flags(flags(*args)))
+    return exit_code(encode_latents.main, encode_latents.parse_flags(flags(*args)))
 
 
 @pytest.fixture(scope="module")

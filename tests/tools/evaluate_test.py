@@ -26,6 +26,7 @@ from softvq_jax.models.vit import ViTConfig
 from softvq_jax.pixels import to_uint8
 from softvq_jax.tokenizer import Tokenizer, abstract_params
 from softvq_jax.tools import evaluate, evaluation_inputs
+from softvq_jax.tools.command_line import exit_code
 from softvq_jax.weights import pretrained
 from tests.small_inception import SmallInception
 
@@ -58,7 +59,7 @@ def _folder(path, images):
 
 
 def _run(*flags):
-    return evaluate.main(evaluate.parse_flags(["evaluate", *map(str, flags)]))
+    return exit_code(evaluate.main, evaluate.parse_flags(["evaluate", *map(str, flags)]))
 
 
 def _report(out):
@@ -361,7 +362,7 @@ def test_bad_input_is_one_line(tmp_path, images, capsys):
     def says(message, *flags):
         assert _run("--reference", a, "--out", tmp_path / "o", *flags) == 1
         printed = capsys.readouterr().err.strip().splitlines()[-1]
-        assert printed.startswith("evaluate: ") and message in printed
+        assert printed.startswith("evaluate: error: ") and message in printed
 
     same = ("--reference and --samples are both", "--inception=x", "--samples")
     says(*same, tmp_path / "b" / ".." / "a")

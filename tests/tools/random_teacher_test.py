@@ -2,11 +2,12 @@ import pytest
 
 from softvq_jax.config.tokenizer import tokenizer_config
 from softvq_jax.tools import random_teacher
+from softvq_jax.tools.command_line import exit_code
 from softvq_jax.weights import files, pretrained
 
 
 def _write(*flags):
-    return random_teacher.main(random_teacher.parse_flags(["random_teacher", *map(str, flags)]))
+    return exit_code(random_teacher.main, random_teacher.parse_flags(["random_teacher", *map(str, flags)]))
 
 
 @pytest.mark.slow

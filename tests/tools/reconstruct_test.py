@@ -9,6 +9,7 @@ from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
 from softvq_jax.pixels import to_uint8
 from softvq_jax.tools import reconstruct
+from softvq_jax.tools.command_line import exit_code
 from tests import small_tokenizers as small
 from tests.data import photographs
 
@@ -39,7 +40,7 @@ def pictures(tmp_path):
 
 
 def run(*flags):
-    return reconstruct.main(reconstruct.parse_flags(["reconstruct", *map(str, flags)]))
+    return exit_code(reconstruct.main, reconstruct.parse_flags(["reconstruct", *map(str, flags)]))
 
 
 def png(path):
@@ -115,7 +116,7 @@ def test_a_folder_that_is_not_empty_is_refused(weights, pictures, tmp_path, caps
     assert run(*flags) == 1
     assert (
         capsys.readouterr().err
-        == f"reconstruct: --out={out} exists and is not an empty folder: choose another, or remove it\n"
+        == f"reconstruct: error: --out={out} exists and is not an empty folder: choose another, or remove it\n"
     )
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
@@ -127,7 +128,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(weights, pictures, tmp_path, c
     def says(message, *, weights=weights, images=pictures / "a.png", out=tmp_path / "out"):
         assert run("--from", weights, "--images", images, "--out", out) == 1
         printed = capsys.readouterr().err.splitlines()[-1]
-        assert printed.startswith("reconstruct: ") and message in printed
+        assert printed.startswith("reconstruct: error: ") and message in printed
         assert not (tmp_path / "out").exists()
 
     says("no image found at", images=tmp_path / "empty")

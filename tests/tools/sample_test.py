@@ -11,6 +11,7 @@ from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.report.image_grid import CAPTION
 from softvq_jax.tools import sample
+from softvq_jax.tools.command_line import exit_code
 from softvq_jax.weights import files
 from tests import programs, small_generators
 
@@ -40,7 +41,7 @@ def flags(folders, out, *more):
 
 
 def command(*args):
-    return sample.main(sample.parse_flags(flags(*args)))
+    return exit_code(sample.main, sample.parse_flags(flags(*args)))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,7 @@ def test_other_samples_are_not_mixed_in(folders, whole, tmp_path, capsys):
         (["--guidance=2", "--guidance_low=0.8", "--guidance_high=0.3"], "guidance_interval is (0.8, 0.3); expected"),
         (["--sampler=ddim"], "sampler is 'ddim'; a sit has sde_euler_maruyama, ode_euler, ode_heun"),
         (["--temperature=0.9"], "temperature was given, but sampler sde_euler_maruyama of a sit does not"),
+        (["--guidance=nan"], "sample: error: guidance is nan; expected a finite number"),
     ],
 )
 def test_bad_flags_are_refused_before_anything_is_written(folders, tmp_path, capsys, more, message):
