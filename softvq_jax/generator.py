@@ -18,7 +18,7 @@ from softvq_jax.generators import files as generator_files
 from softvq_jax.generators.codes import codes_of, codes_of_tokenizer
 from softvq_jax.generators.family import Family, GeneratorConfig, family_of
 from softvq_jax.generators.files import OpenedGenerator, abstract_params
-from softvq_jax.generators.options import refuse, sampling_arrays, sampling_settings
+from softvq_jax.generators.options import check_temperature, refuse, sampling_arrays, sampling_settings
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.tokenizer import TokenizerConfig
@@ -361,6 +361,7 @@ class Generator(hub.PushToHub):
         """
         settings, _ = sampling_settings(self._family, self.config, self._files.config, options)
         refuse(self._family, settings.sampler, temperature=options.get("temperature"))
+        check_temperature(options.get("temperature"))
 
     def check_labels(self, labels: jax.Array | np.ndarray | Sequence[int]) -> jax.Array:
         """Returns the labels as int32 `[B]`; raises ValueError if they are not classes of this generator."""

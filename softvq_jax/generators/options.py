@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from softvq_jax import user_arrays
 from softvq_jax.diffusion.masked_tokens import GUIDANCE_SCHEDULES
@@ -41,6 +42,8 @@ def sampling_settings(
     if steps is None:
         default = family.samplers[sampler].steps
         steps = defaults.get("steps", config.num_tokens if default is None else default)
+    if not isinstance(steps, int | np.integer):
+        raise ValueError(f"steps is {steps!r}; expected an integer")
     least, most = family.samplers[sampler].least_steps, family.samplers[sampler].most_steps
     if steps < least or (most is not None and steps > most(config)):
         limit = f"at least {least}" if most is None else f"{least} to {most(config)}"
@@ -51,6 +54,7 @@ def sampling_settings(
     if schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"guidance_schedule is {schedule!r}; expected one of {', '.join(GUIDANCE_SCHEDULES)}")
     guidance = defaults.get("guidance", 1.0) if given["guidance"] is None else given["guidance"]
+    check_finite(guidance=guidance)
     guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
     return Settings(sampler, steps, guided, (low, high), **static), guidance
 
@@ -64,6 +68,7 @@ def sampling_arrays(
       ValueError: one is given that the sampler does not take, or it has another shape.
     """
     refuse(family, settings.sampler, **given)
+    check_temperature(given["temperature"])
     if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].optional_arguments:
         given["temperature"] = family.sampling_defaults(published).get("temperature", 1.0)
     shape = (batch, config.num_tokens, config.channels)
@@ -71,6 +76,21 @@ def sampling_arrays(
         if given[name] is not None and given[name].shape != expected:
             raise ValueError(f"{name} has shape {given[name].shape}; expected {expected}")
     return {name: jnp.asarray(value, jnp.float32) for name, value in given.items() if value is not None}
+
+
+def check_temperature(temperature: Any) -> None:
+    """Raises ValueError if a temperature is given, and it is negative or not finite; a traced one is not checked."""
+    if temperature is not None:
+        check_finite(temperature=temperature)
+        if user_arrays.has_values(temperature) and np.any(np.asarray(temperature) < 0):
+            raise ValueError(f"temperature is {temperature}; expected at least 0")
+
+
+def check_finite(**numbers: Any) -> None:
+    """Raises ValueError if a number is NaN or infinite; traced numbers are not checked."""
+    for name, value in numbers.items():
+        if user_arrays.has_values(value) and not np.all(np.isfinite(np.asarray(value, np.float64))):
+            raise ValueError(f"{name} is {value}; expected a finite number")
 
 
 def refuse(family: Family, sampler: str, **arguments: Any) -> None:

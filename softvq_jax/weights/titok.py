@@ -1,7 +1,7 @@
 """Weight rules of TiTok tokenizers in the published layout: nested `config.json`, and `model.safetensors`.
 
-One-D-Piece (arXiv 2501.10064) publishes its tokenizers in the same layout. SFTok's tokenizers are not supported; they have
-another decoder (with several steps, like a masked generator) and another quantizer.
+One-D-Piece (arXiv 2501.10064) publishes its tokenizers with the same tensors, without a `config.json`. SFTok's tokenizers
+are not supported; they have another decoder (with several steps, like a masked generator) and another quantizer.
 """
 
 from collections.abc import Mapping
@@ -155,7 +155,7 @@ def _config_of(tensors, fields, crop_size, **compute):
         num_latent_tokens=tensors["latent_tokens"].shape[0],
         latent_dim=tensors["decoder.decoder_embed.weight"].shape[1],
         pixel_decoder=pixel_decoder,
-        **_bottleneck_fields(tensors, fields),
+        **_bottleneck_fields(tensors, fields, two_stage),
         **compute,
     )
 
@@ -174,10 +174,12 @@ def _vit_of(tensors, key, patch_size):
     )
 
 
-def _bottleneck_fields(tensors, fields):
+def _bottleneck_fields(tensors, fields, two_stage):
     if "quantize.embedding.weight" in tensors:
         codebook_size = tensors["quantize.embedding.weight"].shape[0]
-        return dict(bottleneck="vq", codebook_size=codebook_size, l2_normalize=bool(fields.get("use_l2_norm", False)))
+        # Two-stage tokenizers are published with unit vectors (also One-D-Piece's, without a config.json), others without.
+        normalize = bool(fields.get("use_l2_norm", two_stage))
+        return dict(bottleneck="vq", codebook_size=codebook_size, l2_normalize=normalize)
     if tensors["encoder.conv_out.weight"].shape[0] != 2 * tensors["decoder.decoder_embed.weight"].shape[1]:
         raise KeyError("quantize.embedding.weight")
     return dict(bottleneck="kl")

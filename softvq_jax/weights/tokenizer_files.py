@@ -41,6 +41,8 @@ def open_pretrained(
     name: str | os.PathLike, *, entry: str | None, image_size: int | None, trust_code: bool, **compute: str
 ) -> OpenedTokenizer:
     """Implements `Tokenizer.from_pretrained`; see there for the arguments. `compute` are `dtype` and `remat`."""
+    if image_size is not None and (not isinstance(image_size, int | np.integer) or isinstance(image_size, bool)):
+        raise layout.WeightsError(f"{name}: image_size is {image_size!r}; expected an integer, in pixels")
     folder = files.resolve(name, purpose="tokenizer")
     if (folder / "tokenizer" / "config.json").is_file():
         folder = folder / "tokenizer"  # a run's workdir
@@ -126,7 +128,7 @@ def _inferred_config(tensors, published, config):
     """Returns the config that `open_pretrained` infers from the published layout alone; None if it cannot."""
     try:
         kind = tokenizer_kinds.recognize(tensors)
-        return kind.config_of(tensors, published, dtype=config.dtype, remat=config.remat)
+        return kind.config_of(tensors, published, source="the file", dtype=config.dtype, remat=config.remat)
     except layout.WeightsError:
         return None
 

@@ -119,6 +119,10 @@ def test_samples_are_decoded_by_the_tokenizer():
             "guidance_schedule is 'cosine'; expected one of linear, power-cosine, constant",
         ),
         ({"steps": 0}, "steps is 0; expected at least 1"),
+        ({"steps": 2.5}, r"steps is 2\.5; expected an integer"),
+        ({"guidance": float("nan")}, "guidance is nan; expected a finite number"),
+        ({"temperature": -1.0}, r"temperature is -1\.0; expected at least 0"),
+        ({"temperature": float("inf")}, "temperature is inf; expected a finite number"),
         ({"sampler": "ode_euler"}, "sampler is 'ode_euler'; a maskgit has maskgit"),
     ],
 )

@@ -36,6 +36,7 @@ def test_shape_is_read_from_tensors(published):
     assert config.num_latent_tokens == vq_model["num_latent_tokens"] and config.latent_dim == vq_model["token_size"]
     assert config.two_stage == (kind == "two_stage") and config.discrete == (kind != "vae")
     assert config.l2_normalize or kind != "two_stage"
+    assert config_of(tensors, {}, dtype="bfloat16") == config  # One-D-Piece has no config.json
 
 
 @pytest.mark.parametrize("kind", small_titok.KINDS)

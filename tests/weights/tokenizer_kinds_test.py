@@ -106,8 +106,12 @@ def test_a_maetok_opens_at_other_sizes(tmp_path):
 
 def test_sizes_that_are_refused(tmp_path):
     theirs = small.save_published(tmp_path / "maetok", *small_maetok.published())
-    with pytest.raises(WeightsError, match="image_size is 36; expected a multiple of the patch size, 8"):
-        Tokenizer.from_pretrained(theirs, image_size=36)
+    for size in (36, 0, -8):
+        with pytest.raises(WeightsError, match=f"image_size is {size}; expected a multiple of the patch size, 8"):
+            Tokenizer.from_pretrained(theirs, image_size=size)
+    for size in ("40", 40.0):
+        with pytest.raises(WeightsError, match=f"image_size is {size!r}; expected an integer, in pixels"):
+            Tokenizer.from_pretrained(theirs, image_size=size)
     small.tokenizer(small.config()).save_pretrained(tmp_path / "softvq")
     with pytest.raises(WeightsError, match=r"image_size=64 was given, but a SoftVQ-VAE .* own size, 32 px"):
         Tokenizer.from_pretrained(tmp_path / "softvq", image_size=64)
