@@ -106,7 +106,9 @@ def test_refusals(tmp_path):
         make_task(config)
     config = shrunk("titok_bl64_vq8k")
     config.model.kind = "softvq"
-    with pytest.raises(ValueError, match=r"model\.kind is 'softvq', but .* another kind: start .* such as l64"):
+    with pytest.raises(
+        ValueError, match=r"model\.kind is 'softvq', but .* another kind \(see .*\): start .* such as l64"
+    ):
         make_task(config)
 
 
