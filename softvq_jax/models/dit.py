@@ -30,6 +30,9 @@ class DiTConfig:
       qk_norm: LayerNorm on the queries and keys of each head.
       dtype: type of the matmuls; parameters are float32.
       remat: what the blocks recompute in the backward pass; see `layers.scan_blocks`.
+
+    Raises:
+      ValueError: the width is odd, or the MLPs would have no hidden channels.
     """
 
     num_tokens: int
@@ -43,6 +46,11 @@ class DiTConfig:
     qk_norm: bool = False
     dtype: str = "float32"
     remat: str = "none"
+
+    def __post_init__(self):
+        if self.width % 2:
+            raise ValueError(f"width is {self.width}; expected an even number, for sines and cosines of positions")
+        layers.check_hidden(self.width, self.mlp_ratio)
 
     @property
     def out_channels(self) -> int:

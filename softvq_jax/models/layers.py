@@ -131,6 +131,12 @@ class Attention(nnx.Module):
         return qkv
 
 
+def check_hidden(width: int, mlp_ratio: float) -> None:
+    """Raises ValueError if MLPs of this width and ratio have no hidden channels."""
+    if int(mlp_ratio * width) < 1:
+        raise ValueError(f"mlp_ratio is {mlp_ratio:g}; with width {width} it must be at least {1 / width:.3g}")
+
+
 class MLP(nnx.Module):
     """`fc2(activation(fc1(x)))`, `activation` one of `ACTIVATIONS`."""
 

@@ -30,6 +30,9 @@ class ViTConfig:
       rope_theta: base of fresh mixed rotary positions (`models.rotary`); None for no rotary positions.
       modulated: norms have no gains and biases, and a condition scales and shifts the last tokens after each norm (MoVQ,
         arXiv 2209.09002; the decoder of MAETok, arXiv 2502.03444).
+
+    Raises:
+      ValueError: the MLPs would have no hidden channels.
     """
 
     width: int
@@ -46,6 +49,9 @@ class ViTConfig:
     absolute_positions: bool = True
     rope_theta: float | None = None
     modulated: bool = False
+
+    def __post_init__(self):
+        layers.check_hidden(self.width, self.mlp_ratio)
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import programs, small_generators
+from tests import programs, small_generators, small_tokenizers
 from tests.small_generators import take_steps
 
 
@@ -121,3 +121,16 @@ def test_numbers_of_steps_that_sampling_cannot_take_are_refused_at_the_start(fam
     config.sampling.steps = steps
     with pytest.raises(ValueError, match=f"steps is {steps}; expected {expected} for sampler"):
         small_generators.abstract_task(config)
+
+
+def test_widths_without_positions_or_hidden_channels_are_refused():
+    for changes, message in (
+        ({"width": 33, "num_heads": 1}, "width is 33; expected an even number"),
+        ({"mlp_ratio": 0.01}, r"mlp_ratio is 0\.01; with width 32 it must be at least 0\.0312"),
+    ):
+        config = small_generators.config("sit")
+        config.model.update(changes)
+        with pytest.raises(ValueError, match=message):
+            small_generators.abstract_task(config)
+    with pytest.raises(ValueError, match=r"mlp_ratio is 0\.01; with width 32"):
+        small_tokenizers.vit(mlp_ratio=0.01)
