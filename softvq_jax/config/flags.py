@@ -34,7 +34,9 @@ def parse_flags(argv: Sequence[str], required: Sequence[str] = ()) -> list[str]:
         sys.argv, optional = take_optional(resolve_arguments(argv))
         rest = flags.FLAGS(sys.argv)
         if optional:
-            set_optional(flags.FLAGS["config"].value, optional)
+            config = flags.FLAGS["config"].value
+            assert config is not None, "its fields are on the command line"
+            set_optional(config, optional)
     except flags.IllegalFlagValueError as error:
         sys.exit(f"error: {wrong_type(str(error), flags.FLAGS['config'].value)}")
     except (ValueError, flags.Error) as error:

@@ -56,7 +56,7 @@ def sampling_settings(
     guidance = defaults.get("guidance", 1.0) if given["guidance"] is None else given["guidance"]
     check_finite(guidance=guidance)
     guided = not user_arrays.has_values(guidance) or bool(guidance != 1)
-    return Settings(sampler, steps, guided, (low, high), **static), guidance
+    return Settings(sampler, int(steps), guided, (low, high), **static), guidance
 
 
 def sampling_arrays(

@@ -191,7 +191,9 @@ def _mean_class_after(codes, array, shape):
     """A MaskGIT's embeddings `[codes + classes + 1, width]`: the codes and the mask, then those of a class label."""
     if array.shape[1] != shape[1]:
         return None
-    labels, how = _mean_class_and_none(array[codes:], (shape[0] - codes, shape[1]))
+    resized = _mean_class_and_none(array[codes:], (shape[0] - codes, shape[1]))
+    assert resized is not None, "the widths are equal"
+    labels, how = resized
     return np.concatenate([array[:codes], labels]), f"codes and mask are kept; {how}"
 
 

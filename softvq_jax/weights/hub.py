@@ -146,7 +146,7 @@ class PushToHub:
           The URL of the commit.
         """
         title, text = repo_id.split("/")[-1], self.card_text(repo_id)
-        known = {"pipeline_tag": self.pipeline_tag, "paper": self.paper}
+        known: dict[str, Any] = {"pipeline_tag": self.pipeline_tag, "paper": self.paper}
         card = model_card(title, text, **(known | dict(model_card_kwargs or {})))
         message = commit_message or f"Push {type(self).__name__.lower()} with softvq-jax."
         options = {"private": private, "token": token, "branch": branch, "create_pr": create_pr}
