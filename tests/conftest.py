@@ -1,7 +1,5 @@
 """A cache of compiled programs for all tests, so that each is compiled once; and the order of the test files."""
 
-import os
-
 import jax
 import pytest
 
@@ -57,12 +55,9 @@ def pytest_collection_modifyitems(items):
 def quick_compilation(request):
     """Disables most compiler optimizations, because tests compile much and run little: a third less time in all.
 
-    Modules with `OPTIMIZED = True` keep them: those that examine what the compiler makes, and those with long loops. The
-    processes that tests start compile in the same way, so that bits can be compared between them.
+    Modules with `OPTIMIZED = True` keep them: those that examine what the compiler makes, and those with long loops. So do
+    the processes that tests start, unless their environment has `programs.QUICK_COMPILATION`.
     """
-    quick = not getattr(request.module, "OPTIMIZED", False)
-    jax.config.update("jax_disable_most_optimizations", quick)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
+    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]

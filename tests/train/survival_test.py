@@ -18,7 +18,7 @@ from softvq_jax.train.preemption import EXIT_CODE
 from softvq_jax.train.speed import TIMES
 from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights.files import read_tensors
-from tests.programs import ROOT, free_port, join_flags
+from tests.programs import QUICK_COMPILATION, ROOT, free_port, join_flags
 
 STEPS = 28
 SHORT = {  # for runs on several devices, whose steps take a second each; the weights must still change
@@ -64,6 +64,8 @@ def start(workdir, cache, *, processes=1, devices=1, **fields) -> list[subproces
     flags, address = [f"--{name}={value}" for name, value in values.items()], f"127.0.0.1:{free_port()}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": str(8 * devices)}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if fields.get("gan.discriminator") == "none":  # steps with a GAN take longer then than their compilation saves
+        env |= QUICK_COMPILATION
     running = []
     for process in range(processes):
         join = join_flags(address, processes, process) if processes > 1 else []
