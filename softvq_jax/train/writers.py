@@ -66,7 +66,8 @@ class TensorBoard:
         from tensorboardX import record_writer, summary  # pyright: ignore[reportMissingImports] (extra)
         from tensorboardX.proto import event_pb2  # pyright: ignore[reportMissingImports] (extra)
 
-        self._summary, self._event = summary, event_pb2.Event
+        messages: Any = event_pb2  # its classes are made at run time
+        self._summary, self._event = summary, messages.Event
         # A name of its own even if the run is restarted within a second.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.after_{run.step}"
         folder = run.workdir / "tensorboard"
@@ -78,7 +79,7 @@ class TensorBoard:
             files.make_folder(self._path.parent)
             self._records = record_writer.RecordWriter(str(self._path))
         # TensorBoard hides the events of later steps, which the run takes again.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = messages.SessionLog(status=messages.SessionLog.START)
         self._add(step=run.step + 1, file_version="brain.Event:2")
         self._add(step=run.step + 1, session_log=start)
 
