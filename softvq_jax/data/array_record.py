@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pathlib
+import threading
 from typing import Any
 
 from softvq_jax.data import record_ranges, records, source
@@ -17,6 +18,7 @@ INDEX = "dataset.json"
 LATENTS = "latents"  # section of `dataset.json`, where the records hold latents
 SHARD_FIELDS = {"file": str, "records": int, "bytes": int}
 MAX_OPEN_SHARDS = 512  # in one process: systems commonly allow 1,024 open files
+_starting_copies = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class ArrayRecordShards(source.Source):
 
     record = RecordedImage
     latents = False  # whether the records hold latents
+    _copying = False  # whether copies of the shards have been started
 
     def __init__(self, folder: str):
         folder = expand(folder)
@@ -79,6 +82,11 @@ class ArrayRecordShards(source.Source):
             raise ValueError(f"{path} lists no images")
         self.class_names = tuple(index["class_names"])
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the shards."""
+        return tuple(self._shards)
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -86,8 +94,9 @@ class ArrayRecordShards(source.Source):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         shard = bisect.bisect_right(self._ends, i)
-        if self._to_copy:
+        if self._to_copy and not self._copying:
             copy_ahead(self._to_copy)
+            self._copying = True
         return self.record(self._shards[shard], i - (self._ends[shard - 1] if shard else 0), len(self.class_names))
 
     def key(self, i: int) -> str:
@@ -153,13 +162,18 @@ def read_record(shard: str, position: int) -> dict:
     return records.decode(record)
 
 
-@functools.cache
 def copy_ahead(shards: tuple[tuple[str, str], ...]) -> mirror.BackgroundCopies:
     """Starts copying shards to the local disk in the background, once in a process.
 
     Args:
       shards: path in a bucket and SHA-256 ("" if unknown) of each shard.
     """
+    with _starting_copies:  # the threads that read ahead call this at the same time
+        return _copies(shards)
+
+
+@functools.cache
+def _copies(shards):
     paths = [bucket_path(shard) for shard, _ in shards]
     statuses = listing.in_threads(lambda path: path.stat(), paths)
     digests = (sha256 for _, sha256 in shards)

@@ -8,7 +8,8 @@ The `array_record` library reads only local files. A shard is a Riegeli file:
 - in the last block, the position of the chunk that lists all others.
 
 Only chunks of uncompressed records are read here, as `tools.prepare_dataset` and `tools.encode_latents` write them. Shards
-with other chunks are copied to the local disk. `records.decode` checks the checksum of each record.
+with other chunks are copied to the local disk, at the latest when a record in such a chunk is read. `records.decode` checks
+the checksum of each record.
 """
 
 import struct
@@ -51,9 +52,7 @@ class BucketShard:
         try:
             self._offsets = read_offsets(self._path, status.st_size)
         except Compressed:
-            mirror.local_file(self._path)
-            self._checked_at = 0.0
-            self._open_copy()
+            self._make_copy()
 
     def read(self, positions: Sequence[int]) -> list[bytes]:
         """Returns the records at positions.
@@ -64,7 +63,11 @@ class BucketShard:
         """
         if self._open_copy():
             return self._local.read(positions)
-        return [self._read_one(position) for position in positions]
+        try:
+            return [self._read_one(position) for position in positions]
+        except Compressed:
+            self._make_copy()
+            return self._local.read(positions)
 
     def _read_one(self, position):
         if not 0 <= position < len(self._offsets) - 1:
@@ -72,6 +75,12 @@ class BucketShard:
         start, stop = self._offsets[position : position + 2]
         (record,) = chunk_records(self._path.read_range(start, stop), start, str(self._path))
         return record
+
+    def _make_copy(self) -> None:
+        mirror.local_file(self._path, limited=True)
+        self._checked_at = 0.0
+        if not self._open_copy():
+            raise RuntimeError(f"{self._path} was replaced while it was read: start the same command again")
 
     def _open_copy(self) -> bool:
         """Opens the local copy if it exists; returns whether it is open."""

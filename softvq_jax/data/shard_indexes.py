@@ -38,22 +38,34 @@ def indexes(
       to_arrays: `index -> arrays by name`.
       from_arrays: `(arrays, size of the shard) -> index`; raises ValueError for arrays that are not an index.
     """
-    found, began = {}, time.monotonic()
+    found, failed, began = {}, {}, time.monotonic()
     start = int(hashlib.sha256(f"{socket.gethostname()}{os.getpid()}".encode()).hexdigest(), 16) % max(len(shards), 1)
     remote = any(map(is_remote, shards))
     ordered = [*shards[start:], *shards[:start]] if remote else shards
     find = functools.partial(_index, version=version, make=make, to_arrays=to_arrays, from_arrays=from_arrays)
     with concurrent.futures.ThreadPoolExecutor(listing.THREADS if remote else 1) as threads:
-        for number, (shard, index) in enumerate(zip(ordered, threads.map(find, ordered), strict=True), 1):
+        for number, (shard, (index, error)) in enumerate(zip(ordered, threads.map(find, ordered), strict=True), 1):
             found[shard] = index
+            if error is not None:
+                failed[shard] = error
             if time.monotonic() - began > 10:
                 began = time.monotonic()
                 logging.info("indexed %d of %d tar files", number, len(shards))
+    if failed:
+        shard, error = next(iter(failed.items()))
+        logging.warning(
+            "the indexes of %d of %d tar files, such as %s, cannot be kept (%s): other hosts or the next start make them "
+            "again",
+            len(failed), len(shards), shard, error,
+        )  # fmt: skip
     return [found[shard] for shard in shards]
 
 
 def _index(shard, *, version, make, to_arrays, from_arrays):
-    """The index of a shard: from the cache folder, else from the bucket, else newly made and written to both."""
+    """The index of a shard, and the error if it could not be kept.
+
+    It comes from the cache folder, else from the bucket, else it is newly made and written to both.
+    """
     size, identity = _status(shard)
     key = hashlib.sha256(f"{version}\0{identity}".encode()).hexdigest()[:32]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
@@ -71,14 +83,14 @@ def _index(shard, *, version, make, to_arrays, from_arrays):
                 if place is not places[0]:
                     with contextlib.suppress(OSError):
                         _write(places[0], to_arrays(index))
-                return index
-    index = make(shard)
+                return index, None
+    index, failed = make(shard), None
     for place in places:
         try:
             _write(place, to_arrays(index))
         except OSError as error:
-            logging.warning("the index of %s cannot be cached (%s); it is made again at the next start", shard, error)
-    return index
+            failed = error
+    return index, failed
 
 
 def _status(shard: str) -> tuple[int, str]:

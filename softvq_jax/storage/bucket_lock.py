@@ -56,19 +56,24 @@ class BucketLock:
         self._thread.join(self._beat)  # a heartbeat in progress would write the object again
         _held.discard(str(self._path.parent))
         with contextlib.suppress(OSError, ValueError):
-            if self._read().get("id") == self._holder["id"]:
+            if self._held_by_us():
                 self._path.unlink()
 
     def _content(self, beat):
         return json.dumps(self._holder | {"beat": beat}).encode() + b"\n"
 
-    def _read(self) -> dict[str, Any]:
-        """The content of the lock object; empty if it does not exist or is damaged."""
+    def _read(self) -> dict[str, Any] | None:
+        """The content of the lock object; empty if it is damaged, None if it does not exist."""
         try:
             content = json.loads(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
+            return None
+        except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
+
+    def _held_by_us(self) -> bool:
+        return (self._read() or {}).get("id") == self._holder["id"]
 
     def _acquire(self, stale):
         before, deadline = None, 0.0
@@ -77,13 +82,18 @@ class BucketLock:
                 self._path.create(self._content(0))
                 return
             found = self._read()
+            if found is None:  # released since
+                before = None
+                continue
             if found.get("id") == self._holder["id"]:  # created by an earlier request; its response was lost
                 return
             if found.get("host") == socket.gethostname():
                 if lock.runs(found):
                     raise lock.Locked(lock.message(self._path, found))
-                return self._take_over(found)
-            if before is None:
+                if self._take_over(found):
+                    return
+                before = None
+            elif before is None:
                 before, deadline = found, time.monotonic() + stale
                 waited = lock.message(self._path, found, advice=False)
                 logging.warning("%s; waiting up to %.0f s for its heartbeat", waited, stale)
@@ -91,27 +101,28 @@ class BucketLock:
                 raise lock.Locked(lock.message(self._path, found))
             elif time.monotonic() > deadline:
                 logging.warning("no heartbeat: taking over the lock")
-                return self._take_over(found)
+                if self._take_over(found):
+                    return
+                before = None
             time.sleep(min(self._beat, stale) / 4)
 
-    def _take_over(self, found):
-        """Replaces the lock of a program that has ended. If two programs try, only one succeeds."""
+    def _take_over(self, found) -> bool:
+        """Replaces the lock of a program that has ended; returns whether it did. If two programs try, one succeeds."""
         if self._read() == found:
             self._path.unlink(missing_ok=True)
         try:
             self._path.create(self._content(0))
         except Exists:
-            raise lock.Locked(lock.message(self._path, self._read())) from None
+            return False
         time.sleep(min(self._beat, 2.0))  # another program, which saw the old lock, may have removed this one
-        if (found := self._read()).get("id") != self._holder["id"]:
-            raise lock.Locked(lock.message(self._path, found))
+        return self._held_by_us()
 
     def _keep_beating(self):
         beats = 0
         while not self._stop.wait(self._beat):
             beats += 1
             with contextlib.suppress(OSError):  # the main program notices an unreachable bucket by itself
-                found = self._read()
+                found = self._read() or {}
                 if found.get("id") not in (None, self._holder["id"]):
                     self._lost = found
                     return

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from softvq_jax.storage import bucket_errors
+from softvq_jax.storage import bucket_errors, listing
 from softvq_jax.storage.bucket_errors import BucketError, NotFound
 
 EXTRAS = {"gs": "gcs", "s3": "s3"}
@@ -247,9 +247,8 @@ class BucketPath(os.PathLike):
                 raise
 
     def rmtree(self) -> None:
-        """Deletes all objects below."""
-        for path, _ in self.find():
-            path.unlink(missing_ok=True)
+        """Deletes all objects below, several at a time."""
+        listing.in_threads(lambda found: found[0].unlink(missing_ok=True), self.find())
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: a folder begins to exist with its first object."""

@@ -1,8 +1,11 @@
 """Local copies of objects, in a cache folder of bounded size.
 
 The folder is `SOFTVQ_CACHE_DIR` (default: `softvq_jax/buckets` in the user's cache folder), and its limit is
-`SOFTVQ_CACHE_GB` (default: 100). The name of a copy depends on the object's path, size and version, so that a replaced
-object is copied again. A copy gets its name when it is complete. The processes of a host share the folder.
+`SOFTVQ_CACHE_GB` (default: 100). Data that do not fit are refused. Weights and other files that are only read from copies
+are copied also beyond the limit, if the disk has room.
+
+The name of a copy depends on the object's path, size and version, so that a replaced object is copied again. A copy gets
+its name when it is complete. The processes of a host share the folder.
 """
 
 import contextlib
@@ -51,24 +54,28 @@ def copy_of(path: BucketPath, status: ObjectStatus) -> pathlib.Path:
     return cache_folder() / key / path.name
 
 
-def local_file(path: str | os.PathLike) -> pathlib.Path:
+def local_file(path: str | os.PathLike, *, limited: bool = False) -> pathlib.Path:
     """Returns a local file: `path` itself, or a copy if it is in a bucket.
+
+    Args:
+      path: the file.
+      limited: whether a file larger than `limit` is refused. If not, it is copied beside the other copies.
 
     Raises:
       FileNotFoundError: the object does not exist.
-      OSError: it cannot be copied, or does not fit into the cache.
+      OSError: it cannot be copied, or does not fit on the disk or into the limit.
     """
     path = as_path(path)
     if not is_remote(path):
         return path
     status = path.stat()
     copy = copy_of(path, status)
-    _complete(copy.parent, path, [(path, status, copy)])
+    _complete(copy.parent, path, [(path, status, copy)], limited)
     return copy
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a local folder: `path` itself, or a copy of all objects below it if it is in a bucket.
+    """Returns a local folder: `path` itself, or a copy of all objects below it if it is in a bucket. `limit` applies.
 
     Raises:
       FileNotFoundError: the folder does not exist.
@@ -82,16 +89,17 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
         raise FileNotFoundError(f"there is no folder {path}")
     versions = "\0".join(f"{entry}\0{status}" for entry, status in found)
     folder = cache_folder() / hashlib.sha256(versions.encode()).hexdigest()[:32] / path.name
-    _complete(folder.parent, path, [(entry, status, folder / entry.relative_to(path)) for entry, status in found])
+    objects = [(entry, status, folder / entry.relative_to(path)) for entry, status in found]
+    _complete(folder.parent, path, objects, limited=True)
     return folder
 
 
-def _complete(folder, path, objects: Sequence[tuple[BucketPath, ObjectStatus, pathlib.Path]]) -> None:
+def _complete(folder, path, objects: Sequence[tuple[BucketPath, ObjectStatus, pathlib.Path]], limited: bool) -> None:
     """Copies the missing ones of `objects` (object, status, path of its copy in `folder`), and marks `folder` as used."""
     missing = [(entry, copy, status) for entry, status, copy in objects if not copy.exists()]
     if missing:
         size = sum(status.st_size for *_, status in missing)
-        make_room(size, keep=folder)
+        make_room(size, keep=folder, limited=limited)
         logging.info("copying %s (%d files, %.2f GB) to %s", path, len(missing), size / 1e9, folder)
         listing.in_threads(lambda arguments: download(*arguments), missing)
     with contextlib.suppress(OSError):
@@ -138,24 +146,34 @@ def download(path: BucketPath, copy: pathlib.Path, status: ObjectStatus, sha256:
 
 def room() -> int:
     """Returns the number of bytes that can be added to the cache without removing copies."""
+    return min(limit() - sum(size for _, size, _ in _copies()), _room_on_disk())
+
+
+def _room_on_disk() -> int:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     disk = shutil.disk_usage(folder)
-    return min(limit() - sum(size for _, size, _ in _copies()), disk.free - int(KEPT_FREE * disk.total))
+    return disk.free - int(KEPT_FREE * disk.total)
 
 
-def make_room(size: int, keep: pathlib.Path | None = None) -> None:
+def make_room(size: int, keep: pathlib.Path | None = None, *, limited: bool = True) -> None:
     """Removes the least recently used copies until `size` bytes fit; never removes the folder `keep`.
+
+    Args:
+      size: number of bytes.
+      keep: folder of a copy that is not complete.
+      limited: whether `limit` applies to a file that is larger than it.
 
     Raises:
       OSError: they do not fit, even without any copy.
     """
+    measured = room if limited or size <= limit() else _room_on_disk
     for _, _, folder in sorted(_copies(), key=lambda copy: copy[0]):
-        if room() >= size:
+        if measured() >= size:
             return
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
-    if room() < size:
+    if measured() < size:
         raise OSError(
             f"{size / 1e9:.2f} GB do not fit into {cache_folder()}: free some space, or set SOFTVQ_CACHE_DIR to a "
             f"larger disk or SOFTVQ_CACHE_GB (now {limit() / 1e9:g})"

@@ -1,7 +1,10 @@
 """Images in a bucket: the same samples in the same order as from the disk, with the same fingerprints and errors."""
 
+import concurrent.futures
+import logging
 import pathlib
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from softvq_jax.data.pipeline import train_batches
 from softvq_jax.data.sources import open_source
 from softvq_jax.storage import bucket_errors, mirror
 from softvq_jax.storage.bucket_errors import Unavailable
+from softvq_jax.storage.buckets import BucketPath
 from softvq_jax.storage.paths import as_path
 from softvq_jax.tools import prepare_dataset
 from tests.data.photographs import png
@@ -23,7 +27,7 @@ IMAGES = {f"{'ab'[i % 2]}/{i:02}.png": png(i) for i in range(18)}
 @pytest.fixture(autouse=True)
 def nothing_open():
     """Forgets the files of the test before, which had the same names."""
-    for cached in (array_record._reader, array_record.copy_ahead, parquet._group):
+    for cached in (array_record._reader, array_record._copies, parquet._group):
         cached.cache_clear()
 
 
@@ -132,7 +136,10 @@ def test_copies_keep_to_their_limit(bucket, tmp_path, monkeypatch):
     assert sum(mirror.copy_of(path, path.stat()).exists() for path in paths) == 2
     (bucket / "large").write_bytes(bytes(30_000))
     with pytest.raises(OSError, match=r"do not fit into .*SOFTVQ_CACHE_GB"):
-        mirror.local_file(bucket / "large")
+        mirror.local_file(bucket / "large", limited=True)
+    assert mirror.local_file(paths[3]).stat().st_size == 10_000  # and removed nothing for it
+    assert mirror.local_file(bucket / "large").stat().st_size == 30_000  # such as weights
+    shutil.rmtree(mirror.local_file(bucket / "large").parent)
     version = mirror.local_file(paths[3])
     paths[3].write_bytes(b"x" * 10_000)  # another object of the same name and size
     assert mirror.local_file(paths[3]).read_bytes() == b"x" * 10_000 and mirror.local_file(paths[3]) != version
@@ -167,6 +174,58 @@ def test_shards_that_are_compressed_are_copied(bucket, tmp_path, monkeypatch):
     writer.close()
     (bucket / "a").upload(tmp_path / "a")
     assert record_ranges.BucketShard(f"{bucket}/a").read([0]) == [b"1" * 1000]
+    monkeypatch.setenv("SOFTVQ_CACHE_GB", "0")
+    (bucket / "a").upload(tmp_path / "a")  # another version
+    with pytest.raises(OSError, match=r"do not fit into .*SOFTVQ_CACHE_GB"):
+        record_ranges.BucketShard(f"{bucket}/a")
+
+
+def test_a_shard_is_copied_when_a_later_record_is_compressed(bucket, tmp_path, monkeypatch):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    monkeypatch.setenv("SOFTVQ_CACHE_DIR", str(tmp_path / "copies"))
+    writer = ArrayRecordWriter(str(tmp_path / "a"), "group_size:1,uncompressed")
+    for record in (b"first", b"second"):
+        writer.write(record)
+    writer.close()
+    content = bytearray((tmp_path / "a").read_bytes())
+    _, start, _ = record_ranges.read_offsets(_Local(content), len(content))
+    assert content[start + record_ranges.CHUNK_HEADER.size] == record_ranges.UNCOMPRESSED
+    content[start + record_ranges.CHUNK_HEADER.size] = ord("b")  # the mark of Brotli; the library writes no such file
+    (bucket / "a").write_bytes(bytes(content))
+    shard = record_ranges.BucketShard(f"{bucket}/a")
+    assert shard.read([0]) == [b"first"] and not shard._copy.exists()
+    monkeypatch.setattr(BucketPath, "download", lambda self, local: shutil.copy(tmp_path / "a", local))
+    assert shard.read([1, 0]) == [b"second", b"first"] and shard._copy.exists()
+
+
+def test_threads_start_the_copies_once(monkeypatch):
+    started, together = [], threading.Barrier(8)
+
+    def start(objects):
+        started.append(objects)
+        return object()
+
+    monkeypatch.setattr(array_record.listing, "in_threads", lambda *_: [None])
+    monkeypatch.setattr(array_record.mirror, "BackgroundCopies", start)
+
+    def copy(_):
+        together.wait(10)
+        return array_record.copy_ahead((("gs://bucket/a", ""),))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(copy, range(8)))) == len(started) == 1
+
+
+def test_one_warning_where_no_index_can_be_kept(proxy, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    write_tars(tmp_path / "data")
+    upload(tmp_path / "data", proxy.root / "data")
+    proxy.fault = lambda method, uri: 403 if method in ("POST", "PUT") else 0  # read-only
+    images = open_source({"source": "tar"}, str(proxy.root / "data"))
+    assert len(images) == len(IMAGES)
+    [warning] = [message for message in caplog.messages if "indexes" in message]
+    assert "the indexes of 3 of 3 tar files" in warning and "no permission to write" in warning
 
 
 def test_a_damaged_record_is_one_unreadable_image(bucket, tmp_path, monkeypatch):

@@ -53,6 +53,38 @@ def test_one_program_at_a_time(bucket, other):
     assert not (bucket / "run" / lock.NAME).exists()
 
 
+def test_a_lock_that_is_released_meanwhile_is_taken_at_once(bucket, monkeypatch, caplog):
+    path = bucket / "run" / lock.NAME
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "id": "x", "beat": 1}))
+    read = BucketLock._read
+
+    def released(self):
+        path.unlink(missing_ok=True)  # after our attempt to create it
+        monkeypatch.setattr(BucketLock, "_read", read)
+        return read(self)
+
+    monkeypatch.setattr(BucketLock, "_read", released)
+    began = time.monotonic()
+    BucketLock(bucket / "run").release()
+    assert time.monotonic() - began < 5 and not caplog.messages
+
+
+def test_the_one_who_loses_a_race_names_the_winner(bucket, monkeypatch):
+    """Two programs see the lock of a killed one, and the other is faster."""
+    path = bucket / "run" / lock.NAME
+    killed = lock.holder() | {"pid": 2**22 + 1, "id": "x"}
+    path.write_text(json.dumps(killed))
+    winner = json.dumps(lock.holder() | {"id": "y"})
+
+    def wins(self, found):
+        path.write_text(winner)
+        return False
+
+    monkeypatch.setattr(BucketLock, "_take_over", wins)
+    with pytest.raises(Locked, match=f"in use by process {os.getpid()} on "):
+        BucketLock(bucket / "run", beat=0.1)
+
+
 def test_a_program_may_lock_again(bucket):
     first, second = BucketLock(bucket, beat=0.1), BucketLock(bucket)
     second.release()

@@ -75,6 +75,24 @@ def test_reading_and_writing(bucket, tmp_path):
     assert not (bucket / "whole").exists()
 
 
+def test_a_folder_is_deleted_by_several_requests_at_a_time(proxy):
+    for i in range(12):
+        (proxy.root / "run" / str(i)).write_bytes(b"")
+    running, most = set(), []
+
+    def slow(method, uri):
+        if method in ("DELETE", "POST"):
+            running.add(uri)
+            most.append(len(running))
+            time.sleep(0.1)
+            running.discard(uri)
+        return 0
+
+    proxy.fault = slow
+    (proxy.root / "run").rmtree()
+    assert not (proxy.root / "run").exists() and max(most) > 3
+
+
 def test_names():
     path = as_path("gs://bucket/run/weights.safetensors")
     assert isinstance(path, BucketPath) and (path.name, path.stem, path.suffix) == (
