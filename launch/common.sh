@@ -2,12 +2,14 @@
 #
 #   launch/<where>.sh [options] -- --config=configs/l64.py --workdir=DIR [any flag of softvq_jax.main]
 #
-# --dry-run prints the commands instead of running them; --help prints the comment at the head of the script. The exit code
-# is 2 for a wrong command line, else the program's. After a preemption, the program saves, exits with 75 and is restarted.
+# --dry-run prints the commands instead of running them, then checks the paths in buckets. --help prints the comment at the
+# head of the script. The exit code is 2 for a wrong command line, 1 if a path in a bucket cannot be used, else the program's.
+# After a preemption, the program saves, exits with 75 and is restarted.
 # shellcheck shell=bash
 
 readonly PREEMPTED=75
 export PREEMPTED
+config=""
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dry_run=false
 training_flags=()
@@ -35,7 +37,7 @@ need_number() {
 
 # Checks the flags of softvq_jax.main: a config that exists, by path or by name, and a workdir.
 check_training_flags() {
-  local flag config="" workdir="" name
+  local flag workdir="" name
   for flag in "${training_flags[@]}"; do
     case $flag in
       --config=*) config=${flag#*=} ;;
@@ -49,6 +51,20 @@ check_training_flags() {
   [[ -f ${config%%:*} || -f $root/${config%%:*} || -f $root/configs/$name.py || -f $root/configs/${name%%_*}.py ]] ||
     die "no config $config; configs are named after the files in configs/"
   [[ -n $workdir ]] || die "no --workdir=... after --"
+  if $dry_run; then trap check_buckets EXIT; fi
+}
+
+# At the end of a dry run: checks that the paths in buckets exist, hold the expected kind of data and may be used.
+# shellcheck disable=SC2317,SC2329  # The trap calls it.
+check_buckets() {
+  local code=$? python=${PYTHON:-python} needed="('absl', 'ml_collections', 'fsspec')"
+  ((code == 0)) || exit "$code"
+  if ! [[ ${training_flags[*]} =~ (gs|s3):// ]] && ! grep -qsE '(gs|s3)://' "${config%%:*}"; then return; fi
+  if ! "$python" -c "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, $needed)))" 2> /dev/null; then
+    echo "${0##*/}: the paths in buckets are not checked: softvq-jax is not installed for $python" >&2
+    return
+  fi
+  PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} "$python" -m softvq_jax.main "${training_flags[@]}" --check_buckets >&2 || exit 1
 }
 
 # Checks that the workdir can be the same folder on several machines.

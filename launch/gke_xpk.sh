@@ -12,7 +12,7 @@
 #   --zone, --project       zone and project, if not gcloud's defaults
 #   --max-restarts N        restarts after preemptions (default 100)
 #   --grace SECONDS         time for the program to save (default 300)
-#   --dry-run               print the command
+#   --dry-run               print the command, and check the paths in buckets
 #
 # JAX finds the other hosts through the environment variables that GKE sets.
 set -euo pipefail

@@ -9,7 +9,7 @@
 #   --gpus            run on GPUs, process i on GPU i
 #   --max-restarts N  restarts after preemptions (default 100)
 #   --grace SECONDS   time for the other processes to exit after one failed (default 20)
-#   --dry-run         print the commands
+#   --dry-run         print the commands, and check the paths in buckets
 #
 # The processes connect through a free port. SIGTERM and Ctrl-C are forwarded to them, and the script waits until all have
 # saved. If one process fails, the others are stopped, and the script exits with the code of the failed process.

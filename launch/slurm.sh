@@ -8,7 +8,7 @@
 #   --time D-HH:MM:SS   time limit of the job
 #   --grace SECONDS     time before the limit at which to save (default 300)
 #   --sbatch OPTION     another option of sbatch, such as --sbatch --partition=gpu; can be repeated
-#   --dry-run           print the command
+#   --dry-run           print the command, and check the paths in buckets
 #
 # JAX finds the other processes through SLURM. Before the time limit, and on preemption, SLURM signals the program,
 # which saves and exits with 75. The job then requeues itself and resumes.

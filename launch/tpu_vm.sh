@@ -14,7 +14,7 @@
 #   --queued                 request the slice as a queued resource, and wait until it is active
 #   --setup COMMAND          command to run on every host of a new slice, for example to clone and install
 #   --max-restarts N         restarts after preemptions and failed creations (default 100)
-#   --dry-run                print the commands
+#   --dry-run                print the commands, and check the paths in buckets
 #
 # JAX finds the other hosts through the metadata of the TPU. After a maintenance event the program exits with 75 and is
 # restarted on the same hosts. After a preemption, which deletes the hosts, the slice is created again; if there is no

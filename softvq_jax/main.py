@@ -23,6 +23,7 @@ _CHANGES = flags.DEFINE_bool(
     False,
     "Go on in the workdir with other values of config.train, optim, seed or gan.start_step; recorded in the checkpoints.",
 )
+_CHECK = flags.DEFINE_bool("check_buckets", False, "Check all paths in buckets, print what they hold, and exit.")
 _PROFILE = flags.DEFINE_string("profile_steps", "", "FIRST:LAST, steps to trace for xprof, such as 100:110.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0; not needed on TPU pods and SLURM.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
@@ -33,10 +34,6 @@ _CACHE = flags.DEFINE_string("compilation_cache", None, "Folder in which compile
 
 def main(_):
     """Runs the config's task. An error prints one line and ends the program with its exit code."""
-    # jax is imported after the flags are parsed, and used after the processes are connected.
-    from softvq_jax.parallel import distributed, errors
-    from softvq_jax.parallel.shared_folder import check_shared
-
     config, workdir = _CONFIG.value, _WORKDIR.value
     assert workdir is not None  # required
     try:
@@ -46,6 +43,14 @@ def main(_):
         check_values(config)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    if _CHECK.value:
+        from softvq_jax.train.bucket_checks import check_buckets
+
+        sys.exit(check_buckets(config, folder))
+    # jax is imported after the flags are parsed, and used after the processes are connected.
+    from softvq_jax.parallel import distributed, errors
+    from softvq_jax.parallel.shared_folder import check_shared
+
     try:
         distributed.initialize(
             _COORDINATOR.value,

@@ -359,6 +359,8 @@ def test_a_queued_slice_is_waited_for_and_asked_for_again(tmp_path):
 )
 def test_a_workdir_in_a_bucket_is_shared(workdir, code):
     result = _launch(
-        "slurm.sh", *OPTIONS["slurm.sh"].split(), "--dry-run", "--", "--config=l64", f"--workdir={workdir}"
+        "slurm.sh",
+        *[*OPTIONS["slurm.sh"].split(), "--dry-run", "--", "--config=l64", f"--workdir={workdir}"],
+        PYTHON="true",
     )
     assert result.returncode == code and (workdir in result.stdout) == (code == 0)

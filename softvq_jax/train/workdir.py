@@ -1,7 +1,6 @@
 """The workdir of a run: checked, locked against a second run, and left as it was found by a run that is refused."""
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ from softvq_jax.storage import files
 from softvq_jax.storage.bucket_lock import BucketLock
 from softvq_jax.storage.lock import FolderLock
 from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.train.bucket_checks import refuse_s3
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.preflight import check_writable
 
@@ -31,10 +31,7 @@ class Workdir:
 
     def __init__(self, path: pathlib.Path, fallback: str):
         for folder in (path, as_path(fallback) if fallback else path):
-            if os.fspath(folder).startswith("s3://"):
-                raise ValueError(
-                    f"{folder}: checkpoints cannot be written to s3://, which Orbax does not know: use a local folder or gs://"
-                )
+            refuse_s3(folder)
         self._path = path
         self._new: list[pathlib.Path] = []
         self._lock = None
