@@ -32,7 +32,7 @@ MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\x
 OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # formats that are not decoded here
 MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
 MAX_TEXT = 1 << 24  # bytes read of a .cls or .json
-INDEX_VERSION = 2  # of the index format; cached indexes of other versions are made again
+INDEX_VERSION = 3  # of the index format; cached indexes of other versions are made again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +258,14 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tuple[str, str, int, int]]:
     file.seek(0)
     for member in _files(file, shard, size):
         if not member.name.endswith(".tar"):
-            folder = os.path.basename(os.path.dirname(member.name))
-            yield member.name, folder, member.offset_data, member.size
+            name = member.name.removeprefix("./")  # as `tar --create --directory=images .` writes them
+            yield name, os.path.basename(os.path.dirname(name)), member.offset_data, member.size
             continue
         label = os.path.splitext(os.path.basename(member.name))[0]
         file.seek(member.offset_data)
         for inner in _files(file, f"{shard}:{member.name}", member.offset_data + member.size):
-            yield f"{member.name}/{inner.name}", label, inner.offset_data, inner.size
+            name = f"{member.name.removeprefix('./')}/{inner.name.removeprefix('./')}"
+            yield name, label, inner.offset_data, inner.size
 
 
 def _files(file: BinaryIO, where: str, end: int) -> Iterator[tarfile.TarInfo]:

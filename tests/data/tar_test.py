@@ -49,6 +49,16 @@ def test_folder_layout(tmp_path):
     assert shards.class_names == ("cat", "dog")
 
 
+def test_archives_of_the_current_folder(tmp_path):
+    """`tar --create --directory=images .` puts `./` before each name."""
+    path = write_tar(tmp_path / "all.tar", {"./dog/1.png": png(1), "./cat/2.png": png(2), "./.hidden/3.png": png(3)})
+    shards = tar.TarShards(str(path))
+    assert_images(shards, [(1, 1), (2, 0)])
+    assert shards.class_names == ("cat", "dog") and shards.key(0) == "all.tar/dog/1.png"
+    flat = tar.TarShards(str(write_tar(tmp_path / "flat.tar", {"./1.png": png(1)})))
+    assert flat.class_names == ("",)
+
+
 def test_tar_of_tars(tmp_path):
     """ImageNet's training archive."""
     inner = {}
