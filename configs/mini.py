@@ -3,8 +3,12 @@
     python launch/mini_photographs.py --out=photographs
     python -m softvq_jax.main --config=configs/mini.py --workdir=runs/mini
 
-32 tokens of 128 channels for 64 patches: 4,096 latent numbers for 49,152 pixel values. As in `tiny.py`, tokens are not
-assigned to patches at the start, and the only losses are the pixel loss and the entropy loss.
+32 tokens of 128 channels for 64 patches: 4,096 latent numbers for 49,152 pixel values. Tokens
+start with places in the image (`grid_init`) and stay there: each codes about two patches, unlike in `tiny.py`. The only
+losses are the pixel loss and the entropy loss. The result is in the package: `Tokenizer.from_pretrained("softvq-mini")`.
+
+Expected score: 22.0 dB PSNR on 20 held-out photographs, after about an hour on one core. The latents use few directions of
+their 128 channels (see the card beside the weights), which is what limits it.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config

@@ -138,15 +138,16 @@ class Tokenizer(hub.PushToHub):
         entry: str | None = None,
         trust_code: bool = False,
     ) -> "Tokenizer":
-        """Opens a folder with `config.json` and `model.safetensors`, the workdir of a run, or a Hugging Face id.
+        """Opens a folder with `config.json` and `model.safetensors`, a run's workdir, a Hugging Face id, or "softvq-mini".
 
         The kind of tokenizer is recognized from the files. Sharded safetensors and PyTorch files are read too, see
         `weights.files.find_weights`. If a run has not exported its tokenizer yet, its newest checkpoint is opened, as by
         `from_checkpoint`.
 
         Args:
-          name: a folder, which may be in a bucket or be that of a checkpoint; `hf://owner/name` or `owner/name`; or a
-            file of weights, with or without a config.json beside it.
+          name: a folder, which may be in a bucket or be that of a checkpoint; `hf://owner/name` or `owner/name`; a file of
+            weights, with or without a config.json beside it; or, if there is no folder of that name, the name of a model
+            that the package contains (`weights.shipped.SHIPPED`).
           image_size: for a MAETok, side of the images in pixels, a multiple of the patch size; its rotary positions can be
             computed for any size. By default the size that it was trained on. Other kinds have one size.
           dtype: type of the matmuls.

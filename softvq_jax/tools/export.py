@@ -3,17 +3,22 @@
     python -m softvq_jax.tools.export --from=runs/tiny --step=800 --out=tiny-800
 
 Without --step, the newest checkpoint. What is exported is the moving average of the parameters, as at the end of a run;
---raw exports the parameters of the step itself. The folder opens with Tokenizer.from_pretrained or
-Generator.from_pretrained.
+--raw exports the parameters of the step itself. --dtype=float16 or bfloat16 halves the size of the weight file. The folder
+opens with Tokenizer.from_pretrained or Generator.from_pretrained, which computes in float32 whatever the stored type.
 """
 
 import argparse
+import pathlib
 from collections.abc import Sequence
 
+import ml_dtypes
+import numpy as np
 from absl.flags import argparse_flags
 
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -25,6 +30,7 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     add("--from", dest="source", required=True, help="workdir of the run, or WORKDIR/checkpoints/STEP")
     add("--step", type=int, help="step of the checkpoint; default: the newest")
     add("--raw", action="store_true", help="export the parameters of the step, not their moving average")
+    add("--dtype", choices=DTYPES, default="float32", help="type of the stored tensors (default: float32)")
     add("--out", required=True, type=as_path, help="folder to write; must be new or empty")
     return parser.parse_args(expand_arguments(argv[1:]))
 
@@ -47,8 +53,29 @@ def main(args: argparse.Namespace) -> None:
     record = checkpoints.read_record(found)
     kind = {"tokenizer": Tokenizer, "generator": Generator}[record["config"]["task"]]
     kind.from_checkpoint(found, raw=args.raw).save_pretrained(args.out)
+    if args.dtype != "float32":
+        convert(args.out, args.dtype)
     averaged = "parameters" if args.raw else "averaged parameters"
     print(f"{args.out}: the {record['config']['task']} of step {record['step']}, {averaged}")
+
+
+def convert(folder: pathlib.Path, dtype: str) -> None:
+    """Converts the float32 tensors in `model.safetensors` to another type; tensors of other types stay as they are.
+
+    Raises:
+      ValueError: a tensor has values beyond the range of that type.
+    """
+    from softvq_jax.weights import files
+
+    path = folder / "model.safetensors"
+    tensors = files.read_tensors(path)
+    for key, tensor in tensors.items():
+        if tensor.dtype == np.float32:
+            with np.errstate(over="ignore"):
+                tensors[key] = tensor.astype(DTYPES[dtype])
+            if not np.isfinite(tensors[key].astype(np.float32)).all():
+                raise ValueError(f"{path}: {key} has values that {dtype} cannot hold; use --dtype=bfloat16 or float32")
+    files.write_safetensors(path, tensors)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Reconstructs images with a tokenizer, and measures PSNR and SSIM.
 
-    python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=reconstructed
-    python -m softvq_jax.tools.reconstruct --from=runs/tiny --images cat.png 'holidays/*.jpg' --out=reconstructed
+    python -m softvq_jax.tools.reconstruct cat.png 'holidays/*.jpg'
+    python -m softvq_jax.tools.reconstruct --from=SoftVQVAE/softvq-l-64 --images=photographs --out=results
 
+Without --from, the tokenizer is softvq-mini, which the package contains: 128 px, trained on few photographs.
 Images may have any size: the smaller side is resized to the tokenizer's image size, and the center is cropped, as in ADM.
 Writes to the folder --out: `originals` (the crops) and `reconstructions` as PNG files with the same names, `pairs.png`
 with the first of both, and `results.json`. `tools.evaluate` takes the two folders as --reference and --samples.
 """
 
 import argparse
+import itertools
 import math
 import os
 import pathlib
@@ -32,6 +34,7 @@ from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.tools.command_line import add_reading, check_at_least_one, reading, run_tool
 from softvq_jax.weights import files
+from softvq_jax.weights.shipped import DEFAULT_TOKENIZER
 
 MAX_STEM = 200  # bytes; names of files may have 255
 NUM_PICTURES = 8  # images in pairs.png
@@ -47,13 +50,27 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
-    add("--from", dest="weights", required=True, help="the tokenizer: a folder, a run's workdir or a Hugging Face id")
-    add("--images", required=True, nargs="+", action="extend", help="folders (all images below), files and patterns")
-    add("--out", required=True, type=as_path, help="folder for the results, new or empty")
+    add("images", nargs="*", metavar="IMAGE", help="a folder (all images below), a file or a pattern")
+    add(
+        "--from",
+        dest="weights",
+        default=DEFAULT_TOKENIZER,
+        help="the tokenizer: a folder, a run's workdir, a Hugging Face id or a model in the package (default: %(default)s)",
+    )
+    add("--images", dest="more_images", nargs="+", action="extend", default=[], help="the same as IMAGE")
+    add(
+        "--out",
+        type=as_path,
+        help="folder for the results, new or empty (default: reconstructed, reconstructed_2, ...)",
+    )
     add("--batch_size", type=int, help="images at a time (default: chosen by device)")
     add_reading(parser, classes=False)
     args = parser.parse_args(expand_arguments(argv[1:]))
     check_at_least_one(parser, args, "batch_size")
+    args.images += args.more_images
+    if not args.images:
+        parser.error("no images were given: name files, folders or patterns")
+    args.out = args.out or free_folder("reconstructed")
     return args
 
 
@@ -144,6 +161,12 @@ def _finite(row):
 def find_images(names: Sequence[str]) -> list[str]:
     """The images that the names stand for, each once, in the order of the names; see `data.folder.list_images`."""
     return list(dict.fromkeys(path for name in names for path in list_images(name)))
+
+
+def free_folder(name: str) -> pathlib.Path:
+    """Returns the first of NAME, NAME_2, NAME_3, ... that does not exist."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    return next(path for path in map(pathlib.Path, names) if not path.exists())
 
 
 def check_new(folder: pathlib.Path) -> None:

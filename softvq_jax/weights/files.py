@@ -1,6 +1,7 @@
 """Finds, reads and writes weight files.
 
-A name is a local path, a path in a bucket, `hf://owner/name` (a folder on the Hugging Face Hub) or `hf://owner/name/file`.
+A name is a local path, a path in a bucket, `hf://owner/name` (a folder on the Hugging Face Hub), `hf://owner/name/file`, or
+the name of a model in the package.
 `entries.py` selects one network from a file that holds several. Files in a bucket are read from a local copy.
 """
 
@@ -17,6 +18,7 @@ from absl import logging
 from softvq_jax.storage import files, mirror
 from softvq_jax.storage.paths import as_path, expand, is_remote
 from softvq_jax.weights.layout import WeightsError
+from softvq_jax.weights.shipped import SHIPPED, shipped_folder
 
 HUB = "hf://"
 INDEX = ".index.json"  # ending of a file that lists the shards of a large model
@@ -29,7 +31,8 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
     """Returns the file or folder that a name refers to; downloads it from the Hub if necessary.
 
     Args:
-      name: a local path, a path in a bucket, `hf://owner/name[/file]`, or `owner/name` if no such path exists.
+      name: a local path, a path in a bucket, `hf://owner/name[/file]`; or, if no such path exists, the name of a model in
+        the package (`weights.shipped`) or `owner/name` on the Hub.
       purpose: use of the weights, for messages.
 
     Raises:
@@ -40,10 +43,12 @@ def resolve(name: str | os.PathLike, *, purpose: str = "weights") -> pathlib.Pat
         path = as_path(expand(name))
         if path.exists():
             return path
+        if (shipped := shipped_folder(name)) is not None:
+            return shipped
         if is_remote(path) or not _HUB_ID.fullmatch(name):
             raise FileNotFoundError(
                 f"{purpose}: there is no file or folder {name!r}"
-                + ("" if is_remote(path) else ", and it is not a hub id (owner/name)")
+                + ("" if is_remote(path) else f", and it is not a hub id (owner/name) or one of: {', '.join(SHIPPED)}")
             )
     return _fetch(name, purpose)
 

@@ -5,16 +5,16 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from softvq_jax import Generator, Tokenizer
 from softvq_jax.evaluate.image_sampler import open_generator
 from softvq_jax.tools import export
 from softvq_jax.train import loop, preemption
 from softvq_jax.train.tasks import TASKS
-from softvq_jax.weights import checkpoints
+from softvq_jax.weights import checkpoints, files
 from softvq_jax.weights.layout import WeightsError
-from tests import small_generators
+from tests import small_generators, small_tokenizers
 from tests.train.conftest import preempt_at  # noqa: F401
 from tests.train.start_test import small
 
@@ -59,6 +59,30 @@ def test_a_stopped_tokenizer_run_is_exported(tmp_path, preempt_at, capsys):  # n
     path.write_text(path.read_text().replace('"step": 3', '"step": 4').replace('"step":3', '"step":4'))
     with pytest.raises(WeightsError, match="record"):
         checkpoints.read_record(workdir / "checkpoints" / "3")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype, tmp_path):
+    tokenizer = small_tokenizers.tokenizer(small_tokenizers.config("ae"))
+    tokenizer.save_pretrained(tmp_path / "a")
+    before = load_file(tmp_path / "a" / "model.safetensors")
+    export.convert(tmp_path / "a", dtype)
+    opened = Tokenizer.from_pretrained(tmp_path / "a")
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), tokenizer.params)
+    jax.tree.map(np.testing.assert_array_equal, opened.params, rounded)
+    opened.save_pretrained(tmp_path / "b")  # in half precision too
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert first == second and len(first) < 0.7 * sum(tensor.nbytes for tensor in before.values())
+
+
+def test_values_that_half_precision_cannot_hold_are_refused(tmp_path):
+    save_file({"a": np.array([1.0, 1e5], np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"a has values that float16 cannot hold; use --dtype=bfloat16 or float32"):
+        export.convert(tmp_path, "float16")
+    export.convert(tmp_path, "bfloat16")
+    np.testing.assert_allclose(
+        files.read_tensors(tmp_path / "model.safetensors")["a"].astype(float), [1, 1e5], rtol=4e-3
+    )
 
 
 @pytest.mark.slow

@@ -144,6 +144,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(weights, pictures, tmp_path, c
 def test_flags(capsys):
     flags = reconstruct.parse_flags(["reconstruct", "--from=w", "--images", "a", "b", "--out=o"])
     assert flags.weights == "w" and flags.images == ["a", "b"]
+    flags = reconstruct.parse_flags(["reconstruct", "--batch_size=2", "a", "b", "--out=o", "--images", "c"])
+    assert flags.weights == "softvq-mini" and flags.images == ["a", "b", "c"]
     for wrong in (["--batch_size=0"], ["--btach_size=2"]):
         with pytest.raises(SystemExit):
             reconstruct.parse_flags(["reconstruct", "--from=w", "--images=a", "--out=o", *wrong])
+    with pytest.raises(SystemExit):
+        reconstruct.parse_flags(["reconstruct", "--from=w"])
+    assert "no images were given" in capsys.readouterr().err
