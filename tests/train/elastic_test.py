@@ -12,6 +12,7 @@ import pytest
 from softvq_jax.parallel import batch_random
 from softvq_jax.train import elastic
 from tests import small_generators
+from tests.train.survival_test import complete, finish, logged, start, wait_for
 
 
 def config(batch_size=1024, accumulate=1, elastic=True):
@@ -96,3 +97,35 @@ def test_gradients_in_pieces_are_those_of_the_microbatch(family):
     for name, value in metrics.items():
         np.testing.assert_allclose(in_pieces[name], value, rtol=1e-5)
     assert jnp.abs(metrics["loss"]) > 0
+
+
+@pytest.mark.heavy  # three runs on simulated devices
+def test_a_tokenizer_that_resumes_on_fewer_devices_has_the_same_losses(tmp_path):
+    """Without GAN and entropy, whose terms are of the whole batch."""
+    fields = {
+        "gan.discriminator": "none",
+        "loss.entropy_weight": 0.0,
+        "train.batch_size": 16,
+        "train.num_steps": 8,
+        "checkpoint.every_steps": 4,
+        "optim.warmup_epochs": 0.0,
+        "optim.learning_rate": 3e-2,
+        "optim.eps": 1e-2,
+    }
+    whole, cut, cache = tmp_path / "whole", tmp_path / "cut", tmp_path / "cache"
+    finish(start(whole, cache, devices=8, **fields))
+    running = start(cut, cache, devices=8, **fields)
+    wait_for(lambda: complete(cut), running)
+    running[0].kill()
+    running[0].wait()
+    assert complete(cut) == [4]
+    finish(start(cut, cache, devices=2, **fields))
+    log = (cut / "log.0").read_text()
+    assert "resuming after step 4" in log and "gradients over 4 microbatches of 2 images per device" in log
+    ours, theirs = (logged(workdir, after=4) for workdir in (cut, whole))
+    assert list(ours) == list(theirs) == [5, 6, 7, 8]
+    for step, line in theirs.items():
+        for name in ("generator_total", "reconstruction"):
+            np.testing.assert_allclose(ours[step][name], line[name], rtol=1e-4, err_msg=f"{name} at {step}")
+    first, last = (logged(whole)[step]["reconstruction"] for step in (1, 8))
+    assert abs(first - last) > 1e-2 * first  # it has learned something

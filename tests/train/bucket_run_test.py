@@ -1,0 +1,160 @@
+"""Whole runs by the command line with data and workdir in a bucket: the bits of a local run, one line for each fault."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from softvq_jax.storage.paths import as_path
+from softvq_jax.weights.checkpoints import find_checkpoint
+from tests import bucket_servers
+from tests.data.photographs import png
+from tests.programs import QUICK_COMPILATION, ROOT, free_port, join_flags
+
+FLAGS = {  # a few steps of the README's first command, of 16 images each
+    "train.num_steps": 4,
+    "checkpoint.every_steps": 2,
+    "log.every_steps": 1,
+    "evals.held_out.every_steps": 2,
+    "evals.held_out.num_images": 8,
+}
+
+
+@pytest.fixture
+def root(gcs, tmp_path):
+    """A folder in a `gs://` bucket."""
+    server = bucket_servers.gcs_environment(gcs) | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}
+    with bucket_servers.environment(server):
+        root = as_path("gs://softvq-test/runs")
+        yield root
+        root.rmtree()
+
+
+def command(workdir, cache, *more, **fields) -> list[str]:
+    values = FLAGS | fields
+    flags = [f"--config.{name}={value}" for name, value in values.items()]
+    program = [sys.executable, "-m", "softvq_jax.main", "--config=configs/tiny.py", f"--workdir={workdir}"]
+    return [*program, f"--compilation_cache={cache}", *flags, *more]
+
+
+def run(*args, env=None, **fields) -> subprocess.CompletedProcess:
+    env = os.environ | QUICK_COMPILATION | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | (env or {})
+    return subprocess.run(command(*args, **fields), env=env, cwd=ROOT, text=True, capture_output=True, timeout=600)
+
+
+def weights(workdir) -> bytes:
+    return (workdir / "tokenizer" / "model.safetensors").read_bytes()
+
+
+def write_tar(path: pathlib.Path) -> None:
+    path.parent.mkdir()
+    folder = path.parent.parent / "images"
+    for i in range(40):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        (folder / "ab"[i % 2] / f"{i:02}.png").write_bytes(png(i))
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, ".")
+
+
+@pytest.mark.slow
+def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(root, tmp_path):
+    write_tar(tmp_path / "data" / "images.tar")
+    (root / "data" / "images.tar").upload(tmp_path / "data" / "images.tar")
+    data = {"data.source": "tar", "data.augment": "random_region"}
+    for workdir, path in ((tmp_path / "run", tmp_path / "data"), (root / "run", root / "data")):
+        result = run(workdir, tmp_path / "cache", **data, **{"data.path": path})
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert weights(root / "run") == weights(tmp_path / "run")
+    assert find_checkpoint(root / "run", 4) is not None and (root / "run" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_a_bucket_that_cannot_be_used_is_one_line(root, gcs, tmp_path):
+    def last_lines(result):
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        return result.stderr.splitlines()[-2:]
+
+    missing, _ = last_lines(run("gs://softvq-missing/run", tmp_path / "cache"))
+    assert missing.startswith("error: gs://softvq-missing/run: there is no bucket gs://softvq-missing. Create it")
+    with bucket_servers.Proxy(gcs) as proxy:
+        proxy.fault = lambda method, path: 403 if method in ("POST", "PUT") else 0
+        refused, _ = last_lines(run(root / "run", tmp_path / "cache", env=bucket_servers.gcs_environment(proxy.url)))
+    assert refused.startswith(f"error: no permission to write {root}/run/") and "objectAdmin" in refused
+
+
+SAVE = """
+import sys
+import jax
+from softvq_jax.storage.paths import as_path
+from softvq_jax.train.checkpoint import Checkpoints
+checkpoints = Checkpoints(as_path(sys.argv[1]), keep=2, keep_every_steps=0)
+for step in (1, 2):
+    checkpoints.save({"weights": jax.random.normal(jax.random.key(step), (512, 512))}, {"step": step})
+    checkpoints.wait()
+checkpoints.close()
+one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+abstract = {"weights": jax.ShapeDtypeStruct((512, 512), "float32", sharding=one)}
+restored = Checkpoints(as_path(sys.argv[1]), keep=2, keep_every_steps=0).restore(abstract)
+assert restored.record["step"] == 2
+assert (restored.state["weights"] == jax.random.normal(jax.random.key(2), (512, 512))).all()
+"""
+
+
+@pytest.mark.slow
+def test_arrays_are_written_again_while_the_server_is_overloaded(root, gcs):
+    """Each upload of an array is refused twice, in both saves."""
+    refused = {}
+    with bucket_servers.Proxy(gcs) as proxy:
+
+        def fault(method, path):
+            if method == "POST" and "/upload/" in path and ("%2Fd%2F" in path or "/d/" in path):
+                refused[path] = refused.get(path, 0) + 1
+                return 503 if refused[path] <= 2 else 0
+            return 0
+
+        proxy.fault = fault
+        env = os.environ | bucket_servers.gcs_environment(proxy.url)
+        result = subprocess.run(
+            [sys.executable, "-c", SAVE, str(root / "checkpoints")], env=env, cwd=ROOT, text=True, capture_output=True
+        )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert refused and all(count == 3 for count in refused.values())
+    assert [path.name for path in (root / "checkpoints").iterdir()] == ["1", "2"]
+
+
+@pytest.mark.heavy  # six starts of JAX
+def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_run(root, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+
+    def start(workdir):
+        address, running = f"127.0.0.1:{free_port()}", []
+        env = os.environ | QUICK_COMPILATION | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "NPROC": "8"}
+        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        for process in range(2):
+            flags = {"mesh.fsdp": 2, "checkpoint.every_steps": 2, "train.num_steps": 8}
+            words = command(workdir, tmp_path / "cache", *join_flags(address, 2, process), **flags)
+            with (logs / f"{process}").open("a") as log:
+                running.append(subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log))
+        return running
+
+    def finish(running):
+        for number, process in enumerate(running):
+            assert process.wait(600) == 0, (logs / f"{number}").read_text()[-4000:]
+
+    finish(start(tmp_path / "run"))
+    running = start(root / "run")
+    while find_checkpoint(root / "run") is None:
+        assert running[0].poll() is None, (logs / "0").read_text()[-4000:]
+    for process in running:
+        process.kill()
+        process.wait()
+    saved = find_checkpoint(root / "run")
+    assert saved is not None and int(saved.name) < 8 and not (root / "run" / "tokenizer").exists()
+    finish(start(root / "run"))
+    assert f"resuming after step {saved.name}" in (logs / "0").read_text()
+    assert weights(root / "run") == weights(tmp_path / "run")
