@@ -98,7 +98,7 @@ def test_from_dict():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="local_init is true; it needs a class token"):
+    with pytest.raises(ValueError, match="local_init is true, but a MAETok always starts as its authors' does"):
         small_maetok.config(local_init=True)
     without = small_maetok.config(mask_token=False, auxiliary=None)
     network = functional(MAETokModel, without)

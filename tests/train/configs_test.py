@@ -13,10 +13,11 @@ from softvq_jax.train import loop
 from softvq_jax.train.tasks import TASKS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+SMALL = ("tiny", "mini")  # configs that are small already
 TOKENIZERS = {
     path.stem: runpy.run_path(str(path))["get_config"]
     for path in sorted(CONFIGS.glob("*.py"))
-    if "tokenizer_config" in (text := path.read_text()) and "kind=" not in text and not path.stem.startswith("tiny")
+    if "tokenizer_config" in (text := path.read_text()) and "kind=" not in text and not path.stem.startswith(SMALL)
 }
 TOKENIZERS["fsq_b64"] = functools.partial(TOKENIZERS["fsq_b64"], "240")
 BOTTLENECK_LOSSES = {"softvq": {"entropy"}, "gumbel": {"prior"}, "token_flow": {"codebook", "commitment"}, "fsq": set()}

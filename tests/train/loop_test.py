@@ -228,9 +228,9 @@ def test_an_unwritable_workdir_is_refused_before_anything_is_read(tiny_config, t
         run(tiny_config, tmp_path / "file" / "run")
 
 
-def test_a_batch_that_does_not_divide_is_refused(tiny_config, tmp_path):
-    tiny_config.train.batch_size = 0
-    with pytest.raises(ValueError, match="global batch of 0"):
+def test_microbatches_that_do_not_divide_are_refused(tiny_config, tmp_path):
+    tiny_config.optim.accumulate = 3
+    with pytest.raises(ValueError, match=r"optim\.accumulate=3 does not divide the 8 images per device"):
         run(tiny_config, tmp_path / "run")
 
 
