@@ -58,6 +58,9 @@ def quick_compilation(request):
     Modules with `OPTIMIZED = True` keep them: those that examine what the compiler makes, and those with long loops. So do
     the processes that tests start, unless their environment has `programs.QUICK_COMPILATION`.
     """
-    jax.config.update("jax_disable_most_optimizations", not getattr(request.module, "OPTIMIZED", False))
+    optimized = getattr(request.module, "OPTIMIZED", False)
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    if optimized:  # compiled programs do not depend on the setting: forget the quick ones
+        jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", False)

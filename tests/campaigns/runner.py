@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 
+from softvq_jax.storage.json_lines import read_metrics
 from softvq_jax.train.speed import TIMES
+from softvq_jax.weights.checkpoints import step_of
 from softvq_jax.weights.files import read_tensors
 from tests.programs import ROOT
 
@@ -19,10 +21,12 @@ class Runner:
 
     Args:
       cache: folder of compiled programs.
+      logs: folder of the processes' output, for workdirs in a bucket; by default it is beside the workdirs.
       env: further environment variables of the processes.
     """
 
-    def __init__(self, cache, env=None):
+    def __init__(self, cache, env=None, logs=None):
+        self._logs = logs
         variables = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
         variables |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"} | (env or {})
         self._server = subprocess.Popen(
@@ -39,9 +43,13 @@ class Runner:
 
         Args:
           config: path of the config as JSON.
-          workdir: of the run.
+          workdir: of the run, perhaps in a bucket.
         """
-        return self._ask("start", config, workdir, log_of(workdir, *cluster[2:]), *cluster)
+        return self._ask("start", config, workdir, self.log_of(workdir, *cluster[2:]), *cluster)
+
+    def log_of(self, workdir, process=0) -> pathlib.Path:
+        """Path of the output of a process."""
+        return (self._logs or pathlib.Path(workdir).parent) / f"{workdir.name}.log.{process}"
 
     def code(self, pid: int) -> int:
         """Returns the exit code of a process when it has ended."""
@@ -63,20 +71,14 @@ class Runner:
         return int(self._server.stdout.readline())
 
 
-def log_of(workdir, process=0) -> pathlib.Path:
-    """Path of the output of a process."""
-    return pathlib.Path(f"{workdir}.log.{process}")
-
-
 def complete(workdir) -> list[int]:
     """Steps of the complete checkpoints."""
-    folder = workdir / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+    return sorted(step for path in (workdir / "checkpoints").glob("*") if (step := step_of(path)) is not None)
 
 
 def content(workdir, steps):
     """Everything that a run of `steps` steps leaves which must not depend on interruptions."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(workdir / "metrics.jsonl")
     for line in lines:
         for name in TIMES:
             line.pop(name, None)
@@ -96,11 +98,14 @@ def runs(pid) -> bool:
         return False
 
 
-def kill_when(pid, condition) -> None:
-    """Kills a process when `condition()` holds; returns when it is killed or has ended by itself."""
+def kill_when(pid, condition, pause=0.004) -> None:
+    """Kills a process when `condition()` holds; returns when it is killed or has ended by itself.
+
+    It looks every `pause` seconds; a look at a local folder takes half a millisecond.
+    """
     while runs(pid):
         if condition():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             return
-        time.sleep(0.004)  # a poll of the folders takes half a millisecond
+        time.sleep(pause)

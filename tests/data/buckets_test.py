@@ -169,13 +169,17 @@ def test_shards_that_are_compressed_are_copied(bucket, tmp_path, monkeypatch):
     from array_record.python.array_record_module import ArrayRecordWriter
 
     monkeypatch.setenv("SOFTVQ_CACHE_DIR", str(tmp_path / "copies"))
-    writer = ArrayRecordWriter(str(tmp_path / "a"), "group_size:1")
-    writer.write(b"1" * 1000)
-    writer.close()
-    (bucket / "a").upload(tmp_path / "a")
+
+    def upload(record):
+        writer = ArrayRecordWriter(str(tmp_path / "a"), "group_size:1")
+        writer.write(record)
+        writer.close()
+        (bucket / "a").upload(tmp_path / "a")
+
+    upload(b"1" * 1000)
     assert record_ranges.BucketShard(f"{bucket}/a").read([0]) == [b"1" * 1000]
     monkeypatch.setenv("SOFTVQ_CACHE_GB", "0")
-    (bucket / "a").upload(tmp_path / "a")  # another version
+    upload(b"2" * 1000)
     with pytest.raises(OSError, match=r"do not fit into .*SOFTVQ_CACHE_GB"):
         record_ranges.BucketShard(f"{bucket}/a")
 

@@ -17,6 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from softvq_jax.parallel import distributed
+from softvq_jax.storage.paths import as_path
 from softvq_jax.train import generator_task, loop, tasks, tokenizer_task  # noqa: F401
 
 
@@ -32,7 +33,7 @@ def run(config_file, workdir, log, *cluster):
             coordinator, count, process = cluster
             distributed.initialize(coordinator, int(count), int(process), config=content, timeout=120.0)
         config = ConfigDict(content)
-        loop.Run(config, pathlib.Path(workdir), tasks.TASKS[config.task]).train()
+        loop.Run(config, as_path(workdir), tasks.TASKS[config.task]).train()
     except BaseException as error:
         logging.exception("ended")
         return error.code if isinstance(error, SystemExit) else 1

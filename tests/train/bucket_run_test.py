@@ -59,7 +59,7 @@ def write_tar(path: pathlib.Path) -> None:
         archive.add(folder, ".")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # more than a minute
 def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(root, tmp_path):
     write_tar(tmp_path / "data" / "images.tar")
     (root / "data" / "images.tar").upload(tmp_path / "data" / "images.tar")

@@ -181,7 +181,7 @@ def test_a_run_killed_between_saves_and_in_one_ends_bit_for_bit_the_same(uninter
     assert_same(workdir, uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # two minutes; `loop_test` shows the same in one process
 def test_preemption_while_compiling_evaluating_and_saving(uninterrupted, cache, tmp_path):
     workdir = tmp_path / "run"
     log = lambda: (workdir / "log.0").read_text()  # noqa: E731
