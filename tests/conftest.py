@@ -21,10 +21,6 @@ LONGEST = (
 UNCONFIRMED = (
     "tests/aot/step_test.py::test_the_step_of_l64_compiles_and_fits",
     "tests/aot/step_test.py::test_a_compiled_step_sends_the_bytes_of_the_closed_form",
-    "tests/configs_test.py::test_a_shrunk_config_takes_steps[tiny_sit]",
-    "tests/evaluate/hosts_test.py::test_fid_does_not_depend_on_devices_batches_and_order",
-    "tests/jax_use_test.py::test_meshes_of_the_user",
-    "tests/parallel/mesh_test.py::test_steps_depend_neither_on_mesh_nor_on_processes",
     "tests/train/configs_test.py::test_config_takes_real_steps",
     "tests/train/survival_test.py::test_two_processes_equal_one_and_resume_as_one",
 )

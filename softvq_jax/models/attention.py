@@ -47,7 +47,9 @@ def _forward(qkv, num_heads):
     batch, length, _ = qkv.shape
 
     def without_statistics(implementation, qkv):
-        return implementation(qkv, num_heads), jnp.zeros((batch, num_heads, length), jnp.float32)
+        # Zeros made from the input: in `shard_map`, the results of all branches must vary over the same mesh axes.
+        zeros = jnp.where(qkv[:, None, :, 0] == 0, jnp.float32(0), jnp.float32(0))
+        return implementation(qkv, num_heads), jnp.broadcast_to(zeros, (batch, num_heads, length))
 
     branches = {
         platform: functools.partial(without_statistics, implementation)

@@ -158,3 +158,15 @@ def test_an_image_does_not_depend_on_the_others():
     together = attention.attention(qkv, 2)
     for image in range(3):
         np.testing.assert_allclose(attention.attention(qkv[image : image + 1], 2)[0], together[image], atol=1e-5)
+
+
+def test_attention_in_shard_map():
+    """All platforms' branches have results that vary over the mesh; a mesh of one device shows it."""
+    qkv = jax.random.normal(jax.random.key(0), (2, 5, 24))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    spec = jax.sharding.PartitionSpec("data")
+    per_device = jax.shard_map(lambda qkv: attention.attention(qkv, 2), mesh=mesh, in_specs=spec, out_specs=spec)
+    value, gradient = jax.jit(jax.value_and_grad(lambda qkv: jnp.sum(per_device(qkv) ** 2)))(qkv)
+    expected = jax.value_and_grad(lambda qkv: jnp.sum(attention.attention(qkv, 2) ** 2))(qkv)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected[1], rtol=1e-5, atol=1e-6)

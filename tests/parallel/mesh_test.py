@@ -71,7 +71,7 @@ def _steps(*axes: str, processes: int, devices: int) -> list[dict]:
     return json.loads(outputs[0].splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # more than a minute; `generator_step_test` shows eight devices
 def test_steps_depend_neither_on_mesh_nor_on_processes():
     [alone] = _steps("1,1,1", processes=1, devices=1)
     spread = _steps("1,8,1", "1,1,8", "1,4,2", "2,2,2", processes=1, devices=8)
