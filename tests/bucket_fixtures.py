@@ -45,3 +45,13 @@ def proxy(request, monkeypatch):
 def bucket(proxy):
     """The root of an empty bucket, once `gs://` and once `s3://`."""
     return proxy.root
+
+
+@pytest.fixture
+def gs_folder(gcs, tmp_path):
+    """A folder in a `gs://` bucket."""
+    server = bucket_servers.gcs_environment(gcs) | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}
+    with bucket_servers.environment(server):
+        folder = as_path("gs://softvq-test/folder")
+        yield folder
+        folder.rmtree()

@@ -13,8 +13,7 @@ from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.folder import OTHER_SOURCES, is_junk
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.parquet import ParquetShards
-from softvq_jax.data.shard_files import compressed_message, find_shards
-from softvq_jax.data.tar import MAGIC
+from softvq_jax.data.shard_files import find_shards, refuse_compressed
 from softvq_jax.storage import listing
 from softvq_jax.storage.bucket_errors import NotFound
 from softvq_jax.storage.buckets import BucketPath
@@ -87,8 +86,7 @@ def _is_image(path: BucketPath) -> bool:
 def _tar(path: str) -> str:
     shards = find_shards(path, (".tar",), "tar file")
     header = bucket_path(shards[0]).read_range(0, tarfile.BLOCKSIZE)
-    if archiver := next((name for magic, name in MAGIC.items() if header.startswith(magic)), None):
-        raise ValueError(compressed_message(shards[0], archiver))
+    refuse_compressed(shards[0], header)
     try:
         first = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.TarError as error:

@@ -8,6 +8,7 @@ import re
 from softvq_jax.data.folder import is_junk
 from softvq_jax.storage import listing
 
+MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
@@ -26,7 +27,7 @@ def find_shards(path: str, endings: tuple[str, ...], kind: str) -> list[str]:
     if listing.is_dir(path):
         names = [name for name in listing.names(path) if not is_junk(name)]
         if packed := [name for name in names if name.endswith(COMPRESSED)]:
-            raise ValueError(compressed_message(os.path.join(path, packed[0]), "gunzip or its like"))
+            raise ValueError(_compressed(os.path.join(path, packed[0]), "gunzip or its like"))
         found = [os.path.join(path, name) for name in names if name.endswith(endings)]
     elif listing.exists(path):
         found = [path]
@@ -43,7 +44,7 @@ def find_shards(path: str, endings: tuple[str, ...], kind: str) -> list[str]:
             f"'*{endings[0]}' or '{{000..127}}{endings[0]}'"
         )
     if found[0].endswith(COMPRESSED):
-        raise ValueError(compressed_message(found[0], "gunzip or its like"))
+        raise ValueError(_compressed(found[0], "gunzip or its like"))
     return found
 
 
@@ -61,7 +62,13 @@ def _braces(pattern: str) -> list[str]:
     return list(itertools.chain.from_iterable(expanded))
 
 
-def compressed_message(path: str, archiver: str) -> str:
+def refuse_compressed(path: str, first: bytes) -> None:
+    """Raises ValueError if the `first` bytes of a shard are those of a compressed file."""
+    if archiver := next((name for magic, name in MAGIC.items() if first.startswith(magic)), None):
+        raise ValueError(_compressed(path, archiver))
+
+
+def _compressed(path: str, archiver: str) -> str:
     """The message for a compressed shard; `archiver` is the program that unpacks it."""
     return (
         f"{path} is compressed, so that its images cannot be read in random order: unpack it to a .tar ({archiver}); "

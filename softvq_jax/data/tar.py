@@ -24,11 +24,10 @@ from softvq_jax.data import shard_indexes, source
 from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.folder import is_junk, warn_once
 from softvq_jax.data.labels import MAX_CLASSES
-from softvq_jax.data.shard_files import compressed_message, find_shards
+from softvq_jax.data.shard_files import find_shards, refuse_compressed
 from softvq_jax.storage.bucket_errors import BucketError
 from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
-MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 OTHER_IMAGES = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga")  # formats that are not decoded here
 MANY_ZEROS = 1 << 20  # writers fill the last 10 KB; a file that was not copied completely may be filled with zeros
 MAX_TEXT = 1 << 24  # bytes read of a .cls or .json
@@ -169,9 +168,7 @@ def _checked(index: Index, size: int) -> Index:
 def _index(shard: str) -> Index:
     images, numbers, documents, not_read = [], Labels(), Labels(), []
     with as_path(shard).open("rb") as file:
-        first = file.read(8)
-        if archiver := next((name for magic, name in MAGIC.items() if first.startswith(magic)), None):
-            raise ValueError(compressed_message(shard, archiver))
+        refuse_compressed(shard, file.read(8))
         file.seek(0)
         for name, group, offset, size in _members(file, shard):
             if any(map(is_junk, name.split("/"))):

@@ -50,7 +50,7 @@ def _paths(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, str]]:
     """The names and values of all fields with a path in a bucket, and the workdir."""
     base = config.get("base", config)  # of a study
     fields = [(name, value) for name, value in field_values(with_expanded_paths(base)) if isinstance(value, str)]
-    named = [(name, value) for name, value in fields if PATHS.fullmatch(name) or name == "checkpoint.fallback"]
+    named = [(name, value) for name, value in fields if PATHS.fullmatch(name)]
     return [(name, value) for name, value in [*named, ("workdir", os.fspath(workdir))] if is_remote(value)]
 
 

@@ -10,7 +10,7 @@ import pathlib
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -54,7 +54,22 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-class TensorBoard:
+class FailingWriter:
+    """A writer that remembers an error of the disk, which it has then reported: closing does not report it again."""
+
+    _failed = False
+
+    @contextlib.contextmanager
+    def _writing(self, path: pathlib.Path) -> Iterator[None]:
+        try:
+            with writing(path):
+                yield
+        except WriteFailed:
+            self._failed = True
+            raise
+
+
+class TensorBoard(FailingWriter):
     """Writes an event file to `tensorboard` in the workdir (extra `tensorboard`), on disk at most `STORED_SECONDS` later.
 
     For a workdir in a bucket it is written to a local folder, and uploaded as often. It is written in the training loop,
@@ -73,9 +88,9 @@ class TensorBoard:
         folder = run.workdir / "tensorboard"
         self._local = tempfile.TemporaryDirectory() if is_remote(run.workdir) else None
         self._path = folder / name if self._local is None else pathlib.Path(self._local.name, name)
-        self._object = None if self._local is None else folder / name
-        self._stored, self._failed = 0.0, False
-        with self._writing():
+        self._object = folder / name
+        self._stored = 0.0
+        with self._writing(self._object):
             files.make_folder(self._path.parent)
             self._records = record_writer.RecordWriter(str(self._path))
         # TensorBoard hides the events of later steps, which the run takes again.
@@ -99,37 +114,28 @@ class TensorBoard:
                     self._records.close()
             else:
                 self._store()
-                with self._writing():
+                with self._writing(self._object):
                     self._records.close()
         finally:
             if self._local is not None:
                 self._local.cleanup()
 
     def _add(self, **fields):
-        with self._writing():
+        with self._writing(self._object):
             self._path.stat()  # a removed file or folder is an error
             self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
     def _store(self):
         """Returns once all events are on disk or in the bucket."""
         self._stored = time.monotonic()
-        with self._writing():
+        with self._writing(self._object):
             self._path.stat()
             self._records.flush()
-            if self._object is not None:
+            if self._local is not None:
                 files.write_bytes(self._object, self._path.read_bytes())
 
-    @contextlib.contextmanager
-    def _writing(self):
-        try:
-            with writing(self._path if self._object is None else self._object):
-                yield
-        except WriteFailed:
-            self._failed = True
-            raise
 
-
-class WandB:
+class WandB(FailingWriter):
     """Writes a run of Weights & Biases (extra `wandb`), which goes on after a restart.
 
     Where, as whom and whether online: wandb's own environment variables, such as `WANDB_MODE=offline`. Charts are over
@@ -157,7 +163,7 @@ class WandB:
             raise ValueError(
                 f"log.writers=wandb: {reason}; log in by `wandb login`, or set WANDB_MODE=offline"
             ) from error
-        self._image, self._folder, self._failed = wandb.Image, pathlib.Path(self._run.dir), False
+        self._image, self._folder = wandb.Image, pathlib.Path(self._run.dir)
         self._writes = self._folder.is_dir()  # not with WANDB_MODE=disabled
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -170,23 +176,14 @@ class WandB:
 
     def close(self):
         if not self._failed:  # its process may be gone, and the error is reported already
-            with self._writing():
+            with self._writing(self._folder):
                 self._run.finish()
 
     def _log(self, values):
-        with self._writing():
+        with self._writing(self._folder):
             if self._writes:
                 self._folder.stat()  # wandb's own process does not report that it is removed
             self._run.log(values)
-
-    @contextlib.contextmanager
-    def _writing(self):
-        try:
-            with writing(self._folder):
-                yield
-        except WriteFailed:
-            self._failed = True
-            raise
 
 
 WRITERS: dict[str, Callable[[RunInfo], Writer]] = {"tensorboard": TensorBoard, "wandb": WandB}

@@ -5,7 +5,6 @@ counted over several calls. Every call counts and checks its own.
 """
 
 import collections
-import contextlib
 import os
 import random
 import re
@@ -16,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import is_remote
 from softvq_jax.weights.checkpoints import step_of
-from tests import bucket_servers, small_generators
+from tests import small_generators
 from tests.campaigns import tries
 from tests.campaigns.runner import Runner, complete, content, kill_when
 from tests.train.conftest import tiny
@@ -48,15 +47,8 @@ def config_of(task, tmp_path):
 @pytest.mark.parametrize("task", ["tokenizer", "generator"])
 def test_killed_at_random_moments(task, place, request, tmp_path, capsys):
     """The runs that are killed are on the disk or in a bucket; the one that is not killed is on the disk."""
-    with contextlib.ExitStack() as stack:
-        root = tmp_path
-        if place == "bucket":
-            variables = bucket_servers.gcs_environment(request.getfixturevalue("gcs"))
-            variables["SOFTVQ_CACHE_DIR"] = str(tmp_path / "copies")
-            stack.enter_context(bucket_servers.environment(variables))
-            root = as_path(f"gs://softvq-test/{task}")
-            stack.callback(root.rmtree)
-        runner = stack.enter_context(Runner(request.config.cache.mkdir("campaigns"), logs=tmp_path))
+    root = request.getfixturevalue("gs_folder") if place == "bucket" else tmp_path
+    with Runner(request.config.cache.mkdir("campaigns"), logs=tmp_path) as runner:
         run_campaign(task, root, runner, tmp_path, capsys)
 
 

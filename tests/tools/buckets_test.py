@@ -11,11 +11,10 @@ from PIL import Image
 from softvq_jax.data.array_record import ArrayRecordShards
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.models.functional import Functional
-from softvq_jax.storage.paths import as_path
 from softvq_jax.tools import encode_latents, evaluate, evaluation_inputs, export, prepare_dataset, sample
 from softvq_jax.train import loop
 from softvq_jax.train.tasks import TASKS
-from tests import bucket_servers, small_generators
+from tests import small_generators
 from tests.data.buckets_test import upload
 from tests.data.photographs import png
 from tests.small_inception import SmallInception
@@ -23,16 +22,6 @@ from tests.tools.sample_test import save_generator
 from tests.train.start_test import small
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def root(gcs, tmp_path):
-    """A folder in a `gs://` bucket."""
-    server = bucket_servers.gcs_environment(gcs) | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}
-    with bucket_servers.environment(server):
-        root = as_path("gs://softvq-test/tools")
-        yield root
-        root.rmtree()
 
 
 @pytest.fixture
@@ -52,11 +41,11 @@ def names(folder) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_data_set_and_its_latents(root, tmp_path, images):
-    upload(images, root / "images")
+def test_a_data_set_and_its_latents(gs_folder, tmp_path, images):
+    upload(images, gs_folder / "images")
     tokenizer = small_generators.save_tokenizer(tmp_path / "tokenizer")
-    upload(tokenizer, root / "tokenizer")
-    for place in (tmp_path, root):
+    upload(tokenizer, gs_folder / "tokenizer")
+    for place in (tmp_path, gs_folder):
         run(
             prepare_dataset,
             "--source=folder",
@@ -67,23 +56,23 @@ def test_a_data_set_and_its_latents(root, tmp_path, images):
         run(encode_latents, f"--from={place}/tokenizer", f"--data={place}/images", f"--out={place}/latents")
         run(prepare_dataset, f"--out={place}/shards", "--verify")
     for name, opened in (("shards", ArrayRecordShards), ("latents", LatentShards)):
-        ours, theirs = opened(f"{root}/{name}"), opened(f"{tmp_path}/{name}")
-        assert names(root / name) == names(tmp_path / name)
+        ours, theirs = opened(f"{gs_folder}/{name}"), opened(f"{tmp_path}/{name}")
+        assert names(gs_folder / name) == names(tmp_path / name)
         assert len(ours) == len(theirs) == 10 and ours.class_names == theirs.class_names
         for i in range(10):
             a, b = ((shards[i].load if name == "shards" else shards[i].read)() for shards in (ours, theirs))
             assert a[1] == b[1] and np.array_equal(np.frombuffer(a[0], np.uint8), np.frombuffer(b[0], np.uint8))
 
 
-def test_samples_and_their_evaluation(root, tmp_path, monkeypatch):
+def test_samples_and_their_evaluation(gs_folder, tmp_path, monkeypatch):
     net = Functional(SmallInception)
     params, _ = net.init(jax.random.key(0))
     monkeypatch.setattr(evaluation_inputs, "load_inception", lambda name: (net, params))
     save_generator(tmp_path / "generator")
     small_generators.save_tokenizer(tmp_path / "tokenizer")
     for name in ("generator", "tokenizer"):
-        upload(tmp_path / name, root / name)
-    for place in (tmp_path, root):
+        upload(tmp_path / name, gs_folder / name)
+    for place in (tmp_path, gs_folder):
         flags = [
             f"--from={place}/generator",
             f"--tokenizer={place}/tokenizer",
@@ -97,26 +86,32 @@ def test_samples_and_their_evaluation(root, tmp_path, monkeypatch):
         run(evaluate, *flags, "--inception=x", f"--out={place}/evaluation")
     for name in names(tmp_path / "png"):
         if name.endswith(".png"):
-            ours, theirs = (Image.open(io.BytesIO((place / "png" / name).read_bytes())) for place in (root, tmp_path))
+            ours, theirs = (
+                Image.open(io.BytesIO((place / "png" / name).read_bytes())) for place in (gs_folder, tmp_path)
+            )
             assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-    assert names(root / "png") == names(tmp_path / "png")
-    with (root / "samples.npz").open("rb") as file, np.load(file) as ours, np.load(tmp_path / "samples.npz") as theirs:
+    assert names(gs_folder / "png") == names(tmp_path / "png")
+    with (
+        (gs_folder / "samples.npz").open("rb") as file,
+        np.load(file) as ours,
+        np.load(tmp_path / "samples.npz") as theirs,
+    ):
         assert np.array_equal(ours["arr_0"], theirs["arr_0"])
     ours, theirs = (
-        json.loads((place / "evaluation" / "evaluation.json").read_text())["metrics"] for place in (root, tmp_path)
+        json.loads((place / "evaluation" / "evaluation.json").read_text())["metrics"] for place in (gs_folder, tmp_path)
     )
     assert ours == theirs and ours["fid"] > 0
 
 
-def test_an_export(root, tmp_path):
+def test_an_export(gs_folder, tmp_path):
     """The last step exports what the run itself exported."""
     config = small()
     config.train.num_steps = 2
-    loop.Run(config, root / "run", TASKS["tokenizer"]).train()
-    for place in (tmp_path, root):
-        run(export, f"--from={root}/run", "--step=2", f"--out={place}/exported")
-        assert names(place / "exported") == names(root / "run" / "tokenizer")
+    loop.Run(config, gs_folder / "run", TASKS["tokenizer"]).train()
+    for place in (tmp_path, gs_folder):
+        run(export, f"--from={gs_folder}/run", "--step=2", f"--out={place}/exported")
+        assert names(place / "exported") == names(gs_folder / "run" / "tokenizer")
         for name in ("config.json", "model.safetensors"):
-            assert (place / "exported" / name).read_bytes() == (root / "run" / "tokenizer" / name).read_bytes()
+            assert (place / "exported" / name).read_bytes() == (gs_folder / "run" / "tokenizer" / name).read_bytes()
     with pytest.raises(ValueError, match="--out must be a new or empty folder"):
-        run(export, f"--from={root}/run", f"--out={root}/exported")
+        run(export, f"--from={gs_folder}/run", f"--out={gs_folder}/exported")

@@ -8,7 +8,6 @@ import tarfile
 
 import pytest
 
-from softvq_jax.storage.paths import as_path
 from softvq_jax.weights.checkpoints import find_checkpoint
 from tests import bucket_servers
 from tests.data.photographs import png
@@ -21,16 +20,6 @@ FLAGS = {  # a few steps of the README's first command, of 16 images each
     "evals.held_out.every_steps": 2,
     "evals.held_out.num_images": 8,
 }
-
-
-@pytest.fixture
-def root(gcs, tmp_path):
-    """A folder in a `gs://` bucket."""
-    server = bucket_servers.gcs_environment(gcs) | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}
-    with bucket_servers.environment(server):
-        root = as_path("gs://softvq-test/runs")
-        yield root
-        root.rmtree()
 
 
 def command(workdir, cache, *more, **fields) -> list[str]:
@@ -60,19 +49,19 @@ def write_tar(path: pathlib.Path) -> None:
 
 
 @pytest.mark.heavy  # more than a minute
-def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(root, tmp_path):
+def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(gs_folder, tmp_path):
     write_tar(tmp_path / "data" / "images.tar")
-    (root / "data" / "images.tar").upload(tmp_path / "data" / "images.tar")
+    (gs_folder / "data" / "images.tar").upload(tmp_path / "data" / "images.tar")
     data = {"data.source": "tar", "data.augment": "random_region"}
-    for workdir, path in ((tmp_path / "run", tmp_path / "data"), (root / "run", root / "data")):
+    for workdir, path in ((tmp_path / "run", tmp_path / "data"), (gs_folder / "run", gs_folder / "data")):
         result = run(workdir, tmp_path / "cache", **data, **{"data.path": path})
         assert result.returncode == 0, result.stderr[-3000:]
-    assert weights(root / "run") == weights(tmp_path / "run")
-    assert find_checkpoint(root / "run", 4) is not None and (root / "run" / "metrics.jsonl").is_file()
+    assert weights(gs_folder / "run") == weights(tmp_path / "run")
+    assert find_checkpoint(gs_folder / "run", 4) is not None and (gs_folder / "run" / "metrics.jsonl").is_file()
 
 
 @pytest.mark.slow
-def test_a_bucket_that_cannot_be_used_is_one_line(root, gcs, tmp_path):
+def test_a_bucket_that_cannot_be_used_is_one_line(gs_folder, gcs, tmp_path):
     def last_lines(result):
         assert result.returncode == 1
         assert "Traceback" not in result.stderr
@@ -82,8 +71,10 @@ def test_a_bucket_that_cannot_be_used_is_one_line(root, gcs, tmp_path):
     assert missing.startswith("error: gs://softvq-missing/run: there is no bucket gs://softvq-missing. Create it")
     with bucket_servers.Proxy(gcs) as proxy:
         proxy.fault = lambda method, path: 403 if method in ("POST", "PUT") else 0
-        refused, _ = last_lines(run(root / "run", tmp_path / "cache", env=bucket_servers.gcs_environment(proxy.url)))
-    assert refused.startswith(f"error: no permission to write {root}/run/") and "objectAdmin" in refused
+        refused, _ = last_lines(
+            run(gs_folder / "run", tmp_path / "cache", env=bucket_servers.gcs_environment(proxy.url))
+        )
+    assert refused.startswith(f"error: no permission to write {gs_folder}/run/") and "objectAdmin" in refused
 
 
 SAVE = """
@@ -105,7 +96,7 @@ assert (restored.state["weights"] == jax.random.normal(jax.random.key(2), (512, 
 
 
 @pytest.mark.slow
-def test_arrays_are_written_again_while_the_server_is_overloaded(root, gcs):
+def test_arrays_are_written_again_while_the_server_is_overloaded(gs_folder, gcs):
     """Each upload of an array is refused twice, in both saves."""
     refused = {}
     with bucket_servers.Proxy(gcs) as proxy:
@@ -119,15 +110,19 @@ def test_arrays_are_written_again_while_the_server_is_overloaded(root, gcs):
         proxy.fault = fault
         env = os.environ | bucket_servers.gcs_environment(proxy.url)
         result = subprocess.run(
-            [sys.executable, "-c", SAVE, str(root / "checkpoints")], env=env, cwd=ROOT, text=True, capture_output=True
+            [sys.executable, "-c", SAVE, str(gs_folder / "checkpoints")],
+            env=env,
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
         )
     assert result.returncode == 0, result.stderr[-3000:]
     assert refused and all(count == 3 for count in refused.values())
-    assert [path.name for path in (root / "checkpoints").iterdir()] == ["1", "2"]
+    assert [path.name for path in (gs_folder / "checkpoints").iterdir()] == ["1", "2"]
 
 
 @pytest.mark.heavy  # six starts of JAX
-def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_run(root, tmp_path):
+def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_run(gs_folder, tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
 
@@ -147,14 +142,14 @@ def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_r
             assert process.wait(600) == 0, (logs / f"{number}").read_text()[-4000:]
 
     finish(start(tmp_path / "run"))
-    running = start(root / "run")
-    while find_checkpoint(root / "run") is None:
+    running = start(gs_folder / "run")
+    while find_checkpoint(gs_folder / "run") is None:
         assert running[0].poll() is None, (logs / "0").read_text()[-4000:]
     for process in running:
         process.kill()
         process.wait()
-    saved = find_checkpoint(root / "run")
-    assert saved is not None and int(saved.name) < 8 and not (root / "run" / "tokenizer").exists()
-    finish(start(root / "run"))
+    saved = find_checkpoint(gs_folder / "run")
+    assert saved is not None and int(saved.name) < 8 and not (gs_folder / "run" / "tokenizer").exists()
+    finish(start(gs_folder / "run"))
     assert f"resuming after step {saved.name}" in (logs / "0").read_text()
-    assert weights(root / "run") == weights(tmp_path / "run")
+    assert weights(gs_folder / "run") == weights(tmp_path / "run")
