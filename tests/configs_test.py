@@ -22,7 +22,7 @@ NAMES = [
 
 TINY = ("tiny_sit", "tiny_maskgit")
 # Shrunk, the sizes of a family are the same network.
-SLOW = ("mar:b_l64", "tiny_sit", "tiny_maskgit")
+SLOW = ("dit:s_l64", "mar:b_l64", "maskgit:b_vq64", "tiny_sit", "tiny_maskgit")
 FIRST = [next(name for name in NAMES if name.startswith(f"{family.name}:")) for family in FAMILIES.values()]
 
 

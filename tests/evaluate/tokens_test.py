@@ -84,6 +84,7 @@ def test_layers_that_do_not_exist_are_named(local):
         tokens.attention(type("Other", (), {"network": None})(), IMAGES)
 
 
+@pytest.mark.slow
 def test_all_probable_codes_together_are_the_latents_of_softvq():
     tokenizer = small.tokenizer(small.config("softvq"))
     found = tokens.nearest_codes(tokenizer, IMAGES, count=16, shown=(1, 16))

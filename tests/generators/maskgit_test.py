@@ -64,6 +64,7 @@ def test_an_example_depends_only_on_its_index_and_label():
     np.testing.assert_array_equal(two, whole.reshape(4, 2, 3))
 
 
+@pytest.mark.slow
 def test_options_change_the_samples():
     sample = functools.partial(generator().sample, np.arange(5), key=KEY, **FEW)
     plain = sample(guidance=1.0)

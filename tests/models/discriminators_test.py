@@ -145,6 +145,7 @@ def test_buffers_go_through_jit_and_grad_as_plain_dicts(kind, trunk, dino):
             assert "logit" in jax.tree_util.keystr(path) or not np.array_equal(x, y), path
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_buffers_and_does_not_mix_examples(trunk, dino):
     together, buffers = discriminate(dino, trunk, images(), train=False)
     alone, _ = discriminate(dino, trunk, images()[:1], train=False)
@@ -152,6 +153,7 @@ def test_evaluation_leaves_buffers_and_does_not_mix_examples(trunk, dino):
     jax.tree.map(np.testing.assert_array_equal, buffers, dino[2])
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_float32_and_close(trunk, dino):
     coarse = nnx.split(nnx.eval_shape(lambda: DinoDiscriminator(8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))))[0]
     (a, _), (b, _) = (

@@ -40,6 +40,7 @@ def test_encodes_and_decodes(kind):
         np.testing.assert_array_equal(results["from_indices"], results["decoded"])
 
 
+@pytest.mark.slow
 def test_fresh_networks_are_finite_and_trainable():
     """A fresh VAE samples with a key, and every parameter gets a gradient."""
     network = small_titok.functional(small_titok.config("vae"))

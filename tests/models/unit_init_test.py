@@ -18,6 +18,7 @@ def parameters(**options) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
+@pytest.mark.slow
 def test_kernels_keep_the_size_of_their_inputs_and_tokens_are_half():
     unit, usual = parameters(unit_init=True), parameters()
     changed = {path for path in unit if not np.array_equal(unit[path], usual[path])}

@@ -54,6 +54,7 @@ def test_an_evaluator_of_the_user_runs_on_its_schedule_and_chooses_the_best_step
     assert [x.name for x in (tmp_path / "run" / "best" / "checkpoints").iterdir() if x.name.isdigit()] == [str(best)]
 
 
+@pytest.mark.slow
 def test_a_preemption_inside_an_evaluator_saves_the_step(config, tmp_path, preempt_at):
     with preempt_at(5), pytest.raises(Preempted):  # after the questions of four steps
         run(config, tmp_path / "run").train()

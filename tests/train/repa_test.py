@@ -110,6 +110,7 @@ def test_runs_without_images_or_with_too_few_blocks_are_refused(config, change, 
             GeneratorTask.open(config)
 
 
+@pytest.mark.slow
 def test_another_family_is_refused(config, frozen_weights):
     mar = small_generators.shrink(generator_config("mar", "B"), num_tokens=8, channels=6, num_classes=8)
     mar.update(tokenizer=config.tokenizer, data=config.data, repa=config.repa)

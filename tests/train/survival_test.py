@@ -128,8 +128,9 @@ def initial(workdir) -> dict[str, np.ndarray]:
 
 def digest(workdir) -> list[int]:
     """Returns the checksum of every array of the last checkpoint: parameters, moments, averages, buffers."""
-    record = json.loads((workdir / "checkpoints" / str(STEPS) / "record" / "metadata").read_text())
-    assert record["next_sample"] == STEPS * FLAGS["config.train.batch_size"]
+    last = complete(workdir)[-1]
+    record = json.loads((workdir / "checkpoints" / str(last) / "record" / "metadata").read_text())
+    assert record["step"] == last and record["next_sample"] == last * FLAGS["config.train.batch_size"]
     return record["digest"]
 
 
@@ -149,14 +150,16 @@ def uninterrupted(tmp_path_factory, cache):
 
 
 def test_a_killed_run_ends_bit_for_bit_the_same(cache, tmp_path):
-    whole, workdir, fields = tmp_path / "whole", tmp_path / "run", {"gan.discriminator": "none"}  # compiles faster
+    whole, workdir, steps = tmp_path / "whole", tmp_path / "run", 20
+    fields = {"gan.discriminator": "none", "train.num_steps": steps}  # compiles faster
     finish(start(whole, cache, **fields))
     running = start(workdir, cache, **fields)
     wait_for(lambda: last_step(workdir) >= 5 and complete(workdir), running)
     running[0].kill()
     finish(running, -signal.SIGKILL)
-    assert max(complete(workdir)) < STEPS
+    assert max(complete(workdir)) < steps
     finish(start(workdir, cache, **fields))
+    assert complete(workdir)[-1] == steps
     assert_same(workdir, whole)
 
 
