@@ -2,6 +2,7 @@
 
     python benchmarks/generation.py                        # SiT-B in float32 on a CPU, SiT-XL in bfloat16 elsewhere
     python benchmarks/generation.py --steps=250 --batch=64
+    python benchmarks/generation.py --latency              # only 64 tokens at batch 1 and at --network-batch
 
 Each row samples (Euler-Maruyama, guidance in an interval) and decodes a batch. Weights are random, because their values do
 not change the time. 1-D latents are decoded by SoftVQ's ViT; 2-D latents (f8, 4 channels, patches of 2 x 2) by the
@@ -205,18 +206,18 @@ class Measured(NamedTuple):
         return 1 / (more * self.sampling + self.decoding)
 
 
-def measure(kind: Latents, args) -> Measured:
+def measure(kind: Latents, args, batch: int) -> Measured:
     """Measures sampling and decoding of a batch."""
-    sampler = Sampler(kind, args, args.batch)
+    sampler = Sampler(kind, args, batch)
     decode, decoder_macs = make_decoder(kind, args.size, args.dtype)
     latents = sampler.sample()
     times = best_seconds([sampler.sample, lambda: jax.block_until_ready(decode(latents))], args.rounds)
-    return Measured(kind, sampler.config.multiply_adds, decoder_macs, *(each / args.batch for each in times))
+    return Measured(kind, sampler.config.multiply_adds, decoder_macs, *(each / batch for each in times))
 
 
 def images_report(args) -> str:
     """Returns the tables of the four kinds of latents and of the two speedups, in Markdown."""
-    of_kind = {kind.tokens: measure(kind, args) for kind in KINDS}
+    of_kind = {kind.tokens: measure(kind, args, args.batch) for kind in KINDS}
     evaluations = count_evaluations(README_STEPS, args.guidance, args.guidance_high)
     more = evaluations / count_evaluations(args.steps, args.guidance, args.guidance_high)
     lines = [
@@ -244,6 +245,26 @@ def images_report(args) -> str:
     return "\n".join(lines)
 
 
+def latency_report(args) -> str:
+    """Returns the time of a batch of one image, and that of a large batch, in Markdown; 64 tokens of images of 256 px."""
+    kind = Latents(64, 32, 256, grid=False)
+    more = count_evaluations(README_STEPS, args.guidance, args.guidance_high) / count_evaluations(
+        args.steps, args.guidance, args.guidance_high
+    )
+    lines = [
+        f"| batch | sampling s | decoding s | images/s | at {README_STEPS} steps, computed: s | images/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for batch in (1, args.network_batch):
+        found = measure(kind, args, batch)
+        latency = batch / found.rate(more)
+        lines.append(
+            f"| {batch} | {batch * found.sampling:.3f} | {batch * found.decoding:.3f} | {found.rate():.3g} "
+            f"| {latency:.3g} | {found.rate(more):.3g} |"
+        )
+    return "\n".join(lines)
+
+
 def parse_args() -> argparse.Namespace:
     accelerator = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -255,6 +276,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--guidance-high", type=float, default=0.7, help="guidance applies at t up to this")
     parser.add_argument("--network-batch", type=int, default=16, help="batch of the single evaluation")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", action="store_true", help="only sampling and decoding of 64 tokens, by batch")
     return parser.parse_args()
 
 
@@ -263,7 +285,10 @@ def main():
     device = jax.devices()[0]
     print(f"{device.device_kind}, {args.dtype}, batch {args.batch}, {args.steps} Euler-Maruyama steps", end=", ")
     print(f"guidance {args.guidance} up to t = {args.guidance_high}")
-    print(network_report(args), images_report(args), sep="\n\n")
+    if args.latency:
+        print(latency_report(args))
+    else:
+        print(network_report(args), images_report(args), sep="\n\n")
 
 
 if __name__ == "__main__":

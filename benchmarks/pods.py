@@ -21,7 +21,7 @@ from softvq_jax.tools.aot_compile import measure
 FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
     "b64", "b32", "bl64", "bl32", "l64", "l32", "bl64_512", "l32_512",
-    "sit_xl_l64", "sit_xl_l32", "dit_xl_l64", "dit_xl_l32",
+    "sit:xl_l64", "sit:xl_l32", "dit:xl_l64", "dit:xl_l32",
 )  # fmt: skip
 SLICES = ("v4:2x2x4", "v4:4x8x8", "v5e:4x4", "v5e:16x16", "v5p:2x2x4", "v5p:4x8x8", "v6e:4x4", "v6e:16x16")
 IMAGES = 16  # per chip: the recipe's global batch of 256 on 16 chips, 4,096 on 256

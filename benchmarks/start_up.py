@@ -1,0 +1,76 @@
+"""Times of starting: imports, `--help`, and a training run up to its first step.
+
+    python benchmarks/start_up.py --python=TORCH_ENVIRONMENT/bin/python
+
+Each command runs in a new process, and the fastest of `--rounds` counts. The first step is that of `configs/tiny.py`:
+without a cache of compiled programs, and with the cache that such a run has left.
+"""
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIRST_STEP = "step 1/"  # begins a line of the log
+
+
+def seconds(command: list[str]) -> float:
+    """Returns the time that a command takes."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    return time.perf_counter() - began
+
+
+def first_step(workdir: pathlib.Path, cache: str) -> float:
+    """Returns the time from the start of a process to the end of its first training step."""
+    settings = ["--config.train.num_steps=2", "--config.log.every_steps=1", "--config.evals.held_out.every_steps=0"]
+    flags = [f"--workdir={workdir}", f"--compilation_cache={cache}", *settings]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softvq_jax.main", "--config=tiny", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if FIRST_STEP in line:
+            found = time.perf_counter() - began
+            process.communicate()
+            return found
+    raise SystemExit("error: the run took no step:\n" + "".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", help="interpreter of an environment with torch, for comparison")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    commands = {
+        "`import softvq_jax`": [sys.executable, "-c", "import softvq_jax"],
+        "`import softvq_jax; softvq_jax.Tokenizer`": [sys.executable, "-c", "import softvq_jax; softvq_jax.Tokenizer"],
+        "`softvq --help`": [sys.executable, "-m", "softvq_jax.cli", "--help"],
+        "`python -m softvq_jax.main --help`": [sys.executable, "-m", "softvq_jax.main", "--help"],
+        "`import jax`": [sys.executable, "-c", "import jax"],
+    }
+    if args.python:
+        commands["`import torch`"] = [args.python, "-c", "import torch"]
+    print("| | seconds |\n|---|---|")
+    for name, command in commands.items():
+        print(f"| {name} | {min(seconds(command) for _ in range(args.rounds)):.2f} |", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        times = [first_step(folder / f"run{i}", str(folder / "cache")) for i in range(1 + args.rounds)]
+    print(f"| first step of `tiny`, nothing compiled | {times[0]:.1f} |")
+    print(f"| first step of `tiny`, all compiled before | {min(times[1:]):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
