@@ -23,6 +23,7 @@ from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.parallel.mesh import call_with_auto_axes
+from softvq_jax.plurals import counted
 from softvq_jax.weights import hub
 from softvq_jax.weights.published_files import PublishedFiles
 
@@ -122,7 +123,7 @@ class Generator(hub.PushToHub):
         config = self.config
         output = codes_of(config) if self.discrete else f"{config.num_tokens} tokens of {config.channels} channels"
         return (
-            f"Generator({self.family}, {config.num_classes} classes -> {output}, "
+            f"Generator({self.family}, {counted(config.num_classes, 'class', 'classes')} -> {output}, "
             f"{self.process} process, {user_arrays.count_parameters(self.params)}, matmuls in {config.dtype})"
         )
 
@@ -346,7 +347,7 @@ class Generator(hub.PushToHub):
         family, config, published = self._family, self.config, self._files.config
         settings, guidance = sampling_settings(family, config, published, options)
         arrays = sampling_arrays(family, config, published, settings, len(labels), **arrays)
-        indices = jnp.arange(len(labels)) if indices is None else jnp.asarray(indices)
+        indices = jnp.arange(len(labels)) if indices is None else user_arrays.as_array("indices", indices)
         run = partial(program, settings)
         drawn = call_with_auto_axes(run, labels, self.params, key, indices, guidance, arrays)
         if self.statistics is None:

@@ -251,7 +251,7 @@ class Tokenizer(hub.PushToHub):
           latents: `[B, L, D]`.
           clip: whether to clip to [-1, 1]. The gradient of a clipped pixel is 0, so use `clip=False` in losses.
         """
-        latents = jnp.asarray(latents, jnp.float32)
+        latents = user_arrays.as_array("latents", latents, jnp.float32)
         user_arrays.check_shape("latents", latents, (self.config.num_latent_tokens, self.config.latent_dim))
         return _clipped(self._run("decode", latents), clip)
 
@@ -287,7 +287,7 @@ class Tokenizer(hub.PushToHub):
     def decode_indices(self, indices: jax.Array, *, clip: bool = True) -> jax.Array:
         """Decodes code indices `[B, C, L/C]` to images, for discrete bottlenecks (VQ, SimVQ); see `decode` for `clip`."""
         self._check_discrete()
-        config, indices = self.config, jnp.asarray(indices)
+        config, indices = self.config, user_arrays.as_array("indices", indices)
         shape = (config.num_codebooks, config.num_latent_tokens // config.num_codebooks)
         user_arrays.check_shape("indices", indices, shape)
         last = config.codebook_size - 1
@@ -303,7 +303,7 @@ class Tokenizer(hub.PushToHub):
             return {}
         if not self.config.has_temperature:
             raise ValueError(f"temperature was given, but the {self.config.bottleneck} bottleneck has none")
-        if user_arrays.has_values(temperature) and not temperature > 0:
+        if user_arrays.has_values(temperature) and not np.all(user_arrays.as_numbers("temperature", temperature) > 0):
             raise ValueError(f"temperature is {temperature}; expected a positive number")
         return {"temperature": temperature}
 

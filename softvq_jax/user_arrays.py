@@ -4,6 +4,7 @@ Inside `jax.jit`, `jax.vmap` or `jax.grad` an array has no values to check. The 
 several processes are not checked either, because each process has only some of them.
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,38 @@ def has_values(array: Any) -> bool:
     if isinstance(array, jax.core.Tracer):
         return False
     return not isinstance(array, jax.Array) or array.is_fully_addressable
+
+
+def as_array(name: str, values: Any, dtype: Any = None) -> jax.Array:
+    """Returns values as a JAX array.
+
+    Raises:
+      ValueError: they are not numbers, such as a string; rows of different lengths; or integers that JAX would wrap.
+    """
+    try:
+        array = jnp.asarray(values, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} are {_shown(values)}; expected an array of numbers") from error
+    if not isinstance(values, jax.Array) and jnp.issubdtype(array.dtype, jnp.integer) and has_values(array):
+        exact = np.asarray(values)
+        if exact.dtype.itemsize > array.dtype.itemsize and not np.array_equal(exact, array):
+            raise ValueError(f"{name} range from {exact.min()} to {exact.max()}; expected {array.dtype}")
+    return array
+
+
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """Returns a number, or an array of them, as float64; raises ValueError for anything else, such as a string."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind in "USO":
+            raise TypeError(f"a {array.dtype}")
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {_shown(value)}; expected a number") from error
+
+
+def _shown(value):
+    return " ".join(reprlib.repr(value).split())  # in one line
 
 
 def check_shape(name: str, array: Any, expected: tuple[int, ...]) -> None:
@@ -42,7 +75,7 @@ def images_in_range(images: Any, size: int) -> tuple[jax.Array, bool]:
     Raises:
       ValueError: the images have another shape or type, or values out of range, NaN included.
     """
-    images = jnp.asarray(images)
+    images = as_array("images", images)
     check_shape("images", images, (size, size, 3))
     if images.dtype == jnp.uint8:
         return from_uint8(images), False

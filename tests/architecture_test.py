@@ -11,7 +11,7 @@ import softvq_jax
 ROOT = pathlib.Path(softvq_jax.__file__).parent
 # A package may import only packages in the lines above its own.
 ORDER = (
-    {"storage", "pixels"},
+    {"storage", "pixels", "plurals"},
     {"config", "parallel", "aot", "metrics", "progress", "unit_vectors"},
     {"models", "losses", "diffusion", "data", "user_arrays"},
     {"weights", "latent_statistics"},

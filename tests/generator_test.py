@@ -207,6 +207,9 @@ def test_temperature_reaches_the_head_of_a_mar():
         ),
         ("mar", {"noise": np.zeros((1, 4, 3))}, "noise was given, but sampler masked of a mar does not take it"),
         ("mar", {"guidance_interval": (0.1, 0.7)}, "guidance_interval was given, but sampler masked of a mar does not"),
+        ("sit", {"noise": "cat"}, "noise are 'cat'; expected an array of numbers"),
+        ("sit", {"guidance": "2"}, "guidance is '2'; expected a number"),
+        ("mar", {"temperature": [1.0, [2.0]]}, r"temperature is \[1\.0, \[2\.0\]\]; expected a number"),
         ("sit", {"temperature": 0.9}, "temperature was given, but sampler sde_euler_maruyama of a sit"),
     ],
 )

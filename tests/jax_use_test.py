@@ -182,6 +182,8 @@ def test_temperature_is_an_argument_that_traces():
     assert_close(TOKENIZER.replace(temperature=0.3).encode(IMAGES), TOKENIZER.encode(IMAGES, temperature=0.3))
     with pytest.raises(ValueError, match="temperature is 0; expected a positive number"):
         TOKENIZER.encode(IMAGES, temperature=0)
+    with pytest.raises(ValueError, match="temperature is 'high'; expected a number"):
+        TOKENIZER.encode(IMAGES, temperature="high")
     with pytest.raises(ValueError, match="temperature was given, but the ae bottleneck has none"):
         small.tokenizer(small.config("ae")).encode(IMAGES, temperature=1.0)
     with pytest.raises(ValueError, match="the vq bottleneck has no probabilities of codes"):

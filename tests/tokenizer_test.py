@@ -89,6 +89,7 @@ def with_pixel(value):
         (with_pixel(-1.01), r"values range from -1\.01 to .*; expected \[-1, 1\]"),
         (with_pixel(np.nan), r"values range from nan to nan; expected \[-1, 1\]"),
         (with_pixel(np.inf), r"values range from .* to inf; expected \[-1, 1\]"),
+        ("cat.png", r"images are 'cat\.png'; expected an array of numbers"),
     ],
 )
 def test_images_that_are_refused(images, message):
@@ -112,11 +113,17 @@ def test_latents_that_are_refused(shape):
         (np.zeros((1, 8), int), r"indices have shape \(1, 8\); expected \[B, 2, 4\]"),
         (np.zeros((1, 4, 2), int), r"indices have shape \(1, 4, 2\); expected \[B, 2, 4\]"),
         (np.zeros((1, 2, 4)), "indices are float32; expected integers"),
+        (np.full((1, 2, 4), 2**32), "indices range from 4294967296 to 4294967296; expected int32"),  # 0 in 32 bits
+        ([[[2**40] * 4] * 2], r"indices are \[\[\[1099511627776, .*\]\]\]; expected an array of numbers"),
+        ([[[1, 2], [3]]], r"indices are \[\[\[1, 2\], \[3\]\]\]; expected an array of numbers"),
+        ("cat", "indices are 'cat'; expected an array of numbers"),
+        (np.array(["cat"] * 40), r"indices are array\(\['cat',.*; expected an array of numbers"),
     ],
 )
 def test_indices_that_are_refused(indices, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         small.tokenizer(small.config("vq")).decode_indices(indices)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bottleneck", ["softvq", "kl", "ae"])

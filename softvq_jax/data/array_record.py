@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from softvq_jax.data import record_ranges, records, source
+from softvq_jax.plurals import counted
 from softvq_jax.storage import listing, mirror
 from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
@@ -152,7 +153,7 @@ def class_in(example: dict[str, Any], classes: int) -> int:
     """Returns the class of an example; raises IndexError if it is not among `classes` classes."""
     label = int(example["label"])
     if not 0 <= label < classes:
-        raise IndexError(f"its class is {label}, and {INDEX} names {classes} classes")
+        raise IndexError(f"its class is {label}, and {INDEX} names {counted(classes, 'class', 'classes')}")
     return label
 
 

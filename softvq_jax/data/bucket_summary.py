@@ -14,6 +14,7 @@ from softvq_jax.data.folder import OTHER_SOURCES, is_junk
 from softvq_jax.data.latents import LatentShards
 from softvq_jax.data.parquet import ParquetShards
 from softvq_jax.data.shard_files import find_shards, refuse_compressed
+from softvq_jax.plurals import counted
 from softvq_jax.storage import listing
 from softvq_jax.storage.bucket_errors import NotFound
 from softvq_jax.storage.buckets import BucketPath
@@ -45,16 +46,21 @@ def describe(source: str, path: str) -> str:
 
 
 def _array_record(path: str) -> str:
-    return _shards(ArrayRecordShards(path), "images")
+    return _shards(ArrayRecordShards(path), "image")
 
 
 def _latents(path: str) -> str:
-    return _shards(LatentShards(path), "latents")
+    return _shards(LatentShards(path), "latent")
 
 
 def _shards(shards: ArrayRecordShards, kind: str) -> str:
     bucket_path(shards.files[0]).read_range(0, 16)
-    return f"{len(shards):,} {kind} of {len(shards.class_names):,} classes in {len(shards.files):,} shards"
+    images = counted(len(shards), kind)
+    return f"{images} of {_classes(shards)} in {counted(len(shards.files), 'shard')}"
+
+
+def _classes(shards: ArrayRecordShards | ParquetShards) -> str:
+    return counted(len(shards.class_names), "class", "classes")
 
 
 def _folder(path: str) -> str:
@@ -64,11 +70,11 @@ def _folder(path: str) -> str:
         raise FileNotFoundError(f"there is nothing at {path}")
     if images := [entry for entry in entries if _is_image(entry)]:
         images[0].read_range(0, 16)
-        return f"{len(images):,} images, not in folders"
+        return f"{counted(len(images), 'image')}, not in folders"
     for entry in entries[:LISTED]:
         if images := [inside for inside in _visible(entry) if _is_image(inside)]:
             images[0].read_range(0, 16)
-            return f"{len(entries):,} folders, such as {entry.name} with {len(images):,} images"
+            return f"{counted(len(entries), 'folder')}, such as {entry.name} with {counted(len(images), 'image')}"
     raise FileNotFoundError(
         f"no image in {path}, nor in its first {min(LISTED, len(entries))} folders: expected files ending in "
         f"{', '.join(EXTENSIONS)}, directly in it or in one subfolder per class"
@@ -91,14 +97,15 @@ def _tar(path: str) -> str:
         first = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.TarError as error:
         raise ValueError(f"{shards[0]} is not a tar ({error}): copy it again") from None
-    return f"{len(shards):,} tar files; the first begins with {first.name}"
+    return f"{counted(len(shards), 'tar file')}; the first begins with {first.name}"
 
 
 def _parquet(path: str) -> str:
     inner = os.path.join(path, "data")
     files = find_shards(inner if listing.is_dir(inner) else path, (".parquet",), "Parquet file")
     first = ParquetShards(files[0])
-    return f"{len(files):,} Parquet files; the first has {len(first):,} images of {len(first.class_names):,} classes"
+    images = f"{counted(len(first), 'image')} of {_classes(first)}"
+    return f"{counted(len(files), 'Parquet file')}; the first has {images}"
 
 
 def _tfds(path: str) -> str:

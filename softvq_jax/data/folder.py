@@ -12,6 +12,7 @@ from absl import logging
 from softvq_jax.data import source
 from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.labels import LabelFile, class_names
+from softvq_jax.plurals import counted
 from softvq_jax.storage import listing
 from softvq_jax.storage.bucket_errors import BucketError, NotFound
 from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
@@ -128,15 +129,16 @@ def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]
         if inside and beside:
             folders = sorted({name.split(os.sep)[0] for name in inside})
             raise ValueError(
-                f"{folder} holds {len(beside):,} images (such as {beside[0]}) beside {len(folders):,} folders with "
-                f"{len(inside):,} images (such as {folders[0]}): set data.classes='folders' (in commands "
-                "--classes=folders) to use only those in folders, 'one' to use all as one class, or move some elsewhere"
+                f"{folder} holds {counted(len(beside), 'image')} (such as {beside[0]}) beside "
+                f"{counted(len(folders), 'folder')} with {counted(len(inside), 'image')} (such as {folders[0]}): set "
+                "data.classes='folders' (in commands --classes=folders) to use only those in folders, 'one' to use all as "
+                "one class, or move some elsewhere"
             )
         classes = "folders" if inside else "one"
         if classes == "one":
             warn_once(
-                f"{folder}: {len(images):,} images of one class, as there are no subfolders; data.classes='names' (in "
-                "commands --classes=names) takes the class from file names like n01440764_36.JPEG"
+                f"{folder}: {counted(len(images), 'image')} of one class, as there are no subfolders; data.classes='names' "
+                "(in commands --classes=names) takes the class from file names like n01440764_36.JPEG"
             )
     if classes == "folders":
         if not inside:
@@ -173,9 +175,7 @@ class Listing:
     def warn(self, folder: str) -> None:
         """Logs, once in a process, what is left out."""
         if self.others:
-            warn_once(
-                f"{folder}: {_count_by_ending(self.others)} are not read; image files end in {' '.join(EXTENSIONS)}"
-            )
+            warn_once(f"{folder}: {_count_by_ending(self.others)} not read; image files end in {' '.join(EXTENSIONS)}")
         for name, reason in self.closed:
             warn_once(f"{os.path.join(folder, name)} cannot be listed ({reason}): its images are left out")
 
@@ -243,7 +243,7 @@ def _real_folder(folder, name, entry, way):
 def _count_by_ending(names: Sequence[str]) -> str:
     counts = collections.Counter(os.path.splitext(name)[1].lower() or "no ending" for name in names)
     listed = ", ".join(f"{count:,} {ending}" for ending, count in counts.most_common(5))
-    return f"{len(names):,} files ({listed}, such as {names[0]})"
+    return f"{counted(len(names), 'file')} ({listed}, such as {names[0]})"
 
 
 def _advice(found: Listing) -> str:
@@ -291,5 +291,5 @@ def list_images(name: str) -> list[str]:
     for folder, inside in listed.items():
         inside.warn(folder)
     if left_out := sorted({*files} - {*matched}):
-        warn_once(f"{name}: {_count_by_ending(left_out)} are not read; image files end in {' '.join(EXTENSIONS)}")
+        warn_once(f"{name}: {_count_by_ending(left_out)} not read; image files end in {' '.join(EXTENSIONS)}")
     return paths

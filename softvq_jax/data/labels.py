@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
+from softvq_jax.plurals import counted
 from softvq_jax.storage.paths import as_path
 
 MAX_CLASSES = 1_000_000
@@ -55,7 +56,9 @@ class LabelFile:
         """
         if all(len(words) == 1 for words in self._words):
             if len(self._words) != len(images):
-                raise ValueError(f"{self._path} has {len(self._words):,} lines, and there are {len(images):,} images")
+                raise ValueError(
+                    f"{self._path} has {counted(len(self._words), 'line')}; expected one for each of {len(images):,} images"
+                )
             return {name: self._class(words[0]) for name, words in zip(images, self._words, strict=True)}
         known: dict[str, set[str]] = {}  # by names with and without their endings
         for words in self._words:

@@ -119,7 +119,7 @@ def check_shard(folder: str, entry: dict, num_classes: int) -> list[str]:
             problems.append(f"{where}: {error}")
         else:
             if not 0 <= example["label"] < num_classes:
-                problems.append(f"{where}: label {example['label']}, but there are {num_classes} classes")
+                problems.append(f"{where}: label {example['label']}, and the classes are 0 to {num_classes - 1}")
     return problems
 
 

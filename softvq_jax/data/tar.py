@@ -25,6 +25,7 @@ from softvq_jax.data.decoding import EXTENSIONS
 from softvq_jax.data.folder import is_junk, warn_once
 from softvq_jax.data.labels import MAX_CLASSES
 from softvq_jax.data.shard_files import find_shards, refuse_compressed
+from softvq_jax.plurals import counted
 from softvq_jax.storage.bucket_errors import BucketError
 from softvq_jax.storage.paths import as_path, bucket_path, expand, is_remote
 
@@ -100,7 +101,9 @@ class TarShards(source.Source):
             )
         self._labels, self.class_names = _numbered(classes) if filled[0].numbered else _named(classes)
         if self.class_names == ("",):
-            warn_once(f"{path}: {len(self):,} images without labels (no .cls, no .json with a label, no folders)")
+            warn_once(
+                f"{path}: {counted(len(self), 'image')} without labels (no .cls, no .json with a label, no folders)"
+            )
 
     def renumber(self, class_names: tuple[str, ...]) -> None:
         """Numbers the classes by their positions in `class_names`, which must contain all of them."""

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from softvq_jax.models.tokenizer import TokenizerConfig
+from softvq_jax.plurals import counted
 
 
 class Codes(NamedTuple):
@@ -13,8 +14,8 @@ class Codes(NamedTuple):
     codebook_size: int
 
     def __str__(self) -> str:
-        books = "1 codebook" if self.num_codebooks == 1 else f"{self.num_codebooks} codebooks"
-        return f"{self.num_tokens} indices into {books} of {self.codebook_size:,} codes"
+        books = counted(self.num_codebooks, "codebook")
+        return f"{counted(self.num_tokens, 'index', 'indices')} into {books} of {counted(self.codebook_size, 'code')}"
 
     @property
     def shape(self) -> tuple[int, int]:

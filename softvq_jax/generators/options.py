@@ -72,24 +72,27 @@ def sampling_arrays(
     if given["temperature"] is None and "temperature" in family.samplers[settings.sampler].optional_arguments:
         given["temperature"] = family.sampling_defaults(published).get("temperature", 1.0)
     shape = (batch, config.num_tokens, config.channels)
+    arrays = {
+        name: user_arrays.as_array(name, value, jnp.float32) for name, value in given.items() if value is not None
+    }
     for name, expected in (("noise", shape), ("step_noises", (settings.steps - 1, *shape))):
-        if given[name] is not None and given[name].shape != expected:
-            raise ValueError(f"{name} has shape {given[name].shape}; expected {expected}")
-    return {name: jnp.asarray(value, jnp.float32) for name, value in given.items() if value is not None}
+        if name in arrays and arrays[name].shape != expected:
+            raise ValueError(f"{name} has shape {arrays[name].shape}; expected {expected}")
+    return arrays
 
 
 def check_temperature(temperature: Any) -> None:
     """Raises ValueError if a temperature is given, and it is negative or not finite; a traced one is not checked."""
     if temperature is not None:
         check_finite(temperature=temperature)
-        if user_arrays.has_values(temperature) and np.any(np.asarray(temperature) < 0):
+        if user_arrays.has_values(temperature) and np.any(user_arrays.as_numbers("temperature", temperature) < 0):
             raise ValueError(f"temperature is {temperature}; expected at least 0")
 
 
 def check_finite(**numbers: Any) -> None:
     """Raises ValueError if a number is NaN or infinite; traced numbers are not checked."""
     for name, value in numbers.items():
-        if user_arrays.has_values(value) and not np.all(np.isfinite(np.asarray(value, np.float64))):
+        if user_arrays.has_values(value) and not np.all(np.isfinite(user_arrays.as_numbers(name, value))):
             raise ValueError(f"{name} is {value}; expected a finite number")
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from softvq_jax.plurals import counted
+
 AXES = ("slice", "data", "fsdp")
 BATCH_SPEC = PartitionSpec(AXES)
 
@@ -61,7 +63,7 @@ def resolve_axes(slices: int, data: int, fsdp: int, num_devices: int) -> tuple[i
         fit_slices = math.gcd(slices, num_devices)
         fit_fsdp = math.gcd(max(fsdp, 1), num_devices // fit_slices)
         fit = f"slices={fit_slices}, data={num_devices // fit_slices // fit_fsdp}, fsdp={fit_fsdp}"
-        raise ValueError(f"{given} does not multiply to the {num_devices} devices; this does: {fit}")
+        raise ValueError(f"{given} does not multiply to the {counted(num_devices, 'device')}; this does: {fit}")
     return shape
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from softvq_jax.plurals import counted
 from softvq_jax.report import page
 from softvq_jax.report.charts import number
 from softvq_jax.report.curves import COUNTS, curves, metric_title
@@ -60,7 +61,7 @@ def _summary(run: RunFiles) -> str:
         codes = f"{model['num_tokens']} codes out of {model.get('codebook_size')}"
         parts.append(f"{model['num_tokens']} tokens of {model['channels']} channels" if "channels" in model else codes)
     if "num_classes" in model:
-        parts.append(f"{model['num_classes']} classes")
+        parts.append(counted(model["num_classes"], "class", "classes"))
     if "image_size" in model:
         parts.append(f"{model['image_size']} px")
     return ", ".join(str(part) for part in parts if part)

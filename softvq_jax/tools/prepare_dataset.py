@@ -27,6 +27,7 @@ from softvq_jax.data.array_record import INDEX
 from softvq_jax.data.decoding import DEFAULT, Decoding
 from softvq_jax.data.sources import open_source
 from softvq_jax.data.workers import WorkerDied, WorkerPool
+from softvq_jax.plurals import counted
 from softvq_jax.progress import Progress
 from softvq_jax.storage import files, line_log, manifest
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -269,8 +270,8 @@ def _prepare(args):
     index = prepare(images, args.out, **settings)
     gigabytes = sum(shard["bytes"] for shard in index["shards"]) / 1e9
     print(
-        f"{args.out}: {index['images']:,} images of {len(index['class_names']):,} classes in "
-        f"{len(index['shards']):,} shards, {gigabytes:.2f} GB; {len(index['unreadable']):,} unreadable left out"
+        f"{args.out}: {counted(index['images'], 'image')} of {counted(len(index['class_names']), 'class', 'classes')} in "
+        f"{counted(len(index['shards']), 'shard')}, {gigabytes:.2f} GB; {len(index['unreadable']):,} unreadable left out"
     )
     return 0
 

@@ -26,8 +26,10 @@ from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import is_remote
+from softvq_jax.train.agreement import agreed
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluation, Evaluator
 from softvq_jax.train.task import Better, data_of
+from softvq_jax.train.write_errors import writing
 from softvq_jax.weights.pretrained import load_inception, missing
 
 RETURNED: Mapping[str, Better] = {"fid": "lower", "sfid": "lower", "is_mean": "higher", "ssim_gauss": "higher"}
@@ -100,9 +102,12 @@ class Fid(Evaluator):
             if record is not None:
                 self._warn(record.content["warnings"])
                 values = np.array([record.metrics.get(name, np.nan) for name in RETURNED], np.float64)
-                out = run.workdir / "evaluations" / f"step_{step:07d}"
-                files.make_folder(out)
-                record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
+            with agreed():
+                if record is not None:  # in process 0
+                    out = run.workdir / "evaluations" / f"step_{step:07d}"
+                    with writing(out):
+                        files.make_folder(out)
+                        record.write(out, evaluation_pictures.draw(out, predictions, record.samples.require_rows()))
         if jax.process_count() > 1:
             values = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float32)))
         found = zip(RETURNED, values.tolist(), strict=True)

@@ -15,6 +15,7 @@ from softvq_jax.generators.family import find_family
 from softvq_jax.latent_statistics import LatentStatistics, add_latents
 from softvq_jax.metrics.feature_statistics import Moments
 from softvq_jax.pixels import as_float, from_uint8
+from softvq_jax.plurals import counted
 from softvq_jax.tokenizer import Tokenizer
 from softvq_jax.train.data import Data
 from softvq_jax.weights import fingerprints, tokenizer_kinds
@@ -102,9 +103,9 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
       ValueError: the latents were made by another tokenizer than `config.tokenizer`, their shape differs from
         `config.model`, or the data have more classes than the generator.
     """
-    tokenizer = open_tokenizer(config.tokenizer) if config.tokenizer else None
-    fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
     discrete = find_family(config.model.family).discrete
+    tokenizer = open_tokenizer(config.tokenizer, discrete) if config.tokenizer else None
+    fingerprint = fingerprints.of_weights(tokenizer.params) if tokenizer else ""
     if config.data.source == "latents":
         info, data = read_info(config.data.path), Data.open(config, None)
         check_tokenizer(info, fingerprint, config.data.path, config.tokenizer)
@@ -123,7 +124,7 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
     check_sizes(sizes, config)
     if len(data.source.class_names) > config.model.num_classes:
         raise ValueError(
-            f"the data have {len(data.source.class_names)} classes, the generator labels 0 to "
+            f"the data have {counted(len(data.source.class_names), 'class', 'classes')}, the generator labels 0 to "
             f"{config.model.num_classes - 1}: set model.num_classes={len(data.source.class_names)}"
         )
     if data.source.class_names == ("",) and config.model.num_classes > 1:
@@ -141,8 +142,12 @@ def open_source(config: ConfigDict, source: Any = None) -> tuple[LatentSource, D
     return latents, data
 
 
-def open_tokenizer(name: str) -> Tokenizer:
+def open_tokenizer(name: str, discrete: bool) -> Tokenizer:
     """Opens `config.tokenizer`.
+
+    Args:
+      name: the tokenizer.
+      discrete: whether the generator needs a discrete one.
 
     Raises:
       FileNotFoundError: it does not exist; the message explains how to train one.
@@ -150,9 +155,10 @@ def open_tokenizer(name: str) -> Tokenizer:
     try:
         return Tokenizer.from_pretrained(name)
     except FileNotFoundError as error:
+        kind = " --config.model.bottleneck=vq" if discrete else ""
         raise FileNotFoundError(
             f"config.tokenizer={name!r}: {error}; use a folder, a run's workdir or a Hugging Face id, or train one "
-            f"first: python -m softvq_jax.main --config=configs/tiny.py --workdir={name}"
+            f"first: python -m softvq_jax.main --config=configs/tiny_patches.py{kind} --workdir={name}"
         ) from error
 
 

@@ -21,6 +21,7 @@ from softvq_jax.config.schemas import check_values
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.plurals import counted
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand
 from softvq_jax.train import elastic, notes
@@ -264,7 +265,7 @@ class Run:
         return saved | self.record.at_step(step, saved["unreadable_images"])
 
     def _compile(self, state, frozen, batch, key):
-        logging.info("compiling the training step for %d devices", self.mesh.size)
+        logging.info("compiling the training step for %s", counted(self.mesh.size, "device"))
         began = time.monotonic()
         traced = jit_step(self.task.step, state, frozen, self.mesh).trace(state, frozen, batch, key)
         compiled = traced.lower().compile()

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from softvq_jax.config import tokenizer as configs
+from softvq_jax.plurals import counted
 from softvq_jax.train import optim
 
 MAX_START_SHARE = 0.1  # of the initial weights in the final average, without a warning
@@ -19,7 +20,7 @@ def classes(names: Sequence[str]) -> str | None:
     if not any(names):
         return None
     more = f", ... ({len(names) - MAX_NAMES:,} more)" if len(names) > MAX_NAMES else ""
-    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}: {', '.join(names[:MAX_NAMES])}{more}"
+    return f"{counted(len(names), 'class', 'classes')}: {', '.join(names[:MAX_NAMES])}{more}"
 
 
 def learning_rate(config: ConfigDict, num_samples: int) -> str:
@@ -38,7 +39,7 @@ def learning_rate(config: ConfigDict, num_samples: int) -> str:
         then = f"the run ends before, at step {num_steps}, with {float(schedule(num_steps - 1)):.3g}"
     text = (
         f"learning rate: {section.learning_rate * batch / 256:.3g} = optim.learning_rate {section.learning_rate:g} x "
-        f"batch {batch} / 256, after {warmup} {'step' if warmup == 1 else 'steps'} of warm-up; {then}"
+        f"batch {batch} / 256, after {counted(warmup, 'step')} of warm-up; {then}"
     )
     if section.optimizer == "muon":
         text += (

@@ -71,7 +71,7 @@ def test_every_ending_is_read_and_others_are_named_once(tmp_path, said):
     for _ in range(2):
         assert len(ImageFolder(str(where))) == len(list_images(str(where))) == 9
     assert [line for line in said if "heic" in line] == [
-        f"{where}: 1 files (1 .heic, such as p.heic) are not read; image files end in {' '.join(decoding.EXTENSIONS)}"
+        f"{where}: 1 file (1 .heic, such as p.heic) not read; image files end in {' '.join(decoding.EXTENSIONS)}"
     ]
     for path in list_images(str(where)):
         np.testing.assert_array_equal(
@@ -107,7 +107,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
 def test_images_beside_folders_are_never_left_out_silently(tmp_path, said):
     names = [*(f"DSC_{i}.jpg" for i in range(20)), *(f"thumbnails/DSC_{i}.jpg" for i in range(2))]
     where = reported_inputs.write(tmp_path / "beside", *names)
-    with pytest.raises(ValueError, match=r"20 images .* beside 1 folders with 2 images.*data\.classes='folders'"):
+    with pytest.raises(ValueError, match=r"20 images .* beside 1 folder with 2 images.*data\.classes='folders'"):
         ImageFolder(str(where))
     assert len(ImageFolder(str(where), "folders")) == 2 and any("20 images beside the folders" in s for s in said)
     assert len(ImageFolder(str(where), "one")) == len(list_images(str(where))) == 22

@@ -229,7 +229,7 @@ def test_a_class_that_the_index_does_not_name_is_unreadable(tmp_path):
         (tmp_path / "dataset.json").write_text(json.dumps(GOOD_INDEX | {"shards": [entry]} | more))
         images = opened(str(tmp_path))
         for i, label in ((1, 1), (2, -1)):
-            with pytest.raises(UnreadableImage, match=rf"record {i}: .*its class is {label}, .* names 1 classes"):
+            with pytest.raises(UnreadableImage, match=rf"record {i}: .*its class is {label}, .* names 1 class"):
                 images[i].load() if not more else images[i].read()
     assert images[0].read()[1] == 0
 

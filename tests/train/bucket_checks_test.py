@@ -76,7 +76,7 @@ def test_every_path_of_a_run_has_one_line(bucket, tiny_config, capsys, tmp_path)
     assert check_buckets(config, as_path(f"{bucket}/run")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert sorted(lines) == sorted([
-        f"ok: data.path={bucket}/images: 1 folders, such as a with 1 images",
+        f"ok: data.path={bucket}/images: 1 folder, such as a with 1 image",
         f"error: data.eval_path: there is nothing at {bucket}/none",
         f"ok: weights.lpips_trunk={bucket}/lpips.pth: 2.0 MB",
         f"error: weights.dino: there is no {bucket}/dino.pth",

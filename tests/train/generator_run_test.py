@@ -10,7 +10,7 @@ from PIL import Image
 
 from softvq_jax import Generator, Tokenizer
 from softvq_jax.tools import encode_latents
-from softvq_jax.train import loop, preemption
+from softvq_jax.train import latent_source, loop, preemption
 from softvq_jax.train.compatibility import WeightsMismatch
 from softvq_jax.train.latent_source import open_source
 from softvq_jax.train.nearest_class import nearest_labels
@@ -153,12 +153,12 @@ def test_data_without_classes_are_refused_for_many_classes(config, tmp_path, cap
     assert "all data are of one class, cat, and model.num_classes=5" in caplog.text
 
 
-def test_the_message_for_a_missing_tokenizer_says_how_to_train_one(config, tmp_path):
-    config.tokenizer = str(tmp_path / "runs" / "tiny")
-    with pytest.raises(
-        FileNotFoundError, match=r"python -m softvq_jax\.main --config=configs/tiny\.py --workdir=.*runs/tiny"
-    ):
-        open_source(config)
+@pytest.mark.parametrize(("discrete", "kind"), [(False, ""), (True, r" --config\.model\.bottleneck=vq")])
+def test_the_message_for_a_missing_tokenizer_says_how_to_train_one(discrete, kind, tmp_path):
+    """With the tokenizer of `tiny_sit`, and of `tiny_maskgit`."""
+    command = rf"python -m softvq_jax\.main --config=configs/tiny_patches\.py{kind} --workdir=.*runs/tiny"
+    with pytest.raises(FileNotFoundError, match=command):
+        latent_source.open_tokenizer(str(tmp_path / "runs" / "tiny"), discrete)
 
 
 def test_missing_latents_and_missing_statistics_are_refused(config, latents, tmp_path):

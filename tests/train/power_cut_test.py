@@ -16,7 +16,9 @@ import pytest
 from softvq_jax import Tokenizer
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.loop import Run
+from softvq_jax.train.metrics import MetricsWriter
 from softvq_jax.train.tasks import TASKS
+from softvq_jax.train.write_errors import WriteFailed
 from softvq_jax.weights.files import read_tensors
 from tests.durable import Disk
 from tests.programs import ROOT
@@ -182,3 +184,25 @@ def test_power_cuts_of_a_run_on_a_loop_device(device, tmp_path_factory):
     assert not [name for name in empty_files(workdir) if name not in logs]
     survival_test.assert_same(workdir, whole)
     assert len(resumed) >= 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_turns_read_only_in_mid_run_is_named(device, tiny_config, tmp_path, monkeypatch):
+    """As Linux does after an error of the disk: the state is saved elsewhere."""
+    mount, _ = device
+    tiny_config.checkpoint.update(every_steps=100, fallback=str(tmp_path / "second"))
+    workdir, scalars = mount / "run", MetricsWriter.scalars
+
+    def at_step_3(writer, step, values):
+        if step == 3:
+            subprocess.run(["mount", "-o", "remount,abort", str(mount)], capture_output=True)
+        scalars(writer, step, values)
+
+    monkeypatch.setattr(MetricsWriter, "scalars", at_step_3)
+    with pytest.raises(WriteFailed) as caught:
+        Run(tiny_config, workdir, TASKS["tokenizer"]).train()
+    said = str(caught.value)
+    assert f"{workdir / 'metrics.jsonl'} could not be written: Read-only file system. The state of step 3" in said
+    assert "\n" not in said
+    [saved] = (tmp_path / "second").glob("run_step_3/3")
+    assert Checkpoints(saved.parent, keep=1, keep_every_steps=0).record()["step"] == 3
