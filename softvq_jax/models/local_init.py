@@ -6,6 +6,9 @@ need this. Here attention starts as a copy (similar to the mimetic initializatio
 2305.09828). Every second channel of a token holds its position, the others its content. The query of a latent selects
 the patches at its position, the query of a patch selects its latent; values and the output map carry content. The
 network thus starts as a linear map from patches to the bottleneck and from the bottleneck to patches.
+
+A latent that has several patches gives each of them its own heads, if their number allows it: with 2 heads, one copies the
+first patch and the other the second. Otherwise all heads copy the mean of these patches.
 """
 
 from typing import TYPE_CHECKING
@@ -42,13 +45,16 @@ def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
 def _start_copying(transformer, pos_embed: nnx.Param, latent_pos_embed: nnx.Param, rngs: nnx.Rngs) -> None:
     """Makes patches copy the content of their latents, and latents copy the content of their patches."""
     width, patches, latents = pos_embed.shape[1], pos_embed.shape[0] - 1, latent_pos_embed.shape[0]
+    heads = transformer.config.num_heads
     content = _content(width)
-    swap = _swap(width)
+    swap = jnp.kron(jnp.eye(heads), _swap(width // heads))
     positions = 2**0.5 * jax.random.normal(rngs.params(), (patches, width)) * (1 - content)
     pos_embed[...] = pos_embed[...].at[1:].set(positions)
     # A latent's position is the sum of its patches' positions, swapped. So a query matches tokens of the other kind.
-    overlap = _overlap(latents, patches)
-    latent_pos_embed[...] = overlap / jnp.sum(overlap, axis=1, keepdims=True) ** 0.5 @ positions @ swap
+    chosen = _patches_of_heads(latents, patches, heads)
+    chosen = chosen / jnp.sum(chosen, axis=2, keepdims=True) ** 0.5
+    of_heads = jnp.einsum("hln,nhd->lhd", chosen, positions.reshape(patches, heads, -1))
+    latent_pos_embed[...] = of_heads.reshape(latents, width) @ swap
     attention = transformer.blocks.attn
     queries, keys, values = QUERY_GAIN * swap, QUERY_GAIN * jnp.diag(1 - content), jnp.diag(content)
     attention.qkv.kernel[...] = jnp.broadcast_to(
@@ -63,12 +69,22 @@ def _content(width: int) -> jax.Array:
 
 
 def _swap(width: int) -> jax.Array:
-    """Returns the matrix `[width, width]` that exchanges the two halves of the position channels.
+    """Returns the matrix `[width, width]` that exchanges the two halves of the position channels of a head.
 
     It is its own inverse if 4 divides `width`.
     """
     position = jnp.arange(0, width, 2)
     return jnp.zeros((width, width)).at[position, jnp.roll(position, width // 4)].set(1.0)
+
+
+def _patches_of_heads(latents: int, patches: int, heads: int) -> jax.Array:
+    """Returns a matrix `[heads, latents, patches]`, 1 where a head of latent i copies patch j."""
+    overlap = _overlap(latents, patches)
+    each = patches // latents
+    if patches % latents or heads % each:
+        return jnp.broadcast_to(overlap, (heads, latents, patches))
+    own = jnp.arange(heads)[:, None] % each == jnp.arange(patches) % each
+    return overlap * own[:, None, :]
 
 
 def _overlap(latents: int, patches: int) -> jax.Array:

@@ -1,5 +1,7 @@
 """The local initialization: before any training, a latent is a code of its own patches."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -53,3 +55,26 @@ def test_with_the_usual_initialization_a_patch_changes_all_latents_equally():
 def test_fewer_or_more_latents_than_patches(num_latent_tokens, patch, latent):
     latents, _ = changed_tokens(True, num_latent_tokens, patch)
     assert latents.argmax() in (latent, latent + (num_latent_tokens > 16))
+
+
+@pytest.mark.parametrize("heads", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_latent_of_two_patches_tells_them_apart_if_it_has_two_heads(heads):
+    """The same change of one or the other patch, in an image whose patches are all equal."""
+    vit = dataclasses.replace(VIT, num_heads=heads)
+    shape = dict(image_size=32, num_latent_tokens=8, latent_dim=16, codebook_size=64)
+    network = functional(TokenizerModel, TokenizerConfig(vit, vit, local_init=True, **shape))
+    patch = np.random.default_rng(0).uniform(-1, 1, (8, 8, 3)).astype(np.float32)
+    images = np.tile(patch, (3, 4, 4, 1))
+    images[1, 8:16, 0:8] = images[2, 8:16, 8:16] = 1.0  # patches 4 and 5
+
+    @jax.jit
+    def inputs(images):
+        model = network(network.init(jax.random.key(0))[0])
+        return model.to_latents(model.encoder(images))
+
+    tokens = np.asarray(inputs(images))
+    changes = tokens[1:] - tokens[0]
+    assert (np.linalg.norm(changes, axis=-1).argmax(axis=1) == 2).all()
+    first, second = changes[:, 2]
+    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    assert (cosine < 0.5) == (heads == 2), cosine
