@@ -7,8 +7,8 @@
 start with places in the image (`grid_init`) and stay there: each codes about two patches, unlike in `tiny.py`. The only
 losses are the pixel loss and the entropy loss. The result is in the package: `Tokenizer.from_pretrained("softvq-mini")`.
 
-Expected score: 22.0 dB PSNR on 20 held-out photographs, after about an hour on one core. The latents use few directions of
-their 128 channels (see the card beside the weights), which is what limits it.
+Expected score: 22.0 dB PSNR on 20 held-out photographs, after about an hour on one core. The networks use few of
+the 128 directions of the latents, which is what limits it; see docs/studies.md.
 """
 
 from softvq_jax.config.tokenizer import tokenizer_config
