@@ -27,6 +27,12 @@ def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
     return masking.mask_first(masking.random_orders(batch_random.split(order_key, batch), num_tokens), counts)
 
 
+def draw_whole_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
+    """Draws the masks of the whole batch, as `draw_mask` does, also where the batch is computed in pieces of `batch`."""
+    with batch_random.whole_batch() as parts:
+        return draw_mask(batch * parts, num_tokens, key)
+
+
 def masked_count(u: jax.Array, num_tokens: int) -> jax.Array:
     """Returns the number of tokens that a training mask hides, at least one, given a draw `u` in [0, 1)."""
     return jnp.maximum(1.0, jnp.round(num_tokens * jnp.arccos(u) / (math.pi / 2)))
@@ -47,10 +53,14 @@ def loss_weights(mask: jax.Array, unmasked_weight: float) -> jax.Array:
     return jnp.where(mask, 1.0, unmasked_weight)
 
 
-def pooled_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Reduces `[B, L]` to `[B]` such that the mean over the batch is the weighted mean over all tokens of the batch."""
-    weights = weights.astype(jnp.float32)
-    return jnp.sum(values * weights, axis=1) / jnp.mean(jnp.sum(weights, axis=1))
+def pooled_mean(values: jax.Array, weights: jax.Array, whole: jax.Array) -> jax.Array:
+    """Reduces `[B, L]` to `[B]` such that the mean over the batch is the weighted mean over all tokens of the batch.
+
+    Args:
+      values, weights: `[B, L]`.
+      whole: the weights of the whole batch, of which these examples may be a piece.
+    """
+    return jnp.sum(values * weights.astype(jnp.float32), axis=1) / jnp.mean(jnp.sum(whole.astype(jnp.float32), axis=1))
 
 
 def masked_after_steps(num_tokens: int, steps: int) -> np.ndarray:

@@ -55,13 +55,16 @@ def _losses(smoothing: float, unmasked_weight: float, network, codes, labels, ke
     mask_key, dropout_key = jax.random.split(key)
     batch, length = codes.shape
     mask = masked_tokens.draw_mask(batch, length, mask_key)
+    whole = masked_tokens.draw_whole_mask(batch, length, mask_key)
     masked = jnp.where(mask, network.config.mask_token, codes)
     logits = network(masked, labels, key=dropout_key if training else None)
     errors = masked_tokens.cross_entropy(logits, codes, smoothing=smoothing)
     correct = (jnp.argmax(logits, axis=-1) == codes).astype(jnp.float32)
     return {
-        "loss": masked_tokens.pooled_mean(errors, masked_tokens.loss_weights(mask, unmasked_weight)),
-        "accuracy": masked_tokens.pooled_mean(correct, mask),
+        "loss": masked_tokens.pooled_mean(
+            errors, *(masked_tokens.loss_weights(drawn, unmasked_weight) for drawn in (mask, whole))
+        ),
+        "accuracy": masked_tokens.pooled_mean(correct, mask, whole),
     }
 
 

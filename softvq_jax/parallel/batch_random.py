@@ -35,6 +35,19 @@ def piece(index: ArrayLike, count: int) -> Iterator[None]:
         _current.piece = before
 
 
+@contextlib.contextmanager
+def whole_batch() -> Iterator[int]:
+    """Context, while tracing, in which the functions below draw for the whole batch, also inside `piece`.
+
+    Yields the number of its parts: a piece of 4 examples out of 3 parts is one of a batch of 12.
+    """
+    before, _current.piece = _current.piece, None
+    try:
+        yield 1 if before is None else before.count
+    finally:
+        _current.piece = before
+
+
 def draw(draw: Callable[[tuple[int, ...]], jax.Array], shape: Sequence[int], axis: int = 0) -> jax.Array:
     """Returns `draw(shape)`; inside `piece`, the rows of this piece out of a draw for the whole batch.
 

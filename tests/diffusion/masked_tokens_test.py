@@ -106,7 +106,7 @@ def test_cross_entropy(smoothing):
 
 def test_pooled_mean():
     values, mask = jnp.arange(6.0).reshape(2, 3), jnp.array([[1, 0, 0], [1, 1, 1]], bool)
-    pooled = masked_tokens.pooled_mean(values, mask)
+    pooled = masked_tokens.pooled_mean(values, mask, mask)
     assert pooled.shape == (2,) and jnp.mean(pooled) == pytest.approx((0 + 3 + 4 + 5) / 4)
-    weighted = masked_tokens.pooled_mean(values, masked_tokens.loss_weights(mask, 0.1))
+    weighted = masked_tokens.pooled_mean(values, *(masked_tokens.loss_weights(mask, 0.1),) * 2)
     assert jnp.mean(weighted) == pytest.approx((0 + 3 + 4 + 5 + 0.1 * (1 + 2)) / 4.2)

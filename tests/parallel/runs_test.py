@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from softvq_jax.generators.family import FAMILIES
 from softvq_jax.train.speed import TIMES
 from tests import programs, small_generators
 
@@ -43,11 +44,12 @@ def assert_same(ours, theirs):
             np.testing.assert_allclose(line[name], value, rtol=tolerance, err_msg=f"{name} at {line['step']}")
 
 
-@pytest.fixture(scope="module", params=["sit", "dit", "mar"])
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
 def whole(request, tmp_path_factory):
     """A folder with a config and its run of four steps on one process with eight devices, `run`."""
     folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = small_generators.save_tokenizer(folder / "tokenizer")
+    bottleneck = "vq" if FAMILIES[request.param].discrete else "softvq"
+    tokenizer = small_generators.save_tokenizer(folder / "tokenizer", bottleneck=bottleneck)
     (folder / "config.py").write_text(CONFIG.format(family=request.param, tokenizer=str(tokenizer)))
     run(folder, folder / "run", devices=8)
     return folder

@@ -72,7 +72,7 @@ def test_pieces_draw_what_the_whole_batch_draws(axis):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", ["sit", pytest.param("dit", marks=pytest.mark.heavy), pytest.param("mar", marks=pytest.mark.heavy)]
+    "family", ["sit", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("dit", "mar", "maskgit"))]
 )
 def test_gradients_in_pieces_are_those_of_the_microbatch(family):
     config = small_generators.config(family)
