@@ -1,4 +1,5 @@
 import html.parser
+import itertools
 import json
 import shutil
 
@@ -58,6 +59,23 @@ def test_the_page_is_self_contained_and_well_formed(workdir):
     alts = [attributes["aria-label"] for attributes in page.of("div") if attributes.get("role") == "img"]
     assert len(alts) == len(page.of("svg")) and all(alt.startswith("Line chart of ") for alt in alts)
     assert "tiny & <small>" in page.texts  # escaped once, and so read as written
+
+
+def test_the_page_shows_how_well_the_chips_are_used(workdir):
+    speed = {
+        "images_per_second_per_chip": 103.0,
+        "mfu": 0.384,
+        "goodput": 0.913,
+        "data_wait": 0.02,
+        "device_memory_gib": 12.3,
+    }
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for step in (9001, 9002):
+            file.write(json.dumps({"step": step, "learning_rate": 1e-4} | speed) + "\n")
+    texts = [text.strip() for text in Page(build(read_run(workdir))).texts if text.strip()]
+    cards = {("103", "images/s per chip"), ("38%", "MFU"), ("91%", "goodput")}
+    assert cards <= set(itertools.pairwise(texts))
+    assert {"MFU", "Goodput", "Data wait", "Device memory GiB", "Learning rate"} <= set(texts)  # curves
 
 
 def test_the_page_has_all_parts_of_a_run(workdir):

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from softvq_jax.storage import json_lines, line_log
+from softvq_jax.storage.buckets import BucketPath
 from softvq_jax.storage.line_log import BucketLog, open_log, parts_folder
+from softvq_jax.storage.paths import as_path
 
 
 def _lines(start, stop):
@@ -63,3 +65,22 @@ def test_a_failed_upload_is_raised(proxy):
     proxy.fault = lambda method, uri: 0
     log.sync()  # nothing is lost
     assert line_log.read(path) == b"{}\n"
+
+
+def test_ten_thousand_lines_cost_the_same_at_the_end_as_at_the_start(monkeypatch):
+    """Each line is uploaded once and merged twice, also near the end, by one request for ten lines and 1/16 for merges."""
+    written = []
+    monkeypatch.setattr(BucketPath, "write_bytes", lambda path, content: written.append(len(content)))
+    monkeypatch.setattr(BucketPath, "unlink", lambda path, missing_ok: None)
+    log, costs = BucketLog(as_path("gs://bucket/metrics.jsonl"), seconds=1000), []
+    lines = [b'{"step": %05d}\n' % step for step in range(12 * 16 * 10 * 5)]  # 9,600
+    for i, line in enumerate(lines):
+        log.append(line)
+        if i % 10 == 9:
+            log.sync()
+        if (i + 1) % (len(lines) // 5) == 0:
+            costs.append((sum(written), len(written)))
+            written.clear()
+    size = sum(map(len, lines)) / 5
+    assert len(costs) == 5 and all(2 * size <= written <= 4 * size for written, _ in costs)
+    assert all(192 <= requests <= 192 * 17 / 15 for _, requests in costs)
