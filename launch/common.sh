@@ -69,8 +69,8 @@ check_buckets() {
 
 # Checks that the workdir can be the same folder on several machines.
 check_shared_workdir() {
-  [[ " ${training_flags[*]}" =~ \ --workdir=(/|gs://) ]] ||
-    die "--workdir must be in a bucket (gs://...), or the absolute path of a folder that all machines share"
+  [[ " ${training_flags[*]}" =~ \ --workdir=(/|gs://|s3://) ]] ||
+    die "--workdir must be in a bucket (gs://... or s3://...), or the absolute path of a folder that all machines share"
 }
 
 require_command() {

@@ -17,7 +17,7 @@ from softvq_jax.storage.paths import as_path
 from softvq_jax.train.preemption import exit_on_sigterm
 
 _CONFIG = define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images, also gs://...")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and images, also gs://... or s3://...")
 _CHANGES = flags.DEFINE_bool(
     "resume_with_changes",
     False,

@@ -50,8 +50,17 @@ def bucket(proxy):
 @pytest.fixture
 def gs_folder(gcs, tmp_path):
     """A folder in a `gs://` bucket."""
-    server = bucket_servers.gcs_environment(gcs) | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}
-    with bucket_servers.environment(server):
-        folder = as_path("gs://softvq-test/folder")
+    yield from _folder("gs://softvq-test/folder", bucket_servers.gcs_environment(gcs), tmp_path)
+
+
+@pytest.fixture
+def s3_folder(s3, tmp_path):
+    """A folder in an `s3://` bucket."""
+    yield from _folder("s3://softvq-test/folder", bucket_servers.s3_environment(s3), tmp_path)
+
+
+def _folder(uri, server, tmp_path):
+    with bucket_servers.environment(server | {"SOFTVQ_CACHE_DIR": str(tmp_path / "copies")}):
+        folder = as_path(uri)
         yield folder
         folder.rmtree()

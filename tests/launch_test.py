@@ -355,7 +355,7 @@ def test_a_queued_slice_is_waited_for_and_asked_for_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("workdir", "code"),
-    [("gs://bucket/runs/a", 0), ("s3://bucket/runs/a", 2)],  # Orbax does not write to s3://
+    [("gs://bucket/runs/a", 0), ("s3://bucket/runs/a", 0), ("runs/a", 2)],
 )
 def test_a_workdir_in_a_bucket_is_shared(workdir, code):
     result = _launch(

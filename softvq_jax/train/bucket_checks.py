@@ -38,14 +38,6 @@ def check_buckets(config: ConfigDict, workdir: pathlib.Path) -> int:
     return 0 if all(results) else 1
 
 
-def refuse_s3(folder: str | os.PathLike) -> None:
-    """Raises ValueError for a folder of checkpoints in an `s3://` bucket."""
-    if os.fspath(folder).startswith("s3://"):
-        raise ValueError(
-            f"{folder}: checkpoints cannot be written to s3://, which Orbax does not know: use a local folder or gs://"
-        )
-
-
 def _paths(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[str, str]]:
     """The names and values of all fields with a path in a bucket, and the workdir."""
     base = config.get("base", config)  # of a study
@@ -84,7 +76,6 @@ def _describe_file(path: str) -> str:
 
 
 def _describe_output(path: str) -> str:
-    refuse_s3(path)
     folder = bucket_path(path)
     folder.check_bucket()
     probe = folder / ".writable"

@@ -1,7 +1,7 @@
 """Checkpoints: the state of a run, and a record of its config, data position and fingerprints.
 
 The state is saved as a flat `{path: array}`, so that a checkpoint does not depend on our classes, and restored straight to
-its shards. Only this file and `weights/checkpoints.py`, which reads parameters alone, import Orbax.
+its shards. Besides this file, only `weights/checkpoints.py`, which reads parameters alone, uses Orbax.
 
 The record holds a digest of every array's bits and a digest of itself, because Orbax has none: without an error, Zarr
 reads a lost chunk as zeros, and values that changed on disk as they are. Each device computes the digest of its own
@@ -31,6 +31,7 @@ from softvq_jax.storage import files
 from softvq_jax.storage.paths import is_remote
 from softvq_jax.train.save_errors import drop_tracebacks
 from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem, step_of
+from softvq_jax.weights.s3_checkpoints import prepare_orbax
 
 
 class NoReadableCheckpoint(RuntimeError):
@@ -72,16 +73,21 @@ class Checkpoints:
       folder: folder of the checkpoints.
       keep: number of newest checkpoints to keep.
       keep_every_steps: also keeps checkpoints of steps divisible by this; 0 keeps none of them.
+
+    Raises:
+      ValueError: the folder is in an `s3://` bucket, which the installed version of Orbax cannot use.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int, keep_every_steps: int):
         self.folder, self._closed = folder, False
+        prepare_orbax(folder)
+        temporary = atomicity.CommitFileTemporaryPath if is_remote(folder) else _DurablePath
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every_steps or None,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,  # process 0 removes what interrupted saves left
-            temporary_path_class=atomicity.CommitFileTemporaryPath if is_remote(folder) else _DurablePath,
+            temporary_path_class=temporary,
         )
         drop_tracebacks()
         self._manager = ocp.CheckpointManager(os.fspath(folder.absolute()), options=options)
@@ -95,6 +101,7 @@ class Checkpoints:
                 record=ocp.JsonCheckpointHandler(multiprocessing_options=single),
             ),
             multiprocessing_options=single,
+            temporary_path_class=temporary,
         )
 
     def save(self, state, record: dict) -> None:

@@ -11,9 +11,9 @@ from softvq_jax.storage import files
 from softvq_jax.storage.bucket_lock import BucketLock
 from softvq_jax.storage.lock import FolderLock
 from softvq_jax.storage.paths import as_path, is_remote
-from softvq_jax.train.bucket_checks import refuse_s3
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
 from softvq_jax.train.preflight import check_writable
+from softvq_jax.weights.s3_checkpoints import prepare_orbax
 
 
 class Workdir:
@@ -25,13 +25,13 @@ class Workdir:
 
     Raises:
       Locked: another run uses the workdir.
-      ValueError: a folder is in an `s3://` bucket.
+      ValueError: a folder is in an `s3://` bucket, which the installed version of Orbax cannot use.
       PermissionError: a folder cannot be written.
     """
 
     def __init__(self, path: pathlib.Path, fallback: str):
         for folder in (path, as_path(fallback) if fallback else path):
-            refuse_s3(folder)
+            prepare_orbax(folder)
         self._path = path
         self._new: list[pathlib.Path] = []
         self._lock = None

@@ -16,6 +16,7 @@ from absl import logging
 
 from softvq_jax.storage.paths import as_path, expand, is_remote
 from softvq_jax.weights.layout import WeightsError
+from softvq_jax.weights.s3_checkpoints import prepare_orbax
 
 COMMITTED = "commit_success.txt"  # Orbax writes this file last into a checkpoint in a bucket
 RECORD_DIGEST = "record_sha256"  # field of the record, computed from all other fields
@@ -137,6 +138,7 @@ def read_weights(checkpoint: pathlib.Path, *, raw: bool = False) -> CheckpointWe
     from etils import epath
 
     record = read_record(checkpoint)
+    prepare_orbax(checkpoint)
     state = epath.Path(os.fspath((checkpoint / "state").absolute()))
     # Only this process reads: by default, Orbax would wait for the other processes.
     single = ocp.options.MultiprocessingOptions(primary_host=_process_index(), active_processes={_process_index()})

@@ -43,11 +43,11 @@ def config_of(task, tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("place", ["disk", "bucket"])
+@pytest.mark.parametrize("place", ["disk", "gs", "s3"])
 @pytest.mark.parametrize("task", ["tokenizer", "generator"])
 def test_killed_at_random_moments(task, place, request, tmp_path, capsys):
     """The runs that are killed are on the disk or in a bucket; the one that is not killed is on the disk."""
-    root = request.getfixturevalue("gs_folder") if place == "bucket" else tmp_path
+    root = tmp_path if place == "disk" else request.getfixturevalue(f"{place}_folder")
     with Runner(request.config.cache.mkdir("campaigns"), logs=tmp_path) as runner:
         run_campaign(task, root, runner, tmp_path, capsys)
 

@@ -6,10 +6,15 @@ import subprocess
 import sys
 import tarfile
 
+import jax
+import numpy as np
 import pytest
 
-from softvq_jax.weights.checkpoints import find_checkpoint
+from softvq_jax.data.sources import open_source
+from softvq_jax.tools import prepare_dataset
+from softvq_jax.weights.checkpoints import find_checkpoint, read_weights
 from tests import bucket_servers
+from tests.data.buckets_test import upload
 from tests.data.photographs import png
 from tests.programs import QUICK_COMPILATION, ROOT, free_port, join_flags
 
@@ -38,26 +43,44 @@ def weights(workdir) -> bytes:
     return (workdir / "tokenizer" / "model.safetensors").read_bytes()
 
 
-def write_tar(path: pathlib.Path) -> None:
-    path.parent.mkdir()
-    folder = path.parent.parent / "images"
+def write_images(folder: pathlib.Path) -> None:
     for i in range(40):
         (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         (folder / "ab"[i % 2] / f"{i:02}.png").write_bytes(png(i))
-    with tarfile.open(path, "w") as archive:
-        archive.add(folder, ".")
 
 
-@pytest.mark.heavy  # more than a minute
-def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(gs_folder, tmp_path):
-    write_tar(tmp_path / "data" / "images.tar")
-    (gs_folder / "data" / "images.tar").upload(tmp_path / "data" / "images.tar")
-    data = {"data.source": "tar", "data.augment": "random_region"}
-    for workdir, path in ((tmp_path / "run", tmp_path / "data"), (gs_folder / "run", gs_folder / "data")):
-        result = run(workdir, tmp_path / "cache", **data, **{"data.path": path})
+def write_data(source: str, folder: pathlib.Path) -> None:
+    """Writes the same images for a `data.source`."""
+    images = folder.parent / "images" if source != "folder" else folder
+    write_images(images)
+    if source == "tar":
+        folder.mkdir()
+        with tarfile.open(folder / "images.tar", "w") as archive:
+            archive.add(images, ".")
+    elif source == "array_record":
+        opened = open_source({"source": "folder"}, str(images))
+        prepare_dataset.prepare(opened, folder, images_per_shard=15, size=None, num_workers=1)
+
+
+@pytest.mark.heavy  # a minute each
+@pytest.mark.parametrize(
+    ("source", "scheme"),
+    [("tar", "gs"), ("folder", "gs"), ("array_record", "gs"), ("tar", "s3"), ("array_record", "s3")],
+)
+def test_the_first_command_of_the_readme_ends_with_the_bits_of_the_local_run(source, scheme, request, tmp_path):
+    bucket = request.getfixturevalue(f"{scheme}_folder")
+    write_data(source, tmp_path / "data")
+    upload(tmp_path / "data", bucket / "data")
+    data = {"data.source": source, "data.augment": "random_region"}
+    cache = request.config.cache.mkdir("bucket_runs")  # the programs of all cases are the same
+    for workdir, path in ((tmp_path / "run", tmp_path / "data"), (bucket / "run", bucket / "data")):
+        result = run(workdir, cache, **data, **{"data.path": path})
         assert result.returncode == 0, result.stderr[-3000:]
-    assert weights(gs_folder / "run") == weights(tmp_path / "run")
-    assert find_checkpoint(gs_folder / "run", 4) is not None and (gs_folder / "run" / "metrics.jsonl").is_file()
+    assert weights(bucket / "run") == weights(tmp_path / "run")
+    ours, theirs = (find_checkpoint(folder / "run", 4) for folder in (bucket, tmp_path))
+    assert ours is not None and theirs is not None and (bucket / "run" / "metrics.jsonl").is_file()
+    jax.tree.map(np.testing.assert_array_equal, read_weights(ours).params, read_weights(theirs).params)
+    assert [path.name for path in (bucket / "run").glob(".lock")] == []
 
 
 @pytest.mark.slow
@@ -96,21 +119,26 @@ assert (restored.state["weights"] == jax.random.normal(jax.random.key(2), (512, 
 
 
 @pytest.mark.slow
-def test_arrays_are_written_again_while_the_server_is_overloaded(gs_folder, gcs):
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_arrays_are_written_again_while_the_server_is_overloaded(scheme, request):
     """Each upload of an array is refused twice, in both saves."""
-    refused = {}
-    with bucket_servers.Proxy(gcs) as proxy:
+    refused, folder = {}, request.getfixturevalue(f"{scheme}_folder")
+    upload_method, settings = {
+        "gs": ("POST", bucket_servers.gcs_environment),
+        "s3": ("PUT", bucket_servers.s3_environment),
+    }[scheme]
+    with bucket_servers.Proxy(request.getfixturevalue({"gs": "gcs", "s3": "s3"}[scheme])) as proxy:
 
         def fault(method, path):
-            if method == "POST" and "/upload/" in path and ("%2Fd%2F" in path or "/d/" in path):
+            if method == upload_method and ("%2Fd%2F" in path or "/d/" in path):
                 refused[path] = refused.get(path, 0) + 1
                 return 503 if refused[path] <= 2 else 0
             return 0
 
         proxy.fault = fault
-        env = os.environ | bucket_servers.gcs_environment(proxy.url)
+        env = os.environ | settings(proxy.url)
         result = subprocess.run(
-            [sys.executable, "-c", SAVE, str(gs_folder / "checkpoints")],
+            [sys.executable, "-c", SAVE, str(folder / "checkpoints")],
             env=env,
             cwd=ROOT,
             text=True,
@@ -118,12 +146,13 @@ def test_arrays_are_written_again_while_the_server_is_overloaded(gs_folder, gcs)
         )
     assert result.returncode == 0, result.stderr[-3000:]
     assert refused and all(count == 3 for count in refused.values())
-    assert [path.name for path in (gs_folder / "checkpoints").iterdir()] == ["1", "2"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["1", "2"]
 
 
 @pytest.mark.heavy  # six starts of JAX
-def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_run(gs_folder, tmp_path):
-    logs = tmp_path / "logs"
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_run(scheme, request, tmp_path):
+    bucket, logs = request.getfixturevalue(f"{scheme}_folder"), tmp_path / "logs"
     logs.mkdir()
 
     def start(workdir):
@@ -142,14 +171,14 @@ def test_two_processes_on_a_bucket_are_killed_and_end_with_the_bits_of_a_local_r
             assert process.wait(600) == 0, (logs / f"{number}").read_text()[-4000:]
 
     finish(start(tmp_path / "run"))
-    running = start(gs_folder / "run")
-    while find_checkpoint(gs_folder / "run") is None:
+    running = start(bucket / "run")
+    while find_checkpoint(bucket / "run") is None:
         assert running[0].poll() is None, (logs / "0").read_text()[-4000:]
     for process in running:
         process.kill()
         process.wait()
-    saved = find_checkpoint(gs_folder / "run")
-    assert saved is not None and int(saved.name) < 8 and not (gs_folder / "run" / "tokenizer").exists()
-    finish(start(gs_folder / "run"))
+    saved = find_checkpoint(bucket / "run")
+    assert saved is not None and int(saved.name) < 8 and not (bucket / "run" / "tokenizer").exists()
+    finish(start(bucket / "run"))
     assert f"resuming after step {saved.name}" in (logs / "0").read_text()
-    assert weights(gs_folder / "run") == weights(tmp_path / "run")
+    assert weights(bucket / "run") == weights(tmp_path / "run")
