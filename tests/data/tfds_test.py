@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from softvq_jax.data import tfds, workers
 from softvq_jax.data.source import UnreadableImage
+from tests.data.buckets_test import upload
 from tests.data.photographs import pixels, png
 
 
@@ -64,6 +66,14 @@ def test_names_are_searched_in_the_data_folder(prepared, monkeypatch):
     folder = os.path.dirname(os.path.dirname(prepared))
     monkeypatch.setattr(tensorflow_datasets, "builder", lambda name: builder(name, data_dir=folder))
     assert_holds(tfds.TfdsSplit("tiny:1.0.0@validation"), range(5, 8))
+
+
+def test_a_bucket_holds_the_same_examples(prepared, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTVQ_CACHE_DIR", str(tmp_path / "copies"))
+    upload(pathlib.Path(prepared), bucket / "tiny")
+    ours, theirs = (tfds.TfdsSplit(f"{folder}@validation") for folder in (bucket / "tiny", prepared))
+    assert_holds(ours, range(5, 8))
+    assert ours.fingerprint() == theirs.fingerprint() and ours.part_fingerprints == theirs.part_fingerprints
 
 
 def _modules(image):
