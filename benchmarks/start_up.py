@@ -2,7 +2,8 @@
 
     python benchmarks/start_up.py --python=TORCH_ENVIRONMENT/bin/python
 
-Each command runs in a new process, and the fastest of `--rounds` counts. The first step is that of `configs/tiny.py`:
+Each command runs in a new process, and the fastest of `--rounds` counts; beside it the CPU time, which hardly depends on
+what else the machine does. The first step is that of `configs/tiny.py`:
 without a cache of compiled programs, and with the cache that such a run has left.
 """
 
@@ -13,23 +14,40 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIRST_STEP = "step 1/"  # begins a line of the log
 
 
-def seconds(command: list[str]) -> float:
+class Seconds(NamedTuple):
+    """Wall-clock and CPU time."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} | {self.cpu:.2f}"
+
+
+def seconds(command: list[str]) -> Seconds:
     """Returns the time that a command takes."""
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _cpu_of_children()
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    return time.perf_counter() - began
+    return Seconds(time.perf_counter() - began, _cpu_of_children() - before)
 
 
-def first_step(workdir: pathlib.Path, cache: str) -> float:
-    """Returns the time from the start of a process to the end of its first training step."""
+def _cpu_of_children() -> float:
+    """CPU time of the processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def first_step(workdir: pathlib.Path, cache: str) -> Seconds:
+    """Returns the time from a process's start to the end of its first training step, and the CPU time of the whole run."""
     settings = ["--config.train.num_steps=2", "--config.log.every_steps=1", "--config.evals.held_out.every_steps=0"]
     flags = [f"--workdir={workdir}", f"--compilation_cache={cache}", *settings]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(
         [sys.executable, "-m", "softvq_jax.main", "--config=tiny", *flags],
         cwd=ROOT,
@@ -44,7 +62,7 @@ def first_step(workdir: pathlib.Path, cache: str) -> float:
         if FIRST_STEP in line:
             found = time.perf_counter() - began
             process.communicate()
-            return found
+            return Seconds(found, _cpu_of_children() - before)
     raise SystemExit("error: the run took no step:\n" + "".join(lines))
 
 
@@ -62,14 +80,14 @@ def main() -> None:
     }
     if args.python:
         commands["`import torch`"] = [args.python, "-c", "import torch"]
-    print("| | seconds |\n|---|---|")
+    print("| | seconds | CPU seconds |\n|---|---|---|")
     for name, command in commands.items():
-        print(f"| {name} | {min(seconds(command) for _ in range(args.rounds)):.2f} |", flush=True)
+        print(f"| {name} | {min(seconds(command) for _ in range(args.rounds))} |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         times = [first_step(folder / f"run{i}", str(folder / "cache")) for i in range(1 + args.rounds)]
-    print(f"| first step of `tiny`, nothing compiled | {times[0]:.1f} |")
-    print(f"| first step of `tiny`, all compiled before | {min(times[1:]):.1f} |")
+    print(f"| first step of `tiny`, nothing compiled | {times[0]} |")
+    print(f"| first step of `tiny`, all compiled before | {min(times[1:])} |")
 
 
 if __name__ == "__main__":

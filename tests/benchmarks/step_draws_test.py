@@ -17,6 +17,7 @@ def generator_key(key, step):
     return jax.random.split(jax.random.split(jax.random.fold_in(key, step), 3)[0], 3)[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(4))
 def test_the_draws_are_those_of_the_augmentations(step):
     key = jax.random.key(3)
