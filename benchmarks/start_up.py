@@ -33,7 +33,9 @@ class Seconds(NamedTuple):
 def seconds(command: list[str]) -> Seconds:
     """Returns the time that a command takes."""
     began, before = time.perf_counter(), _cpu_of_children()
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, cwd=ROOT)
+    if done.returncode > ("--help" in command):  # absl ends `--help` with exit code 1
+        raise SystemExit(f"error: {' '.join(command)} failed:\n{done.stderr.decode()}")
     return Seconds(time.perf_counter() - began, _cpu_of_children() - before)
 
 

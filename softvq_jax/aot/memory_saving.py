@@ -7,7 +7,7 @@ costs arithmetic. So for each remat option, more sharding is tried first.
 import math
 from typing import NamedTuple
 
-REMAT = ("none", "dots", "full")  # values of `config.model.remat`, in the order of decreasing memory
+REMAT = ("none", "dots", "attention", "full")  # values of `config.model.remat`, in the order of decreasing memory
 FSDP = 16
 
 

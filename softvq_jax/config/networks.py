@@ -17,9 +17,10 @@ DTYPE = Field(
 )
 REMAT = Field(
     "none",
-    'Recomputation in the backward pass: "dots" keeps only results of matmuls, "full" only the input of each block. '
-    "Both trade speed for memory.",
-    one_of("none", "dots", "full"),
+    'Recomputation in the backward pass: "dots" keeps only results of matmuls, "attention" only queries, keys, values and '
+    'what attention makes of them, "full" only the input of each block. '
+    "They trade speed for memory.",
+    one_of("none", "dots", "attention", "full"),
 )
 
 

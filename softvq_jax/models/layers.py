@@ -12,6 +12,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from softvq_jax.models.attention import attention, split_heads
 from softvq_jax.models.rotary import fresh_frequencies, rotate
@@ -23,6 +24,8 @@ LAYER_NORM_EPS = 1e-6
 REMAT_POLICIES = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # Results that cost much to compute and are small: the MLP's hidden channels are as many, and cost one product.
+    "attention": jax.checkpoint_policies.save_only_these_names("queries_keys_values", "attended"),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -109,7 +112,8 @@ class Attention(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
-        return self.proj(attention(self._queries_keys_values(x, coordinates), self.num_heads))
+        qkv = checkpoint_name(self._queries_keys_values(x, coordinates), "queries_keys_values")
+        return self.proj(checkpoint_name(attention(qkv, self.num_heads), "attended"))
 
     def probabilities(self, x: jax.Array, coordinates: jax.Array | None = None) -> jax.Array:
         """Returns the attention of each token (rows) to all tokens (columns), `[B, H, N, N]` float32; rows sum to 1."""
@@ -198,8 +202,8 @@ def scan_blocks(
       x: input of the first block.
       shared: further arguments that are the same for all blocks, such as a condition.
       per_block: tuple of trees with a leading axis of the stack's length, such as keys and rates.
-      remat: activations kept for the backward pass: "none" keeps all, "dots" the results of the weight matmuls, "full"
-        only the input of each block.
+      remat: activations kept for the backward pass: "none" keeps all, "dots" the results of the weight matmuls,
+        "attention" those of attention and its inputs, "full" only the input of each block.
     """
     params, step = _scannable(blocks, shared, remat)
     return jax.lax.scan(step, x, (params, per_block))[0]

@@ -120,9 +120,10 @@ def test_positions_are_kept_but_not_trained():
 
 
 @pytest.mark.slow
-def test_remat_changes_nothing():
+@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
+def test_remat_changes_nothing(remat):
     graphdef, params, _ = _random(TINY)
-    again = _graphdef(dataclasses.replace(TINY, remat="full"))
+    again = _graphdef(dataclasses.replace(TINY, remat=remat))
     inputs = _inputs(TINY)
     loss = lambda graphdef: jax.jit(jax.grad(lambda params: (nnx.merge(graphdef, params)(*inputs) ** 2).sum()))  # noqa: E731
     jax.tree.map(
