@@ -13,9 +13,10 @@ import numpy as np
 
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.parallel.sharding import abstract, init_sharded, largest_axis, shardings_for
-from softvq_jax.train.agreement import sum_over_processes
+from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.checkpoint import Checkpoints
 from softvq_jax.train.evaluator import gather_to_host
+from softvq_jax.train.write_errors import WriteFailed
 
 RULES = (("", largest_axis(min_size=1)),)
 mesh, process = make_mesh(1, 1, 4), jax.process_index()
@@ -53,4 +54,13 @@ with jax.set_mesh(mesh):
     whole = gather_to_host(restored.state, mesh, keep=process == 0)
     assert whole == {"weights": None} if process else np.array_equal(whole["weights"], np.arange(16.0) + 1)
     assert sum_over_processes(process + 1) == 3
+    said = []
+    for message in ("", "/disk/metrics.jsonl could not be written: é", "x" * 5000):
+        try:
+            with agreed():
+                if process == 0 and message:
+                    raise WriteFailed(message)
+        except WriteFailed as error:
+            said.append(str(error))
+    assert said == ["/disk/metrics.jsonl could not be written: é", "x" * (2000 if process else 5000)]
     checkpoints.close()
