@@ -8,7 +8,7 @@ the patches at its position, the query of a patch selects its latent; values and
 network thus starts as a linear map from patches to the bottleneck and from the bottleneck to patches.
 
 A latent that has several patches gives each of them its own heads, if their number allows it: with 2 heads, one copies the
-first patch and the other the second. Otherwise all heads copy the mean of these patches.
+first patch and the other the second. Otherwise, or if 4 does not divide a head's width, all heads copy the mean of them.
 """
 
 from typing import TYPE_CHECKING
@@ -46,6 +46,8 @@ def _start_copying(transformer, pos_embed: nnx.Param, latent_pos_embed: nnx.Para
     """Makes patches copy the content of their latents, and latents copy the content of their patches."""
     width, patches, latents = pos_embed.shape[1], pos_embed.shape[0] - 1, latent_pos_embed.shape[0]
     heads = transformer.config.num_heads
+    if width // heads % 4:
+        heads = 1  # both halves of a head's position channels must be equal: treat all heads as one
     content = _content(width)
     swap = jnp.kron(jnp.eye(heads), _swap(width // heads))
     positions = 2**0.5 * jax.random.normal(rngs.params(), (patches, width)) * (1 - content)

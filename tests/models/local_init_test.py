@@ -17,11 +17,11 @@ VIT = ViTConfig(width=64, depth=2, num_heads=2, patch_size=8, layer_scale=1.0)
 SIZES = [(8, 5, 2), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((4, 5, 1), (32, 5, 10)))]
 
 
-def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5):
+def changed_tokens(local_init: bool, num_latent_tokens: int = 16, patch: int = 5, vit: ViTConfig = VIT):
     """Returns the change of every latent, and of every patch of the reconstruction, when one patch of the image changes."""
     config = TokenizerConfig(
-        VIT,
-        VIT,
+        vit,
+        vit,
         image_size=32,
         num_latent_tokens=num_latent_tokens,
         latent_dim=16,
@@ -55,6 +55,12 @@ def test_with_the_usual_initialization_a_patch_changes_all_latents_equally():
 def test_fewer_or_more_latents_than_patches(num_latent_tokens, patch, latent):
     latents, _ = changed_tokens(True, num_latent_tokens, patch)
     assert latents.argmax() in (latent, latent + (num_latent_tokens > 16))
+
+
+@pytest.mark.slow
+def test_heads_whose_width_is_odd():
+    latents, _ = changed_tokens(True, 8, vit=dataclasses.replace(VIT, width=60, num_heads=4))
+    assert latents.argmax() == 2
 
 
 @pytest.mark.parametrize("heads", [2, pytest.param(1, marks=pytest.mark.slow)])
