@@ -1,7 +1,6 @@
 """DiffAugment (Zhao et al., 2020, arXiv 2006.10738): differentiable augmentations of a discriminator's inputs."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,13 @@ def diff_augment(key: jax.Array, images: jax.Array, *, probability: float = 0.5,
       probability: probability of each of the three augmentations.
       cutout: side of the square that is set to 0, as a share of the image's side.
     """
-    groups = (random_color, random_translation, partial(random_cutout, share=cutout))
+    # New functions in every call: JAX keeps the traces of a branch by its function, and inside `batch_random.piece` a trace
+    # holds the index of the piece, which is another array in the next trace.
+    groups = (
+        lambda key, images: random_color(key, images),
+        lambda key, images: random_translation(key, images),
+        lambda key, images: random_cutout(key, images, share=cutout),
+    )
     for group_key, distort in zip(jax.random.split(key, len(groups)), groups, strict=True):
         coin, strengths = jax.random.split(group_key)
         images = jax.lax.cond(

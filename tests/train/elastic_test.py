@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from softvq_jax.losses.diff_augment import diff_augment
 from softvq_jax.parallel import batch_random
 from softvq_jax.train import elastic
 from tests import small_generators
@@ -68,6 +69,27 @@ def test_pieces_draw_what_the_whole_batch_draws(axis):
                 part = draw(smaller)
             np.testing.assert_array_equal(part, whole.take(np.arange(index, shape[axis], 2), axis))
     np.testing.assert_array_equal(batch_random.normal(key, shape), jax.random.normal(key, shape))
+
+
+def test_augmentation_in_pieces_is_that_of_the_whole_batch():
+    """Also where it is traced more than once, as for the shapes of the gradients."""
+    key, images = jax.random.key(5), np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
+
+    def gradients(carry, part, index):
+        with batch_random.piece(index, 2):
+            return diff_augment(key, part, probability=1.0), carry, {}
+
+    @jax.jit
+    def in_pieces(images):
+        def body(_, inputs):
+            index, part = inputs
+            return None, gradients(None, part, index)[0]
+
+        jax.eval_shape(gradients, None, images[:2], jnp.zeros((), jnp.int32))
+        return jax.lax.scan(body, None, (jnp.arange(2), images.reshape(2, 2, 16, 16, 3).swapaxes(0, 1)))[1]
+
+    expected = jax.jit(lambda images: diff_augment(key, images, probability=1.0))(images)
+    np.testing.assert_allclose(in_pieces(images).swapaxes(0, 1).reshape(images.shape), expected, atol=1e-6)
 
 
 @pytest.mark.slow
