@@ -10,7 +10,6 @@ import pytest
 
 from softvq_jax.data import tfds, workers
 from softvq_jax.data.source import UnreadableImage
-from tests.data.buckets_test import upload
 from tests.data.photographs import pixels, png
 
 
@@ -69,6 +68,8 @@ def test_names_are_searched_in_the_data_folder(prepared, monkeypatch):
 
 
 def test_a_bucket_holds_the_same_examples(prepared, bucket, tmp_path, monkeypatch):
+    from tests.data.buckets_test import upload  # imports jax, which the worker of another test must not
+
     monkeypatch.setenv("SOFTVQ_CACHE_DIR", str(tmp_path / "copies"))
     upload(pathlib.Path(prepared), bucket / "tiny")
     ours, theirs = (tfds.TfdsSplit(f"{folder}@validation") for folder in (bucket / "tiny", prepared))
