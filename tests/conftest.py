@@ -16,15 +16,6 @@ LONGEST = (
     "loop_test.py",
 )
 
-# Slow tests that have not been seen to pass since the last large merge. They are `heavy` until they have: run them with
-# `-m heavy`, and take those that pass out of this list.
-UNCONFIRMED = (
-    "tests/aot/step_test.py::test_the_step_of_l64_compiles_and_fits",
-    "tests/aot/step_test.py::test_a_compiled_step_sends_the_bytes_of_the_closed_form",
-    "tests/train/configs_test.py::test_config_takes_real_steps",
-    "tests/train/survival_test.py::test_two_processes_equal_one_and_resume_as_one",
-)
-
 
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):  # the order of pytest-xdist: files with many tests first
@@ -42,9 +33,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         first[item.path] = min(first.get(item.path, len(LONGEST) + 1), place(item))
     items.sort(key=lambda item: first[item.path])
-    for item in items:
-        if item.nodeid.startswith(UNCONFIRMED) and item.get_closest_marker("slow") is not None:
-            item.add_marker("heavy")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -209,6 +209,7 @@ def test_replace_refuses_what_does_not_fit():
         TOKENIZER.replace(num_tokens=3)
 
 
+@pytest.mark.slow
 def test_a_fresh_tokenizer():
     one, same, other = (Tokenizer.init(TOKENIZER.config, jax.random.key(seed)) for seed in (0, 0, 1))
     assert jax.tree.structure(one) == jax.tree.structure(TOKENIZER)

@@ -23,13 +23,16 @@ SLOW = (
     "dino_discriminator_160",
     "dino_discriminator_256",
     "dinov2_s_224p14",
+    "dinov2_s_256p16",  # `dinov2_s_hf` is the same network
     "kl_s_64",
     "maetok_losses_s",
     "maskgit_uvit",
+    "siglip_64p16",
     "sit_b_1",
     "softvq_s_16_avg1d",
     "softvq_s_32_global",
     "titok_s_128",
+    "titok_ss_64_vq8k",
     "train_trace",
     "vq_s_64",
 )

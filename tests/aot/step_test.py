@@ -26,6 +26,7 @@ from softvq_jax.train.compile import compiler_options
 from tests.programs import vit_steps
 
 OPTIMIZED = True  # see conftest.py
+MINUTES = pytest.mark.heavy  # to compile
 
 # The compiler all-reduces small weights, because a shard of them is smaller than a tile.
 WIDE = dataclasses.replace(vit_steps.CONFIG, width=1024, num_heads=16)
@@ -43,7 +44,9 @@ def uncached():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "fsdp", "images"), [("v5e:16x16", 16, 4096), ("v4:2x2x2", 8, 128)])
+@pytest.mark.parametrize(
+    ("name", "fsdp", "images"), [pytest.param("v5e:16x16", 16, 4096, marks=MINUTES), ("v4:2x2x2", 8, 128)]
+)
 def test_the_step_of_l64_compiles_and_fits(name, fsdp, images):
     config = l64.get_config()
     config.mesh.fsdp, config.train.batch_size = fsdp, images
@@ -55,7 +58,9 @@ def test_the_step_of_l64_compiles_and_fits(name, fsdp, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("data", "fsdp"), [(16, 1), (4, 4), (1, 16)])
+@pytest.mark.parametrize(
+    ("data", "fsdp"), [(16, 1), pytest.param(4, 4, marks=MINUTES), pytest.param(1, 16, marks=MINUTES)]
+)
 def test_a_compiled_step_sends_the_bytes_of_the_closed_form(data, fsdp):
     slice_of_16 = get_topology("v5e:4x4")
     m = mesh.make_mesh(1, data, fsdp, devices=slice_of_16.devices)

@@ -62,6 +62,7 @@ def test_attention_of_a_network_that_copies_each_patch_to_its_token(local):
         assert (maps.reshape(3, 16, 16).argmax(axis=-1) == np.arange(16)).all()
 
 
+@pytest.mark.slow
 def test_attention_gives_the_weights_of_the_values():
     """The module's own output, which another implementation computes, is the mean of the values by these weights."""
     config = small.config("ae", encoder=small.vit(depth=1))

@@ -52,6 +52,7 @@ def test_defaults_are_those_of_the_files(network, expected):
     assert FAMILIES["maskgit"].sampling_defaults(fields) == expected
 
 
+@pytest.mark.slow
 def test_an_example_depends_only_on_its_index_and_label():
     """Not on the rest of the batch, and so not on the number of devices."""
     labels, few = np.array([3, 1, 4, 0]), FEW | {"guidance": 3.0, "key": KEY}

@@ -99,6 +99,7 @@ def test_each_group_on_half_of_the_batches_and_on_all_of_a_batch():
     assert (np.abs(np.corrcoef(met)[np.triu_indices(3, 1)]) < 0.2).all()
 
 
+@pytest.mark.slow
 def test_probability_one_and_zero():
     x = images()
     np.testing.assert_array_equal(da.diff_augment(KEYS[0], x, probability=0.0), x)

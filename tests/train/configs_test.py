@@ -47,7 +47,9 @@ def test_every_published_tokenizer_has_its_config():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    "name", [name if name == "s64" else pytest.param(name, marks=pytest.mark.heavy) for name in TOKENIZERS]
+)
 def test_config_takes_real_steps(name, frozen_weights, photographs, tmp_path):
     config = shrunk(TOKENIZERS[name](), frozen_weights, photographs)
     results = loop.Run(config, tmp_path / "run", TASKS["tokenizer"]).train()

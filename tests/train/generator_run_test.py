@@ -136,6 +136,7 @@ def test_other_sizes_and_too_many_classes_are_refused(config):
         open_source(config)
 
 
+@pytest.mark.slow
 def test_data_without_classes_are_refused_for_many_classes(config, tmp_path, caplog):
     """A flat folder; with one class it is no matter, and one named class of many is told."""
     reported_inputs.write(tmp_path / "flat", *(f"{i}.png" for i in range(8)))

@@ -209,7 +209,7 @@ def test_preemption_while_compiling_evaluating_and_saving(uninterrupted, cache, 
     assert_same(workdir, uninterrupted)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # three minutes; `gan_steps_test` and `failure_test` have two processes, too
 def test_two_processes_equal_one_and_resume_as_one(cache, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     short = SHORT | {"mesh.fsdp": 2, "checkpoint.every_steps": 100}
