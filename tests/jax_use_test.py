@@ -261,7 +261,7 @@ def test_an_nnx_optimizer_trains_the_module():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy  # two minutes; `attention_test` calls the networks' attention inside `shard_map`
 def test_meshes_of_the_user():
     """Results agree with those of one device, and a sharded batch stays sharded."""
     (output,) = programs.run("users_mesh", devices=8, timeout=600)

@@ -45,7 +45,8 @@ def uncached():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "fsdp", "images"), [pytest.param("v5e:16x16", 16, 4096, marks=MINUTES), ("v4:2x2x2", 8, 128)]
+    ("name", "fsdp", "images"),
+    [pytest.param("v5e:16x16", 16, 4096, marks=MINUTES), pytest.param("v4:2x2x2", 8, 128, marks=MINUTES)],
 )
 def test_the_step_of_l64_compiles_and_fits(name, fsdp, images):
     config = l64.get_config()

@@ -46,10 +46,8 @@ def test_every_published_tokenizer_has_its_config():
     assert PUBLISHED | {"bl64_512", "l32_512"} | others == TOKENIZERS.keys()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name == "s64" else pytest.param(name, marks=pytest.mark.heavy) for name in TOKENIZERS]
-)
+@pytest.mark.heavy  # a minute for each; `loop_test` and `gan_steps_test` train with the same parts
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_config_takes_real_steps(name, frozen_weights, photographs, tmp_path):
     config = shrunk(TOKENIZERS[name](), frozen_weights, photographs)
     results = loop.Run(config, tmp_path / "run", TASKS["tokenizer"]).train()

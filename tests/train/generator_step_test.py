@@ -69,7 +69,7 @@ def test_accumulated_gradients_are_the_mean_over_microbatches():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["sit", "mar"])
+@pytest.mark.parametrize("family", ["sit", pytest.param("mar", marks=pytest.mark.heavy)])
 def test_eight_devices_train_as_one(family):
     def run(devices):
         [output] = programs.run("generator_steps", family, devices=devices, env=programs.QUICK_COMPILATION)
