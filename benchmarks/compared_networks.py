@@ -23,7 +23,7 @@ from softvq_jax.weights.tokenizer_kinds import config_from_fields, config_to_dic
 
 
 class Case:
-    """What both sides run.
+    """A comparison: the networks, their inputs, and the functions that both sides run.
 
     Attributes:
       kind, config: kind of network and its config, from which the peer makes its network.

@@ -21,7 +21,7 @@ def _wait():
         torch.cuda.synchronize()
 
 
-def _answer(folder, runner, command):
+def _run_command(folder, runner, command):
     name = command["name"]
     if command["do"] == "check":
         np.savez(folder / "numbers.npz", **runner.numbers(name))
@@ -55,7 +55,7 @@ def serve(folder: pathlib.Path) -> None:
     print(json.dumps({"version": f"torch {torch.__version__}, {device}"}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
-        print(json.dumps(_answer(folder, found[command["variant"]], command)), flush=True)
+        print(json.dumps(_run_command(folder, found[command["variant"]], command)), flush=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def pooled_mean(values: jax.Array, weights: jax.Array, whole: jax.Array) -> jax.
 
     Args:
       values, weights: `[B, L]`.
-      whole: the weights of the whole batch, of which these examples may be a piece.
+      whole: the weights of the whole batch; the examples can be all of it or a piece.
     """
     return jnp.sum(values * weights.astype(jnp.float32), axis=1) / jnp.mean(jnp.sum(whole.astype(jnp.float32), axis=1))
 

@@ -22,9 +22,8 @@ from softvq_jax.storage import bucket_errors, buckets
 
 TESTED = "0.12.8"
 """The version of Orbax that the tests use."""
-_AMAZON = re.compile(
-    r"https?://s3(\.[a-z0-9-]+)?\.amazonaws\.com/?"
-)  # TensorStore finds these, and the region, by itself
+# Servers that TensorStore finds by itself, with their region.
+_AMAZON = re.compile(r"https?://s3(\.[a-z0-9-]+)?\.amazonaws\.com/?")
 _lock = threading.Lock()
 
 
