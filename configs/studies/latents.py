@@ -4,9 +4,9 @@
 
 Probes use the mean token or all tokens, before or after the bottleneck; the baseline is the most frequent class. A map of
 the latents and pictures of nearest neighbors are written to each run's folder (`--config.map=umap` needs the extra `umap`);
-for data without classes, only these are made. Six shortened runs of `tiny_patches`, two and a half minutes on two cores.
-Needs the extra `studies`. In the paper, linear probes are better on SoftVQ's latents than on VQ's and AE's for every number
-of tokens.
+for data without classes, only these are made. Eighteen shortened runs of `tiny`. They are also runs of the study
+`bottlenecks`: copies of its folders (`softvq_*`, `vq_*`, `ae_*`) in the workdir are only measured. Needs the extra
+`studies`. In the paper, linear probes are better on SoftVQ's latents than on VQ's and AE's for every number of tokens.
 """
 
 from softvq_jax.config.study import load_base, shortened, study_config, variant
@@ -19,14 +19,15 @@ def get_config():
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
-        shortened(load_base(__file__, "tiny_patches"), 200),
+        shortened(load_base(__file__, "tiny"), 250, warmup_epochs=50.0),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
-            for tokens in (64, 16)
+            for tokens in (32, 8)
             for name, label in BOTTLENECKS.items()
         },
         measures=("reconstruction", "latents", "latent_pictures"),
         x="Tokens",
         columns=("psnr", *columns, "probe_pixels", "probe_chance"),
         panels=("probe_pooled_after", "probe_all_after", "knn_all_after"),
+        seeds=3,
     )

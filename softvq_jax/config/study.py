@@ -11,6 +11,13 @@ from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
 from softvq_jax.config.schemas import register_schema, schema_of
 
 STUDY: Schema = {
+    "seeds": Field(
+        1,
+        "Runs of each variant, with the seeds base.seed, base.seed + 1 and so on; the table has their means and standard "
+        "errors.",
+        integer(1),
+        "runs",
+    ),
     "images": {
         "train": Field(1024, "Training crops for probes, neighbors and codebook usage.", integer(2), "images"),
         "neighbors": Field(
@@ -34,9 +41,17 @@ def load_base(study: str, name: str) -> ConfigDict:
     return runpy.run_path(str(pathlib.Path(study).parents[1] / f"{name}.py"))["get_config"]()
 
 
-def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
-    """Shortens a training config to `num_steps` steps, with frequent logs and only one evaluation, at the end."""
+def shortened(base: ConfigDict, num_steps: int, *, warmup_epochs: float | None = None) -> ConfigDict:
+    """Shortens a training config to `num_steps` steps, with frequent logs and only one evaluation, at the end.
+
+    Args:
+      base: the training config.
+      num_steps: length of the run.
+      warmup_epochs: length of the warm-up; None does not change it.
+    """
     base.train.num_steps = num_steps
+    if warmup_epochs is not None:
+        base.optim.warmup_epochs = warmup_epochs
     base.optim.ema_decay = 0.97  # a longer average would still contain the initial weights
     base.checkpoint.update(every_steps=100, keep=1)
     base.log.every_steps = 10
@@ -65,6 +80,7 @@ def study_config(
     columns: Sequence[str],
     panels: Sequence[str],
     log_x: bool = True,
+    seeds: int = 1,
 ) -> ConfigDict:
     """Returns the locked config of a study.
 
@@ -77,6 +93,7 @@ def study_config(
       columns: names of measured values, for the columns of the table.
       panels: names of measured values, for the panels of the figure.
       log_x: whether the x axis is logarithmic.
+      seeds: runs of each variant.
     """
     config = ConfigDict()
     config.task = "study"
@@ -88,12 +105,13 @@ def study_config(
     config.table = dict(x=x, columns=tuple(columns))
     config.figure = dict(panels=tuple(panels), log_x=log_x)
     config.update(defaults(STUDY))
+    config.seeds = seeds
     config.lock()
     return config
 
 
-def variant_config(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns the training config of one variant.
+def variant_config(config: ConfigDict, name: str, seed: int = 0) -> ConfigDict:
+    """Returns the training config of one variant, with `seed` added to its seed.
 
     Raises:
       ValueError: the variant changes a field that the base config does not have.
@@ -103,4 +121,5 @@ def variant_config(config: ConfigDict, name: str) -> ConfigDict:
         result.update(config.variants[name].change)
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"variant {name} changes a field that the base config does not have: {error}") from error
+    result.seed += seed
     return result

@@ -1,5 +1,6 @@
 """A study's figure, an SVG file by matplotlib with one panel per value and one line per kind of variant."""
 
+import itertools
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ PANEL_INCHES = (3.8, 3.0)
 
 
 def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
-    """Draws the panels listed in the config.
+    """Draws the panels listed in the config, with error bars of one standard error where rows have standard errors.
 
     Args:
       config: the study's config.
@@ -31,6 +32,8 @@ def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, lines) in zip(all_axes, panels, strict=True):
         plot_lines(axes, lines, config.table.x, log_x=config.figure.log_x, marker="o")
+        for name, color in zip(names, itertools.cycle(COLORS), strict=False):
+            _draw_errors(axes, rows, name, panel, color)
         axes.set_title(LABELS[panel], loc="left", fontsize="medium", fontweight="bold")
     handles = {line.get_label(): line for axes in all_axes for line in axes.lines}
     shown = [name for name in names if name in handles]
@@ -42,3 +45,14 @@ def draw(config: ConfigDict, rows: Sequence[dict]) -> str | None:
 def _line(rows: Sequence[dict], name: str, column: str) -> Series:
     points = sorted((row["x"], row[column]) for row in rows if row["line"] == name and column in row)
     return Series(name, [x for x, _ in points], [y for _, y in points])
+
+
+def _draw_errors(axes, rows: Sequence[dict], name: str, column: str, color: str) -> None:
+    errors = [
+        (row["x"], row[column], row["standard_errors"][column])
+        for row in rows
+        if row["line"] == name and column in row.get("standard_errors", {})
+    ]
+    if errors:
+        x, y, error = zip(*errors, strict=True)
+        axes.errorbar(x, y, error, fmt="none", ecolor=color, elinewidth=1.0, capsize=2.0)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Mapping
 
 import jax
 from absl import logging
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from softvq_jax.config.schemas import check_values
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
+from softvq_jax.parallel.distributed import set_compilation_cache
 from softvq_jax.progress import duration
 from softvq_jax.report.latent_map import check_method
 from softvq_jax.storage import files
@@ -25,8 +27,16 @@ from softvq_jax.weights.pretrained import MissingWeights
 MEASURED = "measured.json"
 
 
+def run_name(name: str, seed: int) -> str:
+    """Returns the folder of a variant's run: `NAME` for the first seed, then `NAME.seed1` and so on."""
+    return f"{name}.seed{seed}" if seed else name  # names of variants have no dots
+
+
 class Study:
-    """A study in one workdir, with a folder for each variant. Finished variants do not run again.
+    """A study in one workdir, with a folder for each run. Finished runs do not run again.
+
+    All variants run with the first seed, then with the next one, so that an interrupted study has a complete table of fewer
+    seeds.
 
     Args:
       config: from `config.study.study_config`.
@@ -47,15 +57,22 @@ class Study:
         if latents.__name__ in config.measures:
             probes.check_installed()
         self.config, self.workdir = config, workdir
-        self.variants = {name: variant_config(config, name) for name in config.order}
-        for name, variant in self.variants.items():
+        self.runs = {
+            run_name(name, seed): variant_config(config, name, seed)
+            for seed in range(config.seeds)
+            for name in config.order
+        }
+        for name, run in self.runs.items():
             try:
-                check_values(variant)
+                check_values(run)
             except ValueError as error:
                 raise ValueError(f"variant {name}: {error}") from None
 
     def run(self) -> str:
-        """Trains and measures all unfinished variants; writes `table.json`, `table.md` and `figure.svg`.
+        """Trains and measures all unfinished runs; writes `table.json`, `table.md` and `figure.svg`.
+
+        With several seeds, compiled programs are kept in `WORKDIR/compiled`, so that each variant is compiled once; or in
+        jax's compilation cache, if it has one.
 
         Returns:
           The table, in Markdown.
@@ -68,33 +85,47 @@ class Study:
                 "rFID is not measured; to measure it: --config.base.evals.fid.every_steps=1000 "
                 "--config.base.evals.fid.weights=PATH"
             )
-        rows, began, ran = [], time.monotonic(), 0
-        for number, name in enumerate(self.variants):
+        cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+        if self.config.seeds > 1 and not cache:
+            set_compilation_cache(self.workdir / "compiled")
+        finished, rows, began, ran = {}, [], time.monotonic(), 0
+        for number, name in enumerate(self.runs):
             values = self.measured(name)
             if values is None:
                 each = (time.monotonic() - began) / max(ran, 1)
-                left = f", {duration(each * (len(self.variants) - number))} left" if ran else ""
-                logging.info("variant %s, %d of %d%s", name, number + 1, len(self.variants), left)
+                left = f", {duration(each * (len(self.runs) - number))} left" if ran else ""
+                logging.info("run %s, %d of %d%s", name, number + 1, len(self.runs), left)
                 values, ran = self.train_and_measure(name), ran + 1
-            variant = self.config.variants[name]
-            rows.append({"name": name, "line": variant.line, "x": variant.x, **values})
+            finished[name] = values
+            rows = self.rows(finished)
             self.write(rows)
         return table.markdown(self.config, rows)
 
+    def rows(self, finished: Mapping[str, dict]) -> list[dict]:
+        """Returns a row of the table for each variant with finished runs, from the values by run."""
+        rows = []
+        for name in self.config.order:
+            runs = [finished.get(run_name(name, seed)) for seed in range(self.config.seeds)]
+            if runs := [run for run in runs if run is not None]:
+                variant = self.config.variants[name]
+                row = {"name": name, "line": variant.line, "x": variant.x, **table.mean(runs)}
+                rows.append(row | ({"runs": runs} if self.config.seeds > 1 else {}))
+        return rows
+
     def measured(self, name: str) -> dict | None:
-        """Returns the measured values of a variant with this config; None if there are none."""
+        """Returns the measured values of a run with this config; None if there are none."""
         path = self.workdir / name / MEASURED
         content = files.read_json(path) if path.exists() else None
         return content["values"] if content and content.get("metadata") == self.metadata(name) else None
 
     def metadata(self, name: str) -> dict:
-        """Returns the settings that a variant's values depend on, as JSON values."""
-        fields = {"config": self.variants[name]} | {part: self.config[part] for part in ("measures", "images", "map")}
+        """Returns the settings that a run's values depend on, as JSON values."""
+        fields = {"config": self.runs[name]} | {part: self.config[part] for part in ("measures", "images", "map")}
         return json.loads(ConfigDict(fields).to_json_best_effort())
 
     def train_and_measure(self, name: str) -> dict:
-        """Trains and measures one variant; a diverged run has only the value `diverged`, the error message."""
-        config, workdir = self.variants[name], self.workdir / name
+        """Trains and measures one run; a diverged run has only the value `diverged`, the error message."""
+        config, workdir = self.runs[name], self.workdir / name
         try:
             Run(config, workdir, TASKS[config.task]).train()
         except MissingWeights as error:
@@ -111,11 +142,11 @@ class Study:
                 values |= MEASURES[measure](trained)
         if jax.process_index() == 0:
             files.write_json(workdir / MEASURED, {"metadata": self.metadata(name), "values": values})
-        jax.clear_caches()  # the next variant compiles other programs
+        jax.clear_caches()  # the next run has other programs
         return values
 
     def write(self, rows: list[dict]) -> None:
-        """Writes the table and the figure of the variants so far."""
+        """Writes the table and the figure of the runs so far."""
         if jax.process_index():
             return
         files.write_json(self.workdir / "table.json", table.content(self.config, rows))

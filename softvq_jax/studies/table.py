@@ -1,5 +1,7 @@
 """A study's table, as JSON values and as Markdown."""
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -29,13 +31,31 @@ LABELS = text.LABELS | {
 """Labels of the columns."""
 
 
+def mean(runs: Sequence[dict]) -> dict:
+    """Returns the means of the values of runs that differ only in their seed.
+
+    The item `standard_errors` has the standard errors of the means that come from different values (the sample standard
+    deviation over the root of the number of runs). If a run diverged, the result is the error message of that run alone.
+    """
+    if diverged := [run for run in runs if "diverged" in run]:
+        return diverged[0]
+    means, errors = dict(runs[0]), {}
+    for column in means:
+        values = [run[column] for run in runs]
+        if len(set(values)) > 1:
+            means[column] = statistics.fmean(values)
+            errors[column] = statistics.stdev(values) / math.sqrt(len(values))
+    return means | ({"standard_errors": errors} if errors else {})
+
+
 def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
     """Returns all measured values, and the settings shared by all runs."""
     train = config.base.train
     return {
         "study": config.study,
         "variants": len(config.variants),
-        "finished": len(rows),
+        "finished": sum(len(row.get("runs", [row])) == config.seeds for row in rows),
+        "seeds": config.seeds,
         "steps": train.num_steps,
         "batch_size": train.batch_size,
         "image_size": config.base.model.image_size,
@@ -45,17 +65,27 @@ def content(config: ConfigDict, rows: Sequence[dict]) -> dict:
 
 
 def markdown(config: ConfigDict, rows: Sequence[dict]) -> str:
-    """Returns a Markdown table of the config's columns, with one row per variant; leaves out columns without values."""
+    """Returns a Markdown table of the config's columns, with one row per variant; leaves out columns without values.
+
+    With several seeds, a cell is `mean ± standard error`, or the value alone if all runs have the same; a column has
+    the number of finished runs.
+    """
     columns = [name for name in config.table.columns if any(name in row for row in rows)]
-    lines = [["", config.table.x, *(LABELS[name] for name in columns)]]
-    lines.append(["---", *["---:"] * (1 + len(columns))])
+    counts = ["Runs"] if config.seeds > 1 else []
+    lines = [["", config.table.x, *counts, *(LABELS[name] for name in columns)]]
+    lines.append(["---", *["---:"] * (1 + len(counts) + len(columns))])
     for row in rows:
-        cells = [row["diverged"]] if "diverged" in row else [_cell(row.get(name)) for name in columns]
-        lines.append([row["line"], _cell(row["x"]), *cells, *[""] * (len(columns) - len(cells))])
+        errors = row.get("standard_errors", {})
+        cells = [_cell(row.get(name), errors.get(name)) for name in columns]
+        if "diverged" in row:
+            cells = [row["diverged"], *[""] * (len(columns) - 1)]
+        lines.append([row["line"], _cell(row["x"]), *(_cell(len(row["runs"])) for _ in counts), *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(value) -> str:
+def _cell(value, error=None) -> str:
     if value is None:
         return ""
+    if error is not None:
+        return f"{value:.4g} ± {error:.2g}"
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -14,6 +14,7 @@ from softvq_jax.config.schemas import field_values
 from softvq_jax.config.study import shortened, study_config, variant, variant_config
 from softvq_jax.metrics import probes
 from softvq_jax.models.functional import Functional
+from softvq_jax.storage import files
 from softvq_jax.studies import figure, measures, study, table
 from softvq_jax.studies.crops import Crops
 from softvq_jax.train import fid
@@ -144,6 +145,84 @@ def test_a_run_that_diverges_is_a_row(base, tmp_path, monkeypatch):
     assert "| A | 1 | reconstruction is nan at step 3 |" in printed and not (tmp_path / "figure.svg").exists()
 
 
+@pytest.fixture
+def counted_runs(monkeypatch):
+    """Runs that train nothing and measure `10 x seed^2` dB; returns the names of the runs so far."""
+    names = []
+
+    class Counted:
+        def __init__(self, config, workdir, task):
+            self.workdir, self.seed = workdir, config.seed
+            workdir.mkdir(parents=True)
+
+        def train(self):
+            names.append(self.workdir.name)
+            files.write_json(self.workdir / "seed.json", self.seed)
+
+    monkeypatch.setattr(study, "Run", Counted)
+    crops = Crops(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int))
+    monkeypatch.setattr(study, "held_out", lambda config: crops)
+    monkeypatch.setattr(study, "training", lambda config, count: crops)
+
+    def measure(trained):
+        return {"psnr": 10.0 * json.loads((trained.workdir / "seed.json").read_text()) ** 2, "bits": 72}
+
+    monkeypatch.setitem(study.MEASURES, "measure", measure)
+    return names
+
+
+def test_several_seeds_give_means_and_standard_errors(base, tmp_path, counted_runs):
+    base.seed = 1
+    variants = {"a": variant("A", 8), "b": variant("B", 8, model=dict(bottleneck="vq"))}
+    config = small_study(base, variants, measures=("measure",))
+    assert study.Study(config, tmp_path).run().splitlines()[2] == "| A | 8 | 10 | 72 |"
+    config.seeds = 3  # a finished study goes on with more seeds
+    printed = study.Study(config, tmp_path).run()
+    assert counted_runs == ["a", "b", "a.seed1", "b.seed1", "a.seed2", "b.seed2"]
+    # Values 10, 40, 90: their mean is 140/3, their standard deviation the root of 4900/3, the standard error 23.33.
+    assert printed.splitlines()[0] == "|  | Tokens | Runs | PSNR (dB) | Bits per image |"
+    assert printed.splitlines()[2:] == ["| A | 8 | 3 | 46.67 ± 23 | 72 |", "| B | 8 | 3 | 46.67 ± 23 | 72 |"]
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["finished"] == 2 and [run["psnr"] for run in content["rows"][0]["runs"]] == [10, 40, 90]
+    np.testing.assert_allclose(content["rows"][0]["standard_errors"]["psnr"], np.std([10, 40, 90], ddof=1) / 3**0.5)
+
+
+def test_an_interrupted_study_shows_the_runs_so_far(base, tmp_path, counted_runs, monkeypatch):
+    config = small_study(base, {"a": variant("A", 8), "b": variant("B", 4)}, measures=("measure",), seeds=2)
+    full = study.Study(config, tmp_path)
+    train = full.train_and_measure
+    monkeypatch.setattr(full, "train_and_measure", lambda name: 1 / 0 if name == "b.seed1" else train(name))
+    with pytest.raises(ZeroDivisionError):
+        full.run()
+    assert "| A | 8 | 2 | 5 ± 5 | 72 |" in (tmp_path / "table.md").read_text()
+    assert "| B | 4 | 1 | 0 | 72 |" in (tmp_path / "table.md").read_text()
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["finished"] == 1 and content["seeds"] == 2
+    del counted_runs[:]
+    assert "| B | 4 | 2 | 5 ± 5 | 72 |" in study.Study(config, tmp_path).run()
+    assert counted_runs == ["b.seed1"]
+    assert 'id="LineCollection_1"' in (tmp_path / "figure.svg").read_text()  # error bars
+
+
+def test_a_row_with_a_diverged_run_has_no_mean():
+    assert table.mean([{"psnr": 20.0}, {"diverged": "loss is nan"}]) == {"diverged": "loss is nan"}
+
+
+def test_runs_of_one_variant_share_compiled_programs(base, tmp_path, monkeypatch):
+    """The study sets up a compilation cache only for several seeds, and only if there is none."""
+    folders = []
+    monkeypatch.setattr(study, "set_compilation_cache", folders.append)
+    monkeypatch.setattr(study.Study, "train_and_measure", lambda self, name: {"psnr": 1.0})
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        for seeds, cache in ((1, None), (2, "elsewhere"), (2, None)):
+            jax.config.update("jax_compilation_cache_dir", cache)
+            study.Study(small_study(base, {"a": variant("A", 8)}, seeds=seeds), tmp_path).run()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert folders == [tmp_path / "compiled"]
+
+
 def test_invalid_configs_are_refused_at_once(base, tmp_path):
     with pytest.raises(ValueError, match=r"variant a changes a field .* does not have: .*num_tokens"):
         study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
@@ -173,6 +252,12 @@ def test_the_figure_has_a_panel_for_each_measure_with_values(base):
         texts
     )
     assert figure.draw(config, [{"line": "A", "x": 8}]) is None
+
+
+def test_the_runs_of_latents_are_runs_of_bottlenecks():
+    ours, theirs = (runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]() for name in ("latents", "bottlenecks"))
+    for name in ours.variants:
+        assert variant_config(ours, name).to_dict() == variant_config(theirs, name).to_dict()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
