@@ -29,7 +29,11 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0;
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, with --coordinator.")
 _TIMEOUT = flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for the other processes.")
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Folder in which compiled programs are kept between runs.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder in which compiled programs are kept between runs. Default: the user's cache, in runs of one process.",
+)
 
 
 def main(_):
@@ -48,7 +52,7 @@ def main(_):
 
         sys.exit(check_buckets(config, folder))
     # jax is imported after the flags are parsed, and used after the processes are connected.
-    from softvq_jax.parallel import distributed, errors
+    from softvq_jax.parallel import compilation_cache, distributed, errors
     from softvq_jax.parallel.shared_folder import check_shared
 
     try:
@@ -60,8 +64,7 @@ def main(_):
             timeout=_TIMEOUT.value,
         )
         check_shared(folder, "--workdir")
-        if _CACHE.value:
-            distributed.set_compilation_cache(_CACHE.value)
+        compilation_cache.set_up(_CACHE.value)
         logging.info("config:\n%s", config)
         if config.task == "study":
             from softvq_jax.studies.study import Study

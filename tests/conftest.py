@@ -1,5 +1,7 @@
 """A cache of compiled programs for all tests, so that each is compiled once; and the order of the test files."""
 
+import os
+
 import jax
 import pytest
 
@@ -20,8 +22,11 @@ LONGEST = (
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):  # the order of pytest-xdist: files with many tests first
         config.option.loadscopereorder = False
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    settings = {"jax_compilation_cache_dir": str(config.cache.mkdir("jax"))}
+    settings["jax_persistent_cache_min_compile_time_secs"] = 0.3
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for the processes that tests start, which else use the user's cache
 
 
 def pytest_collection_modifyitems(items):

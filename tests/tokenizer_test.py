@@ -158,8 +158,6 @@ def test_codebooks_matter_only_where_there_are_some():
 
 def run_python(program, *args):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    if jax.config.jax_compilation_cache_dir:
-        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
     command = [sys.executable, "-c", textwrap.dedent(program), *map(str, args)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

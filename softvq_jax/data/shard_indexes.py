@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from absl import logging
 
 from softvq_jax.storage import files, listing
-from softvq_jax.storage.paths import as_path, bucket_path, is_remote
+from softvq_jax.storage.paths import as_path, bucket_path, is_remote, user_cache
 
 FOLDER = ".softvq_jax_index"  # beside the shards in a bucket
 Index = TypeVar("Index")
@@ -68,8 +67,7 @@ def _index(shard, *, version, make, to_arrays, from_arrays):
     """
     size, identity = _status(shard)
     key = hashlib.sha256(f"{version}\0{identity}".encode()).hexdigest()[:32]
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "tar"
-    places: list[Any] = [cache / f"{key}.npz"]
+    places: list[Any] = [user_cache("tar") / f"{key}.npz"]
     if is_remote(shard):
         places.append(as_path(shard).parent / FOLDER / f"{key}.npz")
     for place in places:

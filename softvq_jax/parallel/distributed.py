@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pathlib
 import socket
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -150,17 +149,3 @@ def _detect_cluster(timeout: float) -> Cluster | None:
 def is_main_process() -> bool:
     """Returns whether this process writes the logs and images."""
     return jax.process_index() == 0
-
-
-def set_compilation_cache(directory: str | os.PathLike) -> None:
-    """Keeps compiled programs in `directory`, so that a restart does not compile them again.
-
-    Raises:
-      OSError: the directory cannot be created or written to.
-    """
-    path = str(directory)
-    if "://" not in path:
-        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(f"compilation cache {path}: no permission to write; give another directory")
-    jax.config.update("jax_compilation_cache_dir", path)

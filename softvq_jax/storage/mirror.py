@@ -21,7 +21,7 @@ from absl import logging
 
 from softvq_jax.storage import files, listing
 from softvq_jax.storage.buckets import BucketPath, ObjectStatus
-from softvq_jax.storage.paths import as_path, is_remote
+from softvq_jax.storage.paths import as_path, is_remote, user_cache
 
 DEFAULT_GB = 100.0
 WORK = "work"  # subfolder for files that are not copies, which stay
@@ -32,7 +32,7 @@ def cache_folder() -> pathlib.Path:
     """Returns the cache folder."""
     if folder := os.environ.get("SOFTVQ_CACHE_DIR"):
         return pathlib.Path(folder).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / "buckets"
+    return user_cache("buckets")
 
 
 def limit() -> int:

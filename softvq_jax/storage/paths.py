@@ -51,6 +51,11 @@ def bucket_path(path: str | os.PathLike) -> "BucketPath":
     return cast("BucketPath", as_path(path))
 
 
+def user_cache(name: str) -> pathlib.Path:
+    """Returns `softvq_jax/NAME` in the user's cache folder: `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "softvq_jax" / name
+
+
 def expand_arguments(words: Sequence[str]) -> list[str]:
     """Expands the words and flag values of a command line that begin with `~` or `$`, or contain `/$`.
 

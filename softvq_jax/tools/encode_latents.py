@@ -41,7 +41,7 @@ from softvq_jax.latent_statistics import (
     moments_to_fields,
 )
 from softvq_jax.metrics.feature_statistics import Moments
-from softvq_jax.parallel import distributed
+from softvq_jax.parallel import compilation_cache, distributed
 from softvq_jax.parallel.shared_folder import check_shared
 from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
@@ -278,6 +278,7 @@ def main(args: argparse.Namespace) -> None:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
     distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    compilation_cache.set_up()
     check_shared(args.out, "--out")
     run(args)
 

@@ -28,6 +28,7 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
+from softvq_jax.parallel import compilation_cache
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -80,6 +81,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
+    compilation_cache.set_up()
     run(args)
 
 

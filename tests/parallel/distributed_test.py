@@ -222,19 +222,6 @@ def test_slurm_is_detected(monkeypatch):
     assert cluster[1:] == (6, 3, [1])
 
 
-def test_compilation_cache(tmp_path):
-    before = jax.config.jax_compilation_cache_dir
-    try:
-        distributed.set_compilation_cache(tmp_path / "a" / "b")
-        assert (tmp_path / "a" / "b").is_dir()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / "b")
-        (tmp_path / "file").touch()
-        with pytest.raises(OSError, match="file"):
-            distributed.set_compilation_cache(tmp_path / "file")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-
-
 def test_differences_of_equal_configs():
     config = {"a": [1, {"b": None}]}
     assert not list(distributed.differences(config, json.loads(json.dumps(config))))
