@@ -9,12 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from softvq_jax.config.fields import BOOLEAN, Field, Schema, integer, text
-from softvq_jax.config.run import EVERY_STEPS
+from softvq_jax.config.fields import BOOLEAN, STEPS, Field, Schema, integer, text
 
 HELD_OUT: Schema = {
     "every_steps": Field(
-        5000, "Steps between evaluations on held-out samples; the last step is always evaluated.", EVERY_STEPS, "steps"
+        5000, "Steps between evaluations on held-out samples; the last step is always evaluated.", STEPS, "steps"
     ),
     "num_images": Field(5000, "Number of held-out samples.", integer(1), "images"),
     "batch_size": Field(0, "Global batch size; 0 uses that of training.", integer(0), "images"),
@@ -27,7 +26,7 @@ HELD_OUT: Schema = {
 
 FID: Schema = {
     "every_steps": Field(
-        0, "Steps between FID measurements, which also run after the last step; 0 turns FID off.", EVERY_STEPS, "steps"
+        0, "Steps between FID measurements, which also run after the last step; 0 turns FID off.", STEPS, "steps"
     ),
     "weights": Field(
         "weights/pt_inception-2015-12-05-6726825d.pth",
@@ -45,7 +44,7 @@ FID: Schema = {
 
 NEAREST_CLASS: Schema = {
     "every_steps": Field(
-        0, "Steps between evaluations, which also run after the last step; 0 turns them off.", EVERY_STEPS, "steps"
+        0, "Steps between evaluations, which also run after the last step; 0 turns them off.", STEPS, "steps"
     ),
     "num_samples": Field(64, "Number of samples to draw, with evenly spaced classes.", integer(1), "images"),
 }

@@ -11,7 +11,6 @@ def writer_names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
-EVERY_STEPS = STEPS
 MESH_AXIS = Allowed("-1 or an integer of at least 1", lambda x: x == -1 or integer(1).check(x))
 WRITER_NAMES = Allowed(
     f"names of {', '.join(WRITERS)}, separated by commas",
@@ -33,13 +32,9 @@ RUN: Schema = {
         ),
     },
     "checkpoint": {
-        "every_steps": Field(
-            1000, "Steps between checkpoints; 0: only at the end and at preemption.", EVERY_STEPS, "steps"
-        ),
+        "every_steps": Field(1000, "Steps between checkpoints; 0: only at the end and at preemption.", STEPS, "steps"),
         "keep": Field(3, "Number of newest checkpoints that are kept.", integer(1), "checkpoints"),
-        "keep_every_steps": Field(
-            0, "Steps between checkpoints that are never deleted; 0: none.", EVERY_STEPS, "steps"
-        ),
+        "keep_every_steps": Field(0, "Steps between checkpoints that are never deleted; 0: none.", STEPS, "steps"),
         "best_metric": Field(
             "", 'Held-out metric, such as "eval_psnr" or "eval_rfid"; its best step is kept in `best/`.', text()
         ),
@@ -56,7 +51,7 @@ RUN: Schema = {
         ),
     },
     "log": {
-        "every_steps": Field(50, "Steps between lines of metrics; 0: only at evaluations.", EVERY_STEPS, "steps"),
+        "every_steps": Field(50, "Steps between lines of metrics; 0: only at evaluations.", STEPS, "steps"),
         "writers": Field(
             "",
             'Where metrics and pictures go besides `metrics.jsonl`: "tensorboard", "wandb" (extras of these names), or '
