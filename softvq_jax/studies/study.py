@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from softvq_jax.config.schemas import check_values
 from softvq_jax.config.study import variant_config
 from softvq_jax.metrics import probes
-from softvq_jax.parallel.distributed import set_compilation_cache
 from softvq_jax.progress import duration
 from softvq_jax.report.latent_map import check_method
 from softvq_jax.storage import files
@@ -71,9 +70,6 @@ class Study:
     def run(self) -> str:
         """Trains and measures all unfinished runs; writes `table.json`, `table.md` and `figure.svg`.
 
-        With several seeds, compiled programs are kept in `WORKDIR/compiled`, so that each variant is compiled once; or in
-        jax's compilation cache, if it has one.
-
         Returns:
           The table, in Markdown.
 
@@ -85,9 +81,6 @@ class Study:
                 "rFID is not measured; to measure it: --config.base.evals.fid.every_steps=1000 "
                 "--config.base.evals.fid.weights=PATH"
             )
-        cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-        if self.config.seeds > 1 and not cache:
-            set_compilation_cache(self.workdir / "compiled")
         finished, rows, began, ran = {}, [], time.monotonic(), 0
         for number, name in enumerate(self.runs):
             values = self.measured(name)
@@ -142,7 +135,7 @@ class Study:
                 values |= MEASURES[measure](trained)
         if jax.process_index() == 0:
             files.write_json(workdir / MEASURED, {"metadata": self.metadata(name), "values": values})
-        jax.clear_caches()  # the next run has other programs
+        jax.clear_caches()  # the next run has other programs, or the same ones in the compilation cache
         return values
 
     def write(self, rows: list[dict]) -> None:

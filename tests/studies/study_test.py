@@ -208,21 +208,6 @@ def test_a_row_with_a_diverged_run_has_no_mean():
     assert table.mean([{"psnr": 20.0}, {"diverged": "loss is nan"}]) == {"diverged": "loss is nan"}
 
 
-def test_runs_of_one_variant_share_compiled_programs(base, tmp_path, monkeypatch):
-    """The study sets up a compilation cache only for several seeds, and only if there is none."""
-    folders = []
-    monkeypatch.setattr(study, "set_compilation_cache", folders.append)
-    monkeypatch.setattr(study.Study, "train_and_measure", lambda self, name: {"psnr": 1.0})
-    before = jax.config.jax_compilation_cache_dir
-    try:
-        for seeds, cache in ((1, None), (2, "elsewhere"), (2, None)):
-            jax.config.update("jax_compilation_cache_dir", cache)
-            study.Study(small_study(base, {"a": variant("A", 8)}, seeds=seeds), tmp_path).run()
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert folders == [tmp_path / "compiled"]
-
-
 def test_invalid_configs_are_refused_at_once(base, tmp_path):
     with pytest.raises(ValueError, match=r"variant a changes a field .* does not have: .*num_tokens"):
         study.Study(small_study(base, {"a": variant("A", 1, model=dict(num_tokens=3))}), tmp_path)
