@@ -71,6 +71,7 @@ DAMAGES = (
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_programs")
 def test_damaged_checkpoints(tmp_path, capsys):
     """Files of the newest one or two of three checkpoints of a real run; `CAMPAIGN_TRIES=200` damages more."""
     config = tiny()
@@ -86,7 +87,7 @@ def test_damaged_checkpoints(tmp_path, capsys):
         for step in steps:
             alone = shutil.copytree(saved / str(step), tmp_path / f"alone{step}" / str(step)).parent
             good[step] = Checkpoints(alone, keep=1, keep_every_steps=0).restore(shapes)
-        for number in range(tries(40)):
+        for number in range(tries(20)):
             folder = shutil.copytree(saved, tmp_path / str(number) / "checkpoints")
             damaged = steps[-rng.choice((1, 1, 2)) :]
             done = []

@@ -67,7 +67,7 @@ def test_constraint_without_a_mesh_does_nothing():
 
 
 def _steps(*axes: str, processes: int, devices: int) -> list[dict]:
-    outputs = programs.run("vit_steps", *axes, processes=processes, devices=devices, env=programs.QUICK_COMPILATION)
+    outputs = programs.run("vit_steps", *axes, processes=processes, devices=devices)
     return json.loads(outputs[0].splitlines()[-1])
 
 

@@ -27,7 +27,7 @@ def get_config():
 
 def run(folder, workdir, **machines) -> list[str]:
     flags = (f"--config={folder / 'config.py'}", f"--workdir={workdir}")
-    return programs.run("fid_main", *flags, timeout=3000, env=programs.QUICK_COMPILATION, **machines)
+    return programs.run("fid_main", *flags, timeout=3000, **machines)
 
 
 def lines(workdir, *, after=0) -> list[dict]:

@@ -6,16 +6,19 @@
 that is lost; or "folder": only the two folders differ.
 """
 
+import functools
 import os
 import pathlib
 import signal
 import sys
 
+import jax
+
 from tests.programs import join
 
+jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)  # not 100
 join()
 
-import jax
 from jax.experimental import multihost_utils
 
 from softvq_jax.parallel import errors

@@ -39,13 +39,19 @@ class RowMeans:
         return self.devices.map(partial(sums, self._one), images) | {"double": means / 3}
 
 
-folder, count, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
-extractor = RowMeans(batch_size)
-cache = RowCache(folder, {}) if distributed.is_main_process() else None
-with jax.set_mesh(make_mesh()):  # as inside a training run
-    measure(ImageSet(ArrayImages(pixels), extractor), cache, batch_size=extractor.devices.batch_size)
-if cache is not None:
+def digest(folder, count: int, batch_size: int) -> str | None:
+    """Measures `count` images on all devices and processes; returns the digest of their rows in process 0."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
+    extractor = RowMeans(batch_size)
+    cache = RowCache(folder, {}) if distributed.is_main_process() else None
+    with jax.set_mesh(make_mesh()):  # as inside a training run
+        measure(ImageSet(ArrayImages(pixels), extractor), cache, batch_size=extractor.devices.batch_size)
+    if cache is None:
+        return None
     assert len(cache) == count
     content = b"".join(cache[name].tobytes() for name in ("digest", "f2048", "double"))
-    print(hashlib.sha256(content).hexdigest())
+    return hashlib.sha256(content).hexdigest()
+
+
+if __name__ == "__main__":
+    print(digest(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,11 +1,13 @@
 """Paths in buckets against fake-gcs-server and moto: the same answers as `pathlib`, and one clear line for each fault."""
 
+import asyncio
 import pathlib
 import pickle
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -149,8 +151,10 @@ def test_a_server_that_is_overloaded_for_a_while_is_waited_for(proxy, monkeypatc
     assert time.monotonic() - began > 0.9 and path.read_text() == "after"
 
 
-@pytest.mark.slow  # 35 s: the client of GCS repeats a request six times by itself
-def test_a_server_that_stays_overloaded_ends_in_one_line(proxy):
+@pytest.mark.slow
+def test_a_server_that_stays_overloaded_ends_in_one_line(proxy, monkeypatch):
+    quick = types.SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 50))
+    monkeypatch.setattr("gcsfs.retry.asyncio", quick)  # the client repeats a request six times by itself, in 35 s
     proxy.fault = lambda method, uri: 503
     with pytest.raises(
         Unavailable, match=r"the server answers 503, for 1 s. Start the same command again later"

@@ -16,8 +16,6 @@ from softvq_jax.tools.command_line import exit_code
 from softvq_jax.train.latent_source import open_source
 from tests import programs, small_generators
 
-OPTIMIZED = True  # bits are compared with those of other processes, see conftest.py
-
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):

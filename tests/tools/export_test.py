@@ -24,6 +24,7 @@ def run_tool(*argv):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_programs")
 def test_a_stopped_tokenizer_run_is_exported(tmp_path, preempt_at, capsys):  # noqa: F811
     workdir = tmp_path / "run"
     stopped = loop.Run(small(), workdir, TASKS["tokenizer"])

@@ -15,8 +15,6 @@ from softvq_jax.tools.command_line import exit_code
 from softvq_jax.weights import files
 from tests import programs, small_generators
 
-OPTIMIZED = True  # bits are compared with those of other processes, see conftest.py
-
 SHAPE = DiTConfig(num_tokens=8, channels=6, width=32, depth=1, num_heads=4, num_classes=7)
 
 

@@ -22,6 +22,11 @@ TRUNK = ViTConfig(width=64, depth=4, num_heads=1, patch_size=PATCH, activation="
 DINOV2 = ViTConfig(width=64, depth=2, num_heads=1, patch_size=14, layer_scale=1e-5)
 
 
+@pytest.fixture(autouse=True)
+def _shared_programs(shared_programs):
+    """All runs here share their compiled programs."""
+
+
 def tiny():
     """A full GAN run without frozen networks: pixels, entropy, PatchGAN; 48 px, two narrow blocks."""
     config = tokenizer_config("S", "S")

@@ -72,7 +72,7 @@ def test_accumulated_gradients_are_the_mean_over_microbatches():
 @pytest.mark.parametrize("family", ["sit", pytest.param("mar", marks=pytest.mark.heavy)])
 def test_eight_devices_train_as_one(family):
     def run(devices):
-        [output] = programs.run("generator_steps", family, devices=devices, env=programs.QUICK_COMPILATION)
+        [output] = programs.run("generator_steps", family, devices=devices)
         return json.loads(output.splitlines()[-1])
 
     one, eight = run(1), run(8)

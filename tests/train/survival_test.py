@@ -64,6 +64,8 @@ def start(workdir, cache, *, processes=1, devices=1, **fields) -> list[subproces
     flags, address = [f"--{name}={value}" for name, value in values.items()], f"127.0.0.1:{free_port()}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": str(8 * devices)}
     env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if cache is None:
+        env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     if fields.get("gan.discriminator") == "none":  # steps with a GAN take longer then than their compilation saves
         env |= QUICK_COMPILATION
     running = []
