@@ -16,7 +16,7 @@ PER_TENSOR, FLOOR = (
 
 def run(folder, *meshes):
     """Returns `{mesh: (arrays, summary)}` of `tests.programs.gan_steps` on eight devices."""
-    programs.run("gan_steps", folder, *meshes, devices=8, timeout=900)
+    programs.run("gan_steps", folder, *meshes, devices=8, timeout=900, env=programs.OPTIMIZED)
     return {
         mesh: (mesh == "copying" or np.load(folder / f"{mesh}.npz"), json.loads((folder / f"{mesh}.json").read_text()))
         for mesh in meshes
@@ -67,7 +67,7 @@ def test_losses_and_states_are_those_of_one_device_on_other_meshes(runs, other_r
 
 @pytest.mark.heavy
 def test_two_processes_of_four_devices_are_one_of_eight(runs, tmp_path):
-    programs.run("gan_steps", tmp_path, "4,2", processes=2, devices=4, timeout=900)
+    programs.run("gan_steps", tmp_path, "4,2", processes=2, devices=4, timeout=900, env=programs.OPTIMIZED)
     assert_same_steps(np.load(tmp_path / "4,2.npz"), runs["4,2"][0])
 
 

@@ -17,6 +17,7 @@ CLUSTER = "SOFTVQ_TEST_CLUSTER"
 _KNOWN = int(importlib.metadata.version("jaxlib").split(".")[1]) < 11
 XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if _KNOWN else ""
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": XLA_FLAGS}  # for programs that take few steps
+OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}  # less rounding adds up over steps
 
 
 def start(name: str, *args, processes: int = 1, devices: int = 1, env: dict[str, str] | None = None):
