@@ -87,5 +87,6 @@ def _cell(value, error=None) -> str:
     if value is None:
         return ""
     if error is not None:
-        return f"{value:.4g} ± {error:.2g}"
+        decimals = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error
+        return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

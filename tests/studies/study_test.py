@@ -181,7 +181,7 @@ def test_several_seeds_give_means_and_standard_errors(base, tmp_path, counted_ru
     assert counted_runs == ["a", "b", "a.seed1", "b.seed1", "a.seed2", "b.seed2"]
     # Values 10, 40, 90: their mean is 140/3, their standard deviation the root of 4900/3, the standard error 23.33.
     assert printed.splitlines()[0] == "|  | Tokens | Runs | PSNR (dB) | Bits per image |"
-    assert printed.splitlines()[2:] == ["| A | 8 | 3 | 46.67 ± 23 | 72 |", "| B | 8 | 3 | 46.67 ± 23 | 72 |"]
+    assert printed.splitlines()[2:] == ["| A | 8 | 3 | 47 ± 23 | 72 |", "| B | 8 | 3 | 47 ± 23 | 72 |"]
     content = json.loads((tmp_path / "table.json").read_text())
     assert content["finished"] == 2 and [run["psnr"] for run in content["rows"][0]["runs"]] == [10, 40, 90]
     np.testing.assert_allclose(content["rows"][0]["standard_errors"]["psnr"], np.std([10, 40, 90], ddof=1) / 3**0.5)
@@ -194,12 +194,12 @@ def test_an_interrupted_study_shows_the_runs_so_far(base, tmp_path, counted_runs
     monkeypatch.setattr(full, "train_and_measure", lambda name: 1 / 0 if name == "b.seed1" else train(name))
     with pytest.raises(ZeroDivisionError):
         full.run()
-    assert "| A | 8 | 2 | 5 ± 5 | 72 |" in (tmp_path / "table.md").read_text()
+    assert "| A | 8 | 2 | 5.0 ± 5.0 | 72 |" in (tmp_path / "table.md").read_text()
     assert "| B | 4 | 1 | 0 | 72 |" in (tmp_path / "table.md").read_text()
     content = json.loads((tmp_path / "table.json").read_text())
     assert content["finished"] == 1 and content["seeds"] == 2
     del counted_runs[:]
-    assert "| B | 4 | 2 | 5 ± 5 | 72 |" in study.Study(config, tmp_path).run()
+    assert "| B | 4 | 2 | 5.0 ± 5.0 | 72 |" in study.Study(config, tmp_path).run()
     assert counted_runs == ["b.seed1"]
     assert 'id="LineCollection_1"' in (tmp_path / "figure.svg").read_text()  # error bars
 
