@@ -11,15 +11,22 @@ from tests.programs import QUICK_COMPILATION
 
 pytest_plugins = ["tests.bucket_fixtures", "tests.shared_programs"]
 
-# Files that take minutes. With one file to a worker, they start first.
+# Files that take the longest. With one file to a worker, they start first.
 LONGEST = (
     "parity_test.py",
     "gan_steps_test.py",
+    "generator_step_test.py",
+    "tokenizer_step_test.py",
+    "examples_test.py",
+    "kinds_training_test.py",
     "survival_test.py",
+    "faults_test.py",
     "configs_test.py",
     "fid_in_training_test.py",
     "step_test.py",
     "loop_test.py",
+    "jax_use_test.py",
+    "generator_test.py",
 )
 
 

@@ -13,8 +13,6 @@ import pytest
 
 from tests.parity_kinds import of_kind
 
-OPTIMIZED = True  # see conftest.py
-
 FOLDER = pathlib.Path(os.environ.get("PARITY_DIR") or pathlib.Path(__file__).parent / "parity")
 CASES = sorted(FOLDER.glob("*.json"))
 # Take more than 20 seconds, or another case of the same kind is among the default tests. With PARITY_DIR, all cases run.

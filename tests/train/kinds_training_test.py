@@ -152,7 +152,7 @@ def test_the_two_stages_of_a_maetok(frozen_weights, photographs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", ["titok_bl64_vq8k", "titok_bl64_vae"])
+@pytest.mark.parametrize("name", ["titok_bl64_vq8k", pytest.param("titok_bl64_vae", marks=pytest.mark.heavy)])
 def test_a_titok_takes_real_steps(name, photographs, tmp_path):
     config = shrunk(name)
     config.gan.discriminator = "patchgan"
