@@ -106,6 +106,10 @@ class Bottleneck(nnx.Module):
         """Returns the `/`-joined paths of parameters that are not trained and have no optimizer state."""
         return frozenset()
 
+    def unit_codebooks(self) -> tuple[str, ...]:
+        """Returns the names of codebooks `[C, K, D]` of whose codes only the directions are used."""
+        return ()
+
     @classmethod
     def tensors(cls, config: "TokenizerConfig") -> dict[str, Tensor]:
         """Returns the published tensor of each parameter, by the parameter's `/`-joined path.

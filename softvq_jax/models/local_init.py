@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from softvq_jax.models.unit_init import latent_norm, start_codes
+
 if TYPE_CHECKING:
     from softvq_jax.models.tokenizer import TokenizerModel
 
@@ -37,9 +39,10 @@ def start_local(model: "TokenizerModel", rngs: nnx.Rngs) -> None:
     kernel = model.to_latents.kernel
     out_of_content = _content(kernel.shape[0])[:, None]
     kernel[...] = jax.random.normal(rngs.params(), kernel.shape) * out_of_content / (kernel.shape[0] / 2) ** 0.5
-    # Latents have a small norm: at most 1 for averages of unit codes.
+    start_codes(model.bottleneck)
+    # Latents of a codebook are small: averages of unit codes are shorter than 1.
     kernel = decoder.embed_latents.kernel
-    kernel[...] = jax.random.normal(rngs.params(), kernel.shape) * _content(kernel.shape[1])
+    kernel[...] = jax.random.normal(rngs.params(), kernel.shape) * _content(kernel.shape[1]) / latent_norm(model, rngs)
 
 
 def _start_copying(transformer, pos_embed: nnx.Param, latent_pos_embed: nnx.Param, rngs: nnx.Rngs) -> None:

@@ -90,6 +90,9 @@ class VQ(NearestCode):
     def published_config(cls, tensors, fields):
         return None if "quantize.embedding_proj.weight" in tensors else super().published_config(tensors, fields)
 
+    def unit_codebooks(self):
+        return ("codebook",) if self.l2_normalize else ()
+
     def codes(self):
         return unit_vectors(self.codebook[...]) if self.l2_normalize else self.codebook[...]
 
@@ -179,6 +182,9 @@ class TokenFlow(NearestCode):
     @classmethod
     def published_config(cls, tensors, fields):
         return None
+
+    def unit_codebooks(self):
+        return ("semantic", "pixel")
 
     def _unit_parts(self, x):
         """Scales the semantic and the pixel part of each vector to unit length."""

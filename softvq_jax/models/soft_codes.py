@@ -65,6 +65,9 @@ class CodeAverage(Bottleneck):
         if config.posterior not in POSTERIORS:
             raise ValueError(f"posterior is {config.posterior!r}; expected one of {', '.join(POSTERIORS)}")
 
+    def unit_codebooks(self):
+        return ("codebook",) if self.l2_normalize else ()
+
     def posterior_logits(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns logits before division by the temperature, `[C, B, L/C, K]`, and the codes to average, `[C, K, D]`."""
         codes = self.codebook[...]
