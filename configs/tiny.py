@@ -21,13 +21,13 @@ def get_config():
     config.model.update(image_size=64, num_latent_tokens=32, latent_dim=32, codebook_size=512, num_codebooks=1)
     config.model.update(unit_init=True, dtype="float32")
     config.weights.encoder = ""
-    config.loss.update(perceptual_weight=0.0, alignment_weight=0.0)
+    config.loss.update(perceptual_weight=0.0, alignment_weight=0.0, entropy_weight=0.001)
     config.gan.discriminator = "none"
     config.optim.update(optimizer="muon", muon_learning_rate=0.32, learning_rate=0.048, weight_decay=0.0)
     config.optim.update(warmup_epochs=100.0, final_factor=0.0, ema_decay=0.995, ema_warmup=True)
-    config.train.update(batch_size=16, num_steps=2400)
+    config.train.update(batch_size=16, num_steps=2000)
     config.data.update(source="embedded", augment="random_region", holdout=0.3)
-    config.checkpoint.update(every_steps=600)
+    config.checkpoint.update(every_steps=500)
     config.log.every_steps = 100
-    config.evals.held_out.update(every_steps=600, num_images=64, num_pictures=16)
+    config.evals.held_out.update(every_steps=500, num_images=64, num_pictures=16)
     return config
