@@ -79,6 +79,7 @@ class TokenizerStep:
         grads, running, metrics, reconstructions = self.generator(state, frozen, running, images, generator_key)
         if self.nets.discriminator is None:
             return (grads, None), running, metrics
+        images, reconstructions = after((images, reconstructions), grads)
         discriminator_grads, running, more = self.discriminator(
             state, frozen, running, images, reconstructions, discriminator_key
         )
@@ -107,7 +108,11 @@ class TokenizerStep:
         metrics = terms | image_terms | out.bottlenecked.stats
         if self.nets.discriminator is not None:
             (gan, buffers), gan_grad = jax.value_and_grad(self.adversarial_term, has_aux=True)(
-                reconstructions, state.discriminator.params, running.buffers, frozen, augmentation_key
+                after(reconstructions, image_grad),
+                state.discriminator.params,
+                running.buffers,
+                frozen,
+                augmentation_key,
             )
             running = dataclasses.replace(running, buffers=buffers)
             weight = self.gate(state.step) * self.config.gan.weight
@@ -272,6 +277,21 @@ class TokenizerStep:
             lecam=running.lecam,
             code_age=running.code_age,
         ), metrics
+
+
+def after(values, others):
+    """Returns `values`; on CPUs, what is computed from them is computed after `others`.
+
+    The CPU's compiler else works on all losses in turns, and so keeps the activations of all at the same time. It ignores
+    `jax.lax.optimization_barrier` when it orders the program, hence a sum with a zero that it cannot predict.
+    """
+
+    def wait(values, others):
+        first = sum(jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(others))
+        zero = jnp.where(jnp.square(first) < -1, 1.0, 0.0)
+        return jax.tree.map(lambda value: value + zero.astype(value.dtype), values)
+
+    return jax.lax.platform_dependent(values, others, cpu=wait, default=lambda values, others: values)
 
 
 def age_codes(code_age: jax.Array, indices: jax.Array) -> jax.Array:

@@ -67,7 +67,8 @@ class TokenizerTask(Task):
         kinds = {config.optim.schedule, "constant"}
         if self.nets.config.has_codebook:
             kinds.add(config.optim.codebook_schedule)
-        self.schedules = {kind: optim.learning_rate(config.optim, kind, **run) for kind in kinds}
+        # Sorted: in the order of a set, which changes with each process, the step would be another program for each.
+        self.schedules = {kind: optim.learning_rate(config.optim, kind, **run) for kind in sorted(kinds)}
         trained = {"model": self.nets.model.shapes} | (
             {} if self.nets.alignment is None else {"alignment": self.nets.alignment.shapes}
         )

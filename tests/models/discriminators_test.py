@@ -199,3 +199,11 @@ def test_a_patchgan_logit_sees_70_pixels():
     grad = jax.jit(jax.grad(logit))(images(1, 128))
     rows = np.flatnonzero(np.abs(grad[0]).sum((1, 2)))
     assert rows[-1] - rows[0] + 1 == 70
+
+
+def test_convolution_keeps_no_windows_for_the_backward_pass():
+    graphdef, *state = nnx.split(SpectralConv1d(8, 8, 9, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    x = jax.random.normal(jax.random.key(0), (4, 50, 8))
+    _, pullback = jax.vjp(lambda state, x: nnx.merge(graphdef, *state)(x, train=True), state, x)
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(pullback))
+    assert kept < x.nbytes + 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # the windows are 9 * x.nbytes

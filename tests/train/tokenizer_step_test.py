@@ -13,7 +13,7 @@ from softvq_jax.models.lpips import LPIPS
 from softvq_jax.parallel.mesh import make_mesh
 from softvq_jax.train.compile import jit_step, put
 from softvq_jax.train.tokenizer_networks import check_size
-from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, adaptive_weight, age_codes
+from softvq_jax.train.tokenizer_step import CODE_USAGE_WINDOW, adaptive_weight, after, age_codes
 from softvq_jax.train.tokenizer_task import TokenizerTask
 from softvq_jax.weights import pretrained
 
@@ -187,3 +187,18 @@ def test_images_that_are_too_small_for_a_loss_are_refused(tiny_config, section, 
     check_size(tiny_config, least)
     with pytest.raises(ValueError, match=f"images of at least {least} pixels, but model.image_size is {least - 1}"):
         check_size(tiny_config, least - 1)
+
+
+@pytest.mark.parametrize("other", [0.0, 1e30, np.inf, np.nan])
+def test_what_must_come_before_changes_no_value(other):
+    values = {"a": jnp.array([1.5, -0.0, np.inf]), "b": jnp.arange(3, dtype=jnp.uint8)}
+    program = jax.jit(after)
+    chex.assert_trees_all_equal(program(values, {"x": jnp.full((2, 2), other)}), values)
+    text = program.lower(values, {"x": jnp.ones((2, 2))}).compile().as_text()
+    assert "multiply" in text or "compare" in text, "the compiler has removed the dependency"
+
+
+@pytest.mark.parametrize("codebook", ["cosine", "constant"])
+def test_groups_of_parameters_have_the_same_order_in_every_process(tiny_config, codebook):
+    tiny_config.optim.codebook_schedule = codebook
+    assert list(make_task(tiny_config).schedules) == ["constant", "cosine"]
