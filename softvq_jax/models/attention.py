@@ -238,12 +238,10 @@ def _cpu_forward(qkv, num_heads):
         logits = _product("bhkd,bhqd->bhkq", k, q * q.shape[-1] ** -0.5)
         largest = jnp.max(logits, axis=-2, keepdims=True)
         weights = jnp.exp(logits - largest)
-        # The last row of the product is the sum of the weights: a loop over them takes longer than one more row.
-        with_ones = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
-        product = _product("bhkd,bhkq->bhdq", with_ones, weights.astype(v.dtype))
-        result, sums = product[:, :, :-1], product[:, :, -1:]
+        sums = jnp.sum(weights, axis=-2, keepdims=True)
+        result = _product("bhkd,bhkq->bhdq", v, weights.astype(v.dtype)) / sums
         log_sums = write(log_sums, (largest + jnp.log(sums))[:, :, 0], 1)
-        return write(out, (result / sums).swapaxes(2, 3), 2), log_sums
+        return write(out, result.swapaxes(2, 3), 2), log_sums
 
     # The results start as parts of the input: in `shard_map`, they must vary over the same mesh axes.
     log_sums = jnp.broadcast_to(qkv[:, None, :, 0].astype(jnp.float32), (batch, num_heads, length))
