@@ -5,7 +5,7 @@ each latent where to look. Here the positions of patches start as sines and cosi
 positions in MAE, He et al., 2021), those of latents as the same functions of places on a coarser grid, and keys start
 equal to queries. Tokens that are near each other then attend to each other at first. Unlike in `models.local_init`, a
 latent is not the code of given patches: attention is wide, no map is a copy, and all of it is learned further.
-Still, the latents of `configs/mini.py` kept their places.
+Still, latents keep their places in training: see docs/studies.md.
 """
 
 import math
