@@ -287,8 +287,9 @@ def after(values, others):
     """
 
     def wait(values, others):
-        first = sum(jnp.ravel(leaf)[0].astype(jnp.float32) for leaf in jax.tree.leaves(others))
-        zero = jnp.where(jnp.square(first) < -1, 1.0, 0.0)
+        # Not one entry of each: that would gather sharded gradients. Norms are computed anyway.
+        squares = sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(others))
+        zero = jnp.where(squares < -1, 1.0, 0.0)
         return jax.tree.map(lambda value: value + zero.astype(value.dtype), values)
 
     return jax.lax.platform_dependent(values, others, cpu=wait, default=lambda values, others: values)
