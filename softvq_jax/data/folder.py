@@ -160,7 +160,7 @@ def _classes(folder: str, images: Sequence[str], classes: str) -> dict[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What lies below a folder, as paths relative to it, sorted.
+    """The files at any depth below a folder, as sorted paths relative to it.
 
     Attributes:
       images: files with one of `EXTENSIONS`.

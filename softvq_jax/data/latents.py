@@ -53,7 +53,7 @@ class LatentsInfo:
 
     @property
     def discrete(self) -> bool:
-        """Whether the records hold indices."""
+        """True if the stored arrays are indices of codes, False if they are latents."""
         return self.codebook_size > 0
 
     def to_fields(self) -> dict[str, Any]:

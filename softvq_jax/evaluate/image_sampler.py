@@ -91,7 +91,7 @@ class ImageSampler:
 
     @property
     def discrete(self) -> bool:
-        """Whether the generator makes code indices."""
+        """True if the generator samples indices of codes, False if it samples latents."""
         return self._generator.discrete
 
     @property

@@ -107,7 +107,7 @@ class Bottleneck(nnx.Module):
         return frozenset()
 
     def unit_codebooks(self) -> tuple[str, ...]:
-        """Returns the names of codebooks `[C, K, D]` of whose codes only the directions are used."""
+        """Returns the names of the codebooks `[C, K, D]` whose codes are scaled to unit length before use."""
         return ()
 
     @classmethod

@@ -101,7 +101,7 @@ class TokenizerConfig:
 
     @property
     def discrete(self) -> bool:
-        """Whether the latents are codes, so that indices determine them."""
+        """True if each latent is an entry of a codebook, so that its index is enough to decode it."""
         return bottleneck_class(self.bottleneck).discrete
 
     @property

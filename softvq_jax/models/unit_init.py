@@ -6,9 +6,9 @@ patches. Attention then starts uniform and all latents start equal, and a run of
 Here kernels keep the size of their inputs, and positions and tokens are as large as the patches. Unlike
 `models.local_init`, this does not assign patches to latents.
 
-Codes of which only the direction counts start with entries of size 1. A new codebook is uniform in [-1/K, 1/K], less than
-the learning rate of a small network. The first steps of Adam then turn all codes into similar directions, and the latents
-keep few dimensions.
+Some bottlenecks scale their codes to unit length before use. Here such codes start with entries of size 1. A codebook
+is otherwise uniform in [-1/K, 1/K], which is less than the learning rate of a small network: the first steps of Adam
+would turn all codes into similar directions, and the latents would keep few dimensions.
 """
 
 from typing import TYPE_CHECKING

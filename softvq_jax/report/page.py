@@ -37,7 +37,7 @@ class EmbeddedImage:
 
     @property
     def small(self) -> bool:
-        """Whether the image is enlarged without smoothing."""
+        """True if the page enlarges the image without smoothing, so that its pixels can be seen."""
         return self.width < SHARP_BELOW
 
 

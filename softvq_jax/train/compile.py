@@ -10,8 +10,8 @@ from softvq_jax.parallel.sharding import shardings_for
 # the tokens again for each piece: B-64 on v5e:4x4 then moves 77 GB of main memory per step, but 48 GB with gathered
 # weights.
 TPU_OPTIONS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
-# The CPU's compiler else orders a program for many cores, with the results of all loops allocated at its start: by its
-# plan, half a GiB more of temporary buffers in a GAN step of S-64 with 4 images.
+# Without this, the CPU's compiler orders a program for many cores, with the results of all loops allocated at its start:
+# by its plan, half a GiB more of temporary buffers in a GAN step of S-64 with 4 images.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 

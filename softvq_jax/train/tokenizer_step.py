@@ -282,7 +282,7 @@ class TokenizerStep:
 def after(values, others):
     """Returns `values`; on CPUs, what is computed from them is computed after `others`.
 
-    The CPU's compiler else works on all losses in turns, and so keeps the activations of all at the same time. It ignores
+    Otherwise the CPU's compiler works on all losses in turns, and keeps the activations of all at the same time. It ignores
     `jax.lax.optimization_barrier` when it orders the program, hence a sum with a zero that it cannot predict.
     """
 
