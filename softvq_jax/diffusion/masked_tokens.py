@@ -20,17 +20,18 @@ _GUIDANCE_POWER = 3.0  # exponent of the schedule "power-cosine"
 _FLOOR = 1e-20  # lower bound of the arguments of both logarithms in a Gumbel draw
 
 
-def draw_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
-    """Draws a training mask `[B, L]`, True for a share `arccos(u) / (pi / 2)` of each example, `u` uniform in [0, 1)."""
+def draw_masks(batch: int, num_tokens: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws training masks, True for a share `arccos(u) / (pi / 2)` of each example's tokens, `u` uniform in [0, 1).
+
+    Returns:
+      The masks `[B, L]`, and those of the whole batch: more where the batch is computed in pieces of `batch` examples.
+    """
     share_key, order_key = jax.random.split(key)
-    counts = masked_count(batch_random.uniform(share_key, (batch, 1)), num_tokens)
-    return masking.mask_first(masking.random_orders(batch_random.split(order_key, batch), num_tokens), counts)
-
-
-def draw_whole_mask(batch: int, num_tokens: int, key: jax.Array) -> jax.Array:
-    """Draws the masks of the whole batch, as `draw_mask` does, also where the batch is computed in pieces of `batch`."""
     with batch_random.whole_batch() as parts:
-        return draw_mask(batch * parts, num_tokens, key)
+        counts = masked_count(batch_random.uniform(share_key, (batch * parts, 1)), num_tokens)
+        orders = masking.random_orders(batch_random.split(order_key, batch * parts), num_tokens)
+    whole = masking.mask_first(orders, counts)
+    return batch_random.of_piece(whole), whole
 
 
 def masked_count(u: jax.Array, num_tokens: int) -> jax.Array:

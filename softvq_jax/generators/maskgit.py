@@ -54,8 +54,7 @@ def make_losses(objective) -> Losses:
 def _losses(smoothing: float, unmasked_weight: float, network, codes, labels, key, training):
     mask_key, dropout_key = jax.random.split(key)
     batch, length = codes.shape
-    mask = masked_tokens.draw_mask(batch, length, mask_key)
-    whole = masked_tokens.draw_whole_mask(batch, length, mask_key)
+    mask, whole = masked_tokens.draw_masks(batch, length, mask_key)
     masked = jnp.where(mask, network.config.mask_token, codes)
     logits = network(masked, labels, key=dropout_key if training else None)
     errors = masked_tokens.cross_entropy(logits, codes, smoothing=smoothing)

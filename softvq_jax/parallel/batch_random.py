@@ -56,12 +56,17 @@ def draw(draw: Callable[[tuple[int, ...]], jax.Array], shape: Sequence[int], axi
       shape: shape of the array.
       axis: the axis of the examples.
     """
-    current, shape = _current.piece, tuple(shape)
+    parts = 1 if _current.piece is None else _current.piece.count
+    shape = tuple(shape)
+    return of_piece(draw((*shape[:axis], parts * shape[axis], *shape[axis + 1 :])), axis)
+
+
+def of_piece(whole: jax.Array, axis: int = 0) -> jax.Array:
+    """Returns the examples of this piece, given an array for the whole batch; outside of `piece`, returns the array."""
+    current, shape = _current.piece, whole.shape
     if current is None:
-        return draw(shape)
-    before, size, after = shape[:axis], shape[axis], shape[axis + 1 :]
-    whole = draw((*before, size * current.count, *after))
-    rows = whole.reshape(*before, size, current.count, *after)
+        return whole
+    rows = whole.reshape(*shape[:axis], -1, current.count, *shape[axis + 1 :])
     return jax.lax.dynamic_index_in_dim(rows, current.index, axis + 1, keepdims=False)
 
 

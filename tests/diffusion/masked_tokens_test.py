@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from softvq_jax.diffusion import masked_tokens
+from softvq_jax.parallel import batch_random
 
 K, LENGTH, BATCH, MASK = 7, 12, 3, 7
 
@@ -86,12 +87,23 @@ def test_draws_depend_only_on_the_examples_key():
 
 def test_training_masks():
     """The share is arccos(u), whose mean is 2/pi, and the masked places are drawn for each example."""
-    masks = np.asarray(masked_tokens.draw_mask(4000, LENGTH, jax.random.key(0)))
+    masks, whole = map(np.asarray, masked_tokens.draw_masks(4000, LENGTH, jax.random.key(0)))
+    np.testing.assert_array_equal(masks, whole)
     assert masks.sum(1).min() >= 1
     assert masks.mean() == pytest.approx(2 / math.pi, abs=0.02)
     np.testing.assert_allclose(masks.mean(0), 2 / math.pi, atol=0.04)
     counts = masked_tokens.masked_count(jnp.array([0.0, 0.5, 0.9999999]), LENGTH)
     np.testing.assert_array_equal(counts, [12, 8, 1])
+
+
+def test_training_masks_in_pieces():
+    """Piece i of two has the examples i, i + 2, ... of the batch, each with the mask that it has in the whole batch."""
+    expected, _ = masked_tokens.draw_masks(6, LENGTH, jax.random.key(1))
+    for index in range(2):
+        with batch_random.piece(index, 2):
+            masks, whole = masked_tokens.draw_masks(3, LENGTH, jax.random.key(1))
+        np.testing.assert_array_equal(masks, expected[index::2])
+        np.testing.assert_array_equal(whole, expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
