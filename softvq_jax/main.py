@@ -52,19 +52,20 @@ def main(_):
 
         sys.exit(check_buckets(config, folder))
     # jax is imported after the flags are parsed, and used after the processes are connected.
-    from softvq_jax.parallel import compilation_cache, distributed, errors
+    from softvq_jax.parallel import errors
     from softvq_jax.parallel.shared_folder import check_shared
+    from softvq_jax.parallel.start import start
 
     try:
-        distributed.initialize(
+        start(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,
             _PROCESS_ID.value,
             config=json.loads(config.to_json_best_effort()),
             timeout=_TIMEOUT.value,
+            compilation_cache_folder=_CACHE.value,
         )
         check_shared(folder, "--workdir")
-        compilation_cache.set_up(_CACHE.value)
         logging.info("config:\n%s", config)
         if config.task == "study":
             from softvq_jax.studies.study import Study

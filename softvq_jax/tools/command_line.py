@@ -110,7 +110,7 @@ def sampling_options(args: argparse.Namespace, *, discrete: bool) -> dict[str, A
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Adds --coordinator, --num_processes and --process_id, as `parallel.distributed.initialize` takes them."""
+    """Adds --coordinator, --num_processes and --process_id, as `parallel.start.start` takes them."""
     add = parser.add_argument_group("several processes, if they are not detected").add_argument
     add("--coordinator", help="host:port of process 0")
     add("--num_processes", type=int, help="number of processes")

@@ -56,12 +56,12 @@ def main(args: argparse.Namespace) -> None:
     import jax
 
     from softvq_jax.evaluate.image_sampler import open_generator
-    from softvq_jax.parallel import compilation_cache
+    from softvq_jax.parallel.start import start
     from softvq_jax.pixels import to_uint8
     from softvq_jax.tokenizer import Tokenizer
     from softvq_jax.weights import fingerprints
 
-    compilation_cache.set_up()
+    start(connect=False)
     tokenizer = Tokenizer.from_pretrained(args.tokenizer)
     generator = open_generator(args.generator, args.tokenizer)
     generator.check_fits(tokenizer.config, fingerprints.of_weights(tokenizer.params))

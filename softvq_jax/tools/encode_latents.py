@@ -41,8 +41,9 @@ from softvq_jax.latent_statistics import (
     moments_to_fields,
 )
 from softvq_jax.metrics.feature_statistics import Moments
-from softvq_jax.parallel import compilation_cache, distributed
+from softvq_jax.parallel import distributed
 from softvq_jax.parallel.shared_folder import check_shared
+from softvq_jax.parallel.start import start
 from softvq_jax.pixels import as_float
 from softvq_jax.progress import Progress
 from softvq_jax.storage import manifest
@@ -100,12 +101,12 @@ class Crops:
         """Yields images and classes of the readable crops among `items`, at most `size` at a time, one batch ahead."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
 
-            def start(begin):
+            def read(begin):
                 return [pool.submit(self._read_one, int(i)) for i in items[begin : begin + size]]
 
-            ahead = start(0)
+            ahead = read(0)
             for begin in range(size, len(items) + size, size):
-                current, ahead = ahead, start(begin)
+                current, ahead = ahead, read(begin)
                 found = [result for result in (future.result() for future in current) if result is not None]
                 if found:
                     images, labels = zip(*found, strict=True)
@@ -277,8 +278,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
-    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    compilation_cache.set_up()
+    start(args.coordinator, args.num_processes, args.process_id)
     check_shared(args.out, "--out")
     run(args)
 

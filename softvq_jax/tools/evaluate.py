@@ -31,7 +31,8 @@ from softvq_jax.evaluate.predictions import Predictions
 from softvq_jax.evaluate.protocols import PROTOCOLS
 from softvq_jax.evaluate.record import EvaluationRecord, early_warnings
 from softvq_jax.metrics.metric import TooFewImages
-from softvq_jax.parallel import compilation_cache, distributed
+from softvq_jax.parallel import distributed
+from softvq_jax.parallel.start import start
 from softvq_jax.progress import StagedProgress
 from softvq_jax.report import evaluation_pictures
 from softvq_jax.report.text import as_text
@@ -81,8 +82,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
-    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    compilation_cache.set_up()
+    start(args.coordinator, args.num_processes, args.process_id)
     run(args)
 
 

@@ -18,7 +18,7 @@ from absl.flags import argparse_flags
 from softvq_jax.config.tokenizer import VIT_SIZES
 from softvq_jax.models.functional import functional
 from softvq_jax.models.vit import ViT, ViTConfig
-from softvq_jax.parallel import compilation_cache
+from softvq_jax.parallel.start import start
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
 from softvq_jax.weights import files, layout
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     """Writes the file; raises ValueError or OSError if that fails."""
     if args.out.suffix != ".safetensors":
         raise ValueError(f"--out={args.out}: expected a name ending in .safetensors")
-    compilation_cache.set_up()
+    start(connect=False)
     files.write_safetensors(args.out, random_teacher(args.size, args.seed))
     print(f"{args.out}: a DINOv2-{args.size} with random weights, seed {args.seed}")
 

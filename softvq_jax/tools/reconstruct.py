@@ -28,7 +28,7 @@ from softvq_jax.data.source import UnreadableImage
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.reconstructor import Reconstructor
 from softvq_jax.metrics import image_quality
-from softvq_jax.parallel import compilation_cache
+from softvq_jax.parallel.start import start
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
-    compilation_cache.set_up()
+    start(connect=False)
     run(args)
 
 
@@ -94,12 +94,12 @@ def run(args: argparse.Namespace) -> dict:
     devices, size = LocalDevices(args.batch_size), tokenizer.config.image_size
     reconstruct = Reconstructor(tokenizer.config, tokenizer.params, devices=devices)
     results, progress = Results(args.out), Progress("reconstructing", len(paths))
-    for start in range(0, len(paths), devices.batch_size):
-        originals, unreadable = read(paths[start : start + devices.batch_size], size, decoding)
+    for begin in range(0, len(paths), devices.batch_size):
+        originals, unreadable = read(paths[begin : begin + devices.batch_size], size, decoding)
         results.unreadable += unreadable
         if originals:
             results.add(originals, lambda images: reconstruct(images)[0])
-        progress(min(start + devices.batch_size, len(paths)))
+        progress(min(begin + devices.batch_size, len(paths)))
     if not results.rows:
         raise ValueError(f"none of the {len(paths):,} images is readable; the first: {results.unreadable[0]}")
     crop = ", ".join(filter(None, (f"ADM center crop to {size}", decoding.describe())))

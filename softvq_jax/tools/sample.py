@@ -24,8 +24,9 @@ from jax.experimental import multihost_utils
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.image_sampler import LABELS, ImageSampler, draw_labels, open_generator
-from softvq_jax.parallel import compilation_cache, distributed
+from softvq_jax.parallel import distributed
 from softvq_jax.parallel.shared_folder import check_shared
+from softvq_jax.parallel.start import start
 from softvq_jax.progress import Progress
 from softvq_jax.report import image_grid
 from softvq_jax.storage import files
@@ -69,8 +70,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
       OSError, ValueError, ImportError: the input is wrong, or a file cannot be read or written.
     """
-    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-    compilation_cache.set_up()
+    start(args.coordinator, args.num_processes, args.process_id)
     check_shared(args.out.parent, "--out")
     sampler, settings = open_sampler(args)
     output = process_0_first(lambda: open_output(args.out, settings, args.num, sampler.image_size))

@@ -21,7 +21,7 @@ from absl.flags import argparse_flags
 
 from softvq_jax.data.decoding import Decoding
 from softvq_jax.evaluate import tokens
-from softvq_jax.parallel import compilation_cache
+from softvq_jax.parallel.start import start
 from softvq_jax.report import image_grid, token_pictures
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand_arguments
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
       OSError, ValueError: images or weights cannot be read, the picture is not possible for this tokenizer, or a file
         cannot be written.
     """
-    compilation_cache.set_up()
+    start(connect=False)
     paths = find_images(args.images)[: args.num]
     tokenizer = Tokenizer.from_pretrained(args.weights)
     images, unreadable = read(paths, tokenizer.config.image_size, Decoding.from_config(reading(args)))
