@@ -9,13 +9,13 @@ most of the time is spent on the teacher's features. Needs the extra `studies`. 
 easier to probe and to generate, and `repeat` is the best mode for generation.
 """
 
-from softvq_jax.config.study import load_base, shortened, study_config, variant
+from softvq_jax.config.study import study_config, tiny_base, variant
 
 MODES = ("repeat", "global", "avg_1d", "avg_1d_shuffle")
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), 250, warmup_epochs=50.0)
+    base = tiny_base(__file__)
     base.model.bottleneck = "softvq"
     base.alignment.hidden = 256
     readings = [f"{kind}_after" for kind in ("probe_pooled", "probe_all", "knn_all")]

@@ -9,9 +9,8 @@ the held-out images is measured too. In the paper (SoftVQ-VAE, ablations), rFID 
 for SoftVQ, 1.45 and 10.97 for VQ, and 1.15 and 2.01 without a bottleneck.
 """
 
-from softvq_jax.config.study import load_base, shortened, study_config, variant
+from softvq_jax.config.study import STEPS, study_config, tiny_base, variant
 
-STEPS = 250
 KINDS = {
     "softvq": ("SoftVQ", {}),
     "vq": ("VQ", {}),
@@ -27,7 +26,7 @@ KINDS = {
 def get_config():
     return study_config(
         "bottlenecks",
-        shortened(load_base(__file__, "tiny"), STEPS, warmup_epochs=50.0),
+        tiny_base(__file__),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens, **model))
             for tokens in (32, 8)

@@ -7,9 +7,8 @@ no entropy loss, which would need memory proportional to the codebook. SimVQ's p
 of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
 
-from softvq_jax.config.study import load_base, shortened, study_config, variant
+from softvq_jax.config.study import STEPS, study_config, tiny_base, variant
 
-STEPS = 250
 KINDS = {
     "vq": ("VQ", dict(bottleneck="vq")),
     "simvq": ("SimVQ", dict(bottleneck="simvq")),
@@ -21,7 +20,7 @@ LEVELS = {1024: (8, 8, 4, 4), 65_536: (8, 8, 8, 8, 4, 4)}  # of FSQ
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), STEPS, warmup_epochs=50.0)
+    base = tiny_base(__file__)
     base.model.num_latent_tokens = 16
     base.loss.entropy_weight = 0.0
     config = study_config(

@@ -9,7 +9,7 @@ for data without classes, only these are made. Eighteen shortened runs of `tiny`
 `studies`. In the paper, linear probes are better on SoftVQ's latents than on VQ's and AE's for every number of tokens.
 """
 
-from softvq_jax.config.study import load_base, shortened, study_config, variant
+from softvq_jax.config.study import study_config, tiny_base, variant
 
 BOTTLENECKS = {"softvq": "SoftVQ", "vq": "VQ", "ae": "AE"}
 
@@ -19,7 +19,7 @@ def get_config():
     columns = [f"{kind}_{side}" for kind in kinds for side in ("before", "after")]
     return study_config(
         "latents",
-        shortened(load_base(__file__, "tiny"), 250, warmup_epochs=50.0),
+        tiny_base(__file__),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
             for tokens in (32, 8)

@@ -6,13 +6,13 @@ Thirty shortened runs of `tiny`, with 32 tokens for 64 patches and three seeds, 
 The paper uses 0.07 and finds nearby values equally good.
 """
 
-from softvq_jax.config.study import load_base, shortened, study_config, variant
+from softvq_jax.config.study import study_config, tiny_base, variant
 
 POSTERIORS = {"released": "softmax of cosines", "paper": "softmax of -distances"}
 
 
 def get_config():
-    base = shortened(load_base(__file__, "tiny"), 250, warmup_epochs=50.0)
+    base = tiny_base(__file__)
     base.model.bottleneck = "softvq"
     base.log.every_steps = 1  # because gradient peaks last only one step
     return study_config(

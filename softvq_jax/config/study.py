@@ -10,6 +10,9 @@ from ml_collections import ConfigDict
 from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
 from softvq_jax.config.schemas import register_schema, schema_of
 
+STEPS = 250
+"""Steps of each run of a study whose base is `tiny_base`."""
+
 STUDY: Schema = {
     "seeds": Field(
         1,
@@ -31,27 +34,21 @@ STUDY: Schema = {
 register_schema("study", lambda config: {"base": schema_of(config.base), **STUDY})
 
 
-def load_base(study: str, name: str) -> ConfigDict:
-    """Loads `configs/NAME.py` from a study in `configs/studies/`.
+def tiny_base(study: str) -> ConfigDict:
+    """Returns `configs/tiny.py`, shortened to `STEPS` steps, as the base of a study in `configs/studies/`.
 
     Args:
       study: the study's `__file__`.
-      name: the config's NAME.
     """
-    return runpy.run_path(str(pathlib.Path(study).parents[1] / f"{name}.py"))["get_config"]()
+    path = pathlib.Path(study).parents[1] / "tiny.py"
+    base = shortened(runpy.run_path(str(path))["get_config"](), STEPS)
+    base.optim.warmup_epochs = 50.0
+    return base
 
 
-def shortened(base: ConfigDict, num_steps: int, *, warmup_epochs: float | None = None) -> ConfigDict:
-    """Shortens a training config to `num_steps` steps, with frequent logs and only one evaluation, at the end.
-
-    Args:
-      base: the training config.
-      num_steps: length of the run.
-      warmup_epochs: length of the warm-up; None does not change it.
-    """
+def shortened(base: ConfigDict, num_steps: int) -> ConfigDict:
+    """Shortens a training config to `num_steps` steps, with frequent logs and only one evaluation, at the end."""
     base.train.num_steps = num_steps
-    if warmup_epochs is not None:
-        base.optim.warmup_epochs = warmup_epochs
     base.optim.ema_decay = 0.97  # a longer average would still contain the initial weights
     base.checkpoint.update(every_steps=100, keep=1)
     base.log.every_steps = 10
