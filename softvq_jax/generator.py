@@ -246,13 +246,22 @@ class Generator(hub.PushToHub):
         config, params, statistics = (fields.pop(name) for name in ("config", "params", "statistics"))
         return cls(config, params, statistics, **fields, param_dtype=param_dtype)
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, dtype: str | None = None) -> None:
         """Writes a folder in the published layout.
 
         A generator from `from_pretrained` is written back key for key and bit for bit. The statistics of the latents are
         added to `config.json`, so that the folder is complete.
+
+        Args:
+          folder: created if it does not exist.
+          dtype: type of the stored tensors, "float32", "float16" or "bfloat16"; None for that of the published file, or
+            float32.
+
+        Raises:
+          ValueError: the type is not allowed, or a tensor has values beyond its range.
+          OSError: the folder cannot be written.
         """
-        generator_files.save(folder, self.config, self.params, self.statistics, self._files)
+        generator_files.save(folder, self.config, self.params, self.statistics, self._files, dtype)
 
     def card_text(self, repo_id: str) -> str:
         """The text of the model card of `push_to_hub`, in Markdown."""

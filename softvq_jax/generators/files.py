@@ -101,6 +101,7 @@ def save(
     params: Mapping[str, Any],
     statistics: LatentStatistics | None,
     kept: PublishedFiles,
+    dtype: str | None = None,
 ) -> None:
     """Writes a folder in the published layout, with the latent statistics in `config.json`.
 
@@ -110,10 +111,11 @@ def save(
       params: its parameters.
       statistics: statistics of the training latents; None for a discrete generator.
       kept: the rest of the files' content.
+      dtype: see `PublishedFiles.tensors`.
     """
+    tensors = kept.tensors(layout.write(family_of(config).weight_rules(config), params), dtype)
     folder = as_path(expand(os.fspath(folder)))
     make_folder(folder)
-    tensors = kept.tensors(layout.write(family_of(config).weight_rules(config), params))
     files.write_safetensors(folder / "model.safetensors", tensors)
     fields = {} if statistics is None else statistics.to_fields()
     files.write_json(folder / "config.json", dict(kept.config) | fields)

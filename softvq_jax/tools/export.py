@@ -8,17 +8,13 @@ opens with Tokenizer.from_pretrained or Generator.from_pretrained, which compute
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
-import ml_dtypes
-import numpy as np
 from absl.flags import argparse_flags
 
 from softvq_jax.storage.paths import as_path, expand_arguments
 from softvq_jax.tools.command_line import run_tool
-
-DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+from softvq_jax.weights.published_files import DTYPES
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,7 +35,8 @@ def main(args: argparse.Namespace) -> None:
     """Writes the folder.
 
     Raises:
-      OSError, ValueError: there is no such checkpoint, it is damaged, or the folder cannot be written.
+      OSError, ValueError: there is no such checkpoint, it is damaged, the stored type cannot hold its values, or the folder
+        cannot be written.
     """
     from softvq_jax.generator import Generator
     from softvq_jax.tokenizer import Tokenizer
@@ -52,30 +49,9 @@ def main(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"--from must be the workdir of a run with checkpoints; got {args.source}")
     record = checkpoints.read_record(found)
     kind = {"tokenizer": Tokenizer, "generator": Generator}[record["config"]["task"]]
-    kind.from_checkpoint(found, raw=args.raw).save_pretrained(args.out)
-    if args.dtype != "float32":
-        convert(args.out, args.dtype)
+    kind.from_checkpoint(found, raw=args.raw).save_pretrained(args.out, dtype=args.dtype)
     averaged = "parameters" if args.raw else "averaged parameters"
     print(f"{args.out}: the {record['config']['task']} of step {record['step']}, {averaged}")
-
-
-def convert(folder: pathlib.Path, dtype: str) -> None:
-    """Converts the float32 tensors in `model.safetensors` to another type; tensors of other types stay as they are.
-
-    Raises:
-      ValueError: a tensor has values beyond the range of that type.
-    """
-    from softvq_jax.weights import files
-
-    path = folder / "model.safetensors"
-    tensors = files.read_tensors(path)
-    for key, tensor in tensors.items():
-        if tensor.dtype == np.float32:
-            with np.errstate(over="ignore"):
-                tensors[key] = tensor.astype(DTYPES[dtype])
-            if not np.isfinite(tensors[key].astype(np.float32)).all():
-                raise ValueError(f"{path}: {key} has values that {dtype} cannot hold; use --dtype=bfloat16 or float32")
-    files.write_safetensors(path, tensors)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class PushToHub:
         """arXiv number of the method's paper; "" for none."""
         return ""
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, *, dtype: str | None = None) -> None:
         """Writes the files into a folder."""
         raise NotImplementedError
 

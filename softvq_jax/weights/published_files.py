@@ -5,7 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+"""Types in which floating-point tensors can be stored."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,12 +28,27 @@ class PublishedFiles:
     dtypes: Mapping[str, np.dtype] = dataclasses.field(default_factory=dict)
     unused_rows: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def tensors(self, written: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns all tensors of the file, given those that the weight rules make from the parameters."""
-        tensors = {key: tensor.astype(self.dtypes.get(key, np.float32)) for key, tensor in written.items()}
+    def tensors(self, written: Mapping[str, np.ndarray], dtype: str | None = None) -> dict[str, np.ndarray]:
+        """Returns all tensors of the file.
+
+        Args:
+          written: the tensors that the weight rules make from the parameters.
+          dtype: type of all floating-point tensors; None for those of the published file, or float32.
+
+        Raises:
+          ValueError: the type is not in `DTYPES`, or a tensor has values beyond its range.
+        """
+        types = {key: np.dtype(self.dtypes.get(key, np.float32)) for key in written}
+        types |= {key: tensor.dtype for key, tensor in self.extra.items()}
+        if dtype is not None:
+            if dtype not in DTYPES:
+                raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+            stored, floats = np.dtype(DTYPES[dtype]), {np.dtype(kind) for kind in DTYPES.values()}
+            types = {key: stored if kind in floats else kind for key, kind in types.items()}
+        tensors = {key: _converted(key, tensor, types[key]) for key, tensor in {**written, **self.extra}.items()}
         for key, rest in self.unused_rows.items():
-            tensors[key] = np.concatenate([tensors[key], rest])
-        return tensors | dict(self.extra)
+            tensors[key] = np.concatenate([tensors[key], _converted(key, rest, types[key])])
+        return tensors
 
     def __hash__(self) -> int:
         return hash(json.dumps(dict(self.config), sort_keys=True, default=str))
@@ -43,6 +62,16 @@ class PublishedFiles:
             and _same(self.extra, other.extra)
             and _same(self.unused_rows, other.unused_rows)
         )
+
+
+def _converted(key, tensor, dtype):
+    if tensor.dtype == dtype:
+        return tensor
+    with np.errstate(over="ignore"):
+        converted = tensor.astype(dtype)
+    if np.any(np.isfinite(tensor) & ~np.isfinite(converted)):
+        raise ValueError(f"{key} has values that {dtype} cannot hold; use dtype bfloat16 or float32")
+    return converted
 
 
 def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

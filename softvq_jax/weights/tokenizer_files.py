@@ -97,14 +97,19 @@ def from_tensors(
     used = {key for rule in rules for key in rule.keys}
     extra = {key: tensor for key, tensor in tensors.items() if key not in used}
     layout.check_unused((key for key in extra if key.startswith(("encoder.", "decoder."))), used, source=source)
-    if extra:
-        names = ", ".join(sorted(extra))
-        logging.info("%s: %d tensors are not used by the tokenizer: %s", source, len(extra), names)
+    if unknown := sorted(extra.keys() - kind.unused_tensors(config).keys()):
+        logging.info("%s: %d tensors are not used by the tokenizer: %s", source, len(unknown), ", ".join(unknown))
     dtypes = {key: tensors[key].dtype for key in used if tensors[key].dtype != np.float32}
     return OpenedTokenizer(config, params, published, extra, dtypes)
 
 
-def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str, Any], kept: PublishedFiles) -> None:
+def save(
+    folder: str | os.PathLike,
+    config: TokenizerConfig,
+    params: Mapping[str, Any],
+    kept: PublishedFiles,
+    dtype: str | None = None,
+) -> None:
     """Writes a folder in the published layout.
 
     Args:
@@ -112,10 +117,11 @@ def save(folder: str | os.PathLike, config: TokenizerConfig, params: Mapping[str
       config: shape of the network.
       params: its parameters.
       kept: the rest of the files' content.
+      dtype: see `PublishedFiles.tensors`.
     """
+    tensors = kept.tensors(layout.write(tokenizer_kinds.kind_of(config).weight_rules(config), params), dtype)
     folder = as_path(expand(os.fspath(folder)))
     make_folder(folder)
-    tensors = kept.tensors(layout.write(tokenizer_kinds.kind_of(config).weight_rules(config), params))
     files.write_safetensors(folder / "model.safetensors", tensors)
     files.write_json(folder / "config.json", kept.config)
     if _inferred_config(tensors, kept.config, config) != config:

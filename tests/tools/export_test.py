@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from softvq_jax import Generator, Tokenizer
 from softvq_jax.evaluate.image_sampler import open_generator
@@ -67,7 +67,7 @@ def test_half_precision(dtype, tmp_path):
     tokenizer = small_tokenizers.tokenizer(small_tokenizers.config("ae"))
     tokenizer.save_pretrained(tmp_path / "a")
     before = load_file(tmp_path / "a" / "model.safetensors")
-    export.convert(tmp_path / "a", dtype)
+    tokenizer.save_pretrained(tmp_path / "a", dtype=dtype)
     opened = Tokenizer.from_pretrained(tmp_path / "a")
     rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), tokenizer.params)
     jax.tree.map(np.testing.assert_array_equal, opened.params, rounded)
@@ -77,13 +77,18 @@ def test_half_precision(dtype, tmp_path):
 
 
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path):
-    save_file({"a": np.array([1.0, 1e5], np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"a has values that float16 cannot hold; use --dtype=bfloat16 or float32"):
-        export.convert(tmp_path, "float16")
-    export.convert(tmp_path, "bfloat16")
-    np.testing.assert_allclose(
-        files.read_tensors(tmp_path / "model.safetensors")["a"].astype(float), [1, 1e5], rtol=4e-3
-    )
+    tokenizer = small_tokenizers.tokenizer(small_tokenizers.config("ae"))
+    params = jax.tree.map(lambda leaf: leaf, tokenizer.params)
+    params["to_latents"]["bias"] = params["to_latents"]["bias"].at[0].set(1e5)
+    large = tokenizer.replace(params=params)
+    with pytest.raises(ValueError, match=r"quant_conv.bias has values that float16 cannot hold; use dtype bfloat16"):
+        large.save_pretrained(tmp_path / "a", dtype="float16")
+    with pytest.raises(ValueError, match=r"dtype is 'int8'; expected one of float32, float16, bfloat16"):
+        large.save_pretrained(tmp_path / "a", dtype="int8")
+    assert not (tmp_path / "a").exists()
+    large.save_pretrained(tmp_path / "a", dtype="bfloat16")
+    stored = files.read_tensors(tmp_path / "a" / "model.safetensors")["quant_conv.bias"]
+    assert stored.dtype == "bfloat16" and stored.astype(float)[0] == pytest.approx(1e5, rel=4e-3)
 
 
 @pytest.mark.slow

@@ -76,12 +76,13 @@ def test_shapes_take_precedence_over_the_config(tmp_path):
 
 
 def test_unused_tensors_are_logged_once(tmp_path, caplog):
+    """Except those that every file of this kind has."""
     tensors, fields = small.published("softvq")
     folder = small.save_published(tmp_path / "theirs", tensors, fields)
     with caplog.at_level(logging.INFO, logger="absl"):
         Tokenizer.from_pretrained(folder)
     (line,) = [record.getMessage() for record in caplog.records if "not used by the tokenizer" in record.getMessage()]
-    assert "repa_model.cls_token" in line and "decoder.model.patch_embed.proj.bias" in line
+    assert "repa_model.cls_token" in line and "decoder.model.patch_embed" not in line
     assert "quantize.codebook_used" in line and "quantize.embedding" not in line
 
 
