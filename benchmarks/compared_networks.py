@@ -12,6 +12,7 @@ from softvq_jax.generators.sit import SIT
 from softvq_jax.generators.transformer import weight_rules
 from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.discriminators import DinoDiscriminator
+from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.functional import functional
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.tokenizer import TokenizerModel
@@ -100,6 +101,7 @@ def tokenizer(args) -> Case:
 def sit(args) -> Case:
     """One evaluation, and training on given targets."""
     config = SIT.preset(args.size, num_tokens=64, channels=32, dtype=args.dtype)
+    assert isinstance(config, DiTConfig)
     network = SIT.network(config)
     params = random_parameters(abstract_params(config))
     keys = jax.random.split(jax.random.key(1), 4)

@@ -57,9 +57,11 @@ class GanStep(Case):
         self.config = _peer_config(config, self.task, networks.arguments)
         self.tensors = _tensors(self.task, networks.arguments, state, frozen)
         images = jax.random.uniform(jax.random.key(1), (args.batch, size, size, 3), minval=-1.0)
-        rates = np.array([self.task.learning_rate(step) for step in range(steps)])
-        draw = jax.vmap(lambda step: step_draws(self.key, step, args.batch, size, self.task.nets.trunk_size))
-        self.inputs = {"images": images, "learning_rates": rates, **jax.jit(draw)(jnp.arange(steps))}
+        rates = np.array([self.task.learning_rate(step) for step in jnp.arange(steps)])
+        trunk_size = self.task.nets.trunk_size
+        assert trunk_size is not None  # the config has a discriminator
+        draw = jax.vmap(lambda step: step_draws(self.key, step, args.batch, size, trunk_size))
+        self.inputs = {"images": images, "learning_rates": jnp.asarray(rates), **jax.jit(draw)(jnp.arange(steps))}
         self.mesh, self.batch = make_mesh(devices=jax.devices()[:1]), {"image": images}
         with jax.set_mesh(self.mesh):
             self.state, self.frozen = put(jax.device_get(state), self.mesh), put(jax.device_get(frozen), self.mesh)

@@ -11,18 +11,19 @@ a small network of equally wide features in place of Inception.
 
 import argparse
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from peak_memory import peak_rss
 
 from softvq_jax.evaluate.devices import LocalDevices
 from softvq_jax.evaluate.evaluated_set import EvaluatedSet
@@ -73,8 +74,9 @@ def inception(devices: LocalDevices, count: int) -> Timed:
     params, _ = net.init(jax.random.key(0))
     images = random_images(0, count)
     features = jax.jit(lambda params, images: {name: net(params)(images)[name] for name in NAMES})
-    flops = features.lower(params, images[:1]).compile().cost_analysis()["flops"] * count
-    return flops, partial(FeatureExtractor(net, params, devices=devices), images)
+    costs = features.lower(params, images[:1]).compile().cost_analysis()
+    assert costs is not None
+    return costs["flops"] * count, partial(FeatureExtractor(net, params, devices=devices), images)
 
 
 def rates(groups: Sequence[Sequence[Timed]], rounds: int) -> list[float]:
@@ -98,7 +100,7 @@ def random_images(start: int, stop: int) -> np.ndarray:
 class RandomImages:
     """Image set of noise, which is drawn when it is read."""
 
-    shape = (SIZE, SIZE, 3)
+    shape, unreadable = (SIZE, SIZE, 3), MappingProxyType({})
 
     def __init__(self, count: int, seed: int):
         self.name, self._count, self._seed = f"noise {seed}", count, seed
@@ -142,16 +144,10 @@ def evaluate_and_print_memory(count: int, batch_size: int | None) -> None:
             cache = RowCache(pathlib.Path(folder) / name, images.metadata())
             measure(images, cache, batch_size=devices.batch_size)
             sides[name] = images, cache
-        measured = peak_mebibytes()
+        measured = peak_rss() / 2**20
         samples, reference = (EvaluatedSet.of_rows(name, *sides[name]) for name in ("samples", "reference"))
         distribution_metrics(PROTOCOLS["adm"], samples, reference)
-    print(measured, peak_mebibytes())
-
-
-def peak_mebibytes() -> float:
-    """Returns the peak memory of this process; its `ru_maxrss` would include that of the parent process."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**10
+    print(measured, peak_rss() / 2**20)
 
 
 def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:
@@ -164,7 +160,7 @@ def memory_of(count: int, batch_size: int | None) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64, help="images to time Inception with")
     parser.add_argument("--batch_size", type=int, help="default: chosen for the devices")
     parser.add_argument("--rounds", type=int, default=5)

@@ -26,6 +26,7 @@ from softvq_jax.diffusion.samplers import sde_times
 from softvq_jax.generator import Generator, abstract_params
 from softvq_jax.generators.sit import SIT
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.tokenizer import TokenizerConfig, TokenizerModel
 from softvq_jax.models.vit import ViTConfig
 
@@ -122,9 +123,17 @@ def make_decoder(kind: Latents, size: str, dtype: str) -> tuple[Callable, float]
     if kind.grid:
         init = lambda: GridDecoder(dtype, nnx.Rngs(0))  # noqa: E731
     else:
-        vit = ViTConfig(768, 12, 12) if size == "B" else ViTConfig(1024, 24, 16)
-        shape = {"image_size": kind.image_size, "num_latent_tokens": kind.tokens, "latent_dim": kind.channels}
-        config = TokenizerConfig(vit, vit, bottleneck="ae", num_codebooks=1, dtype=dtype, **shape)
+        vit = ViTConfig(768, 12, 12) if size in ("S", "B") else ViTConfig(1024, 24, 16)
+        config = TokenizerConfig(
+            vit,
+            vit,
+            image_size=kind.image_size,
+            num_latent_tokens=kind.tokens,
+            latent_dim=kind.channels,
+            bottleneck="ae",
+            num_codebooks=1,
+            dtype=dtype,
+        )
         init = lambda: TokenizerModel(config, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, state = nnx.split(nnx.eval_shape(init))
     params = random_params(nnx.to_pure_dict(state))
@@ -137,11 +146,11 @@ class Sampler:
     """SiT on latents of one shape; each method waits for its result."""
 
     def __init__(self, kind: Latents, args, batch: int):
-        self.config = SIT.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
-        self._generator = Generator(
-            self.config, random_params(abstract_params(self.config)), LatentStatistics(0.0, 1.0)
-        )
-        network = SIT.network(self.config)
+        config = SIT.preset(args.size, num_tokens=kind.tokens, channels=kind.channels, dtype=args.dtype)
+        assert isinstance(config, DiTConfig)
+        self.config = config
+        self._generator = Generator(config, random_params(abstract_params(config)), LatentStatistics(0.0, 1.0))
+        network = SIT.network(config)
         self._velocity = jax.jit(lambda params, *inputs: network(params)(*inputs))
         self._labels = np.arange(batch) % self.config.num_classes
         self._x = jnp.ones((batch, kind.tokens, kind.channels))
@@ -217,7 +226,8 @@ def measure(kind: Latents, args, batch: int) -> Measured:
 
 def images_report(args) -> str:
     """Returns the tables of the four kinds of latents and of the two speedups, in Markdown."""
-    of_kind = {kind.tokens: measure(kind, args, args.batch) for kind in KINDS}
+    kinds = [kind for kind in KINDS if kind.image_size in args.image_sizes]
+    of_kind = {kind.tokens: measure(kind, args, args.batch) for kind in kinds}
     evaluations = count_evaluations(README_STEPS, args.guidance, args.guidance_high)
     more = evaluations / count_evaluations(args.steps, args.guidance, args.guidance_high)
     lines = [
@@ -236,6 +246,8 @@ def images_report(args) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (few, many), claim in CLAIMS.items():
+        if few not in of_kind:
+            continue
         a, b = of_kind[few], of_kind[many]
         macs = [evaluations * m.evaluation_macs + m.decoder_macs for m in (a, b)]
         lines.append(
@@ -276,6 +288,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--guidance-high", type=float, default=0.7, help="guidance applies at t up to this")
     parser.add_argument("--network-batch", type=int, default=16, help="batch of the single evaluation")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--image-sizes",
+        type=int,
+        nargs="+",
+        choices=(256, 512),
+        default=(256, 512),
+        help="sizes of the images in pixels",
+    )
     parser.add_argument("--latency", action="store_true", help="only sampling and decoding of 64 tokens, by batch")
     return parser.parse_args()
 

@@ -164,7 +164,7 @@ def needed_rate(text: str) -> tuple[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", help="folder of images; default: JPEGs made from built-in photographs")
     parser.add_argument("--count", type=int, default=512, help="number of JPEGs to make")
     parser.add_argument("--size", type=int, default=256, help="size of the crops in pixels")

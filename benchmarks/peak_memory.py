@@ -15,5 +15,6 @@ def reset_peak_rss() -> None:
 
 def peak_rss() -> int:
     """Returns the peak since the process started or since `reset_peak_rss`, in bytes."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])

@@ -30,7 +30,7 @@ IMAGES = 16  # per chip: the recipe's global batch of 256 on 16 chips, 4,096 on 
 def numbers(report: StepCost) -> dict:
     """Returns the values for the table, as JSON values."""
     found = {"gib": report.memory.total / 2**30, "of": report.memory.available / 2**30, "fits": report.memory.fits}
-    if report.memory.fits:
+    if report.memory.fits and report.roofline is not None:
         seconds = report.roofline._asdict()
         found |= {"rate": report.images_per_second, "hours": report.hours, "bound": report.roofline.bound, **seconds}
     return found
@@ -98,7 +98,7 @@ def _cell(tried: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="*", default=CONFIGS, choices=CONFIGS)
     parser.add_argument("--slices", nargs="*", default=SLICES, choices=SLICES)
     args = parser.parse_args()

@@ -112,7 +112,7 @@ def plot(found, path: pathlib.Path, title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/l64.py")
     parser.add_argument("--chip", default="v5e", choices=CHIPS)
     parser.add_argument("--gflop", type=float, required=True, help="GFLOP of a step per image")

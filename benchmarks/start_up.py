@@ -62,6 +62,7 @@ def first_step(workdir: pathlib.Path, cache: pathlib.Path) -> Seconds:
         env=environment | {"XDG_CACHE_HOME": str(cache)},
     )
     lines = []
+    assert process.stdout is not None  # a pipe
     for line in process.stdout:
         lines.append(line)
         if FIRST_STEP in line:
@@ -72,7 +73,7 @@ def first_step(workdir: pathlib.Path, cache: pathlib.Path) -> Seconds:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", help="interpreter of an environment with torch, for comparison")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

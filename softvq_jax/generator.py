@@ -274,7 +274,7 @@ class Generator(hub.PushToHub):
 
     def sample(
         self,
-        labels: jax.Array | Sequence[int],
+        labels: jax.Array | np.ndarray | Sequence[int],
         *,
         key: jax.Array,
         steps: int | None = None,
@@ -326,7 +326,7 @@ class Generator(hub.PushToHub):
 
     def denoise(
         self,
-        labels: jax.Array | Sequence[int],
+        labels: jax.Array | np.ndarray | Sequence[int],
         *,
         key: jax.Array,
         steps: int | None = None,

@@ -42,7 +42,7 @@ class GanStep:
     """Networks, optimizers and averages; a call takes one step and returns its losses and gradient norms.
 
     Args:
-      config: see `benchmarks/gan_case.py`.
+      config: see `benchmarks/compared_step.py`.
       networks: with their weights.
       compiled: whether to use `torch.compile`.
     """

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 Shape = tuple[int, ...]
 Policy = Callable[[Shape, int], PartitionSpec]
@@ -48,7 +48,7 @@ DEFAULT_RULES: tuple[tuple[str, Policy], ...] = (
 )
 
 
-def shardings_for(tree, mesh: Mesh, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
+def shardings_for(tree, mesh: Mesh | AbstractMesh, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
     """Returns a tree with a `NamedSharding` for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s).
 
     A rule is a policy and a regular expression, which is searched in the '/'-joined path of the leaf.
