@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from softvq_jax.config import load_config
 from softvq_jax.generator import abstract_params
@@ -14,6 +15,7 @@ from softvq_jax.losses.reconstruction import pixel_l2
 from softvq_jax.models.discriminators import DinoDiscriminator
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.functional import functional
+from softvq_jax.models.layers import unstack_for_loop
 from softvq_jax.models.lpips import LPIPS
 from softvq_jax.models.tokenizer import TokenizerModel
 from softvq_jax.weights import layout
@@ -21,6 +23,8 @@ from softvq_jax.weights.discriminators import head_buffer_rules, head_rules
 from softvq_jax.weights.lpips import lpips_rules
 from softvq_jax.weights.tokenizer import tokenizer_rules
 from softvq_jax.weights.tokenizer_kinds import config_from_fields, config_to_dict
+
+SAMPLING_STEPS = 250  # evaluations of SiT are those of a loop of so many
 
 
 class Case:
@@ -119,8 +123,12 @@ def sit(args) -> Case:
     trained = {name: value for name, value in params.items() if name != "pos_embed"}
     fixed = {"pos_embed": params["pos_embed"]}
     gradient = jax.jit(jax.value_and_grad(lambda trained, *rest: loss(trained | fixed, *rest)))
+    sampled = network(params)
+    unstack_for_loop(sampled, args.batch * config.num_tokens, SAMPLING_STEPS)
+    graphdef, unstacked = nnx.split(sampled)
+    evaluate = jax.jit(lambda params, *rest: nnx.merge(graphdef, params)(*rest))
     functions = {
-        "evaluation": (jax.jit(lambda params, *rest: network(params)(*rest)), (params, *_first(inputs, 3)), False),
+        "evaluation": (evaluate, (unstacked, *_first(inputs, 3)), False),
         "forward + backward": (gradient, (trained, *_first(inputs, 4)), True),
     }
     fields = {name: getattr(config, name) for name in ("num_tokens", "channels", "width", "depth", "num_heads")}

@@ -21,6 +21,7 @@ from softvq_jax.generators.files import OpenedGenerator, abstract_params
 from softvq_jax.generators.options import check_temperature, refuse, sampling_arrays, sampling_settings
 from softvq_jax.generators.sampling import example_keys
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.models.layers import unstack_for_loop
 from softvq_jax.models.tokenizer import TokenizerConfig
 from softvq_jax.parallel.mesh import call_with_auto_axes
 from softvq_jax.plurals import counted
@@ -452,5 +453,6 @@ jax.tree_util.register_pytree_with_keys(Generator, _flatten, _unflatten)
 def _draw(family: Family, config, process, settings, labels, params, key, indices, guidance, arrays):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     network, keys = family.network(config)(params), example_keys(key, indices)
+    unstack_for_loop(network, len(labels) * config.num_tokens, settings.steps)
     sampler = family.samplers[settings.sampler]
     return sampler.draw(network, labels, keys, guidance, settings=settings, process=process, **arrays)

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from softvq_jax import generator as generator_module
 from softvq_jax.generator import CLASS_NAMES_FIELD, Generator, abstract_params
 from softvq_jax.generators.family import family_of, read_config
 from softvq_jax.generators.sit import SIT as SIT_FAMILY
 from softvq_jax.latent_statistics import LatentStatistics
+from softvq_jax.models import layers
 from softvq_jax.models.dit import DiTConfig
 from softvq_jax.models.mar import MARConfig, StackConfig
 from softvq_jax.weights import files, layout
@@ -102,6 +104,22 @@ def test_label_and_guidance_change_the_samples(family):
     plain, other = generator.sample([1], **few), generator.sample([2], **few)
     guided = generator.sample([1], guidance=3.0, **few)
     assert not np.allclose(plain, other, atol=1e-3) and not np.allclose(plain, guided, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ONE_FIRST)
+def test_unstacked_blocks_give_the_same_samples(family, monkeypatch):
+    """On CPUs, blocks are unstacked for many steps on few tokens, and scanned else."""
+    stacked = _generator(family).sample([3], key=KEY, guidance=3.0, **FEW[family])
+    unstacked, unstack = [], layers.unstack
+    monkeypatch.setattr(layers, "MANY_STEPS", 2)
+    monkeypatch.setattr(layers, "unstack", lambda network: unstacked.append(unstack(network)))
+    for tokens in (3, 4):
+        monkeypatch.setattr(layers, "FEW_TOKENS", tokens)
+        generator_module._program.cache_clear()
+        again = _generator(family).sample([3], key=KEY, guidance=3.0, **FEW[family])
+        assert len(unstacked) == tokens - 3
+        np.testing.assert_allclose(again, stacked, atol=1e-4)
+    generator_module._program.cache_clear()
 
 
 @pytest.mark.slow

@@ -47,6 +47,8 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
 }
 
+FEW_TOKENS = 512  # with more, copying the parameters of blocks takes less than a tenth of an evaluation
+MANY_STEPS = 100  # with fewer, compiling unstacked blocks takes longer than what they save
 INIT_STD = 0.02  # standard deviation of kernels in ViTs
 
 
@@ -208,11 +210,38 @@ def stack(make: Callable[[nnx.Rngs], Module], count: int, rngs: nnx.Rngs) -> Mod
     def create(rngs):
         return make(rngs)
 
-    return create(rngs)
+    blocks = create(rngs)
+    blocks.stack_size = count  # pyright: ignore (for `unstack`)
+    return blocks
+
+
+def unstack_for_loop(network: nnx.Module, num_tokens: int, steps: int) -> None:
+    """Unstacks a network where this pays: on CPUs, before a loop of many steps on few tokens.
+
+    On CPUs, a scan copies the parameters of each block before it computes with them. This takes up to two fifths of an
+    evaluation of SiT-B on the tokens of one image. Unstacked blocks take memory for one more copy, and longer to compile.
+
+    Args:
+      network: the network that the loop calls.
+      num_tokens: tokens of all images.
+      steps: of the loop.
+    """
+    if jax.default_backend() == "cpu" and num_tokens <= FEW_TOKENS and steps >= MANY_STEPS:
+        unstack(network)
+
+
+def unstack(network: nnx.Module) -> None:
+    """Replaces all stacked blocks in a network by lists of blocks."""
+    for _, module in list(nnx.iter_modules(network)):
+        for name, child in vars(module).copy().items():
+            if isinstance(child, nnx.Module) and (count := getattr(child, "stack_size", 0)):
+                graphdef, params = nnx.split(child)
+                each = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
+                setattr(module, name, nnx.List(nnx.merge(graphdef, params) for params in each))
 
 
 def scan_blocks(
-    blocks: nnx.Module,
+    blocks: nnx.Module | nnx.List,
     x: jax.Array,
     *shared,
     per_block=(),
@@ -221,13 +250,18 @@ def scan_blocks(
     """Applies the stacked `blocks` in turn: `x = block(x, *shared, *per_block[i])`.
 
     Args:
-      blocks: made by `stack`.
+      blocks: made by `stack`, or a list of blocks, as `unstack` makes.
       x: input of the first block.
       shared: further arguments that are the same for all blocks, such as a condition.
       per_block: tuple of trees with a leading axis of the stack's length, such as keys and rates.
       remat: activations kept for the backward pass: "none" keeps all, "dots" the results of the weight matmuls,
-        "attention" those of attention and its inputs, "full" only the input of each block.
+        "attention" those of attention and its inputs, "full" only the input of each block. Not used for a list.
     """
+    if isinstance(blocks, nnx.List):
+        step = _traced_once(blocks, shared)
+        for i, block in enumerate(blocks):
+            x = step(nnx.state(block), x, jax.tree.map(lambda leaf, i=i: leaf[i], per_block))
+        return x
     params, step = _scannable(blocks, shared, remat)
     return jax.lax.scan(step, x, (params, per_block))[0]
 
@@ -248,11 +282,17 @@ def scan_blocks_keeping(
     return jax.lax.scan(keeping, (x, jnp.zeros_like(x)), (params, last))[0]
 
 
-def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
+def scan_groups(blocks: nnx.Module | nnx.List, x: jax.Array, groups: int, *, remat: str = "none") -> jax.Array:
     """Applies the stacked `blocks` and returns the outputs `[groups, ...]` after each of `groups` equal groups.
 
-    It is a nested loop, because separate loops for the groups would each be compiled.
+    It is a nested loop, because separate loops for the groups would each be compiled. Arguments as for `scan_blocks`.
     """
+    if isinstance(blocks, nnx.List):
+        step, outputs = _traced_once(blocks, ()), []
+        for block in blocks:
+            outputs.append(x := step(nnx.state(block), x, ()))
+        size = len(outputs) // groups
+        return jnp.stack(outputs[size - 1 :: size])
     params, step = _scannable(blocks, (), remat)
     params = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), params)
 
@@ -261,6 +301,12 @@ def scan_groups(blocks: nnx.Module, x: jax.Array, groups: int, *, remat: str = "
         return x, x
 
     return jax.lax.scan(group, x, params)[1]
+
+
+def _traced_once(blocks, shared):
+    """Returns the function that applies one of a list of equal blocks, given its parameters."""
+    graphdef = nnx.graphdef(blocks[0])
+    return jax.jit(lambda params, x, per_block: nnx.merge(graphdef, params)(x, *shared, *per_block))
 
 
 def _scannable(blocks, shared, remat):

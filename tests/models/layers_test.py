@@ -40,3 +40,36 @@ def test_layer_norm_keeps_only_its_input():
     exact = np.asarray(x, np.float64)
     exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + layers.LAYER_NORM_EPS)
     np.testing.assert_allclose(y, exact, atol=1e-5)
+
+
+class Shift(nnx.Module):
+    """A block with a parameter, an argument of all blocks, and one of each block."""
+
+    def __init__(self, rngs):
+        self.linear = layers.linear(8, 8, rngs=rngs)
+
+    def __call__(self, x, *more):
+        return jnp.tanh(x + 10 * self.linear(x) + sum(more))
+
+
+class Nested(nnx.Module):
+    def __init__(self, rngs):
+        self.inner = nnx.Module()
+        self.inner.blocks = layers.stack(Shift, 6, rngs)
+
+
+@pytest.mark.parametrize("call", ["blocks", "groups"])
+def test_unstacked_blocks_compute_the_same(call):
+    network = Nested(nnx.Rngs(0))
+    x, shared, each = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(((3, 8), (8,), (6, 3, 8))))
+
+    def run():
+        if call == "groups":
+            return layers.scan_groups(network.inner.blocks, x, 3)
+        return layers.scan_blocks(network.inner.blocks, x, shared, per_block=(each,))
+
+    stacked = run()
+    assert len(jax.tree.leaves(nnx.state(network))) == 2
+    layers.unstack(network)
+    assert len(jax.tree.leaves(nnx.state(network))) == 12
+    np.testing.assert_allclose(run(), stacked, atol=1e-6)
