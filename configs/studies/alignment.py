@@ -1,4 +1,4 @@
-"""Alignment: SoftVQ without a teacher, and with one in the four modes, with 32 tokens for 64 patches and three seeds.
+"""Alignment: SoftVQ without a teacher, and with one in the four modes, with 8 tokens for 16 patches and three seeds.
 
     python -m softvq_jax.main --config=configs/studies/alignment.py --workdir=runs/alignment \
         --config.base.weights.teacher=vit_small_patch14_dinov2.safetensors

@@ -1,4 +1,4 @@
-"""Reconstruction by bottleneck and number of tokens: all built-in bottlenecks, 32 and 8 tokens for 64 patches, three seeds.
+"""Reconstruction by bottleneck and number of tokens: all built-in bottlenecks, 8 and 4 tokens for 16 patches, three seeds.
 
     python -m softvq_jax.main --config=configs/studies/bottlenecks.py --workdir=runs/bottlenecks
 
@@ -18,7 +18,7 @@ KINDS = {
     "kl": ("KL", {}),
     "ae": ("AE", {}),
     "gumbel": ("Gumbel-softmax", dict(bottleneck_args=dict(anneal_steps=STEPS, hard=True))),
-    "token_flow": ("TokenFlow", dict(bottleneck_args=dict(semantic_dim=8))),
+    "token_flow": ("TokenFlow", dict(bottleneck_args=dict(semantic_dim=32))),
     "fsq": ("FSQ", dict(bottleneck_args=dict(levels=(8, 8, 8)), latent_dim=3)),
 }
 
@@ -29,7 +29,7 @@ def get_config():
         tiny_base(__file__),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens, **model))
-            for tokens in (32, 8)
+            for tokens in (8, 4)
             for name, (label, model) in KINDS.items()
         },
         measures=("reconstruction", "codes"),

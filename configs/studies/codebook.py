@@ -2,9 +2,9 @@
 
     python -m softvq_jax.main --config=configs/studies/codebook.py --workdir=runs/codebook
 
-SimVQ has a frozen or a trained matrix. Thirty-six shortened runs of `tiny` with 16 tokens for 64 patches, three seeds and
-no entropy loss, which would need memory proportional to the codebook. SimVQ's paper (arXiv 2411.02038) reports 100 % usage
-of 65,536 codes, and 1.4 to 4.5 % for VQ.
+SimVQ has a frozen or a trained matrix. Thirty-six shortened runs of `tiny` with 8 tokens of 32 channels for 16 patches,
+three seeds and no entropy loss, which would need memory proportional to the codebook. SimVQ's paper (arXiv 2411.02038)
+reports 100 % usage of 65,536 codes, and 1.4 to 4.5 % for VQ.
 """
 
 from softvq_jax.config.study import STEPS, study_config, tiny_base, variant
@@ -21,7 +21,7 @@ LEVELS = {1024: (8, 8, 4, 4), 65_536: (8, 8, 8, 8, 4, 4)}  # of FSQ
 
 def get_config():
     base = tiny_base(__file__)
-    base.model.num_latent_tokens = 16
+    base.model.latent_dim = 32
     base.loss.entropy_weight = 0.0
     config = study_config(
         "codebook",
@@ -47,5 +47,5 @@ def get_config():
         panels=("codebook_usage", "perplexity", "psnr"),
         seeds=3,
     )
-    config.images.train = 4096  # 65,536 tokens, the size of the largest codebook
+    config.images.train = 8192  # 65,536 tokens, the size of the largest codebook
     return config

@@ -22,7 +22,7 @@ def get_config():
         tiny_base(__file__),
         {
             f"{name}_{tokens}": variant(label, tokens, model=dict(bottleneck=name, num_latent_tokens=tokens))
-            for tokens in (32, 8)
+            for tokens in (8, 4)
             for name, label in BOTTLENECKS.items()
         },
         measures=("reconstruction", "latents", "latent_pictures"),

@@ -2,7 +2,7 @@
 
     python -m softvq_jax.main --config=configs/studies/temperature.py --workdir=runs/temperature
 
-Thirty shortened runs of `tiny`, with 32 tokens for 64 patches and three seeds, with the released posterior and the paper's.
+Thirty shortened runs of `tiny`, with 8 tokens for 16 patches and three seeds, with the released posterior and the paper's.
 The paper uses 0.07 and finds nearby values equally good.
 """
 

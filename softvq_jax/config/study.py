@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from softvq_jax.config.fields import Field, Schema, defaults, integer, one_of
 from softvq_jax.config.schemas import register_schema, schema_of
 
-STEPS = 250
+STEPS = 500
 """Steps of each run of a study whose base is `tiny_base`."""
 
 STUDY: Schema = {
