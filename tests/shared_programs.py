@@ -44,9 +44,9 @@ def shared_programs():
     def compile_step_once(run, *args):
         return once("step", run.task, args, lambda: compile_step(run, *args))
 
-    def init_once(init, mesh, *args):
+    def init_once(init, mesh, *args, shardings):
         def make():
-            return jax.jit(init, out_shardings=loop.shardings_for(jax.eval_shape(init, *args), mesh))
+            return jax.jit(init, out_shardings=shardings)
 
         return once("init", init.__self__, args, make)(*args)
 

@@ -27,6 +27,12 @@ OPTIM: Schema = {
         "do not average over their initial weights.",
         BOOLEAN,
     ),
+    "offload": Field(
+        False,
+        "Whether the optimizer's moments and the moving average of parameters are kept in the hosts' memory. This frees "
+        "memory of the chips or GPUs, and takes time for the transfers of every step.",
+        BOOLEAN,
+    ),
     "accumulate": Field(1, "Microbatches of each step; must divide the batch.", integer(1), "microbatches"),
     "schedule": Field("cosine", "Learning rate after the warm-up.", one_of(*SCHEDULES)),
     "warmup_epochs": Field(1.0, "Length of the linear warm-up.", number(0), "epochs"),

@@ -7,6 +7,7 @@ parameter and its moments and average.
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -72,7 +73,13 @@ def abstract(tree, shardings):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def init_sharded(init: Callable, mesh: Mesh, *args, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES):
-    """Computes `init(*args)` directly as shards, so that no device or host ever holds the full tree."""
-    shardings = shardings_for(jax.eval_shape(init, *args), mesh, rules)
+def init_sharded(
+    init: Callable, mesh: Mesh, *args, rules: Sequence[tuple[str, Policy]] = DEFAULT_RULES, shardings: Any = None
+):
+    """Computes `init(*args)` directly as shards, so that no device or host ever holds the full tree.
+
+    The shardings are by default those of `rules`.
+    """
+    if shardings is None:
+        shardings = shardings_for(jax.eval_shape(init, *args), mesh, rules)
     return jax.jit(init, out_shardings=shardings)(*args)

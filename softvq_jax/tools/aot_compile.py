@@ -28,6 +28,7 @@ from softvq_jax.config.flags import define_config, parse_flags
 from softvq_jax.parallel.mesh import AXES, batch_sharding, check_global_batch, make_mesh, replicated, resolve_axes
 from softvq_jax.parallel.sharding import abstract, shardings_for
 from softvq_jax.train.compile import jit_step
+from softvq_jax.train.offload import state_shardings
 from softvq_jax.train.tasks import TASKS
 
 _CONFIG = define_config()
@@ -206,12 +207,12 @@ def abstract_step(config: ConfigDict, mesh: Mesh) -> tuple[jax.stages.Wrapped, t
         for name, sample in task.inputs.items()
     }
     arguments = (
-        abstract(state, shardings_for(state, mesh)),
+        abstract(state, state_shardings(state, mesh, config.optim.offload)),
         abstract(task.frozen, shardings_for(task.frozen, mesh)),
         batch,
         jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh)),
     )
-    return jit_step(task.step, state, task.frozen, mesh), arguments
+    return jit_step(task.step, state, task.frozen, mesh, offload=config.optim.offload), arguments
 
 
 def main(_):

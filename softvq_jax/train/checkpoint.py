@@ -29,6 +29,7 @@ from orbax.checkpoint.path import atomicity
 
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import is_remote
+from softvq_jax.train.offload import on_devices
 from softvq_jax.train.save_errors import drop_tracebacks
 from softvq_jax.weights.checkpoints import RECORD_DIGEST, record_digest, record_problem, step_of
 from softvq_jax.weights.s3_checkpoints import prepare_orbax
@@ -113,6 +114,8 @@ class Checkpoints:
         self.check()
         if not is_remote(self.folder) and not self.folder.is_dir():  # Orbax would make it again
             raise SaveFailed(f"the folder {self.folder} has been removed while the run was writing to it")
+        # Arrays in host memory may be shared with Orbax, which writes them while the next step overwrites them.
+        state = on_devices(state)
         record = record | {"digest": _digest(state)}
         record[RECORD_DIGEST] = record_digest(record)
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(_flat(state)), record=ocp.args.JsonSave(record))
@@ -222,7 +225,7 @@ class Checkpoints:
         if read is None:
             return None, reason
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [read.state[path] for path in flat])
-        if _digest(state) != read.record.get("digest"):
+        if _digest(on_devices(state)) != read.record.get("digest"):
             return None, "its arrays are not the ones that were saved: a file is damaged or lost"
         return Restored(state, read.record), None
 

@@ -17,6 +17,7 @@ FREE_FIELDS = (
     "data.prefetch",
     "data.max_unreadable_share",
     "model.remat",
+    "optim.offload",
     "repa.teacher",
     "tokenizer",
 )

@@ -5,6 +5,7 @@ from jax.sharding import Mesh
 
 from softvq_jax.parallel.mesh import batch_sharding, replicated
 from softvq_jax.parallel.sharding import shardings_for
+from softvq_jax.train.offload import offloading, state_shardings
 
 # If all chips form one ring, the TPU compiler multiplies by the pieces of a sharded weight one after the other, and reads
 # the tokens again for each piece: B-64 on v5e:4x4 then moves 77 GB of main memory per step, but 48 GB with gathered
@@ -23,7 +24,7 @@ def compiler_options(mesh: Mesh) -> dict[str, int | str]:
     return {"tpu": TPU_OPTIONS, "cpu": CPU_OPTIONS}.get(platform, {})
 
 
-def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
+def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh, *, offload: bool = False):
     """Returns `step` jitted for a mesh. Call and lower it inside `jax.set_mesh(mesh)`.
 
     The state is donated: the input state cannot be used afterwards.
@@ -32,10 +33,11 @@ def jit_step(step, state_shapes, frozen_shapes, mesh: Mesh):
       step: the pure step, `(state, frozen, batch, key) -> (state, metrics)`.
       state_shapes, frozen_shapes: trees of arrays or `ShapeDtypeStruct`s; their shapes determine the shardings.
       mesh: from `parallel.mesh.make_mesh`.
+      offload: whether moments and averages of the state are in host memory; see `offload.state_shardings`.
     """
-    state_sharding = shardings_for(state_shapes, mesh)
+    state_sharding = state_shardings(state_shapes, mesh, offload)
     return jax.jit(
-        step,
+        offloading(step) if offload else step,
         in_shardings=(state_sharding, shardings_for(frozen_shapes, mesh), batch_sharding(mesh), replicated(mesh)),
         out_shardings=(state_sharding, replicated(mesh)),
         donate_argnums=0,

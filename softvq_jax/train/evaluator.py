@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from softvq_jax.parallel.mesh import global_batch, replicated
+from softvq_jax.train.offload import on_devices
 from softvq_jax.train.task import Better, Task
 
 
@@ -82,6 +83,7 @@ def gather_to_host(tree: Any, mesh: Mesh, *, keep: bool = True) -> Any:
 
     def gather(array):
         one_process = jax.process_count() == 1
+        array = on_devices(array)
         full = array if one_process else jax.block_until_ready(jax.device_put(array, replicated(mesh)))
         return np.asarray(full) if keep else None
 

@@ -20,11 +20,11 @@ from softvq_jax.config.paths import with_expanded_paths
 from softvq_jax.config.schemas import check_values
 from softvq_jax.data.pipeline import Batches
 from softvq_jax.parallel.mesh import make_mesh
-from softvq_jax.parallel.sharding import abstract, init_sharded, shardings_for
+from softvq_jax.parallel.sharding import abstract, init_sharded
 from softvq_jax.plurals import counted
 from softvq_jax.storage import files
 from softvq_jax.storage.paths import as_path, expand
-from softvq_jax.train import elastic, notes
+from softvq_jax.train import elastic, notes, offload
 from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
 from softvq_jax.train.checkpoint import Checkpoints, SaveFailed
@@ -91,6 +91,8 @@ class Run:
         self.main = jax.process_index() == 0
         self.mesh = make_mesh(**config.mesh)
         check_batches(config, self.mesh)
+        if config.optim.offload:
+            offload.check_devices(self.mesh)
         self.allow_changes, self.profile = allow_changes, Profile(profile_steps, workdir)
         self.folder = Workdir(workdir, config.checkpoint.fallback)
         self.best: Best | None = None
@@ -238,7 +240,8 @@ class Run:
         key = jax.random.key(self.config.seed)
         pretrained = put(self.task.initial, self.mesh)
         shapes = jax.eval_shape(self.task.init, key, pretrained)
-        restored = self.checkpoints.restore(abstract(shapes, shardings_for(shapes, self.mesh)))
+        shardings = offload.state_shardings(shapes, self.mesh, self.config.optim.offload)
+        restored = self.checkpoints.restore(abstract(shapes, shardings))
         if restored is not None:
             logging.info("resuming after step %d", restored.record["step"])
             return restored.state, self._continued(restored.record)
@@ -246,7 +249,7 @@ class Run:
             logging.info("parameters by module:\n%s", parameter_table(self.task.parameters(shapes)))
         if self.config.init_from:
             pretrained = pretrained | put({"init_from": self.task.start()}, self.mesh)
-        return init_sharded(self.task.init, self.mesh, key, pretrained), self.record.at_step(0)
+        return init_sharded(self.task.init, self.mesh, key, pretrained, shardings=shardings), self.record.at_step(0)
 
     def _continued(self, saved):
         """The record of a run that goes on from a checkpoint with the record `saved`; logs what changed."""
@@ -267,7 +270,8 @@ class Run:
     def _compile(self, state, frozen, batch, key):
         logging.info("compiling the training step for %s", counted(self.mesh.size, "device"))
         began = time.monotonic()
-        traced = jit_step(self.task.step, state, frozen, self.mesh).trace(state, frozen, batch, key)
+        step = jit_step(self.task.step, state, frozen, self.mesh, offload=self.config.optim.offload)
+        traced = step.trace(state, frozen, batch, key)
         compiled = traced.lower().compile()
         logging.info("compiled in %.1f s", time.monotonic() - began)
         return compiled, model_flops(traced)

@@ -1,5 +1,6 @@
 """Evaluates steps of a run: runs the evaluators that are due, keeps the best step, and exports weights."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from softvq_jax.train import offload
 from softvq_jax.train.agreement import agreed, sum_over_processes
 from softvq_jax.train.best import Best
 from softvq_jax.train.evaluator import EvaluatedRun, Evaluator
@@ -46,9 +48,10 @@ class StepEvaluation:
         """
         step, metrics, images = record["step"], {}, {}
         try:
+            on_devices = dataclasses.replace(state, ema=offload.on_devices(state.ema))
             for evaluator in self._evaluators.values():
                 if evaluator.due(step):
-                    found = evaluator(state, step)
+                    found = evaluator(on_devices, step)
                     metrics, images = metrics | found.metrics, images | found.images
         except Preempted:
             return None

@@ -22,7 +22,8 @@ from softvq_jax.aot.topology import chips_of, get_topology
 from softvq_jax.aot.traffic import hbm_traffic
 from softvq_jax.parallel import mesh, sharding
 from softvq_jax.tools.aot_compile import measure
-from softvq_jax.train.compile import compiler_options
+from softvq_jax.train.compile import compiler_options, jit_step
+from softvq_jax.train.offload import state_shardings
 from tests.programs import vit_steps
 
 OPTIMIZED = True  # see conftest.py
@@ -107,6 +108,27 @@ def test_the_plan_equals_the_program_except_for_machine_code():
     (sent, moved), again = ((by_kind(collectives(program)), hbm_traffic(program)) for program in programs)
     assert sent
     assert (sent, moved) == again
+
+
+@pytest.mark.slow
+def test_moments_and_averages_in_host_memory_are_not_in_the_chips():
+    m = mesh.make_mesh(1, 2, 2, devices=get_topology("v5e:2x2").devices)
+    kernel = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
+    state = {"params": {"kernel": kernel}, "opt": {"mu": {"kernel": kernel}}, "ema": {"kernel": kernel}}
+
+    def step(state, frozen, batch, key):
+        grads = jax.grad(lambda params: jnp.sum(jax.nn.relu(batch @ params["kernel"])))(state["params"])
+        mu = jax.tree.map(lambda old, grad: 0.9 * old + grad, state["opt"]["mu"], grads)
+        params = jax.tree.map(lambda old, update: old - 0.1 * update, state["params"], mu)
+        return {"params": params, "opt": {"mu": mu}, "ema": jax.tree.map(jnp.add, state["ema"], params)}, {}
+
+    def arguments(offload):
+        placed = sharding.abstract(state, state_shardings(state, m, offload))
+        rows = jax.ShapeDtypeStruct((64, 1024), jnp.float32, sharding=mesh.batch_sharding(m))
+        key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=mesh.replicated(m))
+        return plan_for(jit_step(step, state, {}, m, offload=offload), (placed, {}, rows, key), m).arguments
+
+    assert arguments(False) - arguments(True) == 2 * 4 * 1024**2 // 2
 
 
 @pytest.mark.parametrize("compiler", [plan_for, compile_for])
