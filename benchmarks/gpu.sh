@@ -30,18 +30,33 @@ compare() {
   step "$name" python benchmarks/side_by_side.py --python="$python" "$@"
 }
 
-step devices python -c 'import jax, sys; print(jax.devices()); sys.exit(jax.default_backend() != "gpu" and "no GPU")'
-step torch "$python" -c 'import torch, sys; print(torch.__version__); sys.exit(not torch.cuda.is_available() and "no GPU")'
+step devices python -c '
+import jax, os
+print(jax.devices())
+assert jax.default_backend() == "gpu" or os.environ.get("SMALL"), "no GPU"'
+step torch "$python" -c '
+import os, torch
+print(torch.__version__)
+assert torch.cuda.is_available() or os.environ.get("SMALL"), "no GPU"'
+
+# Tests compare float32 with float32 or float64. GPUs would use TF32 for it.
+tests=(env JAX_DEFAULT_MATMUL_PRECISION=highest python -m pytest -q -m "slow or not slow")
 
 if [[ -n ${SMALL:-} ]]; then
-  step parity python -m pytest -q tests/parity_test.py -k gan_losses
-  compare tokenizer --config=s64 --batch=1 --rounds=1 --variants eager
-  compare sit_1 --case=sit --size=S --batch=1 --rounds=1 --variants eager
-  step latency python benchmarks/generation.py --latency --size=S --steps=2 --rounds=1
+  one=(--batch=1 --rounds=1 --variants eager) few=(--size=S --steps=2 --network-batch=2 --rounds=1)
+  step parity "${tests[@]}" tests/parity_test.py -k gan_losses
+  step attention "${tests[@]}" tests/models/attention_test.py -k "reference and 65"
+  compare tokenizer --config=tiny --dtype=bfloat16 "${one[@]}"
+  compare gan_step --case=gan_step --config=s64 "${one[@]}"
+  compare lpips --case=lpips "${one[@]}"
+  compare discriminator --case=discriminator "${one[@]}"
+  compare sit_1 --case=sit --size=S --dtype=bfloat16 "${one[@]}"
+  step latency python benchmarks/generation.py --latency "${few[@]}"
+  step generation python benchmarks/generation.py "${few[@]}" --batch=1 --image-sizes 256
+  step start_up python benchmarks/start_up.py --python="$python" --rounds=1
 else
-  # The reference was computed in float32 on CPUs. GPUs would use TF32 for it.
-  step parity env PARITY_DIR=tests/parity JAX_DEFAULT_MATMUL_PRECISION=highest python -m pytest -q tests/parity_test.py
-  step attention python -m pytest -q -m "slow or not slow" tests/models/attention_test.py
+  step parity "${tests[@]}" tests/parity_test.py
+  step attention "${tests[@]}" tests/models/attention_test.py
   compare tokenizer --config=l64 --dtype=bfloat16 --batch=128
   compare gan_step --case=gan_step --config=l64 --dtype=bfloat16 --batch=32
   compare lpips --case=lpips --dtype=bfloat16 --batch=128
