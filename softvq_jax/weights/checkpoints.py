@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from softvq_jax.weights.s3_checkpoints import prepare_orbax
 
 COMMITTED = "commit_success.txt"  # Orbax writes this file last into a checkpoint in a bucket
 RECORD_DIGEST = "record_sha256"  # field of the record, computed from all other fields
+_SHA256 = re.compile("[0-9a-f]{64}")
 NETWORKS = ("tokenizer", "generator")  # names of the trained network in the state
 
 
@@ -163,8 +165,12 @@ def record_problem(record: Any, step: int | None) -> str | None:
     """Returns the problem of a record of the checkpoint of `step`; None if there is none."""
     if not isinstance(record, dict):
         return "its record is damaged: not a JSON object"
-    if record.get(RECORD_DIGEST, digest := record_digest(record)) != digest:  # older checkpoints have none
-        return "its record is damaged: its SHA-256 differs"
+    if RECORD_DIGEST in record:
+        if record[RECORD_DIGEST] != record_digest(record):
+            return "its record is damaged: its SHA-256 differs"
+    elif any(isinstance(value, str) and _SHA256.fullmatch(value) for value in record.values()):
+        # Older checkpoints have no SHA-256; one under another name is the field itself, with a damaged name.
+        return f"its record is damaged: the name {RECORD_DIGEST} is changed"
     if step is not None and record.get("step") != step:
         return f"its record is that of step {record.get('step')!r}"
     return None

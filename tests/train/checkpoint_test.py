@@ -101,6 +101,12 @@ def test_a_damaged_record_falls_back_to_the_checkpoint_before(tmp_path):
         path.write_bytes(damaged)
         record = reopened.record()
         assert record["step"] == 1 or (record["config"] == {"a.b": 0.1, "c": "x"} and record["step"] == 2), bit
+    start = content.index(RECORD_DIGEST.encode())
+    for bit in range(8 * start, 8 * (start + len(RECORD_DIGEST))):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert reopened.record()["step"] == 1, f"bit {bit}, in the name of the digest"
     path.write_bytes(content)
     assert reopened.record()["step"] == 2
 
