@@ -260,7 +260,7 @@ def scan_blocks(
     if isinstance(blocks, nnx.List):
         step = _traced_once(blocks, shared)
         for i, block in enumerate(blocks):
-            x = step(nnx.state(block), x, jax.tree.map(lambda leaf, i=i: leaf[i], per_block))
+            x, _ = step(x, (nnx.state(block), jax.tree.map(lambda leaf, i=i: leaf[i], per_block)))
         return x
     params, step = _scannable(blocks, shared, remat)
     return jax.lax.scan(step, x, (params, per_block))[0]
@@ -290,7 +290,8 @@ def scan_groups(blocks: nnx.Module | nnx.List, x: jax.Array, groups: int, *, rem
     if isinstance(blocks, nnx.List):
         step, outputs = _traced_once(blocks, ()), []
         for block in blocks:
-            outputs.append(x := step(nnx.state(block), x, ()))
+            x, _ = step(x, (nnx.state(block), ()))
+            outputs.append(x)
         size = len(outputs) // groups
         return jnp.stack(outputs[size - 1 :: size])
     params, step = _scannable(blocks, (), remat)
@@ -304,9 +305,8 @@ def scan_groups(blocks: nnx.Module | nnx.List, x: jax.Array, groups: int, *, rem
 
 
 def _traced_once(blocks, shared):
-    """Returns the function that applies one of a list of equal blocks, given its parameters."""
-    graphdef = nnx.graphdef(blocks[0])
-    return jax.jit(lambda params, x, per_block: nnx.merge(graphdef, params)(x, *shared, *per_block))
+    """Returns the step of `_scannable` for a list of equal blocks, which is traced for the first one alone."""
+    return jax.jit(_scannable(blocks[0], shared, "none")[1])
 
 
 def _scannable(blocks, shared, remat):
