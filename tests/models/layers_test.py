@@ -30,6 +30,16 @@ def test_activations_keep_only_their_input(name):
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(pullback)) == x.nbytes
 
 
+def test_mlps_on_cpus_store_only_their_hidden_channels():
+    """By the compiler's plan: 8 blocks store their hidden channels once each, 1.3 times with all else; with GELU's, 2.3."""
+    depth, tokens, hidden = 8, 256, 1024
+    blocks = layers.stack(lambda rngs: layers.MLP(8, hidden, rngs=rngs), depth, nnx.Rngs(0))
+    graphdef, params = nnx.split(blocks)
+    gradient = jax.jit(jax.grad(lambda params, x: jnp.sum(layers.scan_blocks(nnx.merge(graphdef, params), x))))
+    plan = gradient.lower(params, jnp.ones((1, tokens, 8))).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < 1.6 * depth * tokens * hidden * 4
+
+
 def test_layer_norm_keeps_only_its_input():
     norm = layers.layer_norm(8, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(norm)
